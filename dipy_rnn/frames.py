@@ -1,0 +1,156 @@
+"""The moving frame of a streamline.
+
+A frame is three orthonormal rows ``e1, e2, e3`` along the voxel axes; ``e3`` is the
+direction in which the streamline arrived. Seen in its frame, every streamline runs
+along z, wherever it goes in the head: a network only has to learn small deviations
+from "straight on", and turning the head changes nothing.
+
+From step to step the frame is carried by parallel transport, the smallest rotation
+that takes the old tangent to the new one. What is left open is the roll about the
+tangent at the seed; it is a convention fixed in RAS+, on which a model should not
+depend (:class:`dipy_rnn.model.RecurrentPropagator` does not, by construction).
+
+Frames are right-handed *in RAS+*. Along left-handed voxel axes (a brain stored as
+LAS) their determinant is therefore -1, so that one brain stored in two ways is seen
+by the network in the same way, not as its mirror image.
+"""
+
+import numpy as np
+
+
+def from_tangents(tangents, axes):
+    """Build first frames around directions.
+
+    Parameters
+    ----------
+    tangents : ndarray of shape (N, 3)
+        Unit vectors along the voxel axes: each frame's ``e3``.
+    axes : ndarray of shape (3, 3)
+        The voxel axes in RAS+ (:func:`dipy_rnn.spaces.axes`).
+
+    Returns
+    -------
+    frames : ndarray of shape (N, 3, 3)
+        Rows ``e1, e2, e3``. ``e1`` is the part across the tangent of the RAS+ axis
+        that is furthest from it.
+
+    Examples
+    --------
+    >>> from_tangents(np.array([[0.0, 0.0, 1.0]]), np.eye(3))[0].tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    e3 = np.asarray(tangents, dtype=np.float64)
+    # Rounded, so that ties fall alike in every orientation of the grid.
+    furthest = np.argmin(np.round(np.abs(e3 @ axes.T), 6), axis=1)
+    return _complete(axes[furthest], e3, np.linalg.det(axes))
+
+
+def transport(frames, tangents):
+    """Carry frames to new tangents by the smallest rotation.
+
+    Parameters
+    ----------
+    frames : ndarray of shape (N, 3, 3)
+        Rows ``e1, e2, e3``.
+    tangents : ndarray of shape (N, 3)
+        Unit vectors along the voxel axes: the new ``e3``.
+
+    Returns
+    -------
+    frames : ndarray of shape (N, 3, 3)
+
+    Notes
+    -----
+    The rotation that takes a unit vector a to b moves an x across a by
+    -(a + b) (b.x) / (1 + a.b). At a U-turn (b = -a) it is not defined; there
+    ``e1`` is kept.
+
+    Examples
+    --------
+    >>> frames = from_tangents(np.array([[0.0, 0.0, 1.0]]), np.eye(3))
+    >>> transport(frames, np.array([[1.0, 0.0, 0.0]]))[0].tolist()
+    [[0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    """
+    e1, e2, e3 = frames[:, 0], frames[:, 1], frames[:, 2]
+    closeness = 1.0 + np.einsum("ni,ni->n", e3, tangents)
+    share = np.einsum("ni,ni->n", e1, tangents) / np.maximum(closeness, 1e-9)
+    handedness = np.einsum("ni,ni->n", np.cross(e3, e1), e2)
+    return _complete(
+        e1 - share[:, None] * (e3 + tangents), tangents, np.sign(handedness)[:, None]
+    )
+
+
+def turned_round(frames):
+    """Turn frames to look back the way they came.
+
+    Parameters
+    ----------
+    frames : ndarray of shape (N, 3, 3)
+        Rows ``e1, e2, e3``.
+
+    Returns
+    -------
+    frames : ndarray of shape (N, 3, 3)
+        Rows ``e1, -e2, -e3``: half a turn about ``e1``.
+
+    Examples
+    --------
+    >>> turned_round(np.eye(3)[None])[0, 2].tolist()
+    [-0.0, -0.0, -1.0]
+    """
+    return frames * np.array([1.0, -1.0, -1.0])[:, None]
+
+
+def to_axes(local, frames):
+    """Turn vectors from their frames to the voxel axes.
+
+    Parameters
+    ----------
+    local : ndarray of shape (N, 3)
+        Components along ``e1, e2, e3``.
+    frames : ndarray of shape (N, 3, 3)
+        Rows ``e1, e2, e3``.
+
+    Returns
+    -------
+    vectors : ndarray of shape (N, 3)
+        Along the voxel axes.
+
+    Examples
+    --------
+    >>> frame = np.array([[[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]])
+    >>> to_axes(np.array([[0.0, 0.0, 2.0]]), frame).tolist()
+    [[2.0, 0.0, 0.0]]
+    """
+    return np.einsum("ni,nij->nj", local, frames)
+
+
+def to_local(vectors, frames):
+    """Turn vectors from the voxel axes into their frames.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (N, 3)
+        Along the voxel axes.
+    frames : ndarray of shape (N, 3, 3)
+        Rows ``e1, e2, e3``.
+
+    Returns
+    -------
+    local : ndarray of shape (N, 3)
+        Components along ``e1, e2, e3``.
+
+    Examples
+    --------
+    >>> frame = np.array([[[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]])
+    >>> to_local(np.array([[2.0, 0.0, 0.0]]), frame).tolist()
+    [[0.0, 0.0, 2.0]]
+    """
+    return np.einsum("nj,nij->ni", vectors, frames)
+
+
+def _complete(e1, e3, handedness):
+    """Make e1 a unit vector across e3 and add e2."""
+    e1 = e1 - np.einsum("ni,ni->n", e1, e3)[:, None] * e3
+    e1 = e1 / np.linalg.norm(e1, axis=1, keepdims=True)
+    return np.stack([e1, handedness * np.cross(e3, e1), e3], axis=1)

@@ -1,0 +1,270 @@
+"""Trilinear sampling of a volume, and spherical harmonics in local frames.
+
+The face of the kernels in ``_interp.pyx``: it checks, allocates and explains.
+
+The border rule, on an axis of four voxels (DIPY's ``trilinear_interpolate4d``
+follows the same one):
+
+==================  ==========================================================
+coordinate          value
+==================  ==========================================================
+below -0.5          outside: zeros, and ``inside`` is False
+-0.5 up to 0        voxel 0 (clamped)
+0 up to 3           linear between the two nearest voxels
+3 up to 3.5         voxel 3 (clamped)
+3.5 and above, NaN  outside: zeros, and ``inside`` is False
+==================  ==========================================================
+"""
+
+from functools import lru_cache
+import os
+
+import numpy as np
+
+from dipy_rnn import _interp
+
+#: The highest spherical harmonic order the rotation kernel takes.
+MAX_ORDER = 16
+
+_NO_FRAMES = np.empty((0, 3, 3))
+_NO_TABLE = tuple(np.zeros(1, t) for t in 2 * (np.int32, np.int32, np.float32))
+
+
+def count_threads(nbr_threads):
+    """Turn DIPY's ``nbr_threads`` into a number of threads.
+
+    Parameters
+    ----------
+    nbr_threads : int
+        0 for every core this process may use.
+
+    Returns
+    -------
+    n_threads : int
+        1 or more.
+
+    Raises
+    ------
+    ValueError
+        If it is negative.
+
+    Examples
+    --------
+    >>> count_threads(2)
+    2
+    """
+    if nbr_threads < 0:
+        raise ValueError(
+            f"nbr_threads is {nbr_threads}; give 0 for every core, or 1 and more."
+        )
+    if nbr_threads:
+        return int(nbr_threads)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def sh_order(n_coeffs):
+    """Return the even order that has a number of coefficients.
+
+    Parameters
+    ----------
+    n_coeffs : int
+        Number of coefficients of a symmetric function: 15 for order 4, 28 for 6,
+        45 for 8.
+
+    Returns
+    -------
+    order : int
+
+    Raises
+    ------
+    ValueError
+        If no even order has that many coefficients.
+
+    Examples
+    --------
+    >>> sh_order(45)
+    8
+    """
+    for order in range(0, MAX_ORDER + 1, 2):
+        if (order + 1) * (order + 2) // 2 == n_coeffs:
+            return order
+    raise ValueError(
+        f"{n_coeffs} coefficients belong to no even order up to {MAX_ORDER}; "
+        "15 (order 4), 28 (6), 45 (8), 66 (10) .. are allowed."
+    )
+
+
+@lru_cache(maxsize=None)
+def _quarter_turns(order):
+    """Tables of the turns by -90 and +90 degrees about x, in CSR form.
+
+    Found numerically: the harmonics at turned directions, expressed in themselves.
+    """
+    from dipy.core.sphere import Sphere
+    from dipy.data import default_sphere
+    from dipy.reconst.shm import real_sh_tournier
+
+    def harmonics(directions):
+        sphere = Sphere(xyz=directions)
+        return real_sh_tournier(order, sphere.theta, sphere.phi, legacy=False)[0]
+
+    vertices = default_sphere.vertices
+    turned = vertices @ np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
+    matrix = np.linalg.pinv(harmonics(vertices)) @ harmonics(turned)
+    tables = ()
+    for turn in (matrix, matrix.T):
+        rows, columns = np.nonzero(np.abs(turn) > 1e-9)
+        starts = np.searchsorted(rows, np.arange(len(turn) + 1))
+        tables += (
+            starts.astype(np.int32),
+            columns.astype(np.int32),
+            turn[rows, columns].astype(np.float32),
+        )
+    return tables
+
+
+def sample(
+    volume, points_vox, frames=None, *, handedness=1.0, normalise=False, nbr_threads=1
+):
+    """Sample a volume at points, if asked for in each point's own frame.
+
+    Parameters
+    ----------
+    volume : ndarray of shape (X, Y, Z, C)
+        float32, C-contiguous. With ``frames``, spherical harmonics in MRtrix3's
+        basis (``tournier07``, not legacy) and in the axes of the frames.
+    points_vox : array_like of shape (N, 3)
+        Voxel coordinates, voxel ``i`` centred on ``i``.
+    frames : ndarray of shape (N, 3, 3), optional
+        Rows ``e1, e2, e3`` of each frame (see :mod:`dipy_rnn.frames`).
+    handedness : float, optional
+        Of the axes the frames are given in (:func:`dipy_rnn.spaces.handedness`).
+    normalise : bool, optional
+        Divide each row by the root of its summed squares.
+    nbr_threads : int, optional
+        0 for every core.
+
+    Returns
+    -------
+    values : ndarray of shape (N, C)
+        float32; zeros outside the volume.
+    inside : ndarray of shape (N,)
+        bool, by the border rule above.
+
+    Raises
+    ------
+    ValueError
+        If a shape or the type of the volume is not as said.
+
+    Examples
+    --------
+    >>> volume = np.arange(2, dtype=np.float32).reshape(2, 1, 1, 1)
+    >>> values, inside = sample(volume, [[0.25, 0, 0], [1.5, 0, 0]])
+    >>> values.tolist(), inside.tolist()
+    ([[0.25], [0.0]], [True, False])
+    """
+    if (
+        not isinstance(volume, np.ndarray)
+        or volume.dtype != np.float32
+        or volume.ndim != 4
+        or not volume.size
+        or not volume.flags.c_contiguous
+    ):
+        raise ValueError(
+            "volume must be a C-contiguous float32 array of shape (X, Y, Z, C), "
+            "no axis empty."
+        )
+    points_vox = np.ascontiguousarray(points_vox, dtype=np.float64)
+    if points_vox.ndim != 2 or points_vox.shape[1] != 3:
+        raise ValueError(f"points_vox has the shape {points_vox.shape}; give (N, 3).")
+    n_points = len(points_vox)
+    order, tables = 0, _NO_TABLE
+    if frames is None:
+        frames = _NO_FRAMES
+    else:
+        order = sh_order(volume.shape[3])
+        tables = _quarter_turns(order)
+        frames = _check_frames(frames, n_points)
+    values = np.empty((n_points, volume.shape[3]), np.float32)
+    inside = np.empty(n_points, np.uint8)
+    if n_points:
+        _interp.sample(
+            volume,
+            points_vox,
+            frames,
+            handedness,
+            order,
+            *tables,
+            normalise,
+            values,
+            inside,
+            count_threads(nbr_threads),
+        )
+    return values, inside.view(bool)
+
+
+def rotate(coeffs, frames, *, handedness=1.0, nbr_threads=1):
+    """Express functions on the sphere in local frames.
+
+    Parameters
+    ----------
+    coeffs : array_like of shape (N, C)
+        Spherical harmonics in MRtrix3's basis (``tournier07``, not legacy).
+    frames : ndarray of shape (N, 3, 3)
+        Rows ``e1, e2, e3`` of each frame.
+    handedness : float, optional
+        Of the axes the frames are given in.
+    nbr_threads : int, optional
+        0 for every core.
+
+    Returns
+    -------
+    rotated : ndarray of shape (N, C)
+        float32 coefficients of ``g``, where ``g(y)`` is the function's value in the
+        direction ``y[0] e1 + y[1] e2 + y[2] e3``.
+
+    Raises
+    ------
+    ValueError
+        If a shape is not as said.
+
+    Notes
+    -----
+    With the rotation split into turns about z and quarter turns about x
+    (Z X Z X Z), no Wigner matrix is needed: a turn about z mixes the coefficients
+    of +m and -m alone, a quarter turn about x is one sparse matrix for all points.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> coeffs = np.zeros((1, 15)); coeffs[0, 3] = 1.0  # a lobe along z
+    >>> frame = np.array([[[0, 1, 0], [0, 0, 1], [1, 0, 0]]])  # e3 along x
+    >>> np.round(rotate(coeffs, frame), 3)[0, 1:6].tolist()
+    [0.0, 0.0, -0.5, 0.0, -0.866]
+    """
+    rotated = np.array(coeffs, dtype=np.float32, order="C")
+    if rotated.ndim != 2:
+        raise ValueError(f"coeffs has the shape {rotated.shape}; give (N, C).")
+    order = sh_order(rotated.shape[1])
+    frames = _check_frames(frames, len(rotated))
+    if len(rotated) and order:
+        _interp.rotate(
+            rotated,
+            frames,
+            handedness,
+            order,
+            *_quarter_turns(order),
+            count_threads(nbr_threads),
+        )
+    return rotated
+
+
+def _check_frames(frames, n_points):
+    frames = np.ascontiguousarray(frames, dtype=np.float64)
+    if frames.shape != (n_points, 3, 3):
+        raise ValueError(
+            f"frames has the shape {frames.shape}; ({n_points}, 3, 3) is needed."
+        )
+    return frames

@@ -1,0 +1,573 @@
+"""Model files: a TorchScript archive that says itself what it is.
+
+The archive holds the network, so that it runs without our Python classes, and
+``metadata.json``, so that it cannot be misused: what features it wants, in which
+frame it answers, for which steps it was trained, where it comes from. The metadata
+is read and checked with :mod:`zipfile` before any code of the archive is loaded.
+
+.. warning:: A TorchScript archive is a program. Load only ones you trust.
+
+The contract of the network, all tensors float32 (``doc/model_file.md``)::
+
+    init_state(n: int) -> state                          (layers, n, hidden), zeros
+    forward(features, direction, state) -> (direction, state)
+            (n, C)    (n, 3)               (n, 3)
+
+Row ``i`` of the answer may depend on row ``i`` of the input alone. A direction of
+length zero means stop.
+
+Every call of ``torch.jit`` in the package is in this module.
+"""
+
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+import json
+import os
+from pathlib import Path
+import warnings
+import zipfile
+
+import numpy as np
+import torch
+
+from dipy_rnn import interpolate, sh
+
+FORMAT = "dipy_rnn model"
+FORMAT_VERSION = 1
+
+_METADATA_NAME = "metadata.json"
+_METADATA_LIMIT = 1 << 20
+_REMEDY = "doc/model_file.md tells how to write the metadata of a foreign model"
+
+
+class ModelFileError(ValueError):
+    """A file that is no model, or a model that does not fit its use."""
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What a model is, in the words of its file.
+
+    Parameters
+    ----------
+    kind : str
+        ``"sh"``: fODF coefficients in ``tournier07``, not legacy; ``"raw"``: the
+        features as they are given.
+    channels : int
+        Number of features.
+    frame : str
+        ``"local"``: features (spherical harmonics) and directions are in the moving
+        frame of the streamline; ``"voxel"``: along the voxel axes.
+    layers, hidden : int
+        Shape of the state: (layers, n, hidden).
+    orders : tuple of int, optional
+        For ``"sh"``: orders of data that it was trained for; lower ones than its own
+        are padded with zeros.
+    normalisation : str, optional
+        ``"power"``: the features at a point are divided by the root of their summed
+        squares, which makes them independent of the fODF's scale; ``"none"``.
+    step_mm : tuple of float, optional
+        Smallest and largest step that it was trained for.
+    provenance : dict, optional
+        Where it comes from: architecture, data, seeds, versions, metrics.
+
+    Raises
+    ------
+    ModelFileError
+        If an entry is not one of the above.
+
+    Examples
+    --------
+    >>> ModelMetadata("raw", 3, "voxel", 1, 1).step_mm
+    (0.0, inf)
+    """
+
+    kind: str
+    channels: int
+    frame: str
+    layers: int
+    hidden: int
+    orders: tuple = ()
+    normalisation: str = "none"
+    step_mm: tuple = (0.0, float("inf"))
+    provenance: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("kind", ("sh", "raw")),
+            ("frame", ("local", "voxel")),
+            ("normalisation", ("power", "none")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ModelFileError(
+                    f"{name} is {getattr(self, name)!r}; "
+                    f"{' or '.join(map(repr, allowed))} is allowed"
+                )
+        for name in ("channels", "layers", "hidden"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ModelFileError(f"{name} is {value!r}; give an integer from 1 up")
+            if value > 1 << 20:
+                raise ModelFileError(f"{name} is {value}; that is no model for a CPU")
+        if self.kind == "sh":
+            try:
+                order = interpolate.sh_order(self.channels)
+            except ValueError as error:
+                raise ModelFileError(f"channels: {error}") from None
+            orders = self.orders or (order,)
+            if any(o not in range(4, order + 1, 2) for o in orders):
+                raise ModelFileError(
+                    f"orders is {orders!r}; even orders from 4 to {order} are allowed"
+                )
+            object.__setattr__(self, "orders", tuple(sorted(orders)))
+        elif self.frame == "local":
+            raise ModelFileError(
+                "frame is 'local', which only features of kind 'sh' can be turned into"
+            )
+        step = self.step_mm
+        if (
+            not isinstance(step, (tuple, list))
+            or len(step) != 2
+            or not all(isinstance(s, (int, float)) for s in step)
+            or not 0 <= step[0] <= step[1]
+        ):
+            raise ModelFileError(f"step_mm is {step!r}; give the smallest and largest")
+        object.__setattr__(self, "step_mm", (float(step[0]), float(step[1])))
+
+    @property
+    def order(self):
+        """Spherical harmonic order of the features; for ``"sh"`` alone."""
+        return interpolate.sh_order(self.channels)
+
+    def to_json(self):
+        """Return the text that goes into the archive."""
+        entries = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        if self.kind == "sh":
+            entries |= {"basis": "tournier07", "legacy": False}
+        return json.dumps(entries, indent=1)
+
+    @classmethod
+    def from_json(cls, text):
+        """Read the text of :meth:`to_json` and check every entry of it."""
+        try:
+            entries = json.loads(text)
+        except (ValueError, RecursionError):
+            raise ModelFileError("its metadata is not JSON") from None
+        if not isinstance(entries, dict) or entries.pop("format", None) != FORMAT:
+            raise ModelFileError(f"its metadata is not that of a {FORMAT}")
+        version = entries.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ModelFileError(
+                f"its format version is {version!r} and this dipy_rnn reads "
+                f"{FORMAT_VERSION}: update dipy_rnn, or train the model again"
+            )
+        basis = (entries.pop("basis", "tournier07"), entries.pop("legacy", False))
+        if basis != ("tournier07", False):
+            raise ModelFileError(
+                f"its basis is {basis!r}; models take ('tournier07', False), so permute "
+                "the coefficients inside the network"
+            )
+        known = {f for f in cls.__dataclass_fields__}
+        required = {"kind", "channels", "frame", "layers", "hidden"}
+        if unknown := sorted(entries.keys() - known):
+            raise ModelFileError(f"its metadata has unknown entries: {unknown}")
+        if missing := sorted(required - entries.keys()):
+            raise ModelFileError(f"its metadata lacks {missing}")
+        if not isinstance(entries.get("orders", []), list):
+            raise ModelFileError(f"orders is {entries['orders']!r}; give a list")
+        if not isinstance(entries.get("provenance", {}), dict):
+            raise ModelFileError("provenance is not a JSON object")
+        entries["orders"] = tuple(entries.get("orders", ()))
+        return cls(**entries)
+
+
+class Model:
+    """A network ready to track, and its metadata.
+
+    Use :func:`load_model`; the class has no state of its own.
+
+    Parameters
+    ----------
+    module : torch.jit.ScriptModule
+        Follows the contract above.
+    metadata : ModelMetadata
+    device : torch.device
+    name : str
+        What errors call it.
+
+    Examples
+    --------
+    >>> model = load_model("default")
+    >>> direction, state = model.step(
+    ...     np.zeros((2, 45), np.float32), np.array([[0, 0, 1]] * 2),
+    ...     model.init_state(2))
+    >>> direction.shape
+    (2, 3)
+    """
+
+    def __init__(self, module, metadata, device, name):
+        self._module = module
+        self.metadata = metadata
+        self.device = device
+        self.name = name
+
+    def init_state(self, n):
+        """Return fresh states of shape (layers, n, hidden) on the device."""
+        return self._module.init_state(n).to(self.device)
+
+    def step(self, features, direction, state):
+        """Ask the network once for n streamlines.
+
+        Parameters
+        ----------
+        features : ndarray of shape (n, C)
+            float32.
+        direction : ndarray of shape (n, 3)
+            Incoming unit directions in the model's frame.
+        state : torch.Tensor of shape (layers, n, hidden)
+
+        Returns
+        -------
+        direction : ndarray of shape (n, 3)
+            float64, as the network gave it.
+        state : torch.Tensor of shape (layers, n, hidden)
+        """
+        with torch.inference_mode(), torch.jit.optimized_execution(False):
+            direction, state = self._module(
+                torch.from_numpy(features).to(self.device),
+                torch.from_numpy(direction.astype(np.float32)).to(self.device),
+                state,
+            )
+        return direction.cpu().numpy().astype(np.float64), state
+
+    def features(self, volume):
+        """Bring a feature volume into the shape the network was trained for.
+
+        Parameters
+        ----------
+        volume : dipy_rnn.sh.FeatureVolume
+
+        Returns
+        -------
+        data : ndarray of shape (X, Y, Z, C)
+            float32; the volume's own array where nothing had to be done.
+
+        Raises
+        ------
+        ModelFileError
+            If the kind, the number of channels or the order does not fit.
+        """
+        wanted, data = self.metadata, volume.data
+        if volume.kind != wanted.kind:
+            raise ModelFileError(
+                f"{volume.name} is of kind {volume.kind!r}, but the model {self.name} "
+                f"takes {wanted.kind!r}: "
+                + (
+                    "give it a fODF (sh=..., from_shcoeff)."
+                    if wanted.kind == "sh"
+                    else "pass its own features (dipy_rnn.sh.raw_features)."
+                )
+            )
+        if wanted.kind == "raw":
+            if data.shape[3] != wanted.channels:
+                raise ModelFileError(
+                    f"{volume.name} has {data.shape[3]} channels, but the model "
+                    f"{self.name} takes {wanted.channels}."
+                )
+            return data
+        order = interpolate.sh_order(data.shape[3])
+        if min(order, wanted.order) not in wanted.orders:
+            raise ModelFileError(
+                f"{volume.name} is of order {order}, but the model {self.name} was "
+                f"trained for {', '.join(map(str, wanted.orders))}: fit the fODF at "
+                "one of these, or use another model."
+            )
+        return sh.with_order(data, wanted.order)
+
+    def check_step(self, step_mm):
+        """Refuse a step that the model was not trained for.
+
+        Parameters
+        ----------
+        step_mm : float
+            Step in mm.
+
+        Raises
+        ------
+        ModelFileError
+            If it is outside ``metadata.step_mm``.
+        """
+        low, high = self.metadata.step_mm
+        # A hair of tolerance: 0.2 mm may arrive as 0.19999999.
+        if not low * (1 - 1e-6) <= step_mm <= high * (1 + 1e-6):
+            raise ModelFileError(
+                f"step_size is {step_mm:g} mm, but the model {self.name} was trained "
+                f"for {low:g} to {high:g} mm: choose a step in this range."
+            )
+
+
+def shipped_models():
+    """Return the names of the models in the package.
+
+    Returns
+    -------
+    names : list of str
+
+    Examples
+    --------
+    >>> "default" in shipped_models()
+    True
+    """
+    folder = resources.files("dipy_rnn.models")
+    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".pt"))
+
+
+def model_path(model=None):
+    """Find a model file.
+
+    Parameters
+    ----------
+    model : str or Path, optional
+        Name of a shipped model, or a file. None for ``"default"``.
+
+    Returns
+    -------
+    path : Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither a shipped model nor a file of that name.
+
+    Examples
+    --------
+    >>> model_path().name
+    'default.pt'
+    """
+    model = "default" if model is None else model
+    if str(model) in shipped_models():
+        return Path(str(resources.files("dipy_rnn.models") / f"{model}.pt"))
+    if not Path(model).is_file():
+        raise FileNotFoundError(
+            f"No model file {model}; give a file that exists, or one of the shipped "
+            f"models: {', '.join(shipped_models())}."
+        )
+    return Path(model)
+
+
+def read_metadata(path):
+    """Read the metadata of a model file; no code of the archive runs.
+
+    Parameters
+    ----------
+    path : str or Path
+        A model file.
+
+    Returns
+    -------
+    metadata : ModelMetadata
+
+    Raises
+    ------
+    ModelFileError
+        If it is no model file, or its metadata is wrong.
+
+    Examples
+    --------
+    >>> read_metadata(model_path("default")).kind
+    'sh'
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [
+                entry
+                for entry in archive.infolist()
+                if entry.filename.endswith(f"/extra/{_METADATA_NAME}")
+            ]
+            if len(entries) != 1:
+                raise ModelFileError(f"it has no metadata; {_REMEDY}")
+            if entries[0].file_size > _METADATA_LIMIT:
+                raise ModelFileError("its metadata is larger than 1 MiB")
+            text = archive.read(entries[0]).decode("utf-8")
+        return ModelMetadata.from_json(text)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path} is no usable model: {error}.") from None
+    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError, EOFError):
+        raise ModelFileError(
+            f"{path} is no model file: it is not a TorchScript archive, as "
+            "dipy_rnn.model_file.save_model writes."
+        ) from None
+
+
+def load_model(model=None, *, device="cpu"):
+    """Load a model, and refuse one that does not keep the contract.
+
+    Parameters
+    ----------
+    model : str, Path or Model, optional
+        Name of a shipped model (:func:`shipped_models`), or a file. None for
+        ``"default"``. A loaded model is given back as it is.
+    device : str, optional
+        ``"cpu"`` or a CUDA device, ``"cuda"``.
+
+    Returns
+    -------
+    model : Model
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModelFileError
+        If it is no model file, or the network does not do what its metadata says.
+    ValueError
+        If there is no such device.
+
+    Examples
+    --------
+    >>> load_model("default").metadata.frame
+    'local'
+    """
+    if isinstance(model, Model):
+        return model
+    device = check_device(device)
+    path = model_path(model)
+    metadata = read_metadata(path)
+    try:
+        with _quiet_jit():
+            module = torch.jit.load(path, map_location=device).eval()
+            if not hasattr(module, "init_state"):
+                raise ModelFileError("it has no method init_state(n)")
+            module = torch.jit.freeze(module, preserved_attrs=["init_state"])
+    except (RuntimeError, ModelFileError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelFileError(f"{path} is no usable model: {reason}.") from None
+    loaded = Model(module, metadata, device, str(model or "default"))
+    _check_contract(loaded, path)
+    return loaded
+
+
+def save_model(module, metadata, path):
+    """Write a model file.
+
+    Parameters
+    ----------
+    module : nn.Module or torch.jit.ScriptModule
+        A network that follows the contract; it is put on the CPU, in evaluation mode.
+    metadata : ModelMetadata
+    path : str or Path
+        Written under a temporary name and moved into place when complete.
+
+    Raises
+    ------
+    ModelFileError
+        If the network does not do what the metadata says.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from dipy_rnn.model import RecurrentPropagator
+    >>> network = RecurrentPropagator(order=4, hidden=8)
+    >>> metadata = ModelMetadata("sh", 15, "local", layers=1, hidden=8)
+    >>> path = Path(tempfile.mkdtemp()) / "small.pt"
+    >>> save_model(network, metadata, path)
+    >>> load_model(path).metadata.orders
+    (4,)
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _quiet_jit():
+        if not isinstance(module, torch.jit.ScriptModule):
+            module = torch.jit.script(module)
+        module = module.cpu().eval()
+        try:
+            torch.jit.save(
+                module,
+                str(temporary),
+                _extra_files={_METADATA_NAME: metadata.to_json()},
+            )
+            load_model(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def check_device(device):
+    """Return a device that is there.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` ..
+
+    Returns
+    -------
+    device : torch.device
+
+    Raises
+    ------
+    ValueError
+        If it is unknown or not there.
+
+    Examples
+    --------
+    >>> check_device("cpu").type
+    'cpu'
+    """
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError("device is unknown; 'cpu', 'cuda' or 'cuda:N' is allowed.")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ValueError(
+                f"device is '{device}', but this machine shows {count} CUDA devices to "
+                "torch; use device 'cpu'."
+            )
+    return device
+
+
+def _check_contract(model, path):
+    """Run three made-up streamlines, together and alone."""
+    metadata, n = model.metadata, 3
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(n, metadata.channels)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    direction = np.tile([0.0, 0.0, 1.0], (n, 1))
+    shape = (metadata.layers, n, metadata.hidden)
+    try:
+        state = model.init_state(n)
+        if tuple(state.shape) != shape:
+            raise ModelFileError(
+                f"init_state({n}) has the shape {tuple(state.shape)}, not {shape}"
+            )
+        together, after = model.step(features, direction, state)
+        if together.shape != (n, 3) or tuple(after.shape) != shape:
+            raise ModelFileError(
+                f"forward answers shapes {together.shape} and {tuple(after.shape)}, "
+                f"not {(n, 3)} and {shape}"
+            )
+        for i in range(n):
+            row = slice(i, i + 1)
+            alone, _ = model.step(features[row], direction[row], model.init_state(1))
+            if not np.allclose(alone, together[row], atol=1e-3, equal_nan=True):
+                raise ModelFileError(
+                    "a row of its answer depends on the other rows (batch statistics?)"
+                )
+    except ModelFileError as error:
+        raise ModelFileError(f"{path} breaks the contract: {error}.") from None
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[-1] if str(error) else type(error)
+        raise ModelFileError(f"{path} breaks the contract: {reason}.") from None
+
+
+@contextmanager
+def _quiet_jit():
+    """Keep torch's deprecation of TorchScript, known and waited for, from users."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        yield

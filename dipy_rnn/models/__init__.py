@@ -1,0 +1,1 @@
+"""Models that ship in the wheel; default.md is the card of the default one."""

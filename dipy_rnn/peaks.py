@@ -1,0 +1,172 @@
+"""First directions: the peaks of the fODF at a seed.
+
+DIPY finds them among the vertices of a sphere. Peaks that snap to a sphere do not
+turn with the head, so each is refined to the continuous maximum here, and of its two
+signs the one is taken that points up (or forward, or right) in RAS+.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from dipy_rnn import frames, interpolate
+
+_MAX_PEAKS = 5
+_NEWTON_STEPS = 6
+_MAX_TURN = np.tan(np.deg2rad(8.0))  # a vertex of 724 is at most 4 degrees off
+
+
+def first_directions(
+    volume,
+    points_vox,
+    axes,
+    *,
+    max_peaks=_MAX_PEAKS,
+    relative_peak_threshold=0.5,
+    min_separation_angle=25.0,
+    nbr_threads=1,
+):
+    """Find the directions in which streamlines may start.
+
+    Parameters
+    ----------
+    volume : ndarray of shape (X, Y, Z, C)
+        fODF in the package's basis and axes (:mod:`dipy_rnn.sh`), float32.
+    points_vox : ndarray of shape (N, 3)
+        Seeds.
+    axes : ndarray of shape (3, 3)
+        The voxel axes in RAS+ (:func:`dipy_rnn.spaces.axes`).
+    max_peaks : int, optional
+        At most this many directions for a seed, the largest peak first.
+    relative_peak_threshold, min_separation_angle : float, optional
+        As for :func:`dipy.direction.peak_directions`; degrees.
+    nbr_threads : int, optional
+        0 for every core.
+
+    Returns
+    -------
+    directions : ndarray of shape (N, max_peaks, 3)
+        Unit vectors along the voxel axes; zeros where there is no further peak.
+
+    Examples
+    --------
+    >>> volume = np.zeros((1, 1, 1, 15), np.float32)
+    >>> volume[..., [0, 3, 10]] = 1.0, 2.0, 2.5  # one lobe along z
+    >>> first_directions(volume, np.zeros((1, 3)), np.eye(3))[0, 0].round(3).tolist()
+    [0.0, 0.0, 1.0]
+    """
+    coeffs, inside = interpolate.sample(volume, points_vox, nbr_threads=nbr_threads)
+    directions = np.zeros((len(coeffs), max_peaks, 3))
+    seen = np.flatnonzero(inside & coeffs[:, 1:].any(axis=1))
+    seeds, candidates = _candidates(coeffs[seen])
+    if not len(seeds):
+        return directions
+    values, refined = _refine(coeffs[seen[seeds]], candidates, axes, nbr_threads)
+
+    # Largest first within each seed; then keep what DIPY's two rules keep.
+    order = np.lexsort((-values, seeds))
+    seeds, values, refined = seeds[order], values[order], refined[order]
+    first = np.searchsorted(seeds, seeds)
+    found = np.zeros(len(seen), dtype=int)
+    cosine = np.cos(np.deg2rad(min_separation_angle))
+    for rank in range((np.arange(len(seeds)) - first).max() + 1):
+        pick = np.flatnonzero(np.arange(len(seeds)) - first == rank)
+        seed = seeds[pick]
+        close = np.abs(np.einsum("npi,ni->np", directions[seen[seed]], refined[pick]))
+        good = (
+            (values[pick] > 0)
+            & (values[pick] >= relative_peak_threshold * values[first[pick]])
+            & (close <= cosine).all(axis=1)
+            & (found[seed] < max_peaks)
+        )
+        seed, pick = seed[good], pick[good]
+        directions[seen[seed], found[seed]] = refined[pick]
+        found[seed] += 1
+    return directions * _upward(directions, axes)
+
+
+def _candidates(coeffs):
+    """Return (index of the row, direction) of local maxima on a sphere."""
+    vertices, harmonics, half, neighbours = _sphere(
+        interpolate.sh_order(coeffs.shape[1])
+    )
+    rows, maxima = [np.empty(0, int)], [np.empty(0, int)]
+    for start in range(0, len(coeffs), 1024):
+        values = coeffs[start : start + 1024] @ harmonics
+        peak = values[:, half] > 0
+        for others in neighbours:
+            peak &= values[:, half] >= values[:, others]
+        row, vertex = np.nonzero(peak)
+        # Only the largest few are refined.
+        order = np.lexsort((-values[row, half[vertex]], row))
+        row, vertex = row[order], vertex[order]
+        few = np.arange(len(row)) - np.searchsorted(row, row) < 2 * _MAX_PEAKS
+        rows.append(row[few] + start)
+        maxima.append(half[vertex[few]])
+    return np.concatenate(rows), vertices[np.concatenate(maxima)]
+
+
+@lru_cache(maxsize=None)
+def _sphere(order):
+    """Return vertices, harmonics on them, one vertex of each pair, its neighbours."""
+    from dipy.data import get_sphere
+    from dipy.reconst.shm import real_sh_tournier
+
+    sphere = get_sphere(name="symmetric724")
+    harmonics = real_sh_tournier(order, sphere.theta, sphere.phi, legacy=False)[0]
+    lists = [[] for _ in sphere.vertices]
+    for a, b in sphere.edges:
+        lists[a].append(b)
+        lists[b].append(a)
+    most = max(map(len, lists))
+    neighbours = np.array([near + near[-1:] * (most - len(near)) for near in lists])
+    half = np.flatnonzero(_upward(sphere.vertices, np.eye(3))[:, 0] > 0)
+    return sphere.vertices, harmonics.astype(np.float32).T, half, neighbours[half].T
+
+
+def _upward(directions, axes):
+    """Return the sign that turns a direction up, else forward, else right."""
+    x, y, z = np.moveaxis(np.round(directions @ axes.T, 6), -1, 0)
+    sign = np.where(z != 0, np.sign(z), np.where(y != 0, np.sign(y), np.sign(x)))
+    return np.where(sign == 0, 1.0, sign)[..., None]
+
+
+def _refine(coeffs, directions, axes, nbr_threads):
+    """Climb to the maximum by Newton's method in the plane across each direction.
+
+    In a frame whose z is the direction, value, slope and curvature of the function
+    at z are sums of the coefficients of m = 0, of +-1, and of 0 and +-2.
+    """
+    order = interpolate.sh_order(coeffs.shape[1])
+    handedness = np.sign(np.linalg.det(axes))
+    ls = np.arange(0, order + 1, 2)
+    middle = ls * (ls + 1) // 2
+    scale = np.sqrt((2 * ls + 1) / (4 * np.pi))
+    ladder = ls * (ls + 1)
+    slope = -scale * np.sqrt(ladder / 2)
+    twist = scale * np.sqrt(ladder * np.maximum(ladder - 2, 0) / 8)
+    for _ in range(_NEWTON_STEPS):
+        frame = frames.from_tangents(directions, axes)
+        local = interpolate.rotate(
+            coeffs, frame, handedness=handedness, nbr_threads=nbr_threads
+        ).astype(np.float64)
+        values = local[:, middle] @ scale
+        # m = 1 and 2 begin with l = 2: the first entry, of l = 0, has weight zero.
+        gx = local[:, np.minimum(middle + 1, local.shape[1] - 1)] @ slope
+        gy = local[:, np.maximum(middle - 1, 0)] @ slope
+        bend = -(local[:, middle] @ (scale * ladder)) / 2
+        plus = local[:, np.minimum(middle + 2, local.shape[1] - 1)] @ twist
+        minus = local[:, np.maximum(middle - 2, 0)] @ twist
+        xx, yy, xy = bend + plus, bend - plus, minus
+        determinant = xx * yy - xy * xy
+        peaked = (determinant > 0) & (bend < 0)
+        determinant = np.where(peaked, determinant, 1.0)
+        x = np.where(peaked, (xy * gy - yy * gx) / determinant, 0.0)
+        y = np.where(peaked, (xy * gx - xx * gy) / determinant, 0.0)
+        length = np.hypot(x, y)
+        shorten = np.minimum(1.0, _MAX_TURN / np.maximum(length, 1e-12))
+        # Frames are right-handed in RAS+, coefficients seen with that handedness.
+        step = np.stack([x * shorten, y * shorten, np.ones_like(x)], axis=1)
+        directions = frames.to_axes(step, frame)
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    return values, directions

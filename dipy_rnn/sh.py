@@ -1,0 +1,358 @@
+"""What the network sees: volumes of fODF coefficients or of any other features.
+
+Inside the package spherical harmonics are in MRtrix3's basis (``tournier07``, not
+legacy), along the voxel axes, float32. Everything that arrives in another basis or
+in scanner axes is brought there once, here, before tracking starts.
+"""
+
+from dataclasses import dataclass
+import warnings
+
+import numpy as np
+
+from dipy_rnn import interpolate, spaces
+
+#: Bases that DIPY can write, each legacy or not.
+BASES = ("descoteaux07", "tournier07")
+
+#: Axes in which coefficients can be given.
+SH_FRAMES = ("voxel", "scanner")
+
+# Among the quarter of voxels with the largest ratio of order-2 power to order-0
+# power, the median ratio is 1.4 to 2.1 for CSD and 0.01 to 0.5 for the ODFs of CSA,
+# Q-ball and GQI; order 4 over order 2 is 0.35 to 1.0 for CSD and 0.26 for OPDT
+# (two brains, orders 4 and 8; see doc/features.md).
+_FODF_ORDER2_RATIO = 0.7
+_FODF_ORDER4_RATIO = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureVolume:
+    """A volume a model can be driven by.
+
+    Parameters
+    ----------
+    data : ndarray of shape (X, Y, Z, C)
+        float32, C-contiguous, finite.
+    kind : str
+        ``"sh"``: spherical harmonics in the package's basis, along the voxel axes;
+        ``"raw"``: anything else, sampled as it is.
+    name : str, optional
+        What errors call it: an argument or a file.
+
+    Examples
+    --------
+    >>> FeatureVolume(np.zeros((2, 2, 2, 3), np.float32), "raw").data.shape
+    (2, 2, 2, 3)
+    """
+
+    data: np.ndarray
+    kind: str
+    name: str = "features"
+
+
+def raw_features(data, *, name="features"):
+    """Take any volume as features, as it is.
+
+    Parameters
+    ----------
+    data : array_like of shape (X, Y, Z, C)
+        Finite numbers.
+    name : str, optional
+        What errors call it.
+
+    Returns
+    -------
+    features : FeatureVolume
+
+    Raises
+    ------
+    ValueError
+        If it is not four-dimensional, is empty or holds NaN or infinity.
+
+    Examples
+    --------
+    >>> raw_features(np.ones((2, 2, 2, 3))).kind
+    'raw'
+    """
+    return FeatureVolume(_checked(data, name), "raw", name)
+
+
+def fodf_features(
+    shcoeff, *, basis_type=None, legacy=True, sh_frame="voxel", affine=None, name="sh"
+):
+    """Bring fODF coefficients into the package's basis and axes.
+
+    Parameters
+    ----------
+    shcoeff : array_like of shape (X, Y, Z, C)
+        Coefficients of an even order from 4 up.
+    basis_type : str, optional
+        ``"descoteaux07"`` (DIPY's default, also for None) or ``"tournier07"``.
+    legacy : bool, optional
+        Whether the basis is DIPY's legacy one. MRtrix3 writes ``tournier07`` with
+        ``legacy=False``.
+    sh_frame : str, optional
+        Axes of the coefficients: ``"voxel"`` (DIPY) or ``"scanner"`` (MRtrix3).
+    affine : array_like of shape (4, 4), optional
+        Voxel to mm; needed for scanner axes.
+    name : str, optional
+        What errors call the volume: an argument or a file.
+
+    Returns
+    -------
+    features : FeatureVolume
+        Of kind ``"sh"``.
+
+    Warns
+    -----
+    UserWarning
+        If the coefficients look like those of a diffusion ODF (CSA, Q-ball, GQI)
+        rather than of a fibre ODF.
+
+    Raises
+    ------
+    ValueError
+        If shape, number of coefficients, basis or axes are none of the above, or
+        the volume holds NaN, infinity or nothing but zeros.
+
+    Examples
+    --------
+    >>> fodf = np.zeros((1, 1, 1, 15)); fodf[..., 0] = 1; fodf[..., 4] = 2
+    >>> fodf[..., 12] = 2
+    >>> fodf_features(fodf).data[0, 0, 0, [0, 2, 4]].tolist()
+    [1.0, 2.0, 0.0]
+    """
+    from dipy.reconst.shm import (
+        convert_sh_descoteaux_tournier,
+        convert_sh_from_legacy,
+        convert_sh_to_legacy,
+    )
+
+    basis = BASES[0] if basis_type is None else basis_type
+    if basis not in BASES:
+        raise ValueError(
+            f"basis_type is {basis_type!r}; {' or '.join(map(repr, BASES))} is allowed."
+        )
+    if sh_frame not in SH_FRAMES:
+        raise ValueError(
+            f"sh_frame is {sh_frame!r}; "
+            f"{' or '.join(map(repr, SH_FRAMES))} is allowed."
+        )
+    coeffs = _checked(shcoeff, name)
+    try:
+        order = interpolate.sh_order(coeffs.shape[3])
+    except ValueError as error:
+        raise ValueError(
+            f"{name} is no volume of spherical harmonics: {error}"
+        ) from None
+    if order < 4:
+        raise ValueError(
+            f"{name} is of order {order}; order 4 (15 coefficients) or more is needed."
+        )
+    if not coeffs[..., 1:].any():
+        raise ValueError(f"{name} has no direction anywhere: only zeros beyond order 0.")
+
+    with warnings.catch_warnings():  # DIPY warns of the legacy bases it writes
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        if basis == "descoteaux07":
+            if not legacy:
+                coeffs = convert_sh_to_legacy(coeffs, basis)
+            coeffs = convert_sh_descoteaux_tournier(coeffs)
+        elif legacy:
+            coeffs = convert_sh_from_legacy(coeffs, basis)
+    coeffs = np.ascontiguousarray(coeffs, dtype=np.float32)
+    if sh_frame == "scanner":
+        if affine is None:
+            raise ValueError("sh_frame='scanner' needs the affine; pass affine.")
+        coeffs = _from_scanner_axes(coeffs, spaces.check_affine(affine))
+    if not looks_like_fodf(coeffs):
+        warnings.warn(
+            f"{name} does not look like a fibre ODF (is it a CSA, Q-ball or GQI ODF?); "
+            "the shipped models expect one, as dipy_fit_csd makes.",
+            stacklevel=2,
+        )
+    return FeatureVolume(coeffs, "sh", name)
+
+
+def pam_features(pam, *, name="pam"):
+    """Take the fODF out of DIPY's PeaksAndMetrics; its basis is found out.
+
+    Parameters
+    ----------
+    pam : dipy.direction.peaks.PeaksAndMetrics
+        With ``shm_coeff`` (from ``dipy_fit_csd`` or ``peaks_from_model``).
+    name : str, optional
+        What errors call it: an argument or a file.
+
+    Returns
+    -------
+    features : FeatureVolume
+        Of kind ``"sh"``.
+
+    Raises
+    ------
+    ValueError
+        If it holds no coefficients, or ones in a basis that is not known.
+
+    Examples
+    --------
+    >>> from dipy.direction.peaks import PeaksAndMetrics
+    >>> pam = PeaksAndMetrics(); pam.B = None
+    >>> pam.shm_coeff = np.zeros((1, 1, 1, 15)); pam.shm_coeff[..., [0, 4, 12]] = 1, 2, 2
+    >>> pam_features(pam).kind
+    'sh'
+    """
+    if getattr(pam, "shm_coeff", None) is None:
+        raise ValueError(
+            f"{name} holds no spherical harmonics; make it with dipy_fit_csd, or with "
+            "peaks_from_model(..., return_sh=True)."
+        )
+    basis, legacy = pam_basis(pam, name=name)
+    return fodf_features(pam.shm_coeff, basis_type=basis, legacy=legacy, name=name)
+
+
+def pam_basis(pam, *, name="pam"):
+    """Find out the basis of a PeaksAndMetrics, which its file does not name.
+
+    Parameters
+    ----------
+    pam : dipy.direction.peaks.PeaksAndMetrics
+        ``pam.B`` is the basis evaluated on ``pam.sphere`` and matches exactly one.
+    name : str, optional
+        What errors call it.
+
+    Returns
+    -------
+    basis_type : str
+    legacy : bool
+        DIPY's default, ``("descoteaux07", True)``, where there is no ``pam.B``.
+
+    Raises
+    ------
+    ValueError
+        If ``pam.B`` matches no basis.
+
+    Examples
+    --------
+    >>> from dipy.direction.peaks import PeaksAndMetrics
+    >>> pam = PeaksAndMetrics(); pam.B = None
+    >>> pam_basis(pam)
+    ('descoteaux07', True)
+    """
+    from dipy.reconst.shm import sph_harm_lookup
+
+    if getattr(pam, "B", None) is None or getattr(pam, "sphere", None) is None:
+        return BASES[0], True
+    harmonics = np.asarray(pam.B).T
+    order = interpolate.sh_order(harmonics.shape[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        for basis in BASES:
+            for legacy in (True, False):
+                theirs = sph_harm_lookup[basis](
+                    order, pam.sphere.theta, pam.sphere.phi, legacy=legacy
+                )[0]
+                if theirs.shape == harmonics.shape and np.allclose(
+                    theirs, harmonics, atol=1e-4
+                ):
+                    return basis, legacy
+    raise ValueError(
+        f"{name}: its matrix B matches none of DIPY's bases; save the coefficients as "
+        "NIfTI and name their basis."
+    )
+
+
+def with_order(coeffs, order):
+    """Pad coefficients with zeros, or cut them, to an order.
+
+    Parameters
+    ----------
+    coeffs : ndarray of shape (..., C)
+        Coefficients of an even order.
+    order : int
+        The order wanted.
+
+    Returns
+    -------
+    coeffs : ndarray of shape (..., (order + 1) (order + 2) / 2)
+        The same array where nothing had to be done, else C-contiguous.
+
+    Examples
+    --------
+    >>> with_order(np.ones((1, 15)), 6).sum()
+    np.float64(15.0)
+    """
+    wanted = (order + 1) * (order + 2) // 2
+    have = coeffs.shape[-1]
+    if have > wanted:
+        return np.ascontiguousarray(coeffs[..., :wanted])
+    if have < wanted:
+        padding = [(0, 0)] * (coeffs.ndim - 1) + [(0, wanted - have)]
+        return np.pad(coeffs, padding)
+    return coeffs
+
+
+def looks_like_fodf(coeffs):
+    """Tell whether coefficients are as sharp as those of fibre ODFs.
+
+    Parameters
+    ----------
+    coeffs : ndarray of shape (X, Y, Z, C)
+        Spherical harmonics of order 4 or more, in any orthonormal basis.
+
+    Returns
+    -------
+    sharp : bool
+        By the power of orders 2 and 4 in the quarter of voxels that are the most
+        anisotropic.
+
+    Examples
+    --------
+    >>> flat = np.zeros((1, 1, 1, 15)); flat[..., :2] = 1.0, 0.1
+    >>> looks_like_fodf(flat)
+    False
+    """
+    power = [
+        np.square(coeffs[..., part]).sum(axis=-1, dtype=np.float64)
+        for part in (slice(0, 1), slice(1, 6), slice(6, 15))
+    ]
+    seen = power[1] > 0
+    ratio2 = power[1][seen] / np.maximum(power[0][seen], 1e-30)
+    ratio4 = power[2][seen] / power[1][seen]
+    sharpest = ratio2 >= np.quantile(ratio2, 0.75)
+    return bool(
+        np.median(ratio2[sharpest]) > _FODF_ORDER2_RATIO
+        and np.median(ratio4[sharpest]) > _FODF_ORDER4_RATIO
+    )
+
+
+def _checked(volume, name):
+    volume = np.asarray(volume)
+    if volume.ndim != 4 or not volume.size:
+        raise ValueError(
+            f"{name} has the shape {volume.shape}; (X, Y, Z, number of coefficients) "
+            "is needed."
+        )
+    if volume.dtype.kind not in "fiu":
+        raise ValueError(f"{name} is of type {volume.dtype}; real numbers are needed.")
+    volume = np.ascontiguousarray(volume, dtype=np.float32)
+    n_bad = volume.size - np.count_nonzero(np.isfinite(volume))
+    if n_bad:
+        raise ValueError(
+            f"{name} holds {n_bad} values that are NaN or infinite; "
+            "mend the fit, or set them to zero with numpy.nan_to_num."
+        )
+    return volume
+
+
+def _from_scanner_axes(coeffs, affine):
+    axes = spaces.axes(affine)
+    rows = coeffs.reshape(-1, coeffs.shape[3])
+    rotated = interpolate.rotate(
+        rows,
+        np.broadcast_to(axes.T, (len(rows), 3, 3)),
+        handedness=spaces.handedness(affine),
+        nbr_threads=0,
+    )
+    return rotated.reshape(coeffs.shape)

@@ -1,0 +1,170 @@
+"""Where a point is: affine, voxel and millimetre coordinates.
+
+This is the only module that multiplies by an affine. Three spaces occur:
+
+``mm``
+    RAS+ scanner space, what ``affine`` maps voxel coordinates to. Seeds and
+    streamlines come and go in it.
+``vox``
+    Voxel coordinates; voxel ``i`` is centred on coordinate ``i`` and owns
+    ``[i - 0.5, i + 0.5)``. Tracking happens here.
+``axes``
+    Directions along the voxel axes, in mm and of unit length. DIPY's spherical
+    harmonics and directions live in it; no offset, no scale, only a rotation
+    (or a rotation and a mirror) away from RAS+.
+"""
+
+import numpy as np
+
+# DIPY's own tolerance for shear in LocalTracking.
+_SHEAR_TOLERANCE = 1e-5
+
+
+def check_affine(affine, name="affine"):
+    """Return an affine as float64, or say what is wrong with it.
+
+    Parameters
+    ----------
+    affine : array_like of shape (4, 4)
+        Voxel to mm; rotation, mirror, scale and translation, no shear.
+    name : str, optional
+        How the error calls it: an argument or a file.
+
+    Returns
+    -------
+    affine : ndarray of shape (4, 4)
+
+    Raises
+    ------
+    ValueError
+        If it is not a finite, invertible 4 x 4 matrix without shear.
+
+    Examples
+    --------
+    >>> check_affine([[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]).dtype
+    dtype('float64')
+    """
+    affine = np.asarray(affine, dtype=np.float64)
+    if affine.shape != (4, 4):
+        raise ValueError(f"{name} has the shape {affine.shape}; (4, 4) is needed.")
+    if not np.isfinite(affine).all():
+        raise ValueError(f"{name} holds NaN or infinity; mend the image's header.")
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
+        raise ValueError(f"{name} is singular: its voxel axes do not span space.")
+    products = affine[:3, :3].T @ affine[:3, :3]
+    if not np.allclose(np.triu(products, 1), 0, atol=_SHEAR_TOLERANCE * sizes.max()):
+        raise ValueError(
+            f"{name} contains shear; resample the data onto a grid of right angles."
+        )
+    return affine
+
+
+def voxel_sizes(affine):
+    """Return the edge lengths of a voxel.
+
+    Parameters
+    ----------
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+
+    Returns
+    -------
+    sizes_mm : ndarray of shape (3,)
+
+    Examples
+    --------
+    >>> voxel_sizes(np.diag([-2.0, 2.0, 3.0, 1.0])).tolist()
+    [2.0, 2.0, 3.0]
+    """
+    return np.linalg.norm(affine[:3, :3], axis=0)
+
+
+def axes(affine):
+    """Return the voxel axes as unit vectors in RAS+.
+
+    Parameters
+    ----------
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+
+    Returns
+    -------
+    axes : ndarray of shape (3, 3)
+        Orthonormal; column ``i`` is voxel axis ``i``. A direction ``d`` along the
+        voxel axes is ``axes @ d`` in RAS+, and ``axes.T`` leads back.
+
+    Examples
+    --------
+    >>> axes(np.diag([-2.0, 2.0, 3.0, 1.0])) @ [1.0, 0.0, 0.0]
+    array([-1.,  0.,  0.])
+    """
+    return affine[:3, :3] / voxel_sizes(affine)
+
+
+def handedness(affine):
+    """Tell whether the voxel axes form a right-handed system.
+
+    Parameters
+    ----------
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+
+    Returns
+    -------
+    sign : float
+        1.0 for right-handed axes (RAS, LPS), -1.0 for left-handed ones (LAS).
+
+    Examples
+    --------
+    >>> handedness(np.diag([-2.0, 2.0, 2.0, 1.0]))
+    -1.0
+    """
+    return 1.0 if np.linalg.det(affine[:3, :3]) > 0 else -1.0
+
+
+def to_voxels(points_mm, affine):
+    """Move points from mm to voxel coordinates.
+
+    Parameters
+    ----------
+    points_mm : array_like of shape (..., 3)
+        RAS+ points.
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+
+    Returns
+    -------
+    points_vox : ndarray of shape (..., 3)
+        float64.
+
+    Examples
+    --------
+    >>> to_voxels([4.0, 4.0, 4.0], np.diag([2.0, 2.0, 4.0, 1.0])).tolist()
+    [2.0, 2.0, 1.0]
+    """
+    inverse = np.linalg.inv(affine)
+    return np.asarray(points_mm, np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+
+
+def to_mm(points_vox, affine):
+    """Move points from voxel coordinates to mm.
+
+    Parameters
+    ----------
+    points_vox : array_like of shape (..., 3)
+        Voxel coordinates, voxel ``i`` centred on ``i``.
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+
+    Returns
+    -------
+    points_mm : ndarray of shape (..., 3)
+        float64, RAS+.
+
+    Examples
+    --------
+    >>> to_mm([2.0, 2.0, 1.0], np.diag([2.0, 2.0, 4.0, 1.0])).tolist()
+    [4.0, 4.0, 4.0]
+    """
+    return np.asarray(points_vox, np.float64) @ affine[:3, :3].T + affine[:3, 3]

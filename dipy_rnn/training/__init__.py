@@ -1,0 +1,1 @@
+"""Training: sequences along reference streamlines, losses, the loop."""

@@ -1,0 +1,216 @@
+"""Sequences a propagator learns from: reference streamlines as tracking sees them.
+
+A streamline becomes the sequence of what a tracker that follows it would be given
+at each point and should answer. Both are blurred in the way in which free running
+blurs them: the tracker is a little beside the streamline, and arrives in a direction
+that is a little wrong.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import PackedSequence
+
+from dipy_rnn import frames, interpolate, spaces
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """One volume and the streamlines known in it.
+
+    Parameters
+    ----------
+    data : ndarray of shape (X, Y, Z, C)
+        Features as the model takes them (:meth:`dipy_rnn.model_file.Model.features`).
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+    streamlines : sequence of ndarray of shape (M, 3)
+        Points in mm.
+
+    Examples
+    --------
+    >>> Reference(np.zeros((2, 2, 2, 15), np.float32), np.eye(4), []).affine.shape
+    (4, 4)
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+    streamlines: list
+
+
+@dataclass(frozen=True)
+class Blur:
+    """How far training strays from the streamlines it learns from.
+
+    Parameters
+    ----------
+    position_mm : float, optional
+        Standard deviation of the distance from the streamline.
+    direction_deg : float, optional
+        Standard deviation of the incoming direction, in the sequences with the
+        largest one; each sequence draws its own share of it.
+
+    Examples
+    --------
+    >>> Blur().position_mm
+    0.7
+    """
+
+    position_mm: float = 0.7
+    direction_deg: float = 12.0
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Sequences of unequal length, packed: no work and no loss for padding.
+
+    Parameters
+    ----------
+    features : torch.Tensor of shape (N, C)
+    incoming, target : torch.Tensor of shape (N, 3)
+        Unit directions in the frame of the model.
+    batch_sizes : torch.Tensor of shape (T,)
+        Number of sequences that have a t-th point, as torch packs them.
+
+    Examples
+    --------
+    >>> x = torch.zeros(3, 3)
+    >>> Batch(x, x, x, torch.tensor([2, 1])).pack(x).batch_sizes.tolist()
+    [2, 1]
+    """
+
+    features: torch.Tensor
+    incoming: torch.Tensor
+    target: torch.Tensor
+    batch_sizes: torch.Tensor
+
+    def pack(self, values):
+        """Wrap rows in the order of this batch for a GRU."""
+        return PackedSequence(values, self.batch_sizes)
+
+
+def draw_batch(
+    references, n_sequences, *, frame, step_mm, max_points, rng, blur=None
+):
+    """Draw a batch of sequences.
+
+    Parameters
+    ----------
+    references : list of Reference
+        Sequences are drawn from each alike.
+    n_sequences : int
+        From each reference.
+    frame : str
+        ``"local"`` or ``"voxel"``, as the model wants it.
+    step_mm : float
+        Distance of the points.
+    max_points : int
+        Longer streamlines are cut to this many points.
+    rng : numpy.random.Generator
+    blur : Blur, optional
+
+    Returns
+    -------
+    batch : Batch
+
+    Examples
+    --------
+    >>> line = np.column_stack([np.linspace(1, 9, 30), np.full(30, 5), np.full(30, 5)])
+    >>> reference = Reference(np.ones((10, 10, 10, 15), np.float32), np.eye(4), [line])
+    >>> batch = draw_batch([reference], 2, frame="voxel", step_mm=1.0, max_points=5,
+    ...                    rng=np.random.default_rng(0))
+    >>> batch.features.shape[1]
+    15
+    """
+    blur = blur or Blur()
+    parts = [
+        _sequences(reference, n_sequences, frame, step_mm, max_points, rng, blur)
+        for reference in references
+    ]
+    lengths = np.concatenate([part[0] for part in parts])
+    rows = [np.concatenate([part[i] for part in parts]) for i in (1, 2, 3)]
+    # Packed order: by time, within it the longest sequence first.
+    longest = np.argsort(-lengths, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])[longest]
+    lengths = lengths[longest]
+    time = np.arange(lengths[0])
+    alive = lengths[None, :] > time[:, None]
+    order = (starts[None, :] + time[:, None])[alive]
+    features, incoming, target = (
+        torch.from_numpy(r[order].astype(np.float32)) for r in rows
+    )
+    return Batch(features, incoming, target, torch.from_numpy(alive.sum(axis=1)))
+
+
+def _sequences(reference, n_sequences, frame, step_mm, max_points, rng, blur):
+    points_mm, lengths = _draw_points(
+        reference.streamlines, n_sequences, step_mm, max_points, rng
+    )
+    axes = spaces.axes(reference.affine)
+    steps = np.diff(points_mm, axis=0) @ axes  # along the voxel axes
+    last = np.cumsum(lengths) - 1
+    inner = np.delete(np.arange(len(points_mm)), last)
+    target = steps[inner]
+    target /= np.linalg.norm(target, axis=1, keepdims=True)
+    points_mm = points_mm[inner]
+    lengths = lengths - 1
+    first = np.cumsum(lengths) - lengths
+
+    # Arriving: as the streamline does, turned at random; each sequence is as wild as
+    # it draws.
+    wildness = np.repeat(np.deg2rad(blur.direction_deg) * rng.random(len(lengths)),
+                         lengths)
+    incoming = np.roll(target, 1, axis=0)
+    incoming[first] = target[first]
+    incoming = incoming + wildness[:, None] * rng.normal(size=incoming.shape)
+    incoming /= np.linalg.norm(incoming, axis=1, keepdims=True)
+    # Beside the streamline: a constant part and a part of each point's own.
+    aside = blur.position_mm * (
+        np.repeat(rng.normal(size=(len(lengths), 3)), lengths, axis=0)
+        + 0.3 * rng.normal(size=points_mm.shape)
+    )
+    points_vox = spaces.to_voxels(points_mm + aside / np.sqrt(3), reference.affine)
+    limit = np.array(reference.data.shape[:3]) - 0.5
+    points_vox = np.clip(points_vox, -0.5, np.nextafter(limit, 0))
+
+    if frame == "voxel":
+        features, _ = interpolate.sample(
+            reference.data, points_vox, normalise=True, nbr_threads=0
+        )
+        return lengths, features, incoming, target
+    # Mirror half of the batches: nothing in the world is left- or right-handed.
+    mirror = np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
+    local = frames.from_tangents(incoming, axes @ mirror)
+    features, _ = interpolate.sample(
+        reference.data,
+        points_vox,
+        local,
+        handedness=np.sign(np.linalg.det(axes @ mirror)),
+        normalise=True,
+        nbr_threads=0,
+    )
+    ahead = np.broadcast_to([0.0, 0.0, 1.0], target.shape)
+    return lengths, features, ahead, frames.to_local(target, local)
+
+
+def _draw_points(streamlines, n_sequences, step_mm, max_points, rng):
+    """Return points of drawn pieces at equal steps, and how many each has."""
+    pieces = []
+    while len(pieces) < n_sequences:
+        streamline = streamlines[rng.integers(len(streamlines))]
+        if rng.random() < 0.5:
+            streamline = streamline[::-1]
+        arc = np.concatenate(
+            [[0], np.cumsum(np.linalg.norm(np.diff(streamline, axis=0), axis=1))]
+        )
+        n_steps = int(arc[-1] / step_mm)
+        if n_steps < 2:
+            continue
+        # Tracking starts anywhere along a bundle, so sequences do too.
+        start = rng.integers(n_steps - 1)
+        at = step_mm * np.arange(start, min(n_steps, start + max_points) + 1)
+        pieces.append(
+            np.column_stack([np.interp(at, arc, streamline[:, i]) for i in range(3)])
+        )
+    return np.concatenate(pieces), np.array([len(piece) for piece in pieces])
