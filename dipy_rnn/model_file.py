@@ -233,7 +233,7 @@ class Model:
             float64, as the network gave it.
         state : torch.Tensor of shape (layers, n, hidden)
         """
-        with torch.inference_mode(), torch.jit.optimized_execution(False):
+        with torch.no_grad(), torch.jit.optimized_execution(False):
             direction, state = self._module(
                 torch.from_numpy(features).to(self.device),
                 torch.from_numpy(direction.astype(np.float32)).to(self.device),

@@ -1,0 +1,1 @@
+"""The commands: shells around the library, which never imports them."""

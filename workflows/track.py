@@ -1,0 +1,492 @@
+"""The workflow behind ``dipy_track_rnn``.
+
+Torch is imported when tracking starts, so that the help does not wait for it.
+"""
+
+from collections import Counter
+import os
+from pathlib import Path
+import sys
+
+from dipy.utils.logging import logger
+from dipy.workflows.workflow import Workflow
+import numpy as np
+
+SUFFIXES = (".trx", ".trk", ".tck")
+SH_BASES = (
+    "descoteaux07_legacy",
+    "descoteaux07",
+    "tournier07_legacy",
+    "tournier07",
+)
+
+
+class RNNTrackingFlow(Workflow):
+    """Track the streamlines of one subject or many with a recurrent network."""
+
+    @classmethod
+    def get_short_name(cls):
+        return "track_rnn"
+
+    def manage_output_overwrite(self):
+        """Refuse to write one file twice, or over one that exists."""
+        outputs = [str(output) for output in self.flat_outputs]
+        twice = [output for output, n in Counter(outputs).items() if n > 1]
+        if twice:
+            raise ValueError(
+                f"{outputs.count(twice[0])} subjects would write {twice[0]}; add "
+                "--mix_names, or --out_strat append with a relative --out_dir, to give "
+                "each its own."
+            )
+        existing = [output for output in outputs if Path(output).exists()]
+        if existing and not self._force_overwrite:
+            raise FileExistsError(
+                f"{existing[0]} exists already; add --force to overwrite it."
+            )
+        return True
+
+    def run(
+        self,
+        pam_files,
+        stopping_files,
+        seeding_files,
+        use_binary_mask=False,
+        stopping_thr=0.2,
+        seed_density=1,
+        seed_count=0,
+        minlen=2,
+        maxlen=500,
+        step_size=0.5,
+        max_angle=30.0,
+        model_file="default",
+        sh_basis=None,
+        sh_frame="voxel",
+        save_seeds=False,
+        nbr_threads=0,
+        device="cpu",
+        batch_size=1024,
+        random_seed=1,
+        seed_buffer_fraction=1.0,
+        out_dir="",
+        out_tractogram="out_tractogram.trx",
+    ):
+        """Workflow for tracking with a recurrent network.
+
+        Takes what dipy_track takes: a fibre orientation distribution (fODF), an image
+        that says where to stop and one that says where to start. The network that
+        comes with dipy_rnn needs neither training nor registration.
+
+        Parameters
+        ----------
+        pam_files : string or Path
+            Path to the peaks and metrics files of dipy_fit_csd, or to NIfTI files with
+            the spherical harmonics of a fODF (see sh_basis). This path may contain
+            wildcards to track many subjects; files are paired in sorted order.
+        stopping_files : string or Path
+            Path to images (e.g. FA) used for the stopping criterion.
+        seeding_files : string or Path
+            A binary image showing where to seed.
+        use_binary_mask : bool, optional
+            If True, uses a binary stopping criterion. If the provided
+            `stopping_files` are not binary, `stopping_thr` will be used to
+            binarize the images.
+        stopping_thr : float, optional
+            Threshold applied to the stopping image: tracking ends where it is not
+            above.
+        seed_density : int, optional
+            Number of seeds per dimension inside a voxel: 2 means 8 regularly
+            distributed points in the voxel, 1 its centre.
+        seed_count : int, optional
+            If above 0, this number of seeds at random places in the seeding mask,
+            instead of seed_density.
+        minlen : int, optional
+            Minimum length (mm) of the streamlines.
+        maxlen : int, optional
+            Maximum length (mm) of the streamlines.
+        step_size : float, optional
+            Step size (in mm) used for tracking.
+        max_angle : float, optional
+            Maximum angle between streamline segments (degrees); a streamline ends
+            where a step would turn by more.
+        model_file : string, optional
+            Name of a model that comes with dipy_rnn, or a model file.
+        sh_basis : string, optional
+            Basis of the spherical harmonics: descoteaux07_legacy (DIPY's default),
+            descoteaux07, tournier07_legacy or tournier07 (MRtrix3). By default it is
+            found out for peaks and metrics files, and DIPY's for NIfTI.
+        sh_frame : string, optional
+            Axes of the spherical harmonics of a NIfTI file: voxel (DIPY) or scanner
+            (MRtrix3).
+        save_seeds : bool, optional
+            If True, save the seeds associated to their streamline
+            in the 'data_per_streamline' Tractogram dictionary using
+            'seeds' as the key.
+        nbr_threads : int, optional
+            Number of threads to use for the processing. By default, all available
+            threads will be used. The streamlines do not depend on it.
+        device : string, optional
+            Where the network runs: cpu or cuda.
+        batch_size : int, optional
+            How many streamlines advance together. They do not depend on it.
+        random_seed : int, optional
+            Seed for the places of seed_count, must be >= 0; with 0 they vary.
+            Nothing else is random.
+        seed_buffer_fraction : float, optional
+            Share of the seeds to prepare at a time. With less than 1.0 less memory is
+            used and tracking starts sooner.
+        out_dir : string or Path, optional
+            Output directory.
+        out_tractogram : string, optional
+            Name of the tractogram file to be saved: .trx, .trk or .tck.
+
+        References
+        ----------
+        Cai, L. Y., H. H. Lee, N. R. Newlin, M. E. Kim, D. Moyer, F. Rheault, K. G.
+        Schilling, and B. A. Landman. Implementation considerations for deep learning
+        with diffusion MRI streamline tractography. MIDL, 2023.
+        """
+        if Path(out_tractogram).suffix not in SUFFIXES:
+            raise ValueError(
+                f"out_tractogram is {out_tractogram}; a name that ends in "
+                f"{', '.join(SUFFIXES)} is needed."
+            )
+        if sh_basis is not None and sh_basis not in SH_BASES:
+            raise ValueError(
+                f"sh_basis is {sh_basis}; {', '.join(SH_BASES)} are allowed."
+            )
+        for name, value in (("seed_density", seed_density - 1),
+                            ("seed_count", seed_count), ("random_seed", random_seed)):
+            if value < 0:
+                raise ValueError(f"{name} is too small; see --help.")
+        try:
+            io_it = self.get_io_iterator()
+        except ImportError:  # DIPY's word for lists of unequal length
+            raise ValueError(
+                "pam_files, stopping_files and seeding_files match different numbers of "
+                "files; give one of each for every subject."
+            ) from None
+
+        from dipy_rnn.model_file import load_model
+
+        model = load_model(model_file, device=device)
+        for pam_path, stopping_path, seeding_path, out_path in io_it:
+            logger.info(f"Tracking on {pam_path} with the model {model_file}")
+            self._track_subject(
+                Path(pam_path),
+                Path(stopping_path),
+                Path(seeding_path),
+                Path(out_path),
+                criterion=(use_binary_mask, stopping_thr),
+                seeding=(seed_density, seed_count, random_seed),
+                sh_format=(sh_basis, sh_frame),
+                lengths_mm=(minlen, maxlen),
+                save_seeds=save_seeds,
+                model=model,
+                step_size=step_size,
+                max_angle=max_angle,
+                nbr_threads=nbr_threads,
+                random_seed=random_seed,
+                seed_buffer_fraction=seed_buffer_fraction,
+                batch_size=batch_size,
+            )
+
+    def _track_subject(
+        self,
+        pam_path,
+        stopping_path,
+        seeding_path,
+        out_path,
+        *,
+        criterion,
+        seeding,
+        sh_format,
+        lengths_mm,
+        save_seeds,
+        **tracking,
+    ):
+        from dipy_rnn.stopping import format_tally
+        from dipy_rnn.tracking import length_limits, track
+
+        features, pam_affine = load_features(pam_path, *sh_format)
+        stopping, affine = load_volume(stopping_path)
+        mask, mask_affine = load_volume(seeding_path)
+        for path, shape, other in (
+            (pam_path, features.data.shape[:3], pam_affine),
+            (seeding_path, mask.shape, mask_affine),
+        ):
+            check_same_grid(stopping_path, stopping.shape, affine, path, shape, other)
+        seeds = place_seeds(mask, affine, seeding_path, *seeding)
+        min_points, max_points = length_limits(*lengths_mm, tracking["step_size"])
+
+        stops, streamlines, kept_seeds = Counter(), [], []
+        records = track(
+            seeds,
+            make_criterion(stopping, *criterion),
+            affine,
+            features=features,
+            max_len=lengths_mm[1],
+            **tracking,
+        )
+        for line in show_progress(records, len(seeds)):
+            stops.update((line.forward_stop, line.backward_stop))
+            if min_points <= len(line.points_mm) <= max_points:
+                streamlines.append(line.points_mm.astype(np.float32))
+                kept_seeds.append(line.seed_mm)
+
+        n_tracked = sum(stops.values()) // 2
+        logger.info(
+            f"{len(seeds)} seeds, {len(seeds) - n_tracked} without a fibre direction, "
+            f"{len(streamlines)} streamlines of {lengths_mm[0]} to {lengths_mm[1]} mm. "
+            "Why their ends stopped:"
+        )
+        for row in format_tally(stops).splitlines():
+            logger.info(row)
+        save_streamlines(
+            out_path, streamlines, seeding_path, kept_seeds if save_seeds else None
+        )
+        logger.info(f"Saved {out_path}")
+
+
+def load_features(path, sh_basis, sh_frame):
+    """Load the fODF of a peaks and metrics or NIfTI file.
+
+    Parameters
+    ----------
+    path : Path
+    sh_basis : str or None
+        One of ``SH_BASES``; None to find it out (DIPY's default for NIfTI).
+    sh_frame : str
+        ``"voxel"`` or ``"scanner"``.
+
+    Returns
+    -------
+    features : dipy_rnn.sh.FeatureVolume
+    affine : ndarray of shape (4, 4), or None where the file has none
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, or holds no fODF.
+    """
+    from dipy_rnn.sh import fodf_features, pam_basis
+
+    if path.suffix.lower() == ".pam5":
+        from dipy.io.peaks import load_pam
+
+        try:
+            pam = load_pam(path)
+        except (OSError, KeyError) as error:
+            raise ValueError(
+                f"{path} is no peaks and metrics file ({_first_line(error)}); make it "
+                "with dipy_fit_csd."
+            ) from None
+        coeffs, affine = pam.shm_coeff, pam.affine
+        if coeffs is None:
+            raise ValueError(
+                f"{path} holds no spherical harmonics; make it with dipy_fit_csd."
+            )
+        if sh_basis is None:
+            basis, legacy = pam_basis(pam, name=str(path))
+            sh_basis = f"{basis}_legacy" if legacy else basis
+    else:
+        coeffs, affine = load_volume(path, n_axes=4)
+    sh_basis = sh_basis or SH_BASES[0]
+    features = fodf_features(
+        coeffs,
+        basis_type=sh_basis.removesuffix("_legacy"),
+        legacy=sh_basis.endswith("_legacy"),
+        sh_frame=sh_frame,
+        affine=affine,
+        name=str(path),
+    )
+    return features, affine
+
+
+def load_volume(path, n_axes=3):
+    """Load a NIfTI image with a given number of axes.
+
+    Parameters
+    ----------
+    path : Path
+    n_axes : int, optional
+
+    Returns
+    -------
+    data : ndarray
+    affine : ndarray of shape (4, 4)
+
+    Raises
+    ------
+    ValueError
+        If it is no readable image, or has another number of axes.
+    """
+    from dipy.io.image import load_nifti
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        data, affine = load_nifti(path)
+    except (ImageFileError, OSError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no readable NIfTI image ({_first_line(error)})."
+        ) from None
+    if data.ndim == n_axes + 1 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim != n_axes:
+        raise ValueError(
+            f"{path} has {data.ndim} axes {data.shape}; an image with {n_axes} is "
+            "needed here."
+        )
+    return data, affine
+
+
+def check_same_grid(path, shape, affine, other_path, other_shape, other_affine):
+    """Refuse images that do not lie on one grid.
+
+    Parameters
+    ----------
+    path, other_path : Path
+    shape, other_shape : tuple of int
+    affine, other_affine : ndarray of shape (4, 4)
+        ``other_affine`` may be None: not known.
+
+    Raises
+    ------
+    ValueError
+        If the shapes or the affines differ; it names both files.
+    """
+    if tuple(shape) != tuple(other_shape):
+        raise ValueError(
+            f"{other_path} has the shape {tuple(other_shape)} and {path} "
+            f"{tuple(shape)}; resample one onto the other's grid."
+        )
+    if other_affine is not None and not np.allclose(affine, other_affine, atol=1e-3):
+        raise ValueError(
+            f"{other_path} and {path} have different affines; resample one onto the "
+            "other's grid (dipy_reslice, or nibabel.processing.resample_from_to)."
+        )
+
+
+def place_seeds(mask, affine, path, seed_density, seed_count, random_seed):
+    """Place seeds in a mask.
+
+    Parameters
+    ----------
+    mask : ndarray of shape (X, Y, Z)
+    affine : ndarray of shape (4, 4)
+    path : Path
+        Of the mask, for errors.
+    seed_density, seed_count, random_seed : int
+        As the command's.
+
+    Returns
+    -------
+    seeds_mm : ndarray of shape (N, 3)
+
+    Raises
+    ------
+    ValueError
+        If the mask is empty or not finite.
+    """
+    from dipy.tracking.utils import random_seeds_from_mask, seeds_from_mask
+
+    if not np.isfinite(mask).all():
+        raise ValueError(f"{path} holds NaN or infinity; a mask of 0 and 1 is needed.")
+    if not mask.any():
+        raise ValueError(f"{path} is an empty seed mask; it needs voxels above 0.")
+    if seed_count:
+        return random_seeds_from_mask(
+            mask,
+            affine,
+            seeds_count=seed_count,
+            seed_count_per_voxel=False,
+            random_seed=random_seed or None,
+        )
+    return seeds_from_mask(mask, affine, density=seed_density)
+
+
+def make_criterion(image, use_binary_mask, stopping_thr):
+    """Make DIPY's stopping criterion, as dipy_track does.
+
+    Parameters
+    ----------
+    image : ndarray of shape (X, Y, Z)
+    use_binary_mask : bool
+    stopping_thr : float
+
+    Returns
+    -------
+    criterion : dipy.tracking.stopping_criterion.StoppingCriterion
+    """
+    from dipy.tracking.stopping_criterion import (
+        BinaryStoppingCriterion,
+        ThresholdStoppingCriterion,
+    )
+
+    if use_binary_mask:
+        return BinaryStoppingCriterion(image > stopping_thr)
+    return ThresholdStoppingCriterion(image, stopping_thr)
+
+
+def show_progress(records, n_seeds):
+    """Pass streamlines on, and show how many seeds are done.
+
+    Parameters
+    ----------
+    records : iterable of dipy_rnn.tracking.Streamline
+        In the order of the seeds.
+    n_seeds : int
+
+    Yields
+    ------
+    record : dipy_rnn.tracking.Streamline
+    """
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=n_seeds, unit=" seeds") as bar:
+            for record in records:
+                yield record
+                bar.update(record.seed_index + 1 - bar.n)
+            bar.update(n_seeds - bar.n)
+        return
+    tenth = 0
+    for record in records:
+        yield record
+        if 10 * (record.seed_index + 1) // n_seeds > tenth:
+            tenth = 10 * (record.seed_index + 1) // n_seeds
+            logger.info(f"{record.seed_index + 1} of {n_seeds} seeds")
+
+
+def save_streamlines(path, streamlines, reference, seeds=None):
+    """Write a tractogram under a temporary name and move it into place.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.trx``, ``.trk`` or ``.tck``.
+    streamlines : list of ndarray of shape (M, 3)
+        In mm.
+    reference : Path
+        Image whose space the tractogram is in.
+    seeds : list of ndarray of shape (3,), optional
+        One for each streamline, in mm.
+    """
+    from dipy.io.stateful_tractogram import Space, StatefulTractogram
+    from dipy.io.streamline import save_tractogram
+
+    tractogram = StatefulTractogram(
+        streamlines,
+        str(reference),
+        Space.RASMM,
+        data_per_streamline={} if seeds is None else {"seeds": seeds},
+    )
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        save_tractogram(tractogram, str(partial), bbox_valid_check=False)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
