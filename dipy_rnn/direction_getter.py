@@ -11,10 +11,12 @@ from dipy.tracking.direction_getter import DirectionGetter
 from dipy.tracking.local_tracking import ParticleFilteringTracking
 import numpy as np
 
-from dipy_rnn import frames, peaks, sh, spaces, stopping
+from dipy_rnn import frames, sh, spaces, stopping
 from dipy_rnn.model_file import load_model
 from dipy_rnn.stopping import StopReason
-from dipy_rnn.tracking import Propagator
+from dipy_rnn.tracking import Propagator, torch_threads
+
+_MAX_PEAKS = 5  # as many as DIPY's peaks hold
 
 _NO_PARTICLES = (
     "RNNDirectionGetter cannot be used with ParticleFilteringTracking: DIPY asks for "
@@ -91,7 +93,6 @@ class RNNDirectionGetter(DirectionGetter):
             max_angle,
             nbr_threads,
         )
-        self._kind = features.kind
         self._forward_half = None
 
     @classmethod
@@ -158,7 +159,7 @@ class RNNDirectionGetter(DirectionGetter):
         )
 
     def initial_direction(self, point):
-        """Return the peaks of the fODF at a point.
+        """Return the directions in which a streamline may start at a point.
 
         Parameters
         ----------
@@ -168,12 +169,11 @@ class RNNDirectionGetter(DirectionGetter):
         Returns
         -------
         directions : ndarray of shape (K, 3)
-            Unit vectors along the voxel axes, the largest peak first.
+            Unit vectors along the voxel axes: the peaks of the fODF, the largest
+            first; for other features :meth:`Propagator.first_directions`.
 
         Raises
         ------
-        ValueError
-            If the features are no fODF, so that there are no peaks.
         TypeError
             If ParticleFilteringTracking asks.
         """
@@ -181,14 +181,8 @@ class RNNDirectionGetter(DirectionGetter):
         caller = sys._getframe(1).f_locals.get("self")
         if isinstance(caller, ParticleFilteringTracking):
             raise TypeError(_NO_PARTICLES)
-        if self._kind != "sh":
-            raise ValueError(
-                f"Features of kind {self._kind!r} have no peaks to start along: pass "
-                "initial_directions to LocalTracking."
-            )
-        propagator = self._propagator
-        directions = peaks.first_directions(
-            propagator.data, np.array(point)[None], propagator.axes
+        directions = self._propagator.first_directions(
+            np.array(point, dtype=float)[None], _MAX_PEAKS
         )[0]
         return directions[directions.any(axis=1)]
 
@@ -287,36 +281,44 @@ class RNNDirectionGetter(DirectionGetter):
             is_forward = True
 
         points[0] = seed
-        n_points, reason = 1, StopReason.RUNNING
-        while n_points < len(points):
-            tangents, reasons, state = propagator.turn(
-                points[n_points - 1 : n_points], frame, state
+        with torch_threads(propagator.nbr_threads):
+            n_points, frame, reason = self._run(
+                points, frame, state, step_vox, stopping_criterion
             )
-            reason = StopReason(reasons[0])
-            if reason != StopReason.RUNNING:
-                break
-            point = points[n_points - 1] + tangents[0] * step_vox
-            reason = StopReason(stopping.check_points(stopping_criterion, point[None])[0])
-            if reason != StopReason.RUNNING:
-                break
-            frame = frames.transport(frame, tangents)
-            points[n_points] = point
-            n_points += 1
         if is_forward:
             self._forward_half = _ForwardHalf(
                 seed, tangent, points[:n_points].copy(), frame, _address(points)
             )
         return n_points, reason.status
 
+    def _run(self, points, frame, state, step_vox, stopping_criterion):
+        """Fill in points after the first; return how many there are, frame, reason."""
+        propagator, n_points = self._propagator, 1
+        while n_points < len(points):
+            tangents, reasons, state = propagator.turn(
+                points[n_points - 1 : n_points], frame, state
+            )
+            if reasons[0] != StopReason.RUNNING:
+                return n_points, frame, StopReason(reasons[0])
+            point = points[n_points - 1] + tangents[0] * step_vox
+            (reason,) = stopping.check_points(stopping_criterion, point[None])
+            if reason != StopReason.RUNNING:
+                return n_points, frame, StopReason(reason)
+            frame = frames.transport(frame, tangents)
+            points[n_points] = point
+            n_points += 1
+        return n_points, frame, StopReason.RUNNING
+
     def _replay(self, half, voxel_size):
         """Show a forward half to the network in reverse, from its end to the seed."""
         propagator = self._propagator
         frame = frames.turned_round(half.frame)
         state = propagator.model.init_state(1)
-        for here, before in zip(half.points[:0:-1], half.points[-2::-1]):
-            _, _, state = propagator.turn(here[None], frame, state)
-            back = (before - here) * voxel_size
-            frame = frames.transport(frame, (back / np.linalg.norm(back))[None])
+        with torch_threads(propagator.nbr_threads):
+            for here, before in zip(half.points[:0:-1], half.points[-2::-1]):
+                _, _, state = propagator.turn(here[None], frame, state)
+                back = (before - here) * voxel_size
+                frame = frames.transport(frame, (back / np.linalg.norm(back))[None])
         return frame, state
 
 

@@ -15,22 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dipy_rnn.interpolate import sh_order
-
 # Spread of the lobe for which an untrained RecurrentPropagator is Newton's method.
 _LOBE_DEG = 9.0
+# How far (about the angle to the peak) the fODF must rise for its roll to count.
+_FADE_DEG = 3.0
 
 
 class RecurrentPropagator(nn.Module):
     """A GRU in the moving frame that does not depend on the frame's roll.
 
     Seen along the tangent, coefficients of order m turn by m times the roll. The
-    network sees them turned to the angle at which the fODF rises, so that nothing it
-    sees depends on roll. Its answers are factors for the slopes of the orders
+    network sees their powers, and themselves turned to the angle at which the fODF
+    rises, so that nothing it sees depends on roll. (Where the fODF hardly rises that
+    angle means nothing; there the turned ones fade out, or rounding would decide what
+    the network sees.) Its answers are factors for the slopes of the orders
     l = 2, 4 .. of the fODF across the tangent, which turn with the roll as a
     direction must. With all factors at one the step is Newton's step towards the
-    peak of a single fibre; the network learns when to do otherwise. A straight or
-    plane bundle is therefore tracked without drift, whatever the weights are.
+    peak of a single fibre; the network learns when to do otherwise. A straight bundle
+    is therefore tracked without drift, whatever the weights are.
 
     Parameters
     ----------
@@ -59,6 +61,7 @@ class RecurrentPropagator(nn.Module):
         middle = ls * (ls + 1) // 2
         pairs = [(c, m) for m in range(1, order + 1) for c in middle[ls >= m]]
         centre, m = np.array(pairs).T
+        self.order = order
         self.n_slopes = len(ls) - 1
         self.layers = layers
         self.hidden = hidden
@@ -77,8 +80,8 @@ class RecurrentPropagator(nn.Module):
             torch.as_tensor(newton_slopes(order), dtype=torch.float32),
             persistent=False,
         )
-        n_features = (order + 1) * (order + 2) // 2
-        self.input = nn.Linear(n_features, hidden)
+        self.fade = math.radians(_FADE_DEG) ** 2
+        self.input = nn.Linear(len(middle) + 3 * len(m), hidden)
         self.gru = nn.GRU(hidden, hidden, layers)
         self.head = nn.Linear(2 * hidden, 2 * self.n_slopes)
         nn.init.zeros_(self.head.weight)
@@ -104,11 +107,15 @@ class RecurrentPropagator(nn.Module):
         # The pairs of m = 1 come first.
         x = plus[:, : self.n_slopes] * self.slope
         y = minus[:, : self.n_slopes] * self.slope
-        turn = torch.atan2(y.sum(1, keepdim=True), x.sum(1, keepdim=True)) * self.m
-        cosine, sine = torch.cos(turn), torch.sin(turn)
+        rise_x, rise_y = x.sum(1, keepdim=True), y.sum(1, keepdim=True)
+        rise = rise_x * rise_x + rise_y * rise_y
+        fade = rise / (rise + self.fade)
+        turn = torch.atan2(rise_y, rise_x) * self.m
+        cosine, sine = torch.cos(turn) * fade, torch.sin(turn) * fade
         rolled = torch.cat(
             [
                 features.index_select(1, self.even),
+                plus * plus + minus * minus,
                 plus * cosine + minus * sine,
                 minus * cosine - plus * sine,
             ],
@@ -171,6 +178,7 @@ class CaiPropagator(nn.Module):
     def __init__(self, order=8, hidden=512, layers=2):
         super().__init__()
         n_features = (order + 1) * (order + 2) // 2
+        self.order = order
         self.layers = layers
         self.hidden = hidden
         blocks = [nn.Linear(n_features + 3, hidden)]
@@ -272,25 +280,3 @@ def architecture_of(module):
     'moving_frame'
     """
     return next(n for n, kind in ARCHITECTURES.items() if isinstance(module, kind))
-
-
-def order_of(module):
-    """Return the spherical harmonic order a module was built for.
-
-    Parameters
-    ----------
-    module : nn.Module
-        One of ``ARCHITECTURES``.
-
-    Returns
-    -------
-    order : int
-
-    Examples
-    --------
-    >>> order_of(RecurrentPropagator(order=6, hidden=8))
-    6
-    """
-    if isinstance(module, RecurrentPropagator):
-        return sh_order(module.input.in_features)
-    return sh_order(module.mlp[0].in_features - 3)

@@ -27,6 +27,7 @@ import os
 from pathlib import Path
 import warnings
 import zipfile
+import zlib
 
 import numpy as np
 import torch
@@ -116,7 +117,9 @@ class ModelMetadata:
             except ValueError as error:
                 raise ModelFileError(f"channels: {error}") from None
             orders = self.orders or (order,)
-            if any(o not in range(4, order + 1, 2) for o in orders):
+            if not isinstance(orders, (tuple, list)) or any(
+                type(o) is not int or o not in range(4, order + 1, 2) for o in orders
+            ):
                 raise ModelFileError(
                     f"orders is {orders!r}; even orders from 4 to {order} are allowed"
                 )
@@ -125,15 +128,15 @@ class ModelMetadata:
             raise ModelFileError(
                 "frame is 'local', which only features of kind 'sh' can be turned into"
             )
-        step = self.step_mm
-        if (
-            not isinstance(step, (tuple, list))
-            or len(step) != 2
-            or not all(isinstance(s, (int, float)) for s in step)
-            or not 0 <= step[0] <= step[1]
-        ):
-            raise ModelFileError(f"step_mm is {step!r}; give the smallest and largest")
-        object.__setattr__(self, "step_mm", (float(step[0]), float(step[1])))
+        try:
+            low, high = map(float, self.step_mm)
+        except (TypeError, ValueError, OverflowError):
+            low, high = np.nan, np.nan
+        if not 0 <= low <= high:
+            raise ModelFileError(
+                f"step_mm is {self.step_mm!r}; give the smallest and largest"
+            )
+        object.__setattr__(self, "step_mm", (low, high))
 
     @property
     def order(self):
@@ -233,6 +236,7 @@ class Model:
             float64, as the network gave it.
         state : torch.Tensor of shape (layers, n, hidden)
         """
+        # Without the optimiser: it compiles anew for each batch size it meets.
         with torch.no_grad(), torch.jit.optimized_execution(False):
             direction, state = self._module(
                 torch.from_numpy(features).to(self.device),
@@ -393,7 +397,13 @@ def read_metadata(path):
         return ModelMetadata.from_json(text)
     except ModelFileError as error:
         raise ModelFileError(f"{path} is no usable model: {error}.") from None
-    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError, EOFError):
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        UnicodeDecodeError,
+        RuntimeError,  # encrypted
+        EOFError,
+    ):
         raise ModelFileError(
             f"{path} is no model file: it is not a TorchScript archive, as "
             "dipy_rnn.model_file.save_model writes."
@@ -439,7 +449,6 @@ def load_model(model=None, *, device="cpu"):
             module = torch.jit.load(path, map_location=device).eval()
             if not hasattr(module, "init_state"):
                 raise ModelFileError("it has no method init_state(n)")
-            module = torch.jit.freeze(module, preserved_attrs=["init_state"])
     except (RuntimeError, ModelFileError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelFileError(f"{path} is no usable model: {reason}.") from None
@@ -489,6 +498,10 @@ def save_model(module, metadata, path):
             )
             load_model(temporary)
             os.replace(temporary, path)
+        except ModelFileError as error:
+            raise ModelFileError(
+                str(error).replace(str(temporary), str(path))
+            ) from None
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -560,7 +573,13 @@ def _check_contract(model, path):
                 )
     except ModelFileError as error:
         raise ModelFileError(f"{path} breaks the contract: {error}.") from None
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except (
+        torch.jit.Error,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
         reason = str(error).strip().splitlines()[-1] if str(error) else type(error)
         raise ModelFileError(f"{path} breaks the contract: {reason}.") from None
 

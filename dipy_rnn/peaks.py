@@ -58,7 +58,7 @@ def first_directions(
     coeffs, inside = interpolate.sample(volume, points_vox, nbr_threads=nbr_threads)
     directions = np.zeros((len(coeffs), max_peaks, 3))
     seen = np.flatnonzero(inside & coeffs[:, 1:].any(axis=1))
-    seeds, candidates = _candidates(coeffs[seen])
+    seeds, candidates, least = _candidates(coeffs[seen])
     if not len(seeds):
         return directions
     values, refined = _refine(coeffs[seen[seeds]], candidates, axes, nbr_threads)
@@ -67,6 +67,9 @@ def first_directions(
     order = np.lexsort((-values, seeds))
     seeds, values, refined = seeds[order], values[order], refined[order]
     first = np.searchsorted(seeds, seeds)
+    threshold = least[seeds] + relative_peak_threshold * (
+        values[first] - least[seeds]
+    )
     found = np.zeros(len(seen), dtype=int)
     cosine = np.cos(np.deg2rad(min_separation_angle))
     for rank in range((np.arange(len(seeds)) - first).max() + 1):
@@ -75,7 +78,7 @@ def first_directions(
         close = np.abs(np.einsum("npi,ni->np", directions[seen[seed]], refined[pick]))
         good = (
             (values[pick] > 0)
-            & (values[pick] >= relative_peak_threshold * values[first[pick]])
+            & (values[pick] >= threshold[pick])
             & (close <= cosine).all(axis=1)
             & (found[seed] < max_peaks)
         )
@@ -86,11 +89,14 @@ def first_directions(
 
 
 def _candidates(coeffs):
-    """Return (index of the row, direction) of local maxima on a sphere."""
+    """Return (row, direction) of local maxima on a sphere, and each row's minimum.
+
+    A negative minimum counts as zero, as for DIPY.
+    """
     vertices, harmonics, half, neighbours = _sphere(
         interpolate.sh_order(coeffs.shape[1])
     )
-    rows, maxima = [np.empty(0, int)], [np.empty(0, int)]
+    rows, maxima, least = [np.empty(0, int)], [np.empty(0, int)], [np.empty(0)]
     for start in range(0, len(coeffs), 1024):
         values = coeffs[start : start + 1024] @ harmonics
         peak = values[:, half] > 0
@@ -103,7 +109,9 @@ def _candidates(coeffs):
         few = np.arange(len(row)) - np.searchsorted(row, row) < 2 * _MAX_PEAKS
         rows.append(row[few] + start)
         maxima.append(half[vertex[few]])
-    return np.concatenate(rows), vertices[np.concatenate(maxima)]
+        least.append(np.maximum(values.min(axis=1), 0.0))
+    rows, maxima, least = map(np.concatenate, (rows, maxima, least))
+    return rows, vertices[maxima], least
 
 
 @lru_cache(maxsize=None)

@@ -18,12 +18,12 @@ BASES = ("descoteaux07", "tournier07")
 #: Axes in which coefficients can be given.
 SH_FRAMES = ("voxel", "scanner")
 
-# Among the quarter of voxels with the largest ratio of order-2 power to order-0
-# power, the median ratio is 1.4 to 2.1 for CSD and 0.01 to 0.5 for the ODFs of CSA,
-# Q-ball and GQI; order 4 over order 2 is 0.35 to 1.0 for CSD and 0.26 for OPDT
-# (two brains, orders 4 and 8; see doc/features.md).
-_FODF_ORDER2_RATIO = 0.7
-_FODF_ORDER4_RATIO = 0.3
+# Median ratio of order-2 to order-0 power in the quarter of voxels with the largest
+# one: 1.2 to 2.1 for CSD, 0.01 to 0.4 for the ODFs of CSA, Q-ball, OPDT and GQI (two
+# brains, orders 4 and 8; see doc/features.md).
+_FODF_RATIO = 0.7
+# Voxels with less order-0 power than this share of the fullest ones are background.
+_BACKGROUND = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +245,10 @@ def pam_basis(pam, *, name="pam"):
     if getattr(pam, "B", None) is None or getattr(pam, "sphere", None) is None:
         return BASES[0], True
     harmonics = np.asarray(pam.B).T
-    order = interpolate.sh_order(harmonics.shape[1])
+    try:
+        order = interpolate.sh_order(harmonics.shape[1])
+    except ValueError as error:
+        raise ValueError(f"{name}: its matrix B is of no order: {error}") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PendingDeprecationWarning)
         for basis in BASES:
@@ -304,8 +307,8 @@ def looks_like_fodf(coeffs):
     Returns
     -------
     sharp : bool
-        By the power of orders 2 and 4 in the quarter of voxels that are the most
-        anisotropic.
+        By the power of order 2 over that of order 0, in the quarter of voxels in
+        which it is largest, background aside.
 
     Examples
     --------
@@ -313,18 +316,13 @@ def looks_like_fodf(coeffs):
     >>> looks_like_fodf(flat)
     False
     """
-    power = [
-        np.square(coeffs[..., part]).sum(axis=-1, dtype=np.float64)
-        for part in (slice(0, 1), slice(1, 6), slice(6, 15))
-    ]
-    seen = power[1] > 0
-    ratio2 = power[1][seen] / np.maximum(power[0][seen], 1e-30)
-    ratio4 = power[2][seen] / power[1][seen]
-    sharpest = ratio2 >= np.quantile(ratio2, 0.75)
-    return bool(
-        np.median(ratio2[sharpest]) > _FODF_ORDER2_RATIO
-        and np.median(ratio4[sharpest]) > _FODF_ORDER4_RATIO
-    )
+    whole = np.square(coeffs[..., 0], dtype=np.float64)
+    filled = (whole > 0) & (whole >= _BACKGROUND * np.quantile(whole, 0.99))
+    if not filled.any():
+        return False
+    order2 = np.square(coeffs[..., 1:6]).sum(axis=-1, dtype=np.float64)
+    ratio = order2[filled] / whole[filled]
+    return bool(np.median(ratio[ratio >= np.quantile(ratio, 0.75)]) > _FODF_RATIO)
 
 
 def _checked(volume, name):

@@ -49,6 +49,8 @@ def check_affine(affine, name="affine"):
         raise ValueError(f"{name} has the shape {affine.shape}; (4, 4) is needed.")
     if not np.isfinite(affine).all():
         raise ValueError(f"{name} holds NaN or infinity; mend the image's header.")
+    if not np.allclose(affine[3], [0, 0, 0, 1]):
+        raise ValueError(f"{name} ends in the row {affine[3]}; 0 0 0 1 is needed.")
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
         raise ValueError(f"{name} is singular: its voxel axes do not span space.")

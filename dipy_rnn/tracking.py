@@ -71,11 +71,47 @@ class Propagator:
         self.model = model
         self.axes = axes
         self.data = model.features(features)
+        self.has_peaks = features.kind == "sh"
         self.nbr_threads = nbr_threads
         self._handedness = np.sign(np.linalg.det(axes))
         self._min_cosine = np.cos(np.deg2rad(max_angle_deg))
         self._in_frame = model.metadata.frame == "local"
         self._normalise = model.metadata.normalisation == "power"
+
+    def first_directions(self, points_vox, max_peaks):
+        """Find the directions in which streamlines may start.
+
+        Parameters
+        ----------
+        points_vox : ndarray of shape (N, 3)
+            Seeds.
+        max_peaks : int
+            At most this many for a seed.
+
+        Returns
+        -------
+        directions : ndarray of shape (N, K, 3)
+            Unit vectors along the voxel axes, zeros where there is none. The peaks of
+            a fODF; for other features, which have none, what the model answers to an
+            incoming direction of length zero.
+        """
+        if self.has_peaks:
+            return peaks.first_directions(
+                self.data,
+                points_vox,
+                self.axes,
+                max_peaks=max_peaks,
+                nbr_threads=self.nbr_threads,
+            )
+        features, _ = interpolate.sample(
+            self.data, points_vox, normalise=self._normalise
+        )
+        answer, _ = self.model.step(
+            features, np.zeros((len(features), 3)), self.model.init_state(len(features))
+        )
+        length = np.linalg.norm(answer, axis=1, keepdims=True)
+        found = np.isfinite(length) & (length > 0) & features.any(axis=1)[:, None]
+        return np.where(found, answer / np.where(found, length, 1.0), 0.0)[:, None]
 
     def turn(self, points_vox, frame, state):
         """Ask the model for the next directions.
@@ -198,7 +234,8 @@ def rnn_tracking(
         Voxel to mm, without shear.
     seed_directions : array_like of shape (N, 3), optional
         First directions along the voxel axes. If None, the largest peak of the fODF
-        at each seed; seeds without a peak give no streamline.
+        at each seed (:meth:`Propagator.first_directions`); seeds without one give no
+        streamline.
     sh : array_like of shape (X, Y, Z, C), optional
         Spherical harmonics of the fODF, along the voxel axes. Exactly one of ``sh``,
         ``pam`` and ``features`` must be given.
@@ -343,11 +380,6 @@ def track(
                 f"seed_directions has {len(seed_directions)} rows and seeds "
                 f"{len(seeds)}: give one direction for each seed."
             )
-    elif features.kind != "sh":
-        raise ValueError(
-            f"Features of kind {features.kind!r} have no peaks to start along: pass "
-            "seed_directions."
-        )
     if not callable(getattr(stopping_criterion, "check_point", None)):
         raise ValueError(
             f"stopping_criterion is of type {type(stopping_criterion).__name__}; one of "
@@ -466,13 +498,7 @@ def _track(
     for start in range(0, len(seeds_mm), portion):
         seeds_vox = spaces.to_voxels(seeds_mm[start : start + portion], affine)
         if directions is None:
-            first = peaks.first_directions(
-                propagator.data,
-                seeds_vox,
-                propagator.axes,
-                max_peaks=1,
-                nbr_threads=propagator.nbr_threads,
-            )[:, 0]
+            first = propagator.first_directions(seeds_vox, 1)[:, 0]
         else:
             first = directions[start : start + portion]
         length = np.linalg.norm(first, axis=1)
@@ -528,7 +554,7 @@ class _Slots:
         waiting, due = {}, 0
         self._refill(np.arange(len(self.phase)))
         while due < len(self.seeds_vox):
-            with _torch_threads(self.propagator.nbr_threads):
+            with torch_threads(self.propagator.nbr_threads):
                 while due not in waiting:
                     for finished in self._step():
                         waiting[finished[0]] = finished
@@ -639,8 +665,23 @@ def _unit(vectors):
 
 
 @contextmanager
-def _torch_threads(nbr_threads):
-    """Let torch use so many threads; its setting is global, so it is put back."""
+def torch_threads(nbr_threads):
+    """Let torch use so many threads; its setting is global, so it is put back.
+
+    Parameters
+    ----------
+    nbr_threads : int
+        1 or more.
+
+    Examples
+    --------
+    >>> before = torch.get_num_threads()
+    >>> with torch_threads(1):
+    ...     torch.get_num_threads()
+    1
+    >>> torch.get_num_threads() == before
+    True
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(nbr_threads)
     try:

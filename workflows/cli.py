@@ -16,16 +16,31 @@ def track():
 
 
 def _run(command, flow):
-    """Run a flow: errors as one line and a non-zero exit, warnings as a line."""
-    warnings.showwarning = lambda message, *_, **__: logger.warning(str(message))
+    """Run a flow: an error is one line and a non-zero exit, a warning one line."""
     versions = ", ".join(
-        f"{name} {metadata.version(package)}"
-        for name, package in (("dipy_rnn", "dipy_rnn"), ("DIPY", "dipy"),
-                              ("torch", "torch"))
+        f"{name} {metadata.version(name.lower())}"
+        for name in ("dipy_rnn", "DIPY", "torch")
     )
-    version = {"action": "version", "version": f"{command}: {versions}"}
+
+    def level(name):
+        logger.setLevel(name.upper())
+        return name.upper()
+
+    extra_args = {
+        "version": {"action": "version", "version": f"{command}: {versions}"},
+        # DIPY takes the level and does nothing with it.
+        "log_level": {
+            "default": "INFO",
+            "choices": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+            "type": level,
+            "help": "Least important log messages to show. (default: INFO)",
+        },
+    }
     try:
-        run_flow(flow, extra_args={"version": version})
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", UserWarning)
+            warnings.showwarning = lambda message, *_: logger.warning(str(message))
+            run_flow(flow, extra_args=extra_args)
     except KeyboardInterrupt:
         sys.exit(f"{command}: interrupted")
     except (OSError, ValueError) as error:

@@ -207,7 +207,9 @@ class RNNTrackingFlow(Workflow):
         from dipy_rnn.stopping import format_tally
         from dipy_rnn.tracking import length_limits, track
 
-        features, pam_affine = load_features(pam_path, *sh_format)
+        features, pam_affine = load_features(
+            pam_path, tracking["model"].metadata.kind, *sh_format
+        )
         stopping, affine = load_volume(stopping_path)
         mask, mask_affine = load_volume(seeding_path)
         for path, shape, other in (
@@ -247,12 +249,14 @@ class RNNTrackingFlow(Workflow):
         logger.info(f"Saved {out_path}")
 
 
-def load_features(path, sh_basis, sh_frame):
+def load_features(path, kind, sh_basis, sh_frame):
     """Load the fODF of a peaks and metrics or NIfTI file.
 
     Parameters
     ----------
     path : Path
+    kind : str
+        What the model takes: ``"sh"``, or ``"raw"`` for a NIfTI file as it is.
     sh_basis : str or None
         One of ``SH_BASES``; None to find it out (DIPY's default for NIfTI).
     sh_frame : str
@@ -268,8 +272,11 @@ def load_features(path, sh_basis, sh_frame):
     ValueError
         If the file cannot be read, or holds no fODF.
     """
-    from dipy_rnn.sh import fodf_features, pam_basis
+    from dipy_rnn.sh import fodf_features, pam_basis, raw_features
 
+    if kind == "raw":
+        data, affine = load_volume(path, n_axes=4)
+        return raw_features(data, name=str(path)), affine
     if path.suffix.lower() == ".pam5":
         from dipy.io.peaks import load_pam
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dipy_rnn import sh
-from dipy_rnn.model import RecurrentPropagator, architecture_of, order_of
+from dipy_rnn.model import RecurrentPropagator, architecture_of
 from dipy_rnn.model_file import ModelMetadata, save_model
 from dipy_rnn.phantom import random_phantom
 from dipy_rnn.training.fit import fit, predict
@@ -147,7 +147,7 @@ def main():
         module,
         ModelMetadata(
             kind="sh",
-            channels=module.input.in_features,
+            channels=references[0].data.shape[3],
             frame=module.frame,
             layers=module.layers,
             hidden=module.hidden,
@@ -156,7 +156,7 @@ def main():
             step_mm=STEP_RANGE_MM,
             provenance={
                 "architecture": architecture_of(module),
-                "sh_order": order_of(module),
+                "sh_order": module.order,
                 "parameters": sum(p.numel() for p in module.parameters()),
                 "data": f"{arguments.n_phantoms} random phantoms, every third through "
                 "a simulated scan and CSD; true streamlines",

@@ -6,7 +6,7 @@ blurs them: the tracker is a little beside the streamline, and arrives in a dire
 that is a little wrong.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -37,19 +37,35 @@ class Reference:
     data: np.ndarray
     affine: np.ndarray
     streamlines: list
+    lengths_mm: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self):
+        lengths_mm = [
+            np.linalg.norm(np.diff(line, axis=0), axis=1).sum()
+            for line in self.streamlines
+        ]
+        object.__setattr__(self, "lengths_mm", np.array(lengths_mm))
 
 
 @dataclass(frozen=True)
 class Blur:
     """How far training strays from the streamlines it learns from.
 
+    A network that is always shown the true incoming direction learns to repeat it:
+    along a streamline it is nearly the answer. Tracking freely it would then run
+    straight on out of every bend. So the incoming direction is never quite right, and
+    its error lasts for some way, as that of a tracker does, so that no averaging over
+    the past takes it out.
+
     Parameters
     ----------
     position_mm : float, optional
         Standard deviation of the distance from the streamline.
-    direction_deg : float, optional
-        Standard deviation of the incoming direction, in the sequences with the
-        largest one; each sequence draws its own share of it.
+    direction_deg : tuple of float, optional
+        Range from which each sequence draws the standard deviation of its incoming
+        directions.
+    memory_mm : float, optional
+        Way along which the error of the incoming direction lasts.
 
     Examples
     --------
@@ -58,7 +74,8 @@ class Blur:
     """
 
     position_mm: float = 0.7
-    direction_deg: float = 12.0
+    direction_deg: tuple = (4.0, 15.0)
+    memory_mm: float = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +131,11 @@ def draw_batch(
     -------
     batch : Batch
 
+    Raises
+    ------
+    ValueError
+        If a reference has no streamline of two steps.
+
     Examples
     --------
     >>> line = np.column_stack([np.linspace(1, 9, 30), np.full(30, 5), np.full(30, 5)])
@@ -145,7 +167,7 @@ def draw_batch(
 
 def _sequences(reference, n_sequences, frame, step_mm, max_points, rng, blur):
     points_mm, lengths = _draw_points(
-        reference.streamlines, n_sequences, step_mm, max_points, rng
+        reference, n_sequences, step_mm, max_points, rng
     )
     axes = spaces.axes(reference.affine)
     steps = np.diff(points_mm, axis=0) @ axes  # along the voxel axes
@@ -157,13 +179,17 @@ def _sequences(reference, n_sequences, frame, step_mm, max_points, rng, blur):
     lengths = lengths - 1
     first = np.cumsum(lengths) - lengths
 
-    # Arriving: as the streamline does, turned at random; each sequence is as wild as
-    # it draws.
-    wildness = np.repeat(np.deg2rad(blur.direction_deg) * rng.random(len(lengths)),
-                         lengths)
+    # Arriving: as the streamline does, but for an error that lasts for a while.
     incoming = np.roll(target, 1, axis=0)
     incoming[first] = target[first]
-    incoming = incoming + wildness[:, None] * rng.normal(size=incoming.shape)
+    error = rng.normal(size=(lengths.max(), len(lengths), 3))
+    kept = np.exp(-step_mm / blur.memory_mm) if blur.memory_mm else 0.0
+    for i in range(1, len(error)):
+        error[i] = kept * error[i - 1] + np.sqrt(1 - kept**2) * error[i]
+    exists = np.arange(len(error)) < lengths[:, None]
+    error = error.transpose(1, 0, 2)[exists]
+    spread = np.deg2rad(rng.uniform(*blur.direction_deg, size=len(lengths)))
+    incoming = incoming + np.repeat(spread, lengths)[:, None] * error
     incoming /= np.linalg.norm(incoming, axis=1, keepdims=True)
     # Beside the streamline: a constant part and a part of each point's own.
     aside = blur.position_mm * (
@@ -194,19 +220,23 @@ def _sequences(reference, n_sequences, frame, step_mm, max_points, rng, blur):
     return lengths, features, ahead, frames.to_local(target, local)
 
 
-def _draw_points(streamlines, n_sequences, step_mm, max_points, rng):
+def _draw_points(reference, n_sequences, step_mm, max_points, rng):
     """Return points of drawn pieces at equal steps, and how many each has."""
+    long_enough = np.flatnonzero(reference.lengths_mm > 2.001 * step_mm)
+    if not len(long_enough):
+        raise ValueError(
+            f"No streamline of the reference has two steps of {step_mm:.3g} mm; give "
+            "longer ones, or train for shorter steps."
+        )
     pieces = []
-    while len(pieces) < n_sequences:
-        streamline = streamlines[rng.integers(len(streamlines))]
+    for chosen in rng.choice(long_enough, n_sequences):
+        streamline = reference.streamlines[chosen]
         if rng.random() < 0.5:
             streamline = streamline[::-1]
         arc = np.concatenate(
             [[0], np.cumsum(np.linalg.norm(np.diff(streamline, axis=0), axis=1))]
         )
         n_steps = int(arc[-1] / step_mm)
-        if n_steps < 2:
-            continue
         # Tracking starts anywhere along a bundle, so sequences do too.
         start = rng.integers(n_steps - 1)
         at = step_mm * np.arange(start, min(n_steps, start + max_points) + 1)

@@ -1,0 +1,35 @@
+# Everything happens in .venv; with PYTHON=... another interpreter makes it.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/installed
+
+.PHONY: help demo test model clean
+
+help:
+	@echo "make demo    track a simulated scan, with dipy_track beside it: demo/demo.png"
+	@echo "make test    run the tests"
+	@echo "make model   train the default model again (about twenty minutes)"
+	@echo "make clean   remove what these made, $(VENV) included"
+	@echo "Variables: PYTHON=$(PYTHON), the interpreter that makes $(VENV)"
+
+demo: $(INSTALLED)
+	$(VENV)/bin/python doc/demo.py
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest
+
+model: $(INSTALLED)
+	$(VENV)/bin/python -m dipy_rnn.training.default_model
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache
+	rm -f dipy_rnn/*.c dipy_rnn/*.so
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Editable: a change in a .py file needs no new installation.
+$(INSTALLED): $(VENV)/bin/python pyproject.toml setup.py constraints.txt dipy_rnn/_interp.pyx
+	$(VENV)/bin/python -m pip install -c constraints.txt -e ".[viz,test]"
+	touch $@
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,74 @@
+"""What several modules' tests need: harmonics by DIPY, lobes, frames, grids."""
+
+from itertools import permutations, product
+
+from dipy.core.sphere import Sphere
+from dipy.reconst.shm import real_sh_tournier
+import numpy as np
+import pytest
+
+
+def _harmonics(directions, order):
+    directions = np.reshape(directions, (-1, 3))
+    sphere = Sphere(xyz=directions / np.linalg.norm(directions, axis=1, keepdims=True))
+    return real_sh_tournier(order, sphere.theta, sphere.phi, legacy=False)[0]
+
+
+@pytest.fixture(scope="session")
+def harmonics():
+    """Return a function: DIPY's harmonics (D, C) of the package's basis."""
+    return _harmonics
+
+
+@pytest.fixture(scope="session")
+def lobes():
+    """Return a function: coefficients (D, C) of a lobe along each direction.
+
+    By the addition theorem those of a Gaussian of width lobe_deg around d are
+    Y_lm(d) exp(-lobe_deg^2 l (l + 1) / 2).
+    """
+
+    def coefficients(directions, order=8, lobe_deg=9.0):
+        ls = np.repeat(np.arange(0, order + 1, 2), np.arange(1, 2 * order + 2, 4))
+        damping = np.exp(-(np.deg2rad(lobe_deg) ** 2) * ls * (ls + 1) / 2)
+        return _harmonics(directions, order) * damping
+
+    return coefficients
+
+
+@pytest.fixture(scope="session")
+def random_frames():
+    """Return a function: frames (n, 3, 3) of a handedness."""
+
+    def draw(n, handedness=1.0, seed=0):
+        frames, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(n, 3, 3)))
+        frames[:, 0] *= (handedness * np.linalg.det(frames))[:, None]
+        return frames
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def cube_rotations():
+    """Return the 24 rotations of a cube, (24, 3, 3), without rounding."""
+    every = [
+        np.eye(3)[list(order)] * np.array(signs)[:, None]
+        for order in permutations(range(3))
+        for signs in product([1.0, -1.0], repeat=3)
+    ]
+    return np.array([r for r in every if np.linalg.det(r) > 0])
+
+
+@pytest.fixture(scope="session")
+def oblique_affine():
+    """Return a function: rotated, permuted, 1.5 x 2 x 3 mm, of a handedness."""
+
+    def affine(handedness=1.0, seed=5):
+        rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+        rotation[:, 0] *= handedness * np.linalg.det(rotation)
+        affine = np.eye(4)
+        affine[:3, :3] = rotation * [1.5, 2.0, 3.0]
+        affine[:3, 3] = [-16.0, 12, 8]
+        return affine
+
+    return affine

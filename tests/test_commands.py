@@ -1,0 +1,519 @@
+"""dipy_track_rnn on real files: every option, every error a user can make."""
+
+import logging
+from pathlib import Path
+import subprocess
+import sys
+import warnings
+
+from dipy.data import default_sphere
+from dipy.direction.peaks import PeaksAndMetrics
+from dipy.io.image import save_nifti
+from dipy.io.peaks import save_pam
+from dipy.io.streamline import load_tractogram
+from dipy.reconst.shm import convert_sh_descoteaux_tournier, sh_to_sf_matrix
+import numpy as np
+import numpy.testing as npt
+import pytest
+from stubs import FieldFollower, save_stub
+from worlds import OBLIQUE_ROTATION, share_identical, share_within
+
+from dipy_rnn import interpolate, spaces
+from dipy_rnn.phantom import crossing_phantom
+from dipy_rnn.workflows import cli, track
+
+
+@pytest.fixture(autouse=True)
+def leave_logging_as_it_was():
+    dipy, root = logging.getLogger("dipy"), logging.getLogger()
+    before = (dipy.level, root.level, root.handlers[:])
+    yield
+    dipy.setLevel(before[0])
+    root.setLevel(before[1])
+    for handler in set(root.handlers) - set(before[2]):
+        handler.close()
+    root.handlers[:] = before[2]
+
+
+def write_pam(path, fodf, affine, sh_basis="descoteaux07", legacy=True):
+    pam = PeaksAndMetrics()
+    pam.affine, pam.sphere, pam.shm_coeff = affine, default_sphere, fodf
+    with warnings.catch_warnings():  # DIPY warns of its own default basis
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        pam.B = sh_to_sf_matrix(
+            default_sphere,
+            sh_order_max=interpolate.sh_order(fodf.shape[3]),
+            basis_type=sh_basis,
+            legacy=legacy,
+            return_inv=False,
+        )
+    pam.peak_dirs = np.zeros((*fodf.shape[:3], 5, 3))
+    pam.peak_values = np.zeros((*fodf.shape[:3], 5))
+    pam.peak_indices = np.zeros((*fodf.shape[:3], 5), dtype=np.int32)
+    pam.total_weight, pam.ang_thr = 0.5, 60
+    pam.gfa = np.zeros(fodf.shape[:3])
+    pam.qa = np.zeros((*fodf.shape[:3], 5))
+    pam.odf = None
+    save_pam(path, pam)
+
+
+class Subject:
+    """The files of one subject, and what the command makes of them."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.phantom = crossing_phantom(90.0, shape=(20, 20, 10))
+        affine = self.phantom.affine
+        self.fodf = self.phantom.fodf(noise=0.05)
+        self.mask = self.phantom.mask()
+        self.pam = folder / "peaks.pam5"
+        self.stopping = folder / "fa.nii.gz"
+        self.seeding = folder / "seeds.nii.gz"
+        write_pam(self.pam, self.fodf, affine)
+        save_nifti(self.stopping, self.mask.astype(np.float32), affine)
+        seeds = np.zeros(self.mask.shape, dtype=np.uint8)
+        seeds[4:16:3, 9, 4:6] = 1
+        save_nifti(self.seeding, seeds, affine)
+        self.n_seeds = int(seeds.sum())
+
+    @property
+    def inputs(self):
+        return [self.pam, self.stopping, self.seeding]
+
+    def run(self, *options, inputs=None, out="out.trk", out_dir=None):
+        """Run the command in this process and return the streamlines it saved."""
+        out_dir = out_dir or self.folder / "out"
+        command(*(inputs or self.inputs), "--out_dir", out_dir, "--out_tractogram", out,
+                "--force", *options)
+        return load(out_dir / out, (inputs or self.inputs)[1])
+
+
+def command(*arguments):
+    sys.argv = ["dipy_track_rnn", *map(str, arguments)]
+    cli.track()
+
+
+def load(path, reference):
+    return load_tractogram(str(path), str(reference), bbox_valid_check=False).streamlines
+
+
+def refusal(*arguments):
+    """Return the one line with which the command refuses."""
+    with pytest.raises(SystemExit) as caught:
+        command(*arguments)
+    line = caught.value.code
+    assert isinstance(line, str) and line.startswith("dipy_track_rnn: error: ")
+    assert "\n" not in line and "please report" not in line
+    return line
+
+
+@pytest.fixture(autouse=True)
+def keep_arguments(monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+
+
+@pytest.fixture
+def subject(tmp_path):
+    return Subject(tmp_path)
+
+
+def lengths_mm(streamlines):
+    return np.array(
+        [np.linalg.norm(np.diff(s, axis=0), axis=1).sum() for s in streamlines]
+    )
+
+
+def test_it_tracks_from_every_seed(subject, capsys):
+    streamlines = subject.run("--step_size", 1.0)
+    assert len(streamlines) == subject.n_seeds
+    assert (lengths_mm(streamlines) > 10).all()
+    inverse = np.linalg.inv(subject.phantom.affine)
+    for line in streamlines:
+        voxels = np.round(line @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
+        assert (voxels >= 0).all() and (voxels < subject.mask.shape).all()
+    text = capsys.readouterr().out
+    assert f"{subject.n_seeds} seeds, 0 without a fibre direction" in text
+    assert "the stopping criterion was met" in text
+
+
+@pytest.mark.parametrize("suffix", ["trx", "trk", "tck"])
+def test_the_name_of_the_output_says_its_format(subject, suffix):
+    streamlines = subject.run("--step_size", 1.0, out=f"lines.{suffix}")
+    assert len(streamlines) == subject.n_seeds
+    assert [p.name for p in (subject.folder / "out").iterdir()] == [f"lines.{suffix}"]
+
+
+def test_files_are_the_same_from_run_to_run_whatever_the_threads(subject):
+    for out, options in (
+        ("a.trk", ("--nbr_threads", 1, "--batch_size", 3)),
+        ("b.trk", ("--nbr_threads", 1, "--batch_size", 3)),
+    ):
+        subject.run("--step_size", 1.0, *options, out=out)
+    out = subject.folder / "out"
+    assert (out / "a.trk").read_bytes() == (out / "b.trk").read_bytes()
+    one = load(out / "a.trk", subject.stopping)
+    two = subject.run("--step_size", 1.0, "--nbr_threads", 2)
+    assert share_identical(list(one), list(two)) == 1
+
+
+def test_seeds_can_be_denser_or_random_and_are_saved(subject):
+    assert len(subject.run("--seed_density", 2)) == 8 * subject.n_seeds
+
+    def seeds(*options):
+        subject.run("--seed_count", 7, "--save_seeds", *options)
+        tractogram = load_tractogram(
+            str(subject.folder / "out" / "out.trk"), str(subject.stopping),
+            bbox_valid_check=False,
+        )
+        return np.array(tractogram.data_per_streamline["seeds"])
+
+    first, again, other = seeds(), seeds(), seeds("--random_seed", 5)
+    assert first.shape == (7, 3)
+    npt.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(seeds("--random_seed", 0), seeds("--random_seed", 0))
+
+
+def test_step_and_lengths_are_in_mm(subject):
+    for step in (0.2, 0.5, 1.5):
+        steps = np.concatenate(
+            [
+                np.linalg.norm(np.diff(s, axis=0), axis=1)
+                for s in subject.run("--step_size", step)
+            ]
+        )
+        npt.assert_allclose(steps, step, atol=1e-3)
+    lengths = lengths_mm(subject.run("--step_size", 1.0))
+    for option, limit, n in (
+        ("--maxlen", int(lengths.min()) - 1, 0),
+        ("--maxlen", int(lengths.max()) + 2, len(lengths)),
+        ("--minlen", int(lengths.max()) + 2, 0),
+        ("--minlen", int(lengths.min()), len(lengths)),
+    ):
+        assert len(subject.run("--step_size", 1.0, option, limit)) == n
+
+
+def test_where_it_stops_is_told_by_threshold_or_mask(subject):
+    ramp = subject.mask * np.linspace(0, 1, 20)[:, None, None]
+    save_nifti(subject.stopping, ramp.astype(np.float32), subject.phantom.affine)
+    low = lengths_mm(subject.run("--step_size", 1.0, "--stopping_thr", 0.1)).sum()
+    high = lengths_mm(subject.run("--step_size", 1.0, "--stopping_thr", 0.4)).sum()
+    assert 0 < high < low
+    binary = subject.run("--step_size", 1.0, "--use_binary_mask")
+    linear = subject.run("--step_size", 1.0)
+    assert share_identical(list(binary), list(linear)) < 1
+
+
+def test_max_angle_ends_streamlines_that_would_turn_more(subject, capsys):
+    free = lengths_mm(subject.run("--step_size", 1.0)).sum()
+    capsys.readouterr()
+    held = lengths_mm(subject.run("--step_size", 1.0, "--max_angle", 0.01)).sum()
+    assert held < free
+    assert "a step would turn by more than max_angle" in capsys.readouterr().out
+
+
+def test_portions_of_the_seeds_change_nothing_but_how_many_are_held(
+    subject, monkeypatch
+):
+    from dipy_rnn import peaks
+
+    sizes, find = [], peaks.first_directions
+
+    def noting(volume, points, *arguments, **options):
+        sizes.append(len(points))
+        return find(volume, points, *arguments, **options)
+
+    whole = subject.run("--step_size", 1.0)
+    monkeypatch.setattr(peaks, "first_directions", noting)
+    parts = subject.run("--step_size", 1.0, "--seed_buffer_fraction", 0.25)
+    assert sizes == [subject.n_seeds // 4] * 4
+    assert share_identical(list(whole), list(parts)) == 1
+
+
+def test_spherical_harmonics_come_in_any_basis_and_axes(subject, tmp_path):
+    reference = list(subject.run("--step_size", 1.0))
+    affine = subject.phantom.affine
+
+    def from_nifti(coeffs, *options, affine=affine, others=subject.inputs[1:]):
+        save_nifti(tmp_path / "sh.nii.gz", coeffs.astype(np.float32), affine)
+        return list(
+            subject.run(
+                "--step_size", 1.0, *options, inputs=[tmp_path / "sh.nii.gz", *others]
+            )
+        )
+
+    assert share_identical(reference, from_nifti(subject.fodf), 0.01) == 1
+    mrtrix = convert_sh_descoteaux_tournier(subject.fodf)
+    lines = from_nifti(mrtrix, "--sh_basis", "tournier07")
+    assert share_identical(reference, lines, 0.01) == 1
+    # On an oblique grid MRtrix3's coefficients stay along the scanner's axes.
+    oblique = spaces.check_affine(affine).copy()
+    oblique[:3, :3] = OBLIQUE_ROTATION @ affine[:3, :3]
+    for name, volume in (("fa", subject.mask), ("seeds", None)):
+        if volume is None:
+            from dipy.io.image import load_nifti
+
+            volume = load_nifti(subject.seeding)[0]
+        save_nifti(tmp_path / f"{name}_o.nii.gz", volume.astype(np.float32), oblique)
+    others = [tmp_path / "fa_o.nii.gz", tmp_path / "seeds_o.nii.gz"]
+    in_voxels = from_nifti(
+        mrtrix, "--sh_basis", "tournier07", affine=oblique, others=others
+    )
+    axes = spaces.axes(oblique)
+    rows = mrtrix.reshape(-1, mrtrix.shape[3])
+    # To scanner axes: the frame whose rows are the scanner's axes in voxel axes.
+    scanner = interpolate.rotate(
+        rows,
+        np.broadcast_to(axes, (len(rows), 3, 3)),
+        handedness=spaces.handedness(oblique),
+    ).reshape(mrtrix.shape)
+    in_scanner = from_nifti(
+        scanner,
+        "--sh_basis",
+        "tournier07",
+        "--sh_frame",
+        "scanner",
+        affine=oblique,
+        others=others,
+    )
+    assert share_within(in_voxels, in_scanner, 0.1) == 1
+
+
+@pytest.mark.parametrize("order", [4, 6])
+def test_lower_orders_track_too(subject, order):
+    write_pam(subject.pam, subject.phantom.fodf(order), subject.phantom.affine)
+    assert (lengths_mm(subject.run("--step_size", 1.0)) > 10).all()
+
+
+def test_a_foreign_model_tracks_its_own_features(subject, tmp_path):
+    model = save_stub(FieldFollower(), tmp_path / "follower.pt")
+    field = np.broadcast_to([0.6, 0.8, 0.0], (*subject.mask.shape, 3))
+    save_nifti(tmp_path / "field.nii.gz", field.astype(np.float32),
+               subject.phantom.affine)
+    lines = subject.run(
+        "--step_size", 1.0, "--model_file", model,
+        inputs=[tmp_path / "field.nii.gz", subject.stopping, subject.seeding],
+    )
+    assert len(lines) > 0
+    for line in lines:
+        npt.assert_allclose(np.diff(line, axis=0), [[0.6, 0.8, 0]] * (len(line) - 1),
+                            atol=1e-3)
+
+
+def test_many_subjects_need_names_of_their_own(subject, tmp_path):
+    for name in ("sub-1", "sub-2"):
+        (tmp_path / name).mkdir()
+        for path in subject.inputs:
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+    inputs = [tmp_path / "sub-*" / path.name for path in subject.inputs]
+    out = tmp_path / "all"
+    line = refusal(*inputs, "--out_dir", out)
+    assert "2 subjects would write" in line and "--mix_names" in line
+    assert not list(out.glob("*"))
+    command(*inputs, "--out_dir", "tracked", "--out_strat", "append", "--step_size", 1)
+    for name in ("sub-1", "sub-2"):
+        saved = tmp_path / name / "tracked" / "out_tractogram.trx"
+        assert len(load(saved, subject.stopping)) == subject.n_seeds
+
+
+def test_mixed_names_tell_subjects_apart(subject, tmp_path):
+    for i in (1, 2):
+        for path in subject.inputs:
+            (tmp_path / f"{i}_{path.name}").write_bytes(path.read_bytes())
+    command(*(tmp_path / f"?_{path.name}" for path in subject.inputs),
+            "--out_dir", tmp_path / "mixed", "--mix_names", "--step_size", 1)
+    assert len(list((tmp_path / "mixed").glob("*.trx"))) == 2
+
+
+def test_an_existing_output_is_kept_unless_forced(subject):
+    subject.run("--step_size", 1.0)
+    out = subject.folder / "out" / "out.trk"
+    out.write_bytes(b"precious")
+    line = refusal(*subject.inputs, "--out_dir", out.parent, "--out_tractogram", out.name)
+    assert str(out) in line and "--force" in line
+    assert out.read_bytes() == b"precious"
+
+
+def test_log_messages_go_where_and_as_far_as_asked(subject, tmp_path, capsys):
+    subject.run("--step_size", 1.0, "--log_level", "ERROR")
+    assert capsys.readouterr().out == ""
+    subject.run("--step_size", 1.0, "--log_level", "INFO", "--log_file", tmp_path / "l")
+    assert "Saved" in (tmp_path / "l").read_text()
+
+
+def test_a_diffusion_odf_is_tracked_with_a_warning(subject, capsys):
+    blunt = subject.fodf.copy()
+    blunt[..., 1:] *= 0.2
+    write_pam(subject.pam, blunt, subject.phantom.affine)
+    subject.run("--step_size", 1.0)
+    assert "does not look like a fibre ODF" in capsys.readouterr().out
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(subject, capsys, monkeypatch):
+    subject.run("--step_size", 1.0)
+    captured = capsys.readouterr()
+    assert f"{subject.n_seeds} of {subject.n_seeds} seeds" in captured.out
+    assert captured.err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    subject.run("--step_size", 1.0)
+    assert "100%" in capsys.readouterr().err
+
+
+# What goes wrong: (what is done to the files, options, what the line names).
+def nothing(subject):
+    pass
+
+
+def sh_of(change):
+    def apply(subject):
+        write_pam(subject.pam, change(subject.fodf), subject.phantom.affine)
+
+    return apply
+
+
+def put(name, make):
+    def apply(subject):
+        data, affine = make(subject)
+        save_nifti(subject.folder / name, data.astype(np.float32), affine)
+
+    return apply
+
+
+def with_nan(fodf):
+    fodf = fodf.copy()
+    fodf[3, 3, 3, 3] = np.nan
+    return fodf
+
+
+MISTAKES = {
+    "missing file": (lambda s: s.stopping.unlink(), (), "fa.nii.gz"),
+    "three-dimensional SH": (
+        lambda s: (s.pam.unlink(), save_nifti(s.pam.with_name("p.nii.gz"),
+                                              s.fodf[..., 0], s.phantom.affine)),
+        (), "p.nii.gz",
+    ),
+    "another shape": (
+        put("seeds.nii.gz", lambda s: (s.mask[1:], s.phantom.affine)), (),
+        "seeds.nii.gz",
+    ),
+    "another affine": (
+        put("seeds.nii.gz", lambda s: (s.mask, s.phantom.affine + np.eye(4, k=3))), (),
+        "seeds.nii.gz",
+    ),
+    "another affine of the SH": (
+        lambda s: write_pam(s.pam, s.fodf, s.phantom.affine + np.eye(4, k=3)), (),
+        "peaks.pam5",
+    ),
+    "NaN in SH": (sh_of(with_nan), (), "NaN"),
+    "empty seed mask": (
+        put("seeds.nii.gz", lambda s: (0 * s.mask, s.phantom.affine)), (),
+        "empty seed mask",
+    ),
+    "a shear": (
+        put("fa.nii.gz", lambda s: (s.mask, s.phantom.affine + np.eye(4, k=1))), (),
+        "affine",
+    ),
+    "four-dimensional mask": (
+        put("seeds.nii.gz", lambda s: (np.stack([s.mask] * 2, 3), s.phantom.affine)),
+        (), "seeds.nii.gz",
+    ),
+    "no NIfTI": (lambda s: s.stopping.write_text("FA"), (), "fa.nii.gz"),
+    "no PAM5": (lambda s: s.pam.write_text("peaks"), (), "peaks.pam5"),
+    "no such model": (nothing, ("--model_file", "best"), "best"),
+    "a model file that is none": (nothing, ("--model_file", "fa.nii.gz"), "fa.nii.gz"),
+    "no such device": (nothing, ("--device", "cuda:7"), "cuda"),
+    "unknown suffix": (nothing, ("--out_tractogram", "lines.nii"), "lines.nii"),
+    "unknown basis": (nothing, ("--sh_basis", "mrtrix"), "sh_basis"),
+    "unknown axes": (nothing, ("--sh_frame", "world"), "sh_frame"),
+    "step too large": (nothing, ("--step_size", 2.5), "step_size"),
+    "lengths crossed": (nothing, ("--minlen", 20, "--maxlen", 10), "min_len"),
+    "angle": (nothing, ("--max_angle", 270), "max_angle"),
+    "density": (nothing, ("--seed_density", 0), "seed_density"),
+    "count": (nothing, ("--seed_count", -3), "seed_count"),
+    "seed": (nothing, ("--random_seed", -3), "random_seed"),
+    "threads": (nothing, ("--nbr_threads", -3), "nbr_threads"),
+    "batch": (nothing, ("--batch_size", 0), "batch_size"),
+    "fraction": (nothing, ("--seed_buffer_fraction", 2), "seed_buffer_fraction"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_in_one_line_and_leaves_nothing_behind(
+    subject, mistake, monkeypatch
+):
+    change, options, named = MISTAKES[mistake]
+    change(subject)
+    monkeypatch.chdir(subject.folder)
+    first = next(p for p in subject.folder.iterdir() if p.name.startswith("p"))
+    inputs = [first, "fa.nii.gz", "seeds.nii.gz"]
+    before = sorted(p.name for p in subject.folder.rglob("*"))
+    if "--out_tractogram" not in options:
+        options = ("--out_tractogram", "lines.trk", *options)
+    assert named in refusal(*inputs, *options)
+    assert sorted(p.name for p in subject.folder.rglob("*")) == before
+
+
+def test_a_number_of_coefficients_that_is_no_even_order_is_refused(subject):
+    save_nifti(subject.folder / "sh.nii.gz", subject.fodf[..., :20].astype(np.float32),
+               subject.phantom.affine)
+    line = refusal(subject.folder / "sh.nii.gz", *subject.inputs[1:])
+    assert "sh.nii.gz" in line and "20 coefficients" in line
+
+
+def test_a_full_disk_leaves_no_half_written_output(subject, monkeypatch):
+    import dipy.io.streamline
+
+    def fails(_, path, **__):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device", path)
+
+    monkeypatch.setattr(dipy.io.streamline, "save_tractogram", fails)
+    out = subject.folder / "out"
+    line = refusal(*subject.inputs, "--out_dir", out, "--step_size", 1)
+    assert "No space left on device" in line
+    assert not list(out.iterdir())
+
+
+def test_the_installed_command_says_its_versions_and_refuses_with_a_status(subject):
+    program = Path(sys.executable).parent / "dipy_track_rnn"
+    version = subprocess.run([program, "--version"], capture_output=True, text=True)
+    assert version.returncode == 0
+    for name in ("dipy_rnn", "DIPY", "torch"):
+        assert name in version.stdout
+    wrong = subprocess.run(
+        [program, "no.pam5", *map(str, subject.inputs[1:])],
+        capture_output=True,
+        text=True,
+        cwd=subject.folder,
+    )
+    assert wrong.returncode == 1
+    assert wrong.stderr.strip().splitlines() == [
+        "dipy_track_rnn: error: File not found: no.pam5"
+    ]
+    done = subprocess.run(
+        [program, *map(str, subject.inputs), "--step_size", "1"],
+        capture_output=True,
+        text=True,
+        cwd=subject.folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (subject.folder / "out_tractogram.trx").exists()
+
+
+def test_its_flags_are_those_of_dipy_track_and_the_documented_new_ones():
+    from inspect import signature
+
+    from dipy.workflows.tracking import LocalFiberTrackingPAMFlow
+
+    theirs = signature(LocalFiberTrackingPAMFlow.run).parameters
+    ours = signature(track.RNNTrackingFlow.run).parameters
+    assert theirs.keys() - ours.keys() == {
+        "tracking_method", "sphere_name", "pmf_threshold",
+    }
+    assert ours.keys() - theirs.keys() == {
+        "seed_count", "model_file", "sh_basis", "sh_frame", "device", "batch_size",
+    }
+    for name in theirs.keys() & ours.keys() - {"max_angle"}:
+        assert theirs[name].default == ours[name].default, name
+    # DIPY writes None for 30 degrees.
+    assert theirs["max_angle"].default is None and ours["max_angle"].default == 30

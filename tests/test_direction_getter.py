@@ -1,0 +1,329 @@
+"""RNNDirectionGetter in plain LocalTracking."""
+
+import warnings
+
+from dipy.direction import peak_directions
+from dipy.tracking.local_tracking import LocalTracking, ParticleFilteringTracking
+from dipy.tracking.stopping_criterion import (
+    ActStoppingCriterion,
+    BinaryStoppingCriterion,
+    CmcStoppingCriterion,
+)
+import numpy as np
+import numpy.testing as npt
+import pytest
+from stubs import FieldFollower, StepCounter, save_stub, save_untrained
+from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of, share_identical
+
+from dipy_rnn import RNNDirectionGetter, rnn_tracking, sh
+from dipy_rnn.phantom import crossing_phantom
+
+
+def everywhere(shape):
+    return BinaryStoppingCriterion(np.ones(shape))
+
+
+@pytest.fixture(scope="module")
+def newton(tmp_path_factory):
+    return save_untrained(tmp_path_factory.mktemp("m") / "newton.pt")
+
+
+@pytest.fixture(scope="module")
+def follower(tmp_path_factory):
+    return save_stub(FieldFollower(), tmp_path_factory.mktemp("m") / "follower.pt")
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory):
+    return save_stub(StepCounter(), tmp_path_factory.mktemp("m") / "counter.pt")
+
+
+def test_a_straight_field_on_anisotropic_voxels_gives_the_hand_computed_line(follower):
+    affine = affine_of((1.0, 2.0, 4.0), OBLIQUE_ROTATION)
+    field = np.broadcast_to([0.6, 0.0, 0.8], (30, 6, 12, 3))
+    seed = affine[:3, :3] @ [2, 3, 2] + affine[:3, 3]
+    getter = RNNDirectionGetter(sh.raw_features(field), affine=affine, model=follower)
+    (line,) = LocalTracking(
+        getter, everywhere(field.shape[:3]), np.array([seed]), affine, 0.5
+    )
+    along = OBLIQUE_ROTATION @ [0.6, 0.0, 0.8]
+    npt.assert_allclose(line, seed + 0.5 * np.arange(92)[:, None] * along, atol=1e-5)
+
+
+def test_a_turn_on_a_circle_ends_at_the_radius_euler_steps_have(follower):
+    radius, step = 6.0, 0.25
+    affine = affine_of((0.5, 1.5, 1.0), offset_mm=(-10.0, -10.0, 0.0))
+    shape = (40, 14, 2)
+    grid = np.indices(shape).reshape(3, -1).T @ affine[:3, :3].T + affine[:3, 3]
+    field = np.column_stack([-grid[:, 1], grid[:, 0], 0 * grid[:, 0]])
+    getter = RNNDirectionGetter(
+        sh.raw_features(field.reshape(*shape, 3)), affine=affine, model=follower
+    )
+    n_steps = round(2 * np.pi * radius / step)
+    (line,) = LocalTracking(
+        getter,
+        everywhere(shape),
+        np.array([[radius, 0.0, 0.0]]),
+        affine,
+        step,
+        maxlen=n_steps,
+    )
+    assert len(line) == n_steps + 1
+    npt.assert_allclose(
+        np.linalg.norm(line[-1, :2]),
+        np.sqrt(radius**2 + 2 * np.pi * radius * step),
+        atol=0.01,
+    )
+
+
+@pytest.mark.parametrize("sizes", [(3.0, 3.0, 3.0), (1.0, 2.0, 4.0)])
+def test_local_tracking_and_the_engine_give_the_same_streamlines(newton, sizes):
+    world = NoisyWorld(affine_of(sizes, OBLIQUE_ROTATION), n_seeds=25)
+    getter = RNNDirectionGetter(world.features, affine=world.affine, model=newton)
+    theirs = list(
+        LocalTracking(
+            getter,
+            world.criterion,
+            world.seeds,
+            world.affine,
+            1.0,
+            max_cross=1,
+            maxlen=1000,
+            minlen=1,
+            return_all=False,
+        )
+    )
+    ours = list(
+        rnn_tracking(
+            world.seeds,
+            world.criterion,
+            world.affine,
+            features=world.features,
+            model=newton,
+            step_size=1.0,
+            min_len=0,
+            return_all=False,
+        )
+    )
+    assert share_identical(theirs, ours) >= 0.995
+
+
+def test_the_shipped_model_gives_the_same_streamlines_through_both_doors():
+    world = NoisyWorld(n_seeds=25)
+    directions = np.random.default_rng(0).normal(size=(25, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    getter = RNNDirectionGetter(world.features, affine=world.affine)
+    theirs = list(
+        LocalTracking(
+            getter,
+            world.criterion,
+            world.seeds,
+            world.affine,
+            0.7,
+            maxlen=1000,
+            initial_directions=directions[:, None],
+        )
+    )
+    ours = list(
+        rnn_tracking(
+            world.seeds,
+            world.criterion,
+            world.affine,
+            features=world.features,
+            seed_directions=directions,
+            step_size=0.7,
+            min_len=0,
+        )
+    )
+    assert share_identical(theirs, ours) >= 0.995
+
+
+@pytest.mark.parametrize("step_size", [1.0, 0.25])
+def test_the_backward_half_is_recognised_on_anisotropic_voxels(counter, step_size):
+    # DIPY gives it the direction F[0] - F[1] in voxels, 28 degrees off here. As in the
+    # engine: 4 points forward, the mask ends; 9 - 4 are left backward.
+    sizes = np.array([1.0, 2.0, 4.0]) * step_size
+    direction = np.array([1.0, 1.0, 1.0]) / np.sqrt(3)
+    step_vox = step_size * direction / sizes
+    seed = np.array([20.0, 20.0, 20.0])
+    planes = np.indices((40, 40, 40))[0] <= np.floor(20 + 4.4 * step_vox[0] + 0.5)
+    getter = RNNDirectionGetter(
+        sh.raw_features(np.full((40, 40, 40, 3), 9.0)),
+        affine=np.diag([*sizes, 1.0]),
+        model=counter,
+    )
+    (line,) = LocalTracking(
+        getter,
+        BinaryStoppingCriterion(planes),
+        np.array([seed * sizes]),
+        np.diag([*sizes, 1.0]),
+        step_size,
+        initial_directions=direction[None, None],
+    )
+    n_forward = int(np.round((line[-1, 0] / sizes[0] - 20) / step_vox[0]))
+    assert n_forward >= 4
+    assert len(line) == n_forward + 1 + (9 - n_forward)
+
+
+def test_unidirectional_tracking_both_ways_starts_afresh_each_time(counter):
+    getter = RNNDirectionGetter(
+        sh.raw_features(np.full((40, 3, 3, 3), 5.0)), model=counter
+    )
+    ways = np.array([[[1.0, 0, 0], [-1.0, 0, 0]]])
+    lines = list(
+        LocalTracking(
+            getter,
+            everywhere((40, 3, 3)),
+            np.array([[20.0, 1, 1]]),
+            np.eye(4),
+            1.0,
+            unidirectional=True,
+            initial_directions=ways,
+        )
+    )
+    npt.assert_allclose(lines[0][:, 0], np.arange(20, 26))
+    npt.assert_allclose(lines[1][:, 0], np.arange(20, 14, -1))
+
+
+def test_nothing_leaks_from_one_streamline_to_the_next(newton):
+    world = NoisyWorld(n_seeds=6)
+    getter = RNNDirectionGetter(world.features, affine=world.affine, model=newton)
+
+    def lines(seeds):
+        return list(
+            LocalTracking(getter, world.criterion, seeds, world.affine, 1.0, max_cross=1)
+        )
+
+    together = lines(world.seeds)
+    alone = [lines(world.seeds[i : i + 1])[0] for i in (5, 2, 0)]
+    assert share_identical([together[i] for i in (5, 2, 0)], alone, 0) == 1
+
+
+def test_crossing_fibres_start_one_streamline_each_unless_max_cross_says_one(newton):
+    phantom = crossing_phantom(90.0)
+    middle = np.array(phantom.shape) // 2
+    seeds = (phantom.affine[:3, :3] @ middle + phantom.affine[:3, 3])[None]
+    getter = RNNDirectionGetter.from_shcoeff(
+        phantom.fodf(), affine=phantom.affine, model=newton
+    )
+    arguments = (getter, BinaryStoppingCriterion(phantom.mask()), seeds, phantom.affine)
+    assert len(list(LocalTracking(*arguments, 1.0))) == 2
+    assert len(list(LocalTracking(*arguments, 1.0, max_cross=1))) == 1
+
+
+def test_saved_seeds_are_the_seeds(newton):
+    world = NoisyWorld(n_seeds=4)
+    getter = RNNDirectionGetter(world.features, affine=world.affine, model=newton)
+    tracked = LocalTracking(
+        getter,
+        world.criterion,
+        world.seeds,
+        world.affine,
+        1.0,
+        max_cross=1,
+        save_seeds=True,
+    )
+    npt.assert_allclose([seed for _, seed in tracked], world.seeds)
+
+
+def test_return_all_false_drops_streamlines_that_end_for_want_of_a_direction(counter):
+    getter = RNNDirectionGetter(
+        sh.raw_features(np.full((40, 3, 3, 3), 5.0)), model=counter
+    )
+    arguments = (getter, everywhere((40, 3, 3)), np.array([[20.0, 1, 1]]), np.eye(4))
+    ahead = {"initial_directions": np.array([[[1.0, 0, 0]]])}
+    assert len(list(LocalTracking(*arguments, 1.0, **ahead))) == 1
+    assert list(LocalTracking(*arguments, 1.0, return_all=False, **ahead)) == []
+
+
+def test_first_directions_are_dipys_peaks_but_for_the_sphere(newton):
+    from dipy.data import get_sphere
+    from dipy.reconst.shm import sh_to_sf
+
+    phantom = crossing_phantom(90.0)
+    fodf = phantom.fodf()
+    getter = RNNDirectionGetter.from_shcoeff(fodf, affine=phantom.affine, model=newton)
+    middle = np.array(phantom.shape) // 2
+    found = getter.initial_direction(middle.astype(float))
+    sphere = get_sphere(name="repulsion724")
+    with warnings.catch_warnings():  # DIPY warns of its own default basis
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        values = sh_to_sf(fodf[tuple(middle)], sphere, sh_order_max=8)
+    theirs = peak_directions(values, sphere)[0]
+    assert len(found) == len(theirs) == 2
+    cosines = np.abs(found @ theirs.T).max(axis=1)
+    assert (cosines > np.cos(np.deg2rad(5))).all()
+    npt.assert_allclose(np.linalg.norm(found, axis=1), 1)
+
+
+def test_get_direction_answers_a_caller_in_python(follower):
+    field = np.broadcast_to([0.6, 0.0, 0.8], (5, 5, 5, 3))
+    getter = RNNDirectionGetter(sh.raw_features(field), model=follower)
+    direction = np.array([0.0, 0.0, 1.0])
+    assert getter.get_direction(np.array([2.0, 2.0, 2.0]), direction) == 0
+    npt.assert_allclose(direction, [0.6, 0.0, 0.8], atol=1e-6)
+    assert getter.get_direction(np.array([9.0, 2.0, 2.0]), direction) == 1
+    npt.assert_allclose(direction, [0.6, 0.0, 0.8], atol=1e-6)  # left alone
+
+
+def test_particle_filtering_tracking_is_told_that_it_cannot_work(newton):
+    phantom = crossing_phantom(90.0)
+    getter = RNNDirectionGetter.from_shcoeff(
+        phantom.fodf(), affine=phantom.affine, model=newton
+    )
+    white = phantom.mask().astype(float)
+    criterion = CmcStoppingCriterion.from_pve(
+        white, 1 - white, 0 * white, step_size=1.0, average_voxel_size=2.0
+    )
+    seeds = (phantom.affine[:3, :3] @ [12, 12, 6] + phantom.affine[:3, 3])[None]
+    tracking = ParticleFilteringTracking(getter, criterion, seeds, phantom.affine, 1.0)
+    with pytest.raises(TypeError, match="ParticleFilteringTracking"):
+        list(tracking)
+    assert "ParticleFilteringTracking" in RNNDirectionGetter.__doc__
+
+
+def test_anatomical_criteria_end_streamlines_where_dipys_do(newton):
+    phantom = crossing_phantom(90.0)
+    getter = RNNDirectionGetter.from_shcoeff(
+        phantom.fodf(), affine=phantom.affine, model=newton
+    )
+    white = phantom.mask().astype(float)
+    criterion = ActStoppingCriterion.from_pve(white, 1 - white, 0 * white)
+    seeds = (phantom.affine[:3, :3] @ [12, 12, 6] + phantom.affine[:3, 3])[None]
+    lines = list(
+        LocalTracking(getter, criterion, seeds, phantom.affine, 1.0, return_all=False)
+    )
+    assert lines
+    inverse = np.linalg.inv(phantom.affine)
+    for line in lines:
+        for point in line @ inverse[:3, :3].T + inverse[:3, 3]:
+            assert criterion.check_point(np.ascontiguousarray(point)) == 1
+
+
+def test_what_cannot_work_is_refused_with_a_reason(newton, follower):
+    fodf = crossing_phantom(90.0).fodf()
+    with pytest.raises(ValueError, match="sh_frame='scanner' needs the affine"):
+        RNNDirectionGetter.from_shcoeff(fodf, model=newton, sh_frame="scanner")
+    with pytest.raises(ValueError, match="kind 'sh'"):
+        RNNDirectionGetter.from_shcoeff(fodf, model=follower)
+    with pytest.raises(ValueError, match="max_angle"):
+        RNNDirectionGetter.from_shcoeff(fodf, model=newton, max_angle=-1)
+    getter = RNNDirectionGetter.from_shcoeff(fodf, model=newton)
+    tracking = LocalTracking(
+        getter,
+        everywhere(fodf.shape[:3]),
+        np.array([[12.0, 12, 6]]),
+        np.eye(4),
+        1.0,
+        fixedstep=False,
+    )
+    with pytest.raises(ValueError, match="fixedstep"):
+        list(tracking)
+    getter = RNNDirectionGetter.from_shcoeff(fodf)
+    with pytest.raises(ValueError, match=r"step_size is 3 mm"):
+        list(
+            LocalTracking(
+                getter, everywhere(fodf.shape[:3]), np.array([[12.0, 12, 6]]),
+                np.eye(4), 3.0,
+            )
+        )

@@ -1,0 +1,147 @@
+"""Who imports whom: one way, and torch only where it is needed."""
+
+import ast
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+import dipy_rnn
+from dipy_rnn import workflows
+
+# A module imports from its own layer or from one further down.
+LAYERS = [
+    ["workflows"],
+    ["direction_getter", "tracking", "training", "evaluation", "report", "phantom",
+     "peaks", "model_file"],
+    ["model", "frames", "sh", "spaces", "stopping", "interpolate"],
+    ["_interp"],
+]
+LAYER_OF = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
+MAY_IMPORT_DIPYS_TRACKING = {"direction_getter", "stopping", "workflows"}
+MAY_IMPORT_TORCH = {"model", "model_file", "tracking", "training"}
+
+
+def sources():
+    """Yield (module below dipy_rnn, path) for every source file."""
+    for package, prefix in ((dipy_rnn, ()), (workflows, ("workflows",))):
+        root = Path(package.__file__).parent
+        for path in sorted(root.rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            if parts[-1] == "__init__":
+                parts = parts[:-1]
+            yield ".".join(prefix + parts), path
+
+
+def imported(path):
+    """Return the full names that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+IMPORTS = {module: imported(path) for module, path in sources()}
+
+
+def below(names, package):
+    """Return the parts that follow a package in names, where they are in it."""
+    return {
+        name.removeprefix(package).lstrip(".")
+        for name in names
+        if name == package or name.startswith(package + ".")
+    }
+
+
+def layer_of(module):
+    return LAYER_OF[module.split(".")[0]]
+
+
+def test_every_module_is_seen_and_has_its_layer():
+    assert {"workflows.track", "training.fit", "_interp", "model", ""} <= (
+        IMPORTS.keys() | {"_interp"}
+    )
+    for module in IMPORTS.keys() - {"", "models"}:
+        assert module.split(".")[0] in LAYER_OF, f"{module} has no layer"
+
+
+def test_imports_go_one_way():
+    wrong = [
+        f"{module} imports dipy_rnn.{name}"
+        for module, names in IMPORTS.items()
+        if module not in ("", "models")
+        for name in below(names, "dipy_rnn")
+        if name.split(".")[0] in LAYER_OF and layer_of(name) < layer_of(module)
+    ]
+    assert not wrong
+
+
+def test_the_library_never_imports_its_commands():
+    wrong = [
+        module
+        for module, names in IMPORTS.items()
+        if not module.startswith("workflows")
+        and (below(names, "dipy_rnn.workflows") or below(names, "workflows"))
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("dipy.tracking", MAY_IMPORT_DIPYS_TRACKING),
+        ("dipy.workflows", {"workflows"}),
+        ("torch", MAY_IMPORT_TORCH),
+    ],
+)
+def test_a_dependency_stays_where_it_belongs(package, allowed):
+    users = {m.split(".")[0] for m, names in IMPORTS.items() if below(names, package)}
+    assert users <= allowed
+    assert users
+
+
+def test_only_the_face_touches_the_kernels():
+    users = {m for m, names in IMPORTS.items() if below(names, "dipy_rnn._interp")}
+    assert users == {"interpolate"}
+
+
+def in_a_fresh_python(code):
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, dipy_rnn; dir(dipy_rnn); print('torch' in sys.modules)"
+    assert in_a_fresh_python(code).strip() == "False"
+
+
+def test_the_help_of_the_command_does_not_wait_for_torch():
+    code = """
+import sys
+sys.argv = ["dipy_track_rnn", "--help"]
+from dipy_rnn.workflows.cli import track
+try:
+    track()
+except SystemExit as end:
+    assert not end.code
+print("torch" in sys.modules)
+"""
+    output = in_a_fresh_python(code)
+    assert "--step_size" in output
+    assert output.splitlines()[-1] == "False"
+
+
+def test_public_names_are_there_when_asked_for():
+    for name in dipy_rnn.__all__:
+        assert getattr(dipy_rnn, name) is not None
+    assert set(dir(dipy_rnn)) == set(dipy_rnn.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'track'"):
+        dipy_rnn.track  # noqa: B018

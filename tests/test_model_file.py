@@ -1,0 +1,493 @@
+"""Model files: what comes back, and every way of being refused."""
+
+import json
+from pathlib import Path
+import re
+import zipfile
+
+import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
+import pytest
+import torch
+from torch import nn
+
+from dipy_rnn import model_file, sh
+from dipy_rnn.model import CaiPropagator, RecurrentPropagator
+from dipy_rnn.model_file import (
+    ModelFileError,
+    ModelMetadata,
+    check_device,
+    load_model,
+    model_path,
+    read_metadata,
+    save_model,
+)
+
+LOCAL = ModelMetadata(
+    "sh",
+    15,
+    "local",
+    layers=1,
+    hidden=8,
+    orders=(4,),
+    normalisation="power",
+    step_mm=(0.2, 1.5),
+    provenance={"data": "none", "random_seed": 3},
+)
+RAW = ModelMetadata("raw", 3, "voxel", layers=1, hidden=2)
+
+
+class Straight(nn.Module):
+    """The smallest network that keeps the contract of RAW: straight on."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    @torch.jit.export
+    def init_state(self, n: int) -> torch.Tensor:
+        return torch.zeros(1, n, 2)
+
+    def forward(
+        self, features: torch.Tensor, direction: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return direction * self.weight, state
+
+
+class Stateless(nn.Module):
+    def forward(
+        self, features: torch.Tensor, direction: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return direction, state
+
+
+class WideState(Straight):
+    @torch.jit.export
+    def init_state(self, n: int) -> torch.Tensor:
+        return torch.zeros(1, n, 3)
+
+
+class GrowingState(Straight):
+    def forward(
+        self, features: torch.Tensor, direction: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return direction, torch.cat([state, state], dim=0)
+
+
+class FlatDirections(Straight):
+    def forward(
+        self, features: torch.Tensor, direction: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return direction[:, :2], state
+
+
+class OneAnswer(Straight):
+    def forward(
+        self, features: torch.Tensor, direction: torch.Tensor, state: torch.Tensor
+    ) -> torch.Tensor:
+        return direction
+
+
+class BatchMean(Straight):
+    def forward(
+        self, features: torch.Tensor, direction: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return direction + features - features.mean(0, keepdim=True), state
+
+
+class BatchStatistics(Straight):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3, track_running_stats=False)
+
+    def forward(
+        self, features: torch.Tensor, direction: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return direction + self.norm(features), state
+
+
+class RunningStatistics(Straight):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(
+        self, features: torch.Tensor, direction: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return direction + self.norm(features), state
+
+
+def write(path, module, metadata):
+    """Write an archive as torch does, without the checks of save_model."""
+    torch.jit.save(
+        torch.jit.script(module), str(path),
+        _extra_files={"metadata.json": metadata.to_json()},
+    )
+    return path
+
+
+def write_text(path, text):
+    """Write an archive that has metadata and nothing else."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/extra/metadata.json", text)
+    return path
+
+
+def entries(metadata=LOCAL, **changes):
+    return {**json.loads(metadata.to_json()), **changes}
+
+
+def volume(channels, kind="sh"):
+    return sh.FeatureVolume(np.zeros((2, 2, 2, channels), np.float32), kind, "sub-1")
+
+
+def assert_refused(call, message, path=None):
+    with pytest.raises(ModelFileError, match=message) as refusal:
+        call()
+    assert "\n" not in str(refusal.value)
+    if path is not None:
+        assert str(path) in str(refusal.value)
+
+
+@pytest.fixture
+def no_code_runs(monkeypatch):
+    def load(*args, **kwargs):
+        raise AssertionError("torch.jit.load was reached")
+
+    monkeypatch.setattr(torch.jit, "load", load)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "small.pt"
+    save_model(RecurrentPropagator(order=4, hidden=8), LOCAL, path)
+    return path
+
+
+# What comes back
+
+
+@pytest.mark.parametrize(
+    ("network", "frame", "layers"),
+    [
+        (RecurrentPropagator(order=4, hidden=8), "local", 1),
+        (CaiPropagator(order=4, hidden=8), "voxel", 2),
+    ],
+    ids=["moving_frame", "cai2023"],
+)
+def test_a_saved_network_answers_as_before(tmp_path, network, frame, layers):
+    with torch.no_grad():
+        network.head.weight.normal_(generator=torch.Generator().manual_seed(0))
+    path = tmp_path / "model.pt"
+    save_model(network, ModelMetadata("sh", 15, frame, layers, 8), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+    model = load_model(path)
+    features = np.random.default_rng(0).normal(size=(4, 15)).astype(np.float32)
+    up = np.tile([0.0, 0.0, 1.0], (4, 1))
+    state, expected_state = model.init_state(4), network.init_state(4)
+    for _ in range(3):
+        answer, state = model.step(features, up, state)
+        with torch.no_grad():
+            expected, expected_state = network(
+                torch.from_numpy(features), torch.from_numpy(up).float(), expected_state
+            )
+        assert answer.dtype == np.float64 and answer.shape == (4, 3)
+        assert_allclose(answer, expected.numpy(), atol=1e-5)
+    assert_allclose(state, expected_state, atol=1e-5)
+
+
+def test_metadata_come_back_as_they_were_given(saved):
+    assert read_metadata(saved) == LOCAL
+    assert load_model(saved).metadata == LOCAL
+
+
+def test_the_archive_says_in_json_what_it_is(saved):
+    with zipfile.ZipFile(saved) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith("metadata.json")]
+        text = json.loads(archive.read(name))
+    assert text == {
+        "format": "dipy_rnn model",
+        "format_version": 1,
+        "kind": "sh",
+        "channels": 15,
+        "frame": "local",
+        "layers": 1,
+        "hidden": 8,
+        "orders": [4],
+        "normalisation": "power",
+        "step_mm": [0.2, 1.5],
+        "provenance": {"data": "none", "random_seed": 3},
+        "basis": "tournier07",
+        "legacy": False,
+    }
+
+
+def test_an_archive_made_elsewhere_is_a_model_if_it_keeps_the_contract(tmp_path):
+    for module in (Straight(), RunningStatistics()):
+        model = load_model(write(tmp_path / "other.pt", module, RAW))
+        assert model.init_state(5).shape == (1, 5, 2)
+    minimal = {
+        name: entries(RAW)[name]
+        for name in ("format", "format_version", "kind", "channels", "frame",
+                     "layers", "hidden")
+    }
+    assert read_metadata(write_text(tmp_path / "m.pt", json.dumps(minimal))) == RAW
+
+
+def test_a_loaded_model_is_given_back_as_it_is(saved):
+    model = load_model(saved)
+    assert load_model(model) is model
+    assert model.name == str(saved)
+
+
+def test_metadata_are_read_without_running_code(saved, no_code_runs):
+    assert read_metadata(saved).hidden == 8
+
+
+def test_a_lower_order_is_among_the_orders_only_if_said():
+    assert ModelMetadata("sh", 45, "local", 1, 8).orders == (8,)
+    assert ModelMetadata("sh", 45, "local", 1, 8, orders=(8, 4)).orders == (4, 8)
+    assert ModelMetadata("sh", 45, "local", 1, 8).order == 8
+
+
+# Files that are refused before their code is loaded
+
+
+def test_a_file_that_is_no_archive_is_refused(tmp_path, no_code_runs):
+    path = tmp_path / "notes.pt"
+    for content in (b"", b"hello", b"PK\x03\x04" + bytes(50)):
+        path.write_bytes(content)
+        assert_refused(lambda: load_model(path), "is no model file", path)
+
+
+def test_an_archive_cut_short_is_refused(saved, no_code_runs):
+    saved.write_bytes(saved.read_bytes()[:-100])
+    assert_refused(lambda: load_model(saved), "is no model file", saved)
+
+
+def test_an_archive_without_metadata_is_refused_with_the_remedy(tmp_path, no_code_runs):
+    path = tmp_path / "foreign.pt"
+    torch.jit.save(torch.jit.script(Straight()), str(path))
+    assert_refused(lambda: load_model(path), "no metadata; doc/model_file.md", path)
+
+
+def test_metadata_that_cannot_be_unpacked_are_refused(tmp_path, no_code_runs):
+    path = write_text(tmp_path / "spoilt.pt", json.dumps(entries()))
+    content = bytearray(path.read_bytes())
+    content[60:90] = bytes(b ^ 0x5A for b in content[60:90])
+    path.write_bytes(content)
+    assert_refused(lambda: load_model(path), "no model file|no usable model", path)
+
+
+def test_encrypted_metadata_are_refused(tmp_path, no_code_runs):
+    path = write_text(tmp_path / "locked.pt", json.dumps(entries()))
+    content = bytearray(path.read_bytes())
+    content[6] |= 1  # the flag in the local header and in the directory
+    content[content.find(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    assert_refused(lambda: load_model(path), "no model file|no usable model", path)
+
+
+def test_two_metadata_are_one_too_many(tmp_path, no_code_runs):
+    path = write_text(tmp_path / "two.pt", json.dumps(entries()))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other/extra/metadata.json", json.dumps(entries()))
+    assert_refused(lambda: load_model(path), "no usable model", path)
+
+
+def test_metadata_of_more_than_a_mebibyte_are_refused(tmp_path, no_code_runs):
+    path = write_text(tmp_path / "huge.pt", " " * (1 << 20) + "{}")
+    assert_refused(lambda: load_model(path), "larger than 1 MiB", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("[" * 100000, "not JSON"),
+        ("[]", "not that of a dipy_rnn model"),
+        ("{}", "not that of a dipy_rnn model"),
+        (b"\xff\xfe", "no model file"),
+    ],
+    ids=["empty", "half", "deep", "list", "nothing", "no text"],
+)
+def test_metadata_that_are_no_metadata_are_refused(
+    tmp_path, no_code_runs, text, message
+):
+    path = write_text(tmp_path / "wrong.pt", text)
+    assert_refused(lambda: load_model(path), message, path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "onnx"}, "not that of a dipy_rnn model"),
+        ({"format_version": 2}, "format version is 2 .* update dipy_rnn"),
+        ({"format_version": None}, "format version is None"),
+        ({"colour": "blue", "age\n": 3}, r"unknown entries: \['age\\n', 'colour'\]"),
+        ({"basis": "descoteaux07"}, r"its basis is \('descoteaux07', False\)"),
+        ({"legacy": True}, r"its basis is \('tournier07', True\)"),
+        ({"kind": "fodf"}, "kind is 'fodf'; 'sh' or 'raw'"),
+        ({"kind": ["sh"]}, "kind is "),
+        ({"frame": "ras"}, "frame is 'ras'; 'local' or 'voxel'"),
+        ({"normalisation": "unit"}, "normalisation is 'unit'; 'power' or 'none'"),
+        ({"kind": "raw"}, "frame is 'local', which only features of kind 'sh'"),
+        ({"channels": "15"}, "channels is '15'"),
+        ({"channels": 15.0}, "channels is 15.0"),
+        ({"channels": 16}, "channels: 16 coefficients belong to no even order"),
+        ({"layers": 0}, "layers is 0"),
+        ({"layers": True}, "layers is True"),
+        ({"hidden": None}, "hidden is None"),
+        ({"hidden": 10**9}, "hidden is 1000000000"),
+        ({"orders": 4}, "orders is 4; give a list"),
+        ({"orders": ["four"]}, "even orders from 4 to 4 are allowed"),
+        ({"orders": [[4]]}, "even orders from 4 to 4 are allowed"),
+        ({"orders": [2]}, "even orders from 4 to 4 are allowed"),
+        ({"orders": [4, 6]}, "even orders from 4 to 4 are allowed"),
+        ({"step_mm": 0.5}, "step_mm is 0.5; give the smallest and largest"),
+        ({"step_mm": [0.5]}, "step_mm is "),
+        ({"step_mm": "ab"}, "step_mm is 'ab'"),
+        ({"step_mm": [1.5, 0.2]}, "step_mm is "),
+        ({"step_mm": [-1, 1]}, "step_mm is "),
+        ({"step_mm": [0.1, float("nan")]}, "step_mm is "),
+        ({"step_mm": [0, 10**400]}, "step_mm is "),
+        ({"provenance": "a phantom"}, "provenance is not a JSON object"),
+    ],
+)
+def test_wrong_entries_are_refused_by_name(tmp_path, no_code_runs, changes, message):
+    path = write_text(tmp_path / "wrong.pt", json.dumps(entries(**changes)))
+    assert_refused(lambda: load_model(path), message, path)
+
+
+@pytest.mark.parametrize("name", ["kind", "channels", "frame", "layers", "hidden"])
+def test_missing_entries_are_named(tmp_path, no_code_runs, name):
+    left = entries()
+    del left[name]
+    path = write_text(tmp_path / "less.pt", json.dumps(left))
+    assert_refused(lambda: load_model(path), re.escape(f"lacks ['{name}']"), path)
+
+
+# Networks that do not do what they say
+
+
+@pytest.mark.parametrize(
+    ("module", "metadata", "message"),
+    [
+        (Stateless, RAW, "no method init_state"),
+        (WideState, RAW, r"init_state\(3\) has the shape \(1, 3, 3\), not \(1, 3, 2\)"),
+        (GrowingState, RAW, r"\(2, 3, 2\), not \(3, 3\) and \(1, 3, 2\)"),
+        (FlatDirections, RAW, r"forward answers shapes \(3, 2\)"),
+        (OneAnswer, RAW, "breaks the contract"),
+        (BatchMean, RAW, "depends on the other rows"),
+        (BatchStatistics, RAW, "breaks the contract"),
+        (
+            RecurrentPropagator,
+            ModelMetadata("sh", 15, "local", 1, 64),  # the network is of order 8
+            "breaks the contract",
+        ),
+    ],
+)
+def test_networks_that_break_the_contract_are_refused(
+    tmp_path, module, metadata, message
+):
+    path = write(tmp_path / "broken.pt", module(), metadata)
+    assert_refused(lambda: load_model(path), message, path)
+
+
+def test_metadata_without_a_network_are_refused(tmp_path):
+    path = write_text(tmp_path / "hollow.pt", json.dumps(entries()))
+    assert_refused(lambda: load_model(path), "no usable model", path)
+
+
+@pytest.mark.parametrize("before", [None, b"an older model"])
+def test_a_failed_save_leaves_everything_as_it_was(tmp_path, before):
+    path = tmp_path / "model.pt"
+    if before:
+        path.write_bytes(before)
+    assert_refused(lambda: save_model(WideState(), RAW, path), "model.pt")
+    assert [p.name for p in tmp_path.iterdir()] == (["model.pt"] if before else [])
+    assert before is None or path.read_bytes() == before
+
+
+# Use
+
+
+def test_features_are_brought_to_the_models_order(tmp_path):
+    metadata = ModelMetadata("sh", 28, "local", 1, 8, orders=(4, 6))
+    path = tmp_path / "six.pt"
+    save_model(RecurrentPropagator(order=6, hidden=8), metadata, path)
+    model = load_model(path)
+    rng = np.random.default_rng(0)
+    for channels in (15, 28, 45):
+        data = rng.normal(size=(2, 2, 2, channels)).astype(np.float32)
+        seen = model.features(sh.FeatureVolume(data, "sh"))
+        kept = min(channels, 28)
+        assert seen.shape == (2, 2, 2, 28) and seen.flags.c_contiguous
+        assert_array_equal(seen[..., :kept], data[..., :kept])
+        assert_array_equal(seen[..., kept:], 0)
+
+
+def test_features_of_another_order_or_kind_are_refused(tmp_path, saved):
+    metadata = ModelMetadata("sh", 28, "local", 1, 8, orders=(6,))
+    path = tmp_path / "six.pt"
+    save_model(RecurrentPropagator(order=6, hidden=8), metadata, path)
+    assert_refused(
+        lambda: load_model(path).features(volume(15)),
+        "sub-1 is of order 4, but the model .* was trained for 6",
+        path,
+    )
+    assert_refused(
+        lambda: load_model(saved).features(volume(15, "raw")),
+        "sub-1 is of kind 'raw', but the model .* takes 'sh'",
+        saved,
+    )
+
+
+def test_raw_features_have_the_models_channels(tmp_path):
+    path = tmp_path / "raw.pt"
+    save_model(Straight(), RAW, path)
+    model, data = load_model(path), volume(3, "raw")
+    assert model.features(data) is data.data
+    assert_refused(
+        lambda: model.features(volume(4, "raw")),
+        "sub-1 has 4 channels, but the model .* takes 3",
+        path,
+    )
+    assert_refused(lambda: model.features(volume(3)), "is of kind 'sh'", path)
+
+
+def test_steps_outside_the_trained_range_are_refused(saved):
+    model = load_model(saved)
+    for step_mm in (0.2, 0.5, 1.5, np.float32(0.2), 0.19999999):
+        model.check_step(step_mm)
+    for step_mm in (0.19, 1.51, 0.0, float("nan")):
+        assert_refused(
+            lambda step_mm=step_mm: model.check_step(step_mm),
+            "was trained for 0.2 to 1.5 mm",
+            saved,
+        )
+
+
+def test_an_unknown_name_is_answered_with_the_shipped_ones(monkeypatch):
+    monkeypatch.setattr(model_file, "shipped_models", lambda: ["default", "tiny"])
+    with pytest.raises(FileNotFoundError, match=r"defualt.*: default, tiny\."):
+        model_path("defualt")
+
+
+def test_a_shipped_model_is_found_by_its_name(monkeypatch):
+    monkeypatch.setattr(model_file, "shipped_models", lambda: ["default"])
+    for path in (model_path(), model_path("default")):
+        assert path == Path(model_file.__file__).parent / "models" / "default.pt"
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch, saved):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(ValueError, match="shows 0 CUDA devices.*use device 'cpu'"):
+            load_model(saved, device=device)
+    for device in ("gpu", "mps", "", None, "cuda:-1"):
+        with pytest.raises(ValueError, match="device is unknown"):
+            check_device(device)
+    assert check_device("cpu") == check_device(torch.device("cpu"))

@@ -1,0 +1,200 @@
+"""First directions, against lobes whose direction is known."""
+
+import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
+import pytest
+
+from dipy_rnn import frames, spaces
+from dipy_rnn.peaks import first_directions
+
+ORIGIN = np.zeros((1, 3))
+X, Y, Z = np.eye(3)
+# Up in RAS+, far from all vertices of DIPY's spheres and from all axes.
+ASKEW = np.array([0.31, -0.57, 0.76]) / np.linalg.norm([0.31, -0.57, 0.76])
+
+
+def world(coeffs):
+    """Return a volume with a voxel for each row along x, and their centres."""
+    centres = np.column_stack([np.arange(len(coeffs)), *np.zeros((2, len(coeffs)))])
+    volume = np.asarray(coeffs, np.float32)[:, None, None]
+    return np.ascontiguousarray(volume), centres.astype(float)
+
+
+def peaks_of(coeffs, axes=None, **kwargs):
+    """Return the peaks of each row of coefficients (N, 5, 3)."""
+    axes = np.eye(3) if axes is None else axes
+    return first_directions(*world(coeffs), axes, **kwargs)
+
+
+def count(directions):
+    return int((np.linalg.norm(directions, axis=-1) > 0).sum())
+
+
+def angles_deg(a, b):
+    """Angles between axes, exact also where they are small."""
+    across = np.linalg.norm(np.cross(a, b), axis=-1)
+    return np.degrees(np.arctan2(across, np.abs(np.sum(a * b, axis=-1))))
+
+
+def pair(angle_deg):
+    """Two directions at an angle, in a plane that is askew."""
+    e1, e2, e3 = frames.from_tangents(ASKEW[None], np.eye(3))[0]
+    angle = np.deg2rad(angle_deg)
+    aside = 0.6 * e1 + 0.8 * e2
+    return np.array([e3, np.cos(angle) * e3 + np.sin(angle) * aside])
+
+
+# Where
+
+
+@pytest.mark.parametrize("order", [4, 6, 8])
+def test_a_lobe_off_every_vertex_is_found_where_it_is(lobes, order):
+    directions = np.random.default_rng(0).normal(size=(200, 3))
+    directions = np.vstack([directions, ASKEW, X, Y, Z])
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    found = peaks_of(lobes(directions, order))
+    assert angles_deg(found[:, 0], directions).max() < 0.05
+    assert_allclose(np.linalg.norm(found[:, 0], axis=1), 1, rtol=1e-12)
+    assert_array_equal(found[:, 1:], 0)
+
+
+@pytest.mark.parametrize("angle_deg", [90, 60])
+def test_two_lobes_far_apart_are_both_found(lobes, angle_deg):
+    directions = pair(angle_deg)
+    # Narrow lobes of a high order, of which one hardly moves the other's maximum.
+    found = peaks_of(lobes(directions, 12, 8.0).sum(axis=0, keepdims=True))
+    assert count(found) == 2
+    for direction in directions:
+        assert angles_deg(found[0, :2], direction).min() < 0.5
+
+
+def test_lobes_at_a_right_angle_are_found_exactly(lobes):
+    # By symmetry neither moves the other's maximum.
+    directions = pair(90)
+    found = peaks_of(lobes(directions, 8).sum(axis=0, keepdims=True))
+    assert count(found) == 2
+    for direction in directions:
+        assert angles_deg(found[0, :2], direction).min() < 0.05
+
+
+def test_lobes_at_45_degrees_are_found_at_the_maxima_of_their_sum(lobes, harmonics):
+    coeffs = lobes(pair(45), 8).sum(axis=0, keepdims=True)
+    found = peaks_of(coeffs)
+    assert count(found) == 2
+    for direction in found[0, :2]:
+        assert angles_deg(direction, pair(45)).min() < 5
+        top = harmonics(direction, 8) @ coeffs[0]
+        e1, e2, _ = frames.from_tangents(direction[None], np.eye(3))[0]
+        turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None]
+        ring = direction + np.deg2rad(0.1) * (np.cos(turn) * e1 + np.sin(turn) * e2)
+        assert np.all(harmonics(ring, 8) @ coeffs[0] < top)
+
+
+def test_lobes_too_close_to_tell_apart_are_found_half_way(lobes, random_frames):
+    # Their sum is a ridge, on which Newton's method needs the whole of the curvature.
+    e1, e2, _ = np.moveaxis(random_frames(100), 1, 0)
+    half = np.deg2rad(14)
+    sums = sum(lobes(np.cos(half) * e1 + side * np.sin(half) * e2) for side in (1, -1))
+    found = peaks_of(sums)
+    assert count(found) == 100
+    assert angles_deg(found[:, 0], e1).max() < 0.05
+
+
+# Which, and in what order
+
+
+def test_the_largest_peak_comes_first(lobes):
+    directions = np.array([X, Z, Y])
+    coeffs = lobes(directions) * [[0.7], [1.0], [0.85]]
+    found = peaks_of(coeffs.sum(axis=0, keepdims=True))[0]
+    assert_allclose(found[:4], [Z, Y, X, 0 * X], atol=1e-3)
+
+
+def test_peaks_below_the_relative_threshold_are_left_out(lobes, harmonics):
+    coeffs = (lobes([X, Z]) * [[0.7], [1.0]]).sum(axis=0, keepdims=True)
+    small, large = (harmonics([X, Z], 8) @ coeffs[0])
+    for nudge, expected in ((-0.01, 2), (0.01, 1)):
+        threshold = small / large + nudge
+        assert count(peaks_of(coeffs, relative_peak_threshold=threshold)) == expected
+
+
+def test_peaks_closer_than_the_separation_are_left_out(lobes):
+    coeffs = (lobes(pair(60)) * [[1.0], [0.9]]).sum(axis=0, keepdims=True)
+    assert count(peaks_of(coeffs, min_separation_angle=50.0)) == 2
+    (found,) = peaks_of(coeffs, min_separation_angle=70.0)
+    assert count(found) == 1
+    assert angles_deg(found[0], pair(60)[0]) < 5
+
+
+def test_no_more_than_max_peaks_are_given(lobes):
+    coeffs = (lobes([X, Z, Y]) * [[0.7], [1.0], [0.85]]).sum(axis=0, keepdims=True)
+    assert_array_equal(
+        peaks_of(coeffs, max_peaks=2), peaks_of(coeffs)[:, :2]
+    )
+    assert peaks_of(coeffs, max_peaks=2).shape == (1, 2, 3)
+
+
+# Signs and storage
+
+
+def test_signs_point_up_else_forward_else_right(lobes):
+    directions = np.array([-ASKEW, -Z, -Y, -X, [-0.6, -0.8, 0], [-0.6, 0.8, 0]])
+    expected = [ASKEW, Z, Y, X, [0.6, 0.8, 0], [-0.6, 0.8, 0]]
+    assert_allclose(peaks_of(lobes(directions))[:, 0], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("handedness", [1.0, -1.0])
+def test_signs_are_those_of_ras_whatever_the_storage(
+    lobes, oblique_affine, cube_rotations, handedness
+):
+    directions_ras = np.random.default_rng(0).normal(size=(20, 3))
+    directions_ras /= np.linalg.norm(directions_ras, axis=1, keepdims=True)
+    flip = np.diag([handedness, 1.0, 1])
+    for axes in (*(cube_rotations @ flip), spaces.axes(oblique_affine(handedness))):
+        found = peaks_of(lobes(directions_ras @ axes), axes)[:, 0] @ axes.T
+        assert np.all(found[:, 2] > 0)
+        assert angles_deg(found, directions_ras).max() < 0.05
+
+
+def test_turning_the_fodf_turns_the_directions(lobes, cube_rotations):
+    directions = pair(70)
+    weights = [[1.0], [0.8]]
+    expected = peaks_of((lobes(directions) * weights).sum(axis=0, keepdims=True))[0]
+    assert count(expected) == 2
+    turned = [
+        (lobes(directions @ r.T) * weights).sum(axis=0) for r in cube_rotations
+    ]
+    for r, found in zip(cube_rotations, peaks_of(turned), strict=True):
+        assert count(found) == 2
+        assert angles_deg(found[:2], expected[:2] @ r.T).max() < 0.01
+
+
+# Where there is nothing
+
+
+def test_empty_voxels_and_seeds_outside_have_no_direction(lobes):
+    round_one = np.zeros(45)
+    round_one[0] = 1.0
+    volume, centres = world([np.zeros(45), round_one, *lobes([ASKEW])])
+    outside = [[3.0, 0, 0], [0, -0.6, 0], [np.nan, 0, 0]]
+    found = first_directions(volume, np.vstack([centres, outside]), np.eye(3))
+    assert count(found) == 1
+    assert angles_deg(found[2, 0], ASKEW) < 0.05
+    assert first_directions(volume, np.zeros((0, 3)), np.eye(3)).shape == (0, 5, 3)
+    assert_array_equal(first_directions(volume, centres[:1], np.eye(3)), 0)
+
+
+# Rows
+
+
+def test_many_seeds_at_once_are_as_each_alone(lobes):
+    rng = np.random.default_rng(0)
+    volume = rng.normal(scale=0.05, size=(4, 4, 4, 45))
+    volume += lobes(rng.normal(size=(64, 3))).reshape(volume.shape)
+    volume[0] = 0
+    volume = volume.astype(np.float32)
+    points = rng.uniform(-1, 4, (60, 3))
+    together = first_directions(volume, points, np.eye(3), nbr_threads=2)
+    alone = [first_directions(volume, p[None], np.eye(3))[0] for p in points]
+    assert count(together) > 40
+    assert_allclose(together, alone, atol=1e-6)

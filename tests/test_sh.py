@@ -1,0 +1,244 @@
+"""Bases and axes, against DIPY's own evaluation of the same coefficients."""
+
+import re
+
+from dipy.core.sphere import Sphere
+from dipy.data import get_sphere
+from dipy.direction.peaks import PeaksAndMetrics
+from dipy.reconst.shm import sh_to_sf_matrix, sph_harm_lookup
+import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
+import pytest
+
+from dipy_rnn import sh, spaces
+from dipy_rnn.phantom import crossing_phantom
+
+# DIPY announces that its legacy bases may go one day.
+legacy_basis = pytest.mark.filterwarnings("ignore:The legacy")
+every_basis = pytest.mark.parametrize(
+    ("basis", "legacy"),
+    [(basis, legacy) for basis in sh.BASES for legacy in (True, False)],
+)
+
+
+def random_coeffs(order, seed=0):
+    shape = (2, 1, 3, (order + 1) * (order + 2) // 2)
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def random_sphere(n=50):
+    directions = np.random.default_rng(1).normal(size=(n, 3))
+    return Sphere(xyz=directions / np.linalg.norm(directions, axis=1, keepdims=True))
+
+
+# Bases
+
+
+@legacy_basis
+@every_basis
+@pytest.mark.parametrize("order", [4, 6, 8])
+def test_in_the_packages_basis_the_function_is_the_same(
+    harmonics, basis, legacy, order
+):
+    coeffs, sphere = random_coeffs(order), random_sphere()
+    features = sh.fodf_features(coeffs, basis_type=basis, legacy=legacy)
+    assert features.kind == "sh"
+    assert features.data.dtype == np.float32 and features.data.flags.c_contiguous
+    theirs = sph_harm_lookup[basis](order, sphere.theta, sphere.phi, legacy=legacy)[0]
+    ours = harmonics(sphere.vertices, order)
+    assert_allclose(features.data @ ours.T, coeffs @ theirs.T, atol=1e-5)
+
+
+def test_without_a_basis_it_is_dipys_default():
+    coeffs = random_coeffs(4)
+    expected = sh.fodf_features(coeffs, basis_type="descoteaux07", legacy=True).data
+    assert_array_equal(sh.fodf_features(coeffs).data, expected)
+
+
+def test_the_callers_coefficients_are_left_alone():
+    coeffs = random_coeffs(4).astype(np.float32)
+    before = coeffs.copy()
+    for basis in sh.BASES:
+        sh.fodf_features(coeffs, basis_type=basis, legacy=False)
+    assert_array_equal(coeffs, before)
+
+
+@legacy_basis
+@every_basis
+def test_the_basis_of_a_pam_is_found_out(basis, legacy):
+    pam = PeaksAndMetrics()
+    pam.sphere = get_sphere(name="repulsion100")
+    pam.B = sh_to_sf_matrix(
+        pam.sphere, sh_order_max=6, basis_type=basis, legacy=legacy, return_inv=False
+    )
+    pam.shm_coeff = random_coeffs(6)
+    assert sh.pam_basis(pam) == (basis, legacy)
+    expected = sh.fodf_features(pam.shm_coeff, basis_type=basis, legacy=legacy).data
+    assert_array_equal(sh.pam_features(pam).data, expected)
+
+
+def test_a_pam_in_a_basis_of_its_own_is_refused_by_name():
+    pam = PeaksAndMetrics()
+    pam.sphere = get_sphere(name="repulsion100")
+    pam.B = np.random.default_rng(0).normal(size=(15, 100))
+    pam.shm_coeff = random_coeffs(4)
+    with pytest.raises(ValueError, match=r"sub-1.pam5: its matrix B matches none"):
+        sh.pam_features(pam, name="sub-1.pam5")
+    pam.shm_coeff = None
+    with pytest.raises(ValueError, match=r"sub-1.pam5 holds no spherical harmonics"):
+        sh.pam_features(pam, name="sub-1.pam5")
+
+
+# Axes
+
+
+@pytest.mark.parametrize("handedness", [1.0, -1.0])
+@pytest.mark.parametrize("order", [4, 8])
+def test_a_lobe_in_scanner_axes_ends_up_along_the_voxel_axes(
+    lobes, oblique_affine, handedness, order
+):
+    affine = oblique_affine(handedness)
+    directions_ras = random_sphere(6).vertices
+    features = sh.fodf_features(
+        lobes(directions_ras, order).reshape(1, 2, 3, -1),
+        basis_type="tournier07",
+        legacy=False,
+        sh_frame="scanner",
+        affine=affine,
+    )
+    expected = lobes([spaces.axes(affine).T @ d for d in directions_ras], order)
+    assert_allclose(features.data.reshape(6, -1), expected, atol=1e-5)
+
+
+def test_scanner_axes_of_a_flipped_grid_mirror_the_lobe(lobes):
+    features = sh.fodf_features(
+        lobes([[0.6, 0.8, 0.0]])[None, None],
+        basis_type="tournier07",
+        legacy=False,
+        sh_frame="scanner",
+        affine=np.diag([-2.0, 2, 2, 1]),
+    )
+    assert_allclose(features.data[0, 0], lobes([[-0.6, 0.8, 0.0]]), atol=1e-6)
+
+
+def test_in_ras_storage_scanner_and_voxel_axes_are_the_same():
+    data = [
+        sh.fodf_features(random_coeffs(6), sh_frame=frame, affine=np.eye(4)).data
+        for frame in sh.SH_FRAMES
+    ]
+    assert_allclose(*data, atol=1e-6)
+
+
+# Orders
+
+
+def test_a_lower_order_is_padded_and_a_higher_one_cut():
+    coeffs = random_coeffs(6).astype(np.float32)
+    assert sh.with_order(coeffs, 6) is coeffs
+    padded = sh.with_order(coeffs, 8)
+    assert padded.shape == (2, 1, 3, 45) and padded.flags.c_contiguous
+    assert_array_equal(padded[..., :28], coeffs)
+    assert_array_equal(padded[..., 28:], 0)
+    cut = sh.with_order(coeffs, 4)
+    assert cut.flags.c_contiguous
+    assert_array_equal(cut, coeffs[..., :15])
+
+
+# Sharpness
+
+
+@pytest.mark.parametrize("order", [4, 6, 8])
+def test_fibre_odfs_are_taken_without_a_word(order):
+    phantom = crossing_phantom(60.0, shape=(8, 8, 4))
+    for noise in (0.0, 0.2):
+        sh.fodf_features(phantom.fodf(order, noise=noise))  # warnings are errors
+
+
+@pytest.mark.parametrize("order", [4, 8])
+def test_diffusion_odfs_are_warned_of_by_name(order):
+    flat = crossing_phantom(60.0, shape=(8, 8, 4)).fodf(order, lobe_deg=40.0)
+    with pytest.warns(UserWarning, match=r"csa.pam5 does not look like a fibre ODF"):
+        sh.fodf_features(flat, name="csa.pam5")
+
+
+@pytest.mark.parametrize(("power2", "sharp"), [(1.5, True), (0.3, False)])
+def test_a_fibre_odf_is_told_by_its_power_in_order_two(power2, sharp):
+    coeffs = np.zeros((4, 2, 2, 15))
+    coeffs[..., 0] = 1
+    coeffs[..., 3] = np.sqrt(power2)
+    coeffs[0] = 0
+    # Background is as sharp, or as flat, as it likes.
+    coeffs[1] *= 1e-2
+    coeffs[1, ..., 3] = 0 if sharp else 1
+    assert sh.looks_like_fodf(coeffs) == sharp
+
+
+def test_coefficients_without_order_two_are_no_fibre_odf():
+    coeffs = np.zeros((1, 1, 1, 15))
+    coeffs[..., [0, 10]] = 1.0
+    assert not sh.looks_like_fodf(coeffs)
+
+
+# Raw features
+
+
+def test_raw_features_are_taken_as_they_are():
+    volume = np.arange(24).reshape(2, 2, 2, 3)
+    features = sh.raw_features(volume, name="t1.nii")
+    assert (features.kind, features.name) == ("raw", "t1.nii")
+    assert features.data.dtype == np.float32
+    assert_array_equal(features.data, volume)
+    assert sh.raw_features(features.data).data is features.data
+
+
+# What is refused
+
+
+def spoilt(value):
+    coeffs = random_coeffs(4)
+    coeffs[1, 0, [0, 2], 3] = value
+    return coeffs
+
+
+def no_direction():
+    coeffs = np.zeros((2, 2, 2, 15))
+    coeffs[..., 0] = 1
+    return coeffs
+
+
+@pytest.mark.parametrize(
+    ("coeffs", "kwargs", "message"),
+    [
+        (spoilt(np.nan), {}, "sub-1.nii holds 2 values that are NaN or infinite"),
+        (spoilt(-np.inf), {}, "sub-1.nii holds 2 values that are NaN or infinite"),
+        (random_coeffs(4)[0], {}, "sub-1.nii has the shape (1, 3, 15)"),
+        (np.zeros((0, 2, 2, 15)), {}, "sub-1.nii has the shape (0, 2, 2, 15)"),
+        (random_coeffs(4)[..., :14], {}, "sub-1.nii is no volume of spherical harm"),
+        (np.ones((2, 2, 2, 6)), {}, "sub-1.nii is of order 2"),
+        (np.zeros((2, 2, 2, 15)), {}, "sub-1.nii has no direction anywhere"),
+        (no_direction(), {}, "sub-1.nii has no direction anywhere"),
+        (random_coeffs(4) * 1j, {}, "sub-1.nii is of type complex128"),
+        (random_coeffs(4), {"basis_type": "dipy"}, "basis_type is 'dipy'; 'descot"),
+        (random_coeffs(4), {"sh_frame": "ras"}, "sh_frame is 'ras'; 'voxel' or 'sc"),
+        (random_coeffs(4), {"sh_frame": "scanner"}, "sh_frame='scanner' needs the"),
+        (
+            random_coeffs(4),
+            {"sh_frame": "scanner", "affine": np.diag([0.0, 0, 0, 1])},
+            "affine is singular",
+        ),
+    ],
+)
+def test_bad_volumes_are_refused_in_one_line(coeffs, kwargs, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as refusal:
+        sh.fodf_features(coeffs, name="sub-1.nii", **kwargs)
+    assert "\n" not in str(refusal.value)
+
+
+def test_bad_raw_features_are_refused_by_name():
+    for volume, message in (
+        (np.zeros((2, 2, 2)), "t1.nii has the shape"),
+        (spoilt(np.nan), "t1.nii holds 2 values"),
+        (np.full((1, 1, 1, 1), "a"), "t1.nii is of type"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sh.raw_features(volume, name="t1.nii")

@@ -1,0 +1,571 @@
+"""The batched engine: hand-computed streamlines, and what they do not depend on."""
+
+from collections import Counter
+
+from dipy.tracking.stopping_criterion import (
+    BinaryStoppingCriterion,
+    CmcStoppingCriterion,
+    ThresholdStoppingCriterion,
+)
+import numpy as np
+import numpy.testing as npt
+import pytest
+from stubs import FieldFollower, StepCounter, save_stub, save_untrained
+import torch
+from worlds import (
+    OBLIQUE_ROTATION,
+    NoisyWorld,
+    affine_of,
+    index_map,
+    reorient,
+    reorient_sh,
+    share_identical,
+    share_within,
+    signed_permutations,
+)
+
+from dipy_rnn import rnn_tracking, sh
+from dipy_rnn.stopping import StopReason
+from dipy_rnn.tracking import length_limits, track
+
+
+def everywhere(shape):
+    return BinaryStoppingCriterion(np.ones(shape))
+
+
+@pytest.fixture(scope="module")
+def follower(tmp_path_factory):
+    return save_stub(FieldFollower(), tmp_path_factory.mktemp("m") / "follower.pt")
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory):
+    return save_stub(StepCounter(), tmp_path_factory.mktemp("m") / "counter.pt")
+
+
+@pytest.fixture(scope="module")
+def newton(tmp_path_factory):
+    return save_untrained(tmp_path_factory.mktemp("m") / "newton.pt")
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return NoisyWorld()
+
+
+def test_a_straight_field_on_anisotropic_voxels_gives_the_hand_computed_line(follower):
+    affine = affine_of((1.0, 2.0, 4.0))
+    field = np.broadcast_to([3.0, 0.0, 4.0], (30, 6, 12, 3))  # any length
+    seed = affine[:3, :3] @ [2, 3, 2] + affine[:3, 3]
+    (line,) = rnn_tracking(
+        [seed],
+        everywhere(field.shape[:3]),
+        affine,
+        features=sh.raw_features(field),
+        seed_directions=[[0.6, 0.0, 0.8]],
+        model=follower,
+        step_size=0.5,
+        min_len=0,
+    )
+    # x may go from 2 to 29.5 voxels of 1 mm, z from 2 to 11.5 voxels of 4 mm: 38 mm
+    # along z are 47.5 mm along the line, 27.5 mm along x only 45.8: 91 steps.
+    expected = seed + 0.5 * np.arange(92)[:, None] * [0.6, 0.0, 0.8]
+    npt.assert_allclose(line, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 1.0, 1.0), (0.5, 1.5, 1.0)])
+def test_a_turn_on_a_circle_ends_at_the_radius_euler_steps_have(follower, sizes):
+    radius, step = 6.0, 0.25
+    affine = affine_of(sizes, offset_mm=(-10.0, -10.0, 0.0))
+    shape = tuple(np.ceil(np.array([20, 20, 2]) / sizes).astype(int))
+    grid = np.indices(shape).reshape(3, -1).T @ affine[:3, :3].T + affine[:3, 3]
+    field = np.column_stack([-grid[:, 1], grid[:, 0], 0 * grid[:, 0]])  # linear: exact
+    n_steps = round(2 * np.pi * radius / step)
+    (line,) = track(
+        [[radius, 0.0, 0.0]],
+        everywhere(shape),
+        affine,
+        features=sh.raw_features(field.reshape(*shape, 3)),
+        model=follower,
+        step_size=step,
+        max_len=n_steps * step,
+    )
+    assert line.forward_stop == StopReason.MAX_LENGTH
+    radii = np.linalg.norm(line.points_mm[:, :2], axis=1)
+    steps = np.arange(len(radii))
+    npt.assert_allclose(radii, np.sqrt(radius**2 + steps * step**2), atol=1e-4)
+    npt.assert_allclose(
+        radii[n_steps], np.sqrt(radius**2 + 2 * np.pi * radius * step), atol=0.01
+    )
+
+
+def test_the_backward_half_goes_on_with_the_state_the_replay_leaves(counter):
+    # The counter stops after `limit` points shown. Forward, the mask ends after 4
+    # steps. The replay shows p_4 .. p_1: 4 points. Backward are left limit - 4 steps.
+    limit, n_forward = 9, 4
+    mask = np.zeros((40, 3, 3))
+    mask[: 20 + n_forward + 1] = 1
+    lines = list(
+        track(
+            [[20.0, 1.0, 1.0]],
+            BinaryStoppingCriterion(mask),
+            np.eye(4),
+            features=sh.raw_features(np.full((40, 3, 3, 3), float(limit))),
+            seed_directions=[[1.0, 0.0, 0.0]],
+            model=counter,
+            step_size=1.0,
+        )
+    )
+    xs = lines[0].points_mm[:, 0]
+    npt.assert_allclose(xs, np.arange(20 - (limit - n_forward), 20 + n_forward + 1))
+    assert lines[0].forward_stop == StopReason.ENDPOINT
+    assert lines[0].backward_stop == StopReason.NO_DIRECTION
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 4096])
+def test_streamlines_do_not_depend_on_the_batch_size(noisy, newton, batch_size):
+    def lines(**options):
+        return list(
+            rnn_tracking(
+                noisy.seeds,
+                noisy.criterion,
+                noisy.affine,
+                features=noisy.features,
+                model=newton,
+                step_size=1.0,
+                min_len=0,
+                **options,
+            )
+        )
+
+    reference = lines(batch_size=13, nbr_threads=1)
+    assert share_identical(lines(batch_size=batch_size), reference) >= 0.995
+
+
+def test_streamlines_do_not_depend_on_the_order_of_seeds_or_on_threads(noisy, newton):
+    def by_seed(seeds, **options):
+        tracked = track(
+            seeds,
+            noisy.criterion,
+            noisy.affine,
+            features=noisy.features,
+            model=newton,
+            step_size=1.0,
+            **options,
+        )
+        return {tuple(line.seed_mm): line.points_mm for line in tracked}
+
+    reference = by_seed(noisy.seeds, nbr_threads=1)
+    shuffled = np.random.default_rng(0).permutation(noisy.seeds)
+    other = by_seed(shuffled, nbr_threads=2, seed_buffer_fraction=0.3)
+    assert reference.keys() == other.keys()
+    pairs = [(reference[seed], other[seed]) for seed in reference]
+    assert share_identical(*zip(*pairs)) >= 0.995
+
+
+def test_streamlines_come_in_the_order_of_their_seeds(noisy, newton):
+    records = list(
+        track(
+            noisy.seeds,
+            noisy.criterion,
+            noisy.affine,
+            features=noisy.features,
+            model=newton,
+            step_size=1.0,
+            batch_size=5,
+        )
+    )
+    indices = [record.seed_index for record in records]
+    assert indices == sorted(indices) and len(set(indices)) == len(indices)
+    for record in records:
+        npt.assert_array_equal(record.seed_mm, noisy.seeds[record.seed_index])
+        assert np.abs(record.points_mm - record.seed_mm).max(axis=1).min() < 1e-9
+
+
+def test_every_step_has_the_length_asked_for_in_mm(newton):
+    world = NoisyWorld(affine_of((2.0, 3.0, 4.0), OBLIQUE_ROTATION), n_seeds=20)
+    for line in rnn_tracking(
+        world.seeds,
+        world.criterion,
+        world.affine,
+        features=world.features,
+        model=newton,
+        step_size=0.7,
+    ):
+        steps = np.linalg.norm(np.diff(line, axis=0), axis=1)
+        npt.assert_allclose(steps, 0.7, atol=1e-9)
+
+
+@pytest.mark.parametrize("model", ["newton", "default"])
+def test_turning_the_volume_turns_the_streamlines(noisy, newton, model):
+    model = newton if model == "newton" else model
+    features, affine = noisy.features, np.diag([3.0, 3.0, 3.0, 1.0])
+    seeds = (noisy.seeds - noisy.affine[:3, 3]) @ np.linalg.inv(
+        noisy.affine[:3, :3]
+    ).T * 3.0
+    options = {"model": model, "step_size": 1.0, "min_len": 0}
+    directions = first_directions(features, seeds, affine)
+    found = directions.any(axis=1)
+    seeds, directions = seeds[found], directions[found]
+    lines = list(
+        rnn_tracking(
+            seeds,
+            noisy.criterion,
+            affine,
+            features=features,
+            seed_directions=directions,
+            **options,
+        )
+    )
+    given, free = [], []
+    for turn in signed_permutations():
+        if np.linalg.det(turn) < 0:
+            continue
+        # The same lattice in mm: voxel i at 3 i, so the index map scales along.
+        moved = index_map(features.data.shape[:3], turn)
+        shift = moved[:3, 3] * 3.0
+        turned = sh.FeatureVolume(reorient_sh(features.data, turn), "sh")
+        mask = BinaryStoppingCriterion(reorient(noisy.mask, turn))
+        there = {"features": turned, **options}
+        turned_seeds = seeds @ turn.T + shift
+        expected = [line @ turn.T + shift for line in lines]
+        given.append(
+            share_within(
+                expected,
+                list(
+                    rnn_tracking(
+                        turned_seeds,
+                        mask,
+                        affine,
+                        seed_directions=directions @ turn.T,
+                        **there,
+                    )
+                ),
+                0.5,
+            )
+        )
+        free.append(
+            share_within(
+                expected, list(rnn_tracking(turned_seeds, mask, affine, **there)), 0.5
+            )
+        )
+    assert len(given) == 24
+    assert np.mean(given) >= 0.99
+    assert np.mean(free) >= 0.95
+
+
+def first_directions(features, seeds, affine):
+    from dipy_rnn import peaks, spaces
+
+    return peaks.first_directions(
+        features.data, spaces.to_voxels(seeds, affine), spaces.axes(affine), max_peaks=1
+    )[:, 0]
+
+
+@pytest.mark.parametrize("model", ["newton", "default"])
+@pytest.mark.parametrize(
+    "affine",
+    [affine_of((3.0, 3.0, 3.0)), affine_of((2.0, 3.0, 4.0), OBLIQUE_ROTATION)],
+    ids=["isotropic", "oblique-anisotropic"],
+)
+def test_one_head_stored_in_other_ways_gives_the_same_streamlines(
+    affine, newton, model
+):
+    world = NoisyWorld(affine, n_seeds=40)
+    options = {
+        "model": newton if model == "newton" else model,
+        "step_size": 1.0,
+        "min_len": 0,
+    }
+    lines = list(
+        rnn_tracking(
+            world.seeds,
+            world.criterion,
+            world.affine,
+            features=world.features,
+            **options,
+        )
+    )
+    shares = []
+    for axes in signed_permutations()[::5]:  # ten of both kinds
+        stored = world.affine @ np.linalg.inv(index_map(world.mask.shape, axes))
+        others = list(
+            rnn_tracking(
+                world.seeds,
+                BinaryStoppingCriterion(reorient(world.mask, axes)),
+                stored,
+                features=sh.FeatureVolume(
+                    reorient_sh(world.features.data, axes), "sh"
+                ),
+                **options,
+            )
+        )
+        shares.append(share_within(lines, others, 0.5))
+    assert np.mean(shares) >= 0.99
+
+
+def test_lengths_are_in_mm_over_both_halves_and_longer_ones_are_discarded(follower):
+    field = np.broadcast_to([1.0, 0.0, 0.0], (30, 3, 3, 3))
+    seeds = [[9.5, 1, 1], [19.5, 1, 1]]  # 20 and 10 steps of 1 mm to x = 29.5
+
+    def n_points(**options):
+        return [
+            len(line)
+            for line in rnn_tracking(
+                seeds,
+                everywhere(field.shape[:3]),
+                np.eye(4),
+                features=sh.raw_features(field),
+                model=follower,
+                step_size=1.0,
+                **options,
+            )
+        ]
+
+    assert n_points(min_len=0) == [20, 10]
+    assert n_points(min_len=0, max_len=15) == [10]
+    assert n_points(min_len=15) == [20]
+    assert n_points(min_len=0, max_len=20) == [20, 10]
+    assert n_points(min_len=0, max_len=19) == [10]
+
+
+def test_return_all_false_keeps_streamlines_with_two_valid_ends(follower):
+    # Forward the line leaves the image; backward the field opposes it: no valid end.
+    field = np.broadcast_to([1.0, 0.0, 0.0], (9, 3, 3, 3))
+    arguments = ([[4.0, 1, 1]], everywhere((9, 3, 3)), np.eye(4))
+    options = {
+        "features": sh.raw_features(field),
+        "model": follower,
+        "step_size": 1.0,
+        "min_len": 0,
+    }
+    assert len(list(rnn_tracking(*arguments, **options))) == 1
+    assert list(rnn_tracking(*arguments, return_all=False, **options)) == []
+    (record,) = track(
+        *arguments, features=options["features"], model=follower, step_size=1.0
+    )
+    assert record.forward_stop == StopReason.OUTSIDE_IMAGE
+    assert record.backward_stop == StopReason.SHARP_TURN
+    assert not record.has_valid_ends
+
+
+def test_each_reason_to_stop_is_told(follower):
+    field = np.zeros((9, 3, 3, 3))
+    field[:, :, :, 0] = 1.0
+    field[7:] = 0.0
+    reasons = Counter()
+    for direction, criterion in (
+        ([1, 0, 0], everywhere((9, 3, 3))),
+        ([0, 1, 0], everywhere((9, 3, 3))),
+        ([1, 0, 0], BinaryStoppingCriterion(np.arange(9)[:, None, None] < [[5] * 3] * 3)),
+    ):
+        (record,) = track(
+            [[4.0, 1, 1]],
+            criterion,
+            np.eye(4),
+            features=sh.raw_features(field),
+            seed_directions=[direction],
+            model=follower,
+            step_size=1.0,
+        )
+        reasons[record.forward_stop] += 1
+    assert reasons == {
+        StopReason.NO_DATA: 1,
+        StopReason.SHARP_TURN: 1,
+        StopReason.ENDPOINT: 1,
+    }
+
+
+def test_nan_from_a_model_stops_and_never_becomes_a_point(tmp_path):
+    class TurnsToNan(StepCounter):
+        def forward(
+            self,
+            features: torch.Tensor,
+            direction: torch.Tensor,
+            state: torch.Tensor,
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            bad = state[0, :, :1] >= features[:, :1]
+            return torch.where(bad, torch.full_like(direction, float("nan")),
+                               direction), state + 1.0
+
+    model = save_stub(TurnsToNan(), tmp_path / "nan.pt")
+    (record,) = track(
+        [[4.0, 1, 1]],
+        everywhere((20, 3, 3)),
+        np.eye(4),
+        features=sh.raw_features(np.full((20, 3, 3, 3), 3.0)),
+        seed_directions=[[1.0, 0, 0]],
+        model=model,
+        step_size=1.0,
+    )
+    assert record.forward_stop == StopReason.NOT_FINITE
+    assert np.isfinite(record.points_mm).all() and len(record.points_mm) == 4
+
+
+def test_seeds_outside_or_without_a_peak_are_left_out(noisy, newton):
+    outside = noisy.affine[:3, 3] - 1000.0
+    empty = np.argwhere(~noisy.features.data.any(axis=3))
+    seeds = [outside, noisy.seeds[0]]
+    if len(empty):
+        seeds.append(noisy.affine[:3, :3] @ empty[0] + noisy.affine[:3, 3])
+    records = list(
+        track(
+            seeds,
+            noisy.criterion,
+            noisy.affine,
+            features=noisy.features,
+            model=newton,
+            step_size=1.0,
+        )
+    )
+    assert [record.seed_index for record in records] == [1]
+
+
+def test_no_seeds_give_no_streamlines(noisy, newton):
+    assert (
+        list(
+            rnn_tracking(
+                np.empty((0, 3)),
+                noisy.criterion,
+                noisy.affine,
+                features=noisy.features,
+                model=newton,
+                step_size=1.0,
+            )
+        )
+        == []
+    )
+
+
+def test_a_criterion_that_draws_at_random_is_repeated_by_random_seed(noisy, newton):
+    half = noisy.mask * 0.5
+    criterion = CmcStoppingCriterion.from_pve(
+        half, half * 0.5, half * 0.1, step_size=1.0, average_voxel_size=3.0
+    )
+
+    def lines(random_seed):
+        return list(
+            rnn_tracking(
+                noisy.seeds,
+                criterion,
+                noisy.affine,
+                features=noisy.features,
+                model=newton,
+                step_size=1.0,
+                min_len=0,
+                random_seed=random_seed,
+            )
+        )
+
+    first, second, other = lines(3), lines(3), lines(4)
+    assert share_identical(first, second, 0) == 1
+    assert share_identical(first, other) < 1
+
+
+def test_torch_keeps_its_number_of_threads_while_streamlines_are_read(noisy, newton):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in rnn_tracking(
+            noisy.seeds,
+            noisy.criterion,
+            noisy.affine,
+            features=noisy.features,
+            model=newton,
+            step_size=1.0,
+            nbr_threads=2,
+        ):
+            assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_inputs_are_left_as_they_were(noisy, newton):
+    seeds, data = noisy.seeds.copy(), noisy.features.data.copy()
+    directions = np.tile([0.0, 0.0, 2.0], (len(seeds), 1))
+    given = directions.copy()
+    list(
+        rnn_tracking(
+            seeds,
+            noisy.criterion,
+            noisy.affine,
+            features=noisy.features,
+            seed_directions=directions,
+            model=newton,
+            step_size=1.0,
+        )
+    )
+    npt.assert_array_equal(seeds, noisy.seeds)
+    npt.assert_array_equal(data, noisy.features.data)
+    npt.assert_array_equal(directions, given)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"step_size": 0.0}, "step_size"),
+        ({"step_size": 2.0}, "step_size"),
+        ({"max_len": 0.1}, "max_len"),
+        ({"min_len": 9, "max_len": 8}, "min_len"),
+        ({"max_angle": 0}, "max_angle"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"nbr_threads": -1}, "nbr_threads"),
+        ({"random_seed": -1}, "random_seed"),
+        ({"seed_buffer_fraction": 0}, "seed_buffer_fraction"),
+        ({"seed_directions": [[1.0, 0, 0]]}, "seed_directions"),
+        ({"affine": np.zeros((4, 4))}, "affine"),
+        ({"affine": np.eye(3)}, "affine"),
+        ({"stopping_criterion": None}, "stopping_criterion"),
+        ({"seeds": [[np.nan, 0, 0]]}, "seeds"),
+        ({"seeds": [[0, 0]]}, "seeds"),
+        ({"features": None}, "sh, pam and features"),
+        ({"model": "no-such-model"}, "no-such-model"),
+        ({"device": "abacus"}, "device"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_tracking(noisy, options, named):
+    arguments = {
+        "seeds": noisy.seeds,
+        "stopping_criterion": noisy.criterion,
+        "affine": noisy.affine,
+        "features": noisy.features,
+        "model": "default",
+        "step_size": 1.0,
+    } | options
+    with pytest.raises((ValueError, OSError), match=named) as caught:
+        rnn_tracking(**arguments)  # not iterated: refused at once
+    assert "\n" not in str(caught.value)
+
+
+def test_lengths_become_points_as_in_dipy():
+    from dipy.tracking.tracker_parameters import generate_tracking_parameters
+
+    for step in (0.2, 0.5, 0.6, 1.0):
+        theirs = generate_tracking_parameters(
+            "det", min_len=2, max_len=250, step_size=step, voxel_size=np.ones(3),
+            max_angle=30.0, pmf_threshold=0.1, random_seed=0, return_all=True,
+        )
+        assert length_limits(2, 250, step) == (theirs.min_nbr_pts, theirs.max_nbr_pts)
+
+
+def test_the_shipped_model_closes_a_circle():
+    from dipy_rnn.phantom import circle_phantom
+
+    phantom = circle_phantom(20.0)
+    middle = phantom.affine[:3, :3] @ (np.array(phantom.shape) - 1) / 2
+    middle = middle + phantom.affine[:3, 3]
+    seed = middle + [20.0, 0.0, 0.0]
+    fractions = phantom.peaks()[0].sum(axis=-1)
+    (record,) = track(
+        [seed],
+        ThresholdStoppingCriterion(fractions, 0.1),
+        phantom.affine,
+        features=sh.fodf_features(phantom.fodf()),
+        seed_directions=[[0.0, 1.0, 0.0]],
+        step_size=0.2,
+        max_len=2 * np.pi * 20.0,
+    )
+    assert record.forward_stop == StopReason.MAX_LENGTH  # it never left the tube
+    start = np.flatnonzero((record.points_mm == record.seed_mm).all(axis=1))[0]
+    assert start == 0
+    assert np.linalg.norm(record.points_mm[-1] - seed) < 2.0

@@ -1,0 +1,110 @@
+"""Small worlds shared by the tests of tracking, and how to compare streamlines."""
+
+from itertools import permutations, product
+
+from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
+import numpy as np
+
+from dipy_rnn import interpolate, sh
+from dipy_rnn.phantom import random_phantom
+
+OBLIQUE_ROTATION = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+
+
+def affine_of(voxel_sizes_mm, rotation=None, offset_mm=(-30.0, 12.0, 5.0)):
+    """Return an affine with given voxel sizes and axes."""
+    affine = np.eye(4)
+    rotation = np.eye(3) if rotation is None else rotation
+    affine[:3, :3] = rotation * np.asarray(voxel_sizes_mm)
+    affine[:3, 3] = offset_mm
+    return affine
+
+
+def signed_permutations():
+    """Return the 48 ways to store an image's axes; half of them are rotations."""
+    matrices = []
+    for order in permutations(range(3)):
+        for signs in product((1.0, -1.0), repeat=3):
+            matrix = np.zeros((3, 3))
+            matrix[range(3), order] = signs
+            matrices.append(matrix)
+    return matrices
+
+
+def reorient(volume, axes):
+    """Store a volume along other axes: index ``i`` becomes ``axes @ i``."""
+    order = np.argmax(np.abs(axes), axis=1)
+    flipped = [i for i in range(3) if axes[i, order[i]] < 0]
+    return np.ascontiguousarray(
+        np.flip(volume.transpose(*order, *range(3, volume.ndim)), flipped)
+    )
+
+
+def reorient_sh(coeffs, axes):
+    """Store coefficients (package basis) along other axes, and turn them with them."""
+    moved = reorient(coeffs, axes)
+    rows = moved.reshape(-1, coeffs.shape[3])
+    turned = interpolate.rotate(
+        rows,
+        np.broadcast_to(axes, (len(rows), 3, 3)),
+        handedness=np.linalg.det(axes),
+    )
+    return turned.reshape(moved.shape)
+
+
+def index_map(shape, axes):
+    """Return the affine from old to new voxel coordinates of :func:`reorient`."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = axes
+    # A flipped axis counts from the far end.
+    matrix[:3, 3] = (np.abs(axes) @ (np.asarray(shape) - 1)) * (axes.sum(axis=1) < 0)
+    return matrix
+
+
+class NoisyWorld:
+    """A noisy random phantom with seeds on its bundles, and where to stop."""
+
+    def __init__(self, affine=None, n_seeds=60, random_seed=1):
+        phantom = random_phantom(random_seed, shape=(20, 20, 20), voxel_size_mm=3.0)
+        if affine is not None:
+            # The same bundles, in the middle of another grid.
+            middle = phantom.affine[:3, :3] @ np.full(3, 9.5) + phantom.affine[:3, 3]
+            affine = affine.copy()
+            shape = np.ceil(57 / np.linalg.norm(affine[:3, :3], axis=0)).astype(int)
+            affine[:3, 3] = middle - affine[:3, :3] @ ((shape - 1) / 2)
+            phantom = phantom.on_grid(affine, tuple(int(n) for n in shape))
+        self.affine = phantom.affine
+        self.features = sh.fodf_features(phantom.fodf(noise=0.1, random_seed=5))
+        self.mask = phantom.peaks()[0].sum(axis=-1) > 0.2
+        self.criterion = BinaryStoppingCriterion(self.mask)
+        lines = phantom.streamlines(10, random_seed=random_seed)[0]
+        rng = np.random.default_rng(random_seed)
+        self.seeds = np.array(
+            [
+                line[rng.integers(len(line) // 4, 3 * len(line) // 4)]
+                for line in (lines[i % len(lines)] for i in range(n_seeds))
+            ]
+        )
+
+
+def hausdorff(a, b):
+    """Return the Hausdorff distance of two streamlines in mm."""
+    distances = np.linalg.norm(a[:, None] - b[None], axis=2)
+    return max(distances.min(axis=0).max(), distances.min(axis=1).max())
+
+
+def share_within(lines, others, limit_mm):
+    """Return the share of partners whose Hausdorff distance is within a limit."""
+    assert len(lines) == len(others) > 0
+    return np.mean([hausdorff(a, b) <= limit_mm for a, b in zip(lines, others)])
+
+
+def share_identical(lines, others, limit_mm=1e-3):
+    """Return the share of partners with every point within a limit."""
+    assert len(lines) == len(others) > 0
+    return np.mean(
+        [
+            len(a) == len(b) and np.abs(a - b).max() <= limit_mm
+            for a, b in zip(lines, others)
+        ]
+    )
