@@ -54,20 +54,29 @@ def prepare(head, work):
     save_nifti(work / "seeds.nii.gz", (fa > SEED_THR).astype(np.uint8), affine)
     if not (work / "peaks.pam5").exists():
         bvecs = np.loadtxt(head / "dwi.bvec").T
-        unique = np.unique(np.round(bvecs[np.linalg.norm(bvecs, axis=1) > 0.5], 4), axis=0)
+        unique = np.unique(
+            np.round(bvecs[np.linalg.norm(bvecs, axis=1) > 0.5], 4), axis=0
+        )
         order = next(o for n, o in ORDER_OF_DIRECTIONS if len(unique) >= n)
-        run("dipy_fit_csd", *(head / f for f in (
-            "dwi.nii.gz", "dwi.bval", "dwi.bvec", "mask.nii.gz")),
-            "--sh_order_max", order, "--out_dir", work)
+        run(
+            "dipy_fit_csd",
+            *(head / f for f in ("dwi.nii.gz", "dwi.bval", "dwi.bvec", "mask.nii.gz")),
+            "--sh_order_max",
+            order,
+            "--out_dir",
+            work,
+        )
     return fa, affine
 
 
 def share_alike(lines, others, limit_mm=2.0):
     """Return the share of partners within a Hausdorff distance."""
-    return np.mean([
-        max(directed_hausdorff(a, b)[0], directed_hausdorff(b, a)[0]) <= limit_mm
-        for a, b in zip(lines, others)
-    ])
+    return np.mean(
+        [
+            max(directed_hausdorff(a, b)[0], directed_hausdorff(b, a)[0]) <= limit_mm
+            for a, b in zip(lines, others)
+        ]
+    )
 
 
 def measure(head, work, model, n_seeds):
@@ -75,11 +84,19 @@ def measure(head, work, model, n_seeds):
     fa, affine = prepare(head, work)
     print(f"\n{head.name}: {fa.shape}, model {model}")
     inputs = (work / "peaks.pam5", head / "fa.nii.gz", work / "seeds.nii.gz")
-    options = ("--step_size", 1.0, "--stopping_thr", STOPPING_THR, "--out_dir", work,
-               "--force")
+    options = (
+        "--step_size",
+        1.0,
+        "--stopping_thr",
+        STOPPING_THR,
+        "--out_dir",
+        work,
+        "--force",
+    )
     mean_length = {}
     for command, extra in (
-        ("dipy_track_rnn", ("--model_file", model)), ("dipy_track", ())
+        ("dipy_track_rnn", ("--model_file", model)),
+        ("dipy_track", ()),
     ):
         out = work / f"{command}.trx"
         seconds = run(command, *inputs, *options, *extra, "--out_tractogram", out.name)
@@ -107,36 +124,80 @@ def measure(head, work, model, n_seeds):
     seeds, directions = seeds[found], directions[found]
 
     def ours(step, **extra):
-        return list(rnn_tracking(
-            seeds, criterion, affine, features=features, seed_directions=directions,
-            model=model, step_size=step, max_angle=30, min_len=0, **extra))
+        return list(
+            rnn_tracking(
+                seeds,
+                criterion,
+                affine,
+                features=features,
+                seed_directions=directions,
+                model=model,
+                step_size=step,
+                max_angle=30,
+                min_len=0,
+                **extra,
+            )
+        )
 
     def theirs(step):
-        return list(deterministic_tracking(
-            seeds, criterion, affine, sh=pam.shm_coeff, seed_directions=directions,
-            sphere=pam.sphere, max_angle=30, step_size=step, min_len=0, random_seed=1))
+        return list(
+            deterministic_tracking(
+                seeds,
+                criterion,
+                affine,
+                sh=pam.shm_coeff,
+                seed_directions=directions,
+                sphere=pam.sphere,
+                max_angle=30,
+                step_size=step,
+                min_len=0,
+                random_seed=1,
+            )
+        )
 
     for name, tracker in (("rnn_tracking", ours), ("deterministic_tracking", theirs)):
         coarse = tracker(1.0)
-        print(f"  {name}: {share_alike(coarse, tracker(0.5)):.3f} alike at 0.5 and 1 mm")
-    print(f"  rnn_tracking: {share_alike(ours(1.0), theirs(1.0)):.3f} like "
-          f"deterministic_tracking; 0.5 mm: {share_alike(ours(0.5), theirs(0.5)):.3f}")
+        print(
+            f"  {name}: {share_alike(coarse, tracker(0.5)):.3f} alike at 0.5 and 1 mm"
+        )
+    print(
+        f"  rnn_tracking: {share_alike(ours(1.0), theirs(1.0)):.3f} like "
+        f"deterministic_tracking; 0.5 mm: {share_alike(ours(0.5), theirs(0.5)):.3f}"
+    )
 
     few = slice(0, min(200, len(seeds)))
     getter = RNNDirectionGetter(features, affine=affine, model=model, max_angle=30)
-    local = list(LocalTracking(
-        getter, criterion, seeds[few], affine, 1.0, maxlen=500,
-        initial_directions=directions[few, None]))
+    local = list(
+        LocalTracking(
+            getter,
+            criterion,
+            seeds[few],
+            affine,
+            1.0,
+            maxlen=500,
+            initial_directions=directions[few, None],
+        )
+    )
     same = [
         len(a) == len(b) and np.abs(a - b).max() <= 1e-3
         for a, b in zip(ours(1.0)[few], local)
     ]
     print(f"  LocalTracking and rnn_tracking: {np.mean(same):.4f} the same")
     for batch_size in (1, 7, 64):
-        one = list(rnn_tracking(
-            seeds[few], criterion, affine, features=features,
-            seed_directions=directions[few], model=model, step_size=1.0, max_angle=30,
-            min_len=0, batch_size=batch_size))
+        one = list(
+            rnn_tracking(
+                seeds[few],
+                criterion,
+                affine,
+                features=features,
+                seed_directions=directions[few],
+                model=model,
+                step_size=1.0,
+                max_angle=30,
+                min_len=0,
+                batch_size=batch_size,
+            )
+        )
         same = [
             len(a) == len(b) and np.abs(a - b).max() <= 1e-3
             for a, b in zip(ours(1.0)[few], one)
@@ -147,20 +208,28 @@ def measure(head, work, model, n_seeds):
 def main():
     """Measure every head in a folder."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--work", type=Path, default=Path("real_data"))
     parser.add_argument("--heads", nargs="*", default=["canon61", "siemens2mm"])
     parser.add_argument("--model", default="default")
     parser.add_argument("--n_seeds", type=int, default=2000)
     arguments = parser.parse_args()
-    versions = ", ".join(f"{n} {metadata.version(n)}" for n in
-                         ("dipy_rnn", "dipy", "torch", "numpy"))
-    print(f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, "
-          f"{len(os.sched_getaffinity(0))} cores, {versions}")
+    versions = ", ".join(
+        f"{n} {metadata.version(n)}" for n in ("dipy_rnn", "dipy", "torch", "numpy")
+    )
+    print(
+        f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, "
+        f"{len(os.sched_getaffinity(0))} cores, {versions}"
+    )
     for head in arguments.heads:
-        measure(arguments.folder / head, arguments.work / head, arguments.model,
-                arguments.n_seeds)
+        measure(
+            arguments.folder / head,
+            arguments.work / head,
+            arguments.model,
+            arguments.n_seeds,
+        )
 
 
 if __name__ == "__main__":

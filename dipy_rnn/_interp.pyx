@@ -1,4 +1,5 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: cdivision=True, initializedcheck=False
 """Kernels: trilinear sampling and the rotation of spherical harmonics.
 
 No checks and no exceptions in here: ``interpolate.py`` is the face that checks,
@@ -139,16 +140,16 @@ cdef inline void turn_about_z(
 ) noexcept nogil:
     """Turn a block about z: +m and -m mix by cos and sin of m times the angle."""
     cdef:
-        Py_ssize_t l, m, p, middle
+        Py_ssize_t ell, m, p, middle
         float* plus
         float* minus
         const float* c
         const float* s
         float a
 
-    for l in range(2, order + 1, 2):
-        middle = l * (l + 1) // 2
-        for m in range(1, l + 1):
+    for ell in range(2, order + 1, 2):
+        middle = ell * (ell + 1) // 2
+        for m in range(1, ell + 1):
             plus = coeffs + (middle + m) * BLOCK
             minus = coeffs + (middle - m) * BLOCK
             c = cosines + m * BLOCK

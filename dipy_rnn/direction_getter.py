@@ -26,7 +26,7 @@ _NO_PARTICLES = (
 
 
 class RNNDirectionGetter(DirectionGetter):
-    """Let a recurrent network lead :class:`~dipy.tracking.local_tracking.LocalTracking`.
+    """Let a recurrent network lead DIPY's ``LocalTracking``.
 
     Parameters
     ----------
@@ -352,7 +352,9 @@ def _unit_direction(direction):
     direction = np.array(direction, dtype=float)
     length = np.linalg.norm(direction)
     if not (np.isfinite(length) and length > 0):
-        raise ValueError(f"direction is {direction}; a finite one of length 1 is needed.")
+        raise ValueError(
+            f"direction is {direction}; a finite one of length 1 is needed."
+        )
     return direction / length
 
 

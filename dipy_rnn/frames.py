@@ -68,8 +68,9 @@ def transport(frames, tangents):
     Examples
     --------
     >>> frames = from_tangents(np.array([[0.0, 0.0, 1.0]]), np.eye(3))
-    >>> transport(frames, np.array([[1.0, 0.0, 0.0]]))[0].tolist()
-    [[0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    >>> turned = transport(frames, np.array([[1.0, 0.0, 0.0]]))
+    >>> turned[0].astype(int).tolist()
+    [[0, 0, -1], [0, 1, 0], [1, 0, 0]]
     """
     e1, e2, e3 = frames[:, 0], frames[:, 1], frames[:, 2]
     closeness = 1.0 + np.einsum("ni,ni->n", e3, tangents)

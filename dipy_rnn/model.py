@@ -251,7 +251,7 @@ def newton_slopes(order):
     Examples
     --------
     >>> newton_slopes(4).round(2)
-    array([-0.5 , -0.87])
+    array([-0.15, -0.37])
     """
     ls = np.arange(2, order + 1, 2)
     ladder = ls * (ls + 1)

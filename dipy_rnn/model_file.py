@@ -168,8 +168,8 @@ class ModelMetadata:
         basis = (entries.pop("basis", "tournier07"), entries.pop("legacy", False))
         if basis != ("tournier07", False):
             raise ModelFileError(
-                f"its basis is {basis!r}; models take ('tournier07', False), so permute "
-                "the coefficients inside the network"
+                f"its basis is {basis!r}; models take ('tournier07', False), so "
+                "permute the coefficients inside the network"
             )
         known = {f for f in cls.__dataclass_fields__}
         required = {"kind", "channels", "frame", "layers", "hidden"}

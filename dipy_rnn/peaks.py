@@ -5,7 +5,7 @@ turn with the head, so each is refined to the continuous maximum here, and of it
 signs the one is taken that points up (or forward, or right) in RAS+.
 """
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -67,9 +67,7 @@ def first_directions(
     order = np.lexsort((-values, seeds))
     seeds, values, refined = seeds[order], values[order], refined[order]
     first = np.searchsorted(seeds, seeds)
-    threshold = least[seeds] + relative_peak_threshold * (
-        values[first] - least[seeds]
-    )
+    threshold = least[seeds] + relative_peak_threshold * (values[first] - least[seeds])
     found = np.zeros(len(seen), dtype=int)
     cosine = np.cos(np.deg2rad(min_separation_angle))
     for rank in range((np.arange(len(seeds)) - first).max() + 1):
@@ -114,7 +112,7 @@ def _candidates(coeffs):
     return rows, vertices[maxima], least
 
 
-@lru_cache(maxsize=None)
+@cache
 def _sphere(order):
     """Return vertices, harmonics on them, one vertex of each pair, its neighbours."""
     from dipy.data import get_sphere

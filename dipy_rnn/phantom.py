@@ -532,9 +532,7 @@ class Phantom:
             sh[..., 1:] += scale * rng.standard_normal(sh[..., 1:].shape)
         return sh
 
-    def dwi(
-        self, gtab, *, snr=None, evals=(1.7e-3, 3e-4, 3e-4), s0=100, random_seed=0
-    ):
+    def dwi(self, gtab, *, snr=None, evals=(1.7e-3, 3e-4, 3e-4), s0=100, random_seed=0):
         """Diffusion-weighted series, one tensor per bundle in each voxel.
 
         Without noise this is `dipy.sims.voxel.multi_tensor` in every voxel, with

@@ -136,8 +136,7 @@ def fodf_features(
         )
     if sh_frame not in SH_FRAMES:
         raise ValueError(
-            f"sh_frame is {sh_frame!r}; "
-            f"{' or '.join(map(repr, SH_FRAMES))} is allowed."
+            f"sh_frame is {sh_frame!r}; {' or '.join(map(repr, SH_FRAMES))} is allowed."
         )
     coeffs = _checked(shcoeff, name)
     try:
@@ -151,7 +150,9 @@ def fodf_features(
             f"{name} is of order {order}; order 4 (15 coefficients) or more is needed."
         )
     if not coeffs[..., 1:].any():
-        raise ValueError(f"{name} has no direction anywhere: only zeros beyond order 0.")
+        raise ValueError(
+            f"{name} has no direction anywhere: only zeros beyond order 0."
+        )
 
     with warnings.catch_warnings():  # DIPY warns of the legacy bases it writes
         warnings.simplefilter("ignore", PendingDeprecationWarning)
@@ -199,7 +200,8 @@ def pam_features(pam, *, name="pam"):
     --------
     >>> from dipy.direction.peaks import PeaksAndMetrics
     >>> pam = PeaksAndMetrics(); pam.B = None
-    >>> pam.shm_coeff = np.zeros((1, 1, 1, 15)); pam.shm_coeff[..., [0, 4, 12]] = 1, 2, 2
+    >>> pam.shm_coeff = np.zeros((1, 1, 1, 15))
+    >>> pam.shm_coeff[..., [0, 4, 12]] = 1, 2, 2
     >>> pam_features(pam).kind
     'sh'
     """

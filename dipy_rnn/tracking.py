@@ -289,8 +289,11 @@ def rnn_tracking(
     >>> from dipy_rnn.phantom import crossing_phantom
     >>> phantom = crossing_phantom(90)
     >>> streamlines = rnn_tracking(
-    ...     phantom.streamlines(2)[0][0][50:52], BinaryStoppingCriterion(phantom.mask()),
-    ...     phantom.affine, sh=phantom.fodf(), step_size=1.0)
+    ...     phantom.streamlines(2)[0][0][50:52],
+    ...     BinaryStoppingCriterion(phantom.mask()),
+    ...     phantom.affine,
+    ...     sh=phantom.fodf(),
+    ...     step_size=1.0)
     >>> len(list(streamlines))
     2
     """
@@ -366,8 +369,11 @@ def track(
     >>> from dipy_rnn.sh import fodf_features
     >>> phantom = crossing_phantom(90)
     >>> line = next(track(
-    ...     phantom.streamlines(1)[0][0][50:51], BinaryStoppingCriterion(phantom.mask()),
-    ...     phantom.affine, features=fodf_features(phantom.fodf()), step_size=1.0))
+    ...     phantom.streamlines(1)[0][0][50:51],
+    ...     BinaryStoppingCriterion(phantom.mask()),
+    ...     phantom.affine,
+    ...     features=fodf_features(phantom.fodf()),
+    ...     step_size=1.0))
     >>> line.forward_stop.name
     'ENDPOINT'
     """
@@ -382,8 +388,8 @@ def track(
             )
     if not callable(getattr(stopping_criterion, "check_point", None)):
         raise ValueError(
-            f"stopping_criterion is of type {type(stopping_criterion).__name__}; one of "
-            "DIPY's criteria is needed (dipy.tracking.stopping_criterion)."
+            f"stopping_criterion is of type {type(stopping_criterion).__name__}; one "
+            "of DIPY's criteria is needed (dipy.tracking.stopping_criterion)."
         )
     if not step_size > 0:
         raise ValueError(f"step_size is {step_size}; a step above 0 mm is needed.")
@@ -452,8 +458,11 @@ def length_limits(min_len, max_len, step_size):
 
 def _one_of(shcoeff, pam, features, basis_type, legacy):
     """Make a feature volume of the one that is given."""
-    given = [n for n, v in (("sh", shcoeff), ("pam", pam), ("features", features))
-             if v is not None]
+    given = [
+        n
+        for n, v in (("sh", shcoeff), ("pam", pam), ("features", features))
+        if v is not None
+    ]
     if len(given) != 1:
         raise ValueError(
             f"Exactly one of sh, pam and features is needed; "
@@ -527,7 +536,14 @@ class _Slots:
     """The streamlines that are on their way, one row of every array each."""
 
     def __init__(
-        self, propagator, criterion, seeds_vox, directions, step_vox, max_points, n_slots
+        self,
+        propagator,
+        criterion,
+        seeds_vox,
+        directions,
+        step_vox,
+        max_points,
+        n_slots,
     ):
         n = min(n_slots, len(seeds_vox))
         self.propagator = propagator
@@ -650,8 +666,17 @@ class _Slots:
         self.phase[rows[len(taken) :]] = _IDLE
         busy = np.flatnonzero(self.phase != _IDLE)
         if len(busy) < 0.75 * len(self.phase):
-            for name in ("index", "phase", "position", "frame", "points", "n_points",
-                         "n_forward", "replayed", "forward_stop"):
+            for name in (
+                "index",
+                "phase",
+                "position",
+                "frame",
+                "points",
+                "n_points",
+                "n_forward",
+                "replayed",
+                "forward_stop",
+            ):
                 setattr(self, name, getattr(self, name)[busy])
             self.state = self.state[:, torch.from_numpy(busy)]
 

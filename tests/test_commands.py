@@ -83,8 +83,15 @@ class Subject:
     def run(self, *options, inputs=None, out="out.trk", out_dir=None):
         """Run the command in this process and return the streamlines it saved."""
         out_dir = out_dir or self.folder / "out"
-        command(*(inputs or self.inputs), "--out_dir", out_dir, "--out_tractogram", out,
-                "--force", *options)
+        command(
+            *(inputs or self.inputs),
+            "--out_dir",
+            out_dir,
+            "--out_tractogram",
+            out,
+            "--force",
+            *options,
+        )
         return load(out_dir / out, (inputs or self.inputs)[1])
 
 
@@ -94,7 +101,9 @@ def command(*arguments):
 
 
 def load(path, reference):
-    return load_tractogram(str(path), str(reference), bbox_valid_check=False).streamlines
+    return load_tractogram(
+        str(path), str(reference), bbox_valid_check=False
+    ).streamlines
 
 
 def refusal(*arguments):
@@ -162,7 +171,8 @@ def test_seeds_can_be_denser_or_random_and_are_saved(subject):
     def seeds(*options):
         subject.run("--seed_count", 7, "--save_seeds", *options)
         tractogram = load_tractogram(
-            str(subject.folder / "out" / "out.trk"), str(subject.stopping),
+            str(subject.folder / "out" / "out.trk"),
+            str(subject.stopping),
             bbox_valid_check=False,
         )
         return np.array(tractogram.data_per_streamline["seeds"])
@@ -288,16 +298,21 @@ def test_lower_orders_track_too(subject, order):
 def test_a_foreign_model_tracks_its_own_features(subject, tmp_path):
     model = save_stub(FieldFollower(), tmp_path / "follower.pt")
     field = np.broadcast_to([0.6, 0.8, 0.0], (*subject.mask.shape, 3))
-    save_nifti(tmp_path / "field.nii.gz", field.astype(np.float32),
-               subject.phantom.affine)
+    save_nifti(
+        tmp_path / "field.nii.gz", field.astype(np.float32), subject.phantom.affine
+    )
     lines = subject.run(
-        "--step_size", 1.0, "--model_file", model,
+        "--step_size",
+        1.0,
+        "--model_file",
+        model,
         inputs=[tmp_path / "field.nii.gz", subject.stopping, subject.seeding],
     )
     assert len(lines) > 0
     for line in lines:
-        npt.assert_allclose(np.diff(line, axis=0), [[0.6, 0.8, 0]] * (len(line) - 1),
-                            atol=1e-3)
+        npt.assert_allclose(
+            np.diff(line, axis=0), [[0.6, 0.8, 0]] * (len(line) - 1), atol=1e-3
+        )
 
 
 def test_many_subjects_need_names_of_their_own(subject, tmp_path):
@@ -320,8 +335,14 @@ def test_mixed_names_tell_subjects_apart(subject, tmp_path):
     for i in (1, 2):
         for path in subject.inputs:
             (tmp_path / f"{i}_{path.name}").write_bytes(path.read_bytes())
-    command(*(tmp_path / f"?_{path.name}" for path in subject.inputs),
-            "--out_dir", tmp_path / "mixed", "--mix_names", "--step_size", 1)
+    command(
+        *(tmp_path / f"?_{path.name}" for path in subject.inputs),
+        "--out_dir",
+        tmp_path / "mixed",
+        "--mix_names",
+        "--step_size",
+        1,
+    )
     assert len(list((tmp_path / "mixed").glob("*.trx"))) == 2
 
 
@@ -329,7 +350,9 @@ def test_an_existing_output_is_kept_unless_forced(subject):
     subject.run("--step_size", 1.0)
     out = subject.folder / "out" / "out.trk"
     out.write_bytes(b"precious")
-    line = refusal(*subject.inputs, "--out_dir", out.parent, "--out_tractogram", out.name)
+    line = refusal(
+        *subject.inputs, "--out_dir", out.parent, "--out_tractogram", out.name
+    )
     assert str(out) in line and "--force" in line
     assert out.read_bytes() == b"precious"
 
@@ -349,7 +372,9 @@ def test_a_diffusion_odf_is_tracked_with_a_warning(subject, capsys):
     assert "does not look like a fibre ODF" in capsys.readouterr().out
 
 
-def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(subject, capsys, monkeypatch):
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
+    subject, capsys, monkeypatch
+):
     subject.run("--step_size", 1.0)
     captured = capsys.readouterr()
     assert f"{subject.n_seeds} of {subject.n_seeds} seeds" in captured.out
@@ -388,34 +413,43 @@ def with_nan(fodf):
 MISTAKES = {
     "missing file": (lambda s: s.stopping.unlink(), (), "fa.nii.gz"),
     "three-dimensional SH": (
-        lambda s: (s.pam.unlink(), save_nifti(s.pam.with_name("p.nii.gz"),
-                                              s.fodf[..., 0], s.phantom.affine)),
-        (), "p.nii.gz",
+        lambda s: (
+            s.pam.unlink(),
+            save_nifti(s.pam.with_name("p.nii.gz"), s.fodf[..., 0], s.phantom.affine),
+        ),
+        (),
+        "p.nii.gz",
     ),
     "another shape": (
-        put("seeds.nii.gz", lambda s: (s.mask[1:], s.phantom.affine)), (),
+        put("seeds.nii.gz", lambda s: (s.mask[1:], s.phantom.affine)),
+        (),
         "seeds.nii.gz",
     ),
     "another affine": (
-        put("seeds.nii.gz", lambda s: (s.mask, s.phantom.affine + np.eye(4, k=3))), (),
+        put("seeds.nii.gz", lambda s: (s.mask, s.phantom.affine + np.eye(4, k=3))),
+        (),
         "seeds.nii.gz",
     ),
     "another affine of the SH": (
-        lambda s: write_pam(s.pam, s.fodf, s.phantom.affine + np.eye(4, k=3)), (),
+        lambda s: write_pam(s.pam, s.fodf, s.phantom.affine + np.eye(4, k=3)),
+        (),
         "peaks.pam5",
     ),
     "NaN in SH": (sh_of(with_nan), (), "NaN"),
     "empty seed mask": (
-        put("seeds.nii.gz", lambda s: (0 * s.mask, s.phantom.affine)), (),
+        put("seeds.nii.gz", lambda s: (0 * s.mask, s.phantom.affine)),
+        (),
         "empty seed mask",
     ),
     "a shear": (
-        put("fa.nii.gz", lambda s: (s.mask, s.phantom.affine + np.eye(4, k=1))), (),
+        put("fa.nii.gz", lambda s: (s.mask, s.phantom.affine + np.eye(4, k=1))),
+        (),
         "affine",
     ),
     "four-dimensional mask": (
         put("seeds.nii.gz", lambda s: (np.stack([s.mask] * 2, 3), s.phantom.affine)),
-        (), "seeds.nii.gz",
+        (),
+        "seeds.nii.gz",
     ),
     "no NIfTI": (lambda s: s.stopping.write_text("FA"), (), "fa.nii.gz"),
     "no PAM5": (lambda s: s.pam.write_text("peaks"), (), "peaks.pam5"),
@@ -454,8 +488,11 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing_behind(
 
 
 def test_a_number_of_coefficients_that_is_no_even_order_is_refused(subject):
-    save_nifti(subject.folder / "sh.nii.gz", subject.fodf[..., :20].astype(np.float32),
-               subject.phantom.affine)
+    save_nifti(
+        subject.folder / "sh.nii.gz",
+        subject.fodf[..., :20].astype(np.float32),
+        subject.phantom.affine,
+    )
     line = refusal(subject.folder / "sh.nii.gz", *subject.inputs[1:])
     assert "sh.nii.gz" in line and "20 coefficients" in line
 
@@ -508,10 +545,17 @@ def test_its_flags_are_those_of_dipy_track_and_the_documented_new_ones():
     theirs = signature(LocalFiberTrackingPAMFlow.run).parameters
     ours = signature(track.RNNTrackingFlow.run).parameters
     assert theirs.keys() - ours.keys() == {
-        "tracking_method", "sphere_name", "pmf_threshold",
+        "tracking_method",
+        "sphere_name",
+        "pmf_threshold",
     }
     assert ours.keys() - theirs.keys() == {
-        "seed_count", "model_file", "sh_basis", "sh_frame", "device", "batch_size",
+        "seed_count",
+        "model_file",
+        "sh_basis",
+        "sh_frame",
+        "device",
+        "batch_size",
     }
     for name in theirs.keys() & ours.keys() - {"max_angle"}:
         assert theirs[name].default == ours[name].default, name

@@ -191,7 +191,9 @@ def test_nothing_leaks_from_one_streamline_to_the_next(newton):
 
     def lines(seeds):
         return list(
-            LocalTracking(getter, world.criterion, seeds, world.affine, 1.0, max_cross=1)
+            LocalTracking(
+                getter, world.criterion, seeds, world.affine, 1.0, max_cross=1
+            )
         )
 
     together = lines(world.seeds)
@@ -323,7 +325,10 @@ def test_what_cannot_work_is_refused_with_a_reason(newton, follower):
     with pytest.raises(ValueError, match=r"step_size is 3 mm"):
         list(
             LocalTracking(
-                getter, everywhere(fodf.shape[:3]), np.array([[12.0, 12, 6]]),
-                np.eye(4), 3.0,
+                getter,
+                everywhere(fodf.shape[:3]),
+                np.array([[12.0, 12, 6]]),
+                np.eye(4),
+                3.0,
             )
         )

@@ -166,5 +166,6 @@ def test_into_a_frame_and_out_again_is_the_identity(random_frames, handedness):
     local = frames.to_local(vectors, rows)
     assert_allclose(local[:, 2], np.sum(rows[:, 2] * vectors, axis=1))
     assert_allclose(frames.to_axes(local, rows), vectors, atol=1e-12)
-    assert_allclose(frames.to_local(frames.to_axes(vectors, rows), rows), vectors,
-                    atol=1e-12)
+    assert_allclose(
+        frames.to_local(frames.to_axes(vectors, rows), rows), vectors, atol=1e-12
+    )

@@ -13,8 +13,16 @@ from dipy_rnn import workflows
 # A module imports from its own layer or from one further down.
 LAYERS = [
     ["workflows"],
-    ["direction_getter", "tracking", "training", "evaluation", "report", "phantom",
-     "peaks", "model_file"],
+    [
+        "direction_getter",
+        "tracking",
+        "training",
+        "evaluation",
+        "report",
+        "phantom",
+        "peaks",
+        "model_file",
+    ],
     ["model", "frames", "sh", "spaces", "stopping", "interpolate"],
     ["_interp"],
 ]

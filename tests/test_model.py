@@ -161,19 +161,24 @@ def test_an_untrained_network_steps_to_the_peak_as_newton_does(lobes, order, off
     azimuth = np.arange(0, 2 * np.pi, 0.7)
     off = np.deg2rad(off_deg)
     peaks = np.column_stack(
-        [np.sin(off) * np.cos(azimuth), np.sin(off) * np.sin(azimuth),
-         np.full(len(azimuth), np.cos(off))]
+        [
+            np.sin(off) * np.cos(azimuth),
+            np.sin(off) * np.sin(azimuth),
+            np.full(len(azimuth), np.cos(off)),
+        ]
     )
     n = len(peaks)
     module = RecurrentPropagator(order=order, hidden=8)
     with torch.no_grad():
-        answers, _ = module(normalised(lobes(peaks, order)), ahead(n),
-                            module.init_state(n))
+        answers, _ = module(
+            normalised(lobes(peaks, order)), ahead(n), module.init_state(n)
+        )
     answers = answers.numpy()
     turn_deg = np.rad2deg(np.hypot(answers[:, 0], answers[:, 1]))
     assert_allclose(turn_deg, off_deg, rtol=0.05)
     assert_allclose(
-        np.exp(1j * np.arctan2(answers[:, 1], answers[:, 0])), np.exp(1j * azimuth),
+        np.exp(1j * np.arctan2(answers[:, 1], answers[:, 0])),
+        np.exp(1j * azimuth),
         atol=1e-3,
     )
 

@@ -120,7 +120,8 @@ class RunningStatistics(Straight):
 def write(path, module, metadata):
     """Write an archive as torch does, without the checks of save_model."""
     torch.jit.save(
-        torch.jit.script(module), str(path),
+        torch.jit.script(module),
+        str(path),
         _extra_files={"metadata.json": metadata.to_json()},
     )
     return path
@@ -229,8 +230,15 @@ def test_an_archive_made_elsewhere_is_a_model_if_it_keeps_the_contract(tmp_path)
         assert model.init_state(5).shape == (1, 5, 2)
     minimal = {
         name: entries(RAW)[name]
-        for name in ("format", "format_version", "kind", "channels", "frame",
-                     "layers", "hidden")
+        for name in (
+            "format",
+            "format_version",
+            "kind",
+            "channels",
+            "frame",
+            "layers",
+            "hidden",
+        )
     }
     assert read_metadata(write_text(tmp_path / "m.pt", json.dumps(minimal))) == RAW
 
@@ -472,8 +480,8 @@ def test_steps_outside_the_trained_range_are_refused(saved):
 
 def test_an_unknown_name_is_answered_with_the_shipped_ones(monkeypatch):
     monkeypatch.setattr(model_file, "shipped_models", lambda: ["default", "tiny"])
-    with pytest.raises(FileNotFoundError, match=r"defualt.*: default, tiny\."):
-        model_path("defualt")
+    with pytest.raises(FileNotFoundError, match=r"defaut-model.*: default, tiny\."):
+        model_path("defaut-model")
 
 
 def test_a_shipped_model_is_found_by_its_name(monkeypatch):
@@ -485,7 +493,7 @@ def test_a_shipped_model_is_found_by_its_name(monkeypatch):
 def test_a_device_that_is_not_there_is_refused(monkeypatch, saved):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device in ("cuda", "cuda:1"):
-        with pytest.raises(ValueError, match="shows 0 CUDA devices.*use device 'cpu'"):
+        with pytest.raises(ValueError, match=r"shows 0 CUDA devices.*use device 'cpu'"):
             load_model(saved, device=device)
     for device in ("gpu", "mps", "", None, "cuda:-1"):
         with pytest.raises(ValueError, match="device is unknown"):

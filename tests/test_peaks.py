@@ -112,7 +112,7 @@ def test_the_largest_peak_comes_first(lobes):
 
 def test_peaks_below_the_relative_threshold_are_left_out(lobes, harmonics):
     coeffs = (lobes([X, Z]) * [[0.7], [1.0]]).sum(axis=0, keepdims=True)
-    small, large = (harmonics([X, Z], 8) @ coeffs[0])
+    small, large = harmonics([X, Z], 8) @ coeffs[0]
     for nudge, expected in ((-0.01, 2), (0.01, 1)):
         threshold = small / large + nudge
         assert count(peaks_of(coeffs, relative_peak_threshold=threshold)) == expected
@@ -128,9 +128,7 @@ def test_peaks_closer_than_the_separation_are_left_out(lobes):
 
 def test_no_more_than_max_peaks_are_given(lobes):
     coeffs = (lobes([X, Z, Y]) * [[0.7], [1.0], [0.85]]).sum(axis=0, keepdims=True)
-    assert_array_equal(
-        peaks_of(coeffs, max_peaks=2), peaks_of(coeffs)[:, :2]
-    )
+    assert_array_equal(peaks_of(coeffs, max_peaks=2), peaks_of(coeffs)[:, :2])
     assert peaks_of(coeffs, max_peaks=2).shape == (1, 2, 3)
 
 
@@ -161,9 +159,7 @@ def test_turning_the_fodf_turns_the_directions(lobes, cube_rotations):
     weights = [[1.0], [0.8]]
     expected = peaks_of((lobes(directions) * weights).sum(axis=0, keepdims=True))[0]
     assert count(expected) == 2
-    turned = [
-        (lobes(directions @ r.T) * weights).sum(axis=0) for r in cube_rotations
-    ]
+    turned = [(lobes(directions @ r.T) * weights).sum(axis=0) for r in cube_rotations]
     for r, found in zip(cube_rotations, peaks_of(turned), strict=True):
         assert count(found) == 2
         assert angles_deg(found[:2], expected[:2] @ r.T).max() < 0.01

@@ -18,7 +18,6 @@ from dipy_rnn.phantom import (
     random_phantom,
 )
 
-
 # DIPY's sh_to_sf announces that its default basis may change one day.
 legacy_basis = pytest.mark.filterwarnings("ignore:The legacy descoteaux07")
 

@@ -81,6 +81,7 @@ def changed(row, column, value):
         (changed(1, 1, 0), "dwi.nii is singular"),
         (LAS[[0, 0, 2, 3]], "dwi.nii is singular"),
         (changed(0, 1, 0.01), "dwi.nii contains shear"),
+        (changed(3, 0, 5.0), "dwi.nii ends in the row"),
     ],
 )
 def test_bad_affines_are_refused_in_one_line_by_name(affine, message):

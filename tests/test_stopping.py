@@ -58,8 +58,11 @@ def test_a_drawn_row_of_voxels_stops_where_it_is_drawn():
     points = np.column_stack([x, np.zeros((9, 2))])
     names = [StopReason(r).name for r in check_points(criterion, points)]
     assert names == (
-        ["OUTSIDE_IMAGE"] + 2 * ["ENDPOINT"] + 3 * ["RUNNING"]
-        + 2 * ["ENDPOINT"] + ["OUTSIDE_IMAGE"]
+        ["OUTSIDE_IMAGE"]
+        + 2 * ["ENDPOINT"]
+        + 3 * ["RUNNING"]
+        + 2 * ["ENDPOINT"]
+        + ["OUTSIDE_IMAGE"]
     )
 
 

@@ -200,9 +200,11 @@ def test_every_step_has_the_length_asked_for_in_mm(newton):
 def test_turning_the_volume_turns_the_streamlines(noisy, newton, model):
     model = newton if model == "newton" else model
     features, affine = noisy.features, np.diag([3.0, 3.0, 3.0, 1.0])
-    seeds = (noisy.seeds - noisy.affine[:3, 3]) @ np.linalg.inv(
-        noisy.affine[:3, :3]
-    ).T * 3.0
+    seeds = (
+        (noisy.seeds - noisy.affine[:3, 3])
+        @ np.linalg.inv(noisy.affine[:3, :3]).T
+        * 3.0
+    )
     options = {"model": model, "step_size": 1.0, "min_len": 0}
     directions = first_directions(features, seeds, affine)
     found = directions.any(axis=1)
@@ -294,9 +296,7 @@ def test_one_head_stored_in_other_ways_gives_the_same_streamlines(
                 world.seeds,
                 BinaryStoppingCriterion(reorient(world.mask, axes)),
                 stored,
-                features=sh.FeatureVolume(
-                    reorient_sh(world.features.data, axes), "sh"
-                ),
+                features=sh.FeatureVolume(reorient_sh(world.features.data, axes), "sh"),
                 **options,
             )
         )
@@ -357,7 +357,10 @@ def test_each_reason_to_stop_is_told(follower):
     for direction, criterion in (
         ([1, 0, 0], everywhere((9, 3, 3))),
         ([0, 1, 0], everywhere((9, 3, 3))),
-        ([1, 0, 0], BinaryStoppingCriterion(np.arange(9)[:, None, None] < [[5] * 3] * 3)),
+        (
+            [1, 0, 0],
+            BinaryStoppingCriterion(np.arange(9)[:, None, None] < [[5] * 3] * 3),
+        ),
     ):
         (record,) = track(
             [[4.0, 1, 1]],
@@ -385,8 +388,9 @@ def test_nan_from_a_model_stops_and_never_becomes_a_point(tmp_path):
             state: torch.Tensor,
         ) -> tuple[torch.Tensor, torch.Tensor]:
             bad = state[0, :, :1] >= features[:, :1]
-            return torch.where(bad, torch.full_like(direction, float("nan")),
-                               direction), state + 1.0
+            return torch.where(
+                bad, torch.full_like(direction, float("nan")), direction
+            ), state + 1.0
 
     model = save_stub(TurnsToNan(), tmp_path / "nan.pt")
     (record,) = track(
@@ -542,8 +546,15 @@ def test_lengths_become_points_as_in_dipy():
 
     for step in (0.2, 0.5, 0.6, 1.0):
         theirs = generate_tracking_parameters(
-            "det", min_len=2, max_len=250, step_size=step, voxel_size=np.ones(3),
-            max_angle=30.0, pmf_threshold=0.1, random_seed=0, return_all=True,
+            "det",
+            min_len=2,
+            max_len=250,
+            step_size=step,
+            voxel_size=np.ones(3),
+            max_angle=30.0,
+            pmf_threshold=0.1,
+            random_seed=0,
+            return_all=True,
         )
         assert length_limits(2, 250, step) == (theirs.min_nbr_pts, theirs.max_nbr_pts)
 

@@ -38,8 +38,16 @@ def crossing():
     return Reference(data, phantom.affine, phantom.streamlines(4)[0])
 
 
-def draw(reference, n_sequences=4, *, frame="local", step_mm=1.0, max_points=20,
-         seed=0, blur=NO_BLUR):
+def draw(
+    reference,
+    n_sequences=4,
+    *,
+    frame="local",
+    step_mm=1.0,
+    max_points=20,
+    seed=0,
+    blur=NO_BLUR,
+):
     return draw_batch(
         [reference],
         n_sequences,
@@ -138,8 +146,15 @@ def test_every_reference_gives_its_sequences():
         Reference(np.full((9, 9, 9, 15), v, np.float32), np.eye(4), [line_mm(5)])
         for v in (1.0, -1.0)
     ]
-    batch = draw_batch(references, 3, frame="voxel", step_mm=1.0, max_points=9,
-                       rng=np.random.default_rng(0), blur=NO_BLUR)
+    batch = draw_batch(
+        references,
+        3,
+        frame="voxel",
+        step_mm=1.0,
+        max_points=9,
+        rng=np.random.default_rng(0),
+        blur=NO_BLUR,
+    )
     first = batch.features[: batch.batch_sizes[0], 0]
     assert sorted(np.sign(first.numpy())) == [-1] * 3 + [1] * 3
 
@@ -152,8 +167,9 @@ def test_in_a_frame_a_lobe_along_the_line_points_ahead(lobes, oblique_affine):
         batch = draw(Reference(data, affine, [line_mm(8)]))
         expected = lobes([[0, 0, 1.0]], 4)
         expected /= np.linalg.norm(expected)
-        assert_allclose(batch.features, expected.repeat(len(batch.features), 0),
-                        atol=1e-5)
+        assert_allclose(
+            batch.features, expected.repeat(len(batch.features), 0), atol=1e-5
+        )
 
 
 def test_in_a_frame_what_is_seen_and_the_target_belong_together(lobes):
@@ -173,10 +189,15 @@ def test_in_a_frame_what_is_seen_and_the_target_belong_together(lobes):
 
 def test_positions_stray_as_far_as_the_blur_says():
     affine = np.eye(4)
-    reference = Reference(coordinates((40, 40, 40), affine), affine,
-                          [line_mm(20, start=(12.0, 12, 12))])
-    batch = draw(reference, 300, frame="voxel",
-                 blur=Blur(position_mm=0.7, direction_deg=(0.0, 0.0)))
+    reference = Reference(
+        coordinates((40, 40, 40), affine), affine, [line_mm(20, start=(12.0, 12, 12))]
+    )
+    batch = draw(
+        reference,
+        300,
+        frame="voxel",
+        blur=Blur(position_mm=0.7, direction_deg=(0.0, 0.0)),
+    )
     seen_mm = (batch.features[:, :3] / batch.features[:, 3:]).numpy()
     across = seen_mm - 12.0
     across -= np.outer(across @ DIRECTION, DIRECTION)
@@ -187,11 +208,14 @@ def test_positions_stray_as_far_as_the_blur_says():
 
 
 def test_incoming_directions_are_as_wrong_and_for_as_long_as_the_blur_says():
-    reference = Reference(
-        np.ones((9, 9, 9, 15), np.float32), np.eye(4), [line_mm(20)]
+    reference = Reference(np.ones((9, 9, 9, 15), np.float32), np.eye(4), [line_mm(20)])
+    batch = draw(
+        reference,
+        300,
+        frame="voxel",
+        step_mm=0.5,
+        blur=Blur(0.0, direction_deg=(2.0, 6.0), memory_mm=2.0),
     )
-    batch = draw(reference, 300, frame="voxel", step_mm=0.5,
-                 blur=Blur(0.0, direction_deg=(2.0, 6.0), memory_mm=2.0))
     error = np.cross(batch.incoming.numpy(), batch.target.numpy())
     turn_deg = np.rad2deg(np.arcsin(np.linalg.norm(error, axis=1)))
     # Two dimensions are across; the mean square of the range is (4 + 12 + 36) / 3.
@@ -219,8 +243,9 @@ def test_the_same_seed_gives_the_same_weights(kind, crossing):
     def trained(random_seed):
         torch.manual_seed(7)
         module = kind(order=4, hidden=8)
-        error_deg = fit(module, [crossing], n_updates=3, n_sequences=4,
-                        random_seed=random_seed)
+        error_deg = fit(
+            module, [crossing], n_updates=3, n_sequences=4, random_seed=random_seed
+        )
         return weights(module), error_deg
 
     (one, error), (same, same_error), (other, _) = map(trained, (1, 1, 2))
@@ -244,6 +269,20 @@ def test_the_loss_falls_on_a_tiny_phantom(kind, crossing):
     assert 0 < error_deg < 90
     assert not module.training
     assert loss() < 0.8 * before
+
+
+def test_streamlines_too_short_for_a_step_are_refused():
+    line = np.array([[4.0, 4, 4], [5.0, 4, 4]])
+    reference = Reference(np.ones((9, 9, 9, 15), np.float32), np.eye(4), [line])
+    with pytest.raises(ValueError, match=r"two steps of 1\.5 mm"):
+        draw_batch(
+            [reference],
+            2,
+            frame="voxel",
+            step_mm=1.5,
+            max_points=9,
+            rng=np.random.default_rng(0),
+        )
 
 
 def test_features_that_are_not_finite_stop_training_before_they_do_harm(crossing):

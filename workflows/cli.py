@@ -47,8 +47,8 @@ def _run(command, flow):
         sys.exit(f"{command}: error: {_one_line(error)}")
     except Exception as error:
         sys.exit(
-            f"{command}: error: {type(error).__name__}: {_one_line(error)} (this should "
-            "have been caught earlier; please report it)"
+            f"{command}: error: {type(error).__name__}: {_one_line(error)} (this "
+            "should have been caught earlier; please report it)"
         )
 
 

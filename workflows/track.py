@@ -154,16 +154,19 @@ class RNNTrackingFlow(Workflow):
             raise ValueError(
                 f"sh_basis is {sh_basis}; {', '.join(SH_BASES)} are allowed."
             )
-        for name, value in (("seed_density", seed_density - 1),
-                            ("seed_count", seed_count), ("random_seed", random_seed)):
+        for name, value in (
+            ("seed_density", seed_density - 1),
+            ("seed_count", seed_count),
+            ("random_seed", random_seed),
+        ):
             if value < 0:
                 raise ValueError(f"{name} is too small; see --help.")
         try:
             io_it = self.get_io_iterator()
         except ImportError:  # DIPY's word for lists of unequal length
             raise ValueError(
-                "pam_files, stopping_files and seeding_files match different numbers of "
-                "files; give one of each for every subject."
+                "pam_files, stopping_files and seeding_files match different numbers "
+                "of files; give one of each for every subject."
             ) from None
 
         from dipy_rnn.model_file import load_model

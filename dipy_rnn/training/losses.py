@@ -1,7 +1,5 @@
 """Losses between unit directions."""
 
-import torch
-
 
 def cosine_loss(predicted, target, weight=None):
     """Return the weighted mean of one minus the cosine between directions.
@@ -20,6 +18,7 @@ def cosine_loss(predicted, target, weight=None):
 
     Examples
     --------
+    >>> import torch
     >>> x, y = torch.eye(3)[:1], torch.eye(3)[1:2]
     >>> cosine_loss(x, y).item(), cosine_loss(x, -x).item()
     (1.0, 2.0)

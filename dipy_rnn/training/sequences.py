@@ -107,9 +107,7 @@ class Batch:
         return PackedSequence(values, self.batch_sizes)
 
 
-def draw_batch(
-    references, n_sequences, *, frame, step_mm, max_points, rng, blur=None
-):
+def draw_batch(references, n_sequences, *, frame, step_mm, max_points, rng, blur=None):
     """Draw a batch of sequences.
 
     Parameters
@@ -166,9 +164,7 @@ def draw_batch(
 
 
 def _sequences(reference, n_sequences, frame, step_mm, max_points, rng, blur):
-    points_mm, lengths = _draw_points(
-        reference, n_sequences, step_mm, max_points, rng
-    )
+    points_mm, lengths = _draw_points(reference, n_sequences, step_mm, max_points, rng)
     axes = spaces.axes(reference.affine)
     steps = np.diff(points_mm, axis=0) @ axes  # along the voxel axes
     last = np.cumsum(lengths) - 1
