@@ -14,6 +14,7 @@ from dipy_rnn.phantom import circle_phantom, crossing_phantom
 from dipy_rnn.training.fit import fit, predict
 from dipy_rnn.training.losses import cosine_loss
 from dipy_rnn.training.sequences import Blur, Reference, draw_batch
+from dipy_rnn.training.teachers import peak_ahead
 
 NO_BLUR = Blur(position_mm=0.0, direction_deg=(0.0, 0.0))
 DIRECTION = np.array([0.36, 0.48, 0.8])
@@ -88,6 +89,17 @@ def test_cosine_loss_is_the_mean_of_one_minus_the_cosines():
 
 
 @pytest.mark.parametrize("handedness", [1.0, -1.0])
+def test_with_a_width_large_errors_count_alike_and_small_ones_as_before():
+    ahead = torch.tensor([[0.0, 0.0, 1.0]])
+    losses = []
+    for degrees in (1.0, 90.0, 180.0):
+        turn = np.deg2rad(degrees)
+        aside = torch.tensor([[np.sin(turn), 0.0, np.cos(turn)]], dtype=torch.float32)
+        losses.append(cosine_loss(aside, ahead, width_deg=10.0).item())
+    assert_allclose(losses[0], 1 - cos(np.deg2rad(1)), rtol=0.01)
+    assert_allclose(losses[1:], np.deg2rad(10) ** 2, rtol=1e-3)
+
+
 def test_the_target_on_a_straight_line_is_its_direction(oblique_affine, handedness):
     affine = oblique_affine(handedness)
     reference = Reference(np.ones((2, 2, 2, 15), np.float32), affine, [line_mm(10)])
@@ -295,3 +307,59 @@ def test_features_that_are_not_finite_stop_training_before_they_do_harm(crossing
         fit(module, [bad], n_updates=2, n_sequences=4)
     after = weights(module)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+# The teacher that reads the fODF
+
+
+def test_the_peak_ahead_is_found_within_the_distance_of_its_directions(lobes):
+    rng = np.random.default_rng(0)
+    aside = np.deg2rad(rng.uniform(0, 25, 40))
+    azimuth = rng.uniform(0, 2 * pi, 40)
+    peaks = np.column_stack(
+        [
+            np.sin(aside) * np.cos(azimuth),
+            np.sin(aside) * np.sin(azimuth),
+            np.cos(aside),
+        ]
+    )
+    found = peak_ahead(lobes(peaks), straightness=0)
+    angles = np.rad2deg(np.arccos(np.clip((found * peaks).sum(axis=1), -1, 1)))
+    assert angles.max() < 3
+
+
+def test_a_larger_peak_aside_wins_only_where_straightness_is_small(lobes):
+    turn = np.deg2rad(60)
+    both = lobes([[0.0, 0, 1]]) + 2 * lobes([[np.sin(turn), 0, np.cos(turn)]])
+    # 2 cos(60 deg) ** k against 1: they are even at k = 1.
+    assert peak_ahead(both, straightness=0)[0, 2] < 0.6
+    assert peak_ahead(both, straightness=2)[0, 2] > 0.98
+    assert peak_ahead(both)[0, 2] > 0.98
+
+
+@pytest.mark.parametrize("frame", ["local", "voxel"])
+def test_a_teacher_answers_where_the_streamline_strays(frame, lobes, oblique_affine):
+    # The volume says "along x" everywhere, whatever the streamline does.
+    affine = oblique_affine()
+    axis = spaces.axes(affine).T @ [1.0, 0, 0]
+    data = np.broadcast_to(lobes([axis])[0], (9, 9, 9, 45)).astype(np.float32)
+    line = spaces.to_mm([[4.0, 4, 4]], affine) + np.linspace(0, 5, 20)[:, None] * [
+        cos(0.3),
+        np.sin(0.3),
+        0,
+    ]
+    batch = draw_batch(
+        [Reference(data.copy(), affine, [line])],
+        20,
+        frame=frame,
+        step_mm=0.5,
+        max_points=9,
+        rng=np.random.default_rng(0),
+        blur=Blur(0.0, (0.0, 0.0)),
+        teacher=peak_ahead,
+    )
+    target = batch.target.numpy()
+    if frame == "voxel":
+        assert np.abs(target @ axis).min() > cos(np.deg2rad(3))
+    else:
+        assert_allclose(target[:, 2], cos(0.3), atol=0.03)

@@ -19,6 +19,7 @@ from dipy_rnn.model_file import ModelMetadata, save_model
 from dipy_rnn.phantom import random_phantom
 from dipy_rnn.training.fit import fit, predict
 from dipy_rnn.training.sequences import Reference, draw_batch
+from dipy_rnn.training.teachers import peak_ahead
 
 STEP_RANGE_MM = (0.2, 1.5)
 ORDERS = (4, 6, 8)
@@ -105,7 +106,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="dipy_rnn/models/default.pt", type=Path)
     parser.add_argument("--hidden", default=64, type=int)
-    parser.add_argument("--n_updates", default=6000, type=int)
+    parser.add_argument("--n_updates", default=2500, type=int)
     parser.add_argument("--n_phantoms", default=96, type=int)
     parser.add_argument("--random_seed", default=2026, type=int)
     arguments = parser.parse_args()
@@ -127,6 +128,7 @@ def main():
         references,
         n_updates=arguments.n_updates,
         step_range_mm=STEP_RANGE_MM,
+        teacher=peak_ahead,
         random_seed=arguments.random_seed,
         report=lambda line: print(line, flush=True),
     )
@@ -137,6 +139,7 @@ def main():
         step_mm=1.0,
         max_points=48,
         rng=np.random.default_rng(0),
+        teacher=peak_ahead,
     )
     with torch.no_grad():
         cosine = (predict(module, batch) * batch.target).sum(dim=1).clamp(-1, 1)
@@ -159,7 +162,8 @@ def main():
                 "sh_order": module.order,
                 "parameters": sum(p.numel() for p in module.parameters()),
                 "data": f"{arguments.n_phantoms} random phantoms, every third through "
-                "a simulated scan and CSD; true streamlines",
+                "a simulated scan and CSD",
+                "teacher": "the peak of the fODF ahead (training.teachers)",
                 "n_updates": arguments.n_updates,
                 "random_seed": arguments.random_seed,
                 "next_step_error_deg": {

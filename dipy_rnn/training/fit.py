@@ -20,7 +20,9 @@ def fit(
     max_points=48,
     learning_rate=2e-3,
     random_seed=0,
+    width_deg=(40.0, 12.0),
     blur=None,
+    teacher=None,
     report=None,
 ):
     """Train a propagator on reference streamlines.
@@ -42,7 +44,11 @@ def fit(
         Of Adam, at the start; it falls to zero as half a cosine.
     random_seed : int, optional
         The same seed gives the same weights on the same machine and threads.
-    blur : dipy_rnn.training.sequences.Blur, optional
+    width_deg : tuple of float, optional
+        Of :func:`dipy_rnn.training.losses.cosine_loss`, at the start and at the end:
+        first all errors count, then the network makes up its mind.
+    blur, teacher : optional
+        As for :func:`dipy_rnn.training.sequences.draw_batch`.
     report : callable, optional
         Called with a line of text every 200 updates.
 
@@ -84,9 +90,11 @@ def fit(
             max_points=max_points,
             rng=rng,
             blur=blur,
+            teacher=teacher,
         )
         predicted = predict(module, batch)
-        loss = cosine_loss(predicted, batch.target)
+        width = np.interp(update, [1, n_updates], width_deg)
+        loss = cosine_loss(predicted, batch.target, width_deg=width)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"The loss is {loss.item()} at update {update}; lower learning_rate."

@@ -1,7 +1,9 @@
 """Losses between unit directions."""
 
+import math
 
-def cosine_loss(predicted, target, weight=None):
+
+def cosine_loss(predicted, target, weight=None, *, width_deg=None):
     """Return the weighted mean of one minus the cosine between directions.
 
     Parameters
@@ -10,11 +12,20 @@ def cosine_loss(predicted, target, weight=None):
         Unit vectors.
     weight : torch.Tensor of shape (N,), optional
         What each point counts; alike where None.
+    width_deg : float, optional
+        Errors far above this angle count alike, as in Welsch's loss. Where a fibre
+        may go on in two ways, the plain loss teaches the way between them; this one
+        teaches the likelier of the two.
 
     Returns
     -------
     loss : torch.Tensor
         Scalar from 0 to 2.
+
+    Notes
+    -----
+    With a width s in radians and the distance d = 1 - cos the loss of a point is
+    s^2 (1 - exp(-d / s^2)), about d where d is small.
 
     Examples
     --------
@@ -24,6 +35,9 @@ def cosine_loss(predicted, target, weight=None):
     (1.0, 2.0)
     """
     distance = 1.0 - (predicted * target).sum(dim=1)
+    if width_deg is not None:
+        square = math.radians(width_deg) ** 2
+        distance = square * (1.0 - (-distance / square).exp())
     if weight is None:
         return distance.mean()
     return (distance * weight).sum() / weight.sum()

@@ -107,7 +107,17 @@ class Batch:
         return PackedSequence(values, self.batch_sizes)
 
 
-def draw_batch(references, n_sequences, *, frame, step_mm, max_points, rng, blur=None):
+def draw_batch(
+    references,
+    n_sequences,
+    *,
+    frame,
+    step_mm,
+    max_points,
+    rng,
+    blur=None,
+    teacher=None,
+):
     """Draw a batch of sequences.
 
     Parameters
@@ -124,6 +134,10 @@ def draw_batch(references, n_sequences, *, frame, step_mm, max_points, rng, blur
         Longer streamlines are cut to this many points.
     rng : numpy.random.Generator
     blur : Blur, optional
+    teacher : callable, optional
+        Takes coefficients (N, C) in the frames of the streamlines and returns the
+        directions (N, 3) to answer, as :func:`dipy_rnn.training.teachers.peak_ahead`
+        does. None: the streamlines themselves are the teacher.
 
     Returns
     -------
@@ -145,7 +159,9 @@ def draw_batch(references, n_sequences, *, frame, step_mm, max_points, rng, blur
     """
     blur = blur or Blur()
     parts = [
-        _sequences(reference, n_sequences, frame, step_mm, max_points, rng, blur)
+        _sequences(
+            reference, n_sequences, frame, step_mm, max_points, rng, blur, teacher
+        )
         for reference in references
     ]
     lengths = np.concatenate([part[0] for part in parts])
@@ -163,7 +179,7 @@ def draw_batch(references, n_sequences, *, frame, step_mm, max_points, rng, blur
     return Batch(features, incoming, target, torch.from_numpy(alive.sum(axis=1)))
 
 
-def _sequences(reference, n_sequences, frame, step_mm, max_points, rng, blur):
+def _sequences(reference, n_sequences, frame, step_mm, max_points, rng, blur, teacher):
     points_mm, lengths = _draw_points(reference, n_sequences, step_mm, max_points, rng)
     axes = spaces.axes(reference.affine)
     steps = np.diff(points_mm, axis=0) @ axes  # along the voxel axes
@@ -196,24 +212,26 @@ def _sequences(reference, n_sequences, frame, step_mm, max_points, rng, blur):
     limit = np.array(reference.data.shape[:3]) - 0.5
     points_vox = np.clip(points_vox, -0.5, np.nextafter(limit, 0))
 
-    if frame == "voxel":
-        features, _ = interpolate.sample(
-            reference.data, points_vox, normalise=True, nbr_threads=0
-        )
-        return lengths, features, incoming, target
     # Mirror half of the batches: nothing in the world is left- or right-handed.
-    mirror = np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
-    local = frames.from_tangents(incoming, axes @ mirror)
-    features, _ = interpolate.sample(
-        reference.data,
-        points_vox,
-        local,
-        handedness=np.sign(np.linalg.det(axes @ mirror)),
-        normalise=True,
-        nbr_threads=0,
-    )
+    axes = axes @ np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
+    local = frames.from_tangents(incoming, axes)
+
+    def look(frames_or_none):
+        return interpolate.sample(
+            reference.data,
+            points_vox,
+            frames_or_none,
+            handedness=np.sign(np.linalg.det(axes)),
+            normalise=True,
+            nbr_threads=0,
+        )[0]
+
+    if teacher is not None:
+        target = frames.to_axes(teacher(look(local)), local)
+    if frame == "voxel":
+        return lengths, look(None), incoming, target
     ahead = np.broadcast_to([0.0, 0.0, 1.0], target.shape)
-    return lengths, features, ahead, frames.to_local(target, local)
+    return lengths, look(local), ahead, frames.to_local(target, local)
 
 
 def _draw_points(reference, n_sequences, step_mm, max_points, rng):
