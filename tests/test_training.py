@@ -85,10 +85,6 @@ def test_cosine_loss_is_the_mean_of_one_minus_the_cosines():
     assert_allclose(cosine_loss(predicted, target, weight), (3 + 1) / 6, rtol=1e-6)
 
 
-# Sequences
-
-
-@pytest.mark.parametrize("handedness", [1.0, -1.0])
 def test_with_a_width_large_errors_count_alike_and_small_ones_as_before():
     ahead = torch.tensor([[0.0, 0.0, 1.0]])
     losses = []
@@ -100,6 +96,10 @@ def test_with_a_width_large_errors_count_alike_and_small_ones_as_before():
     assert_allclose(losses[1:], np.deg2rad(10) ** 2, rtol=1e-3)
 
 
+# Sequences
+
+
+@pytest.mark.parametrize("handedness", [1.0, -1.0])
 def test_the_target_on_a_straight_line_is_its_direction(oblique_affine, handedness):
     affine = oblique_affine(handedness)
     reference = Reference(np.ones((2, 2, 2, 15), np.float32), affine, [line_mm(10)])
