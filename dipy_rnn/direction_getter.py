@@ -11,12 +11,10 @@ from dipy.tracking.direction_getter import DirectionGetter
 from dipy.tracking.local_tracking import ParticleFilteringTracking
 import numpy as np
 
-from dipy_rnn import frames, sh, spaces, stopping
+from dipy_rnn import frames, peaks, sh, spaces, stopping
 from dipy_rnn.model_file import load_model
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.tracking import Propagator, torch_threads
-
-_MAX_PEAKS = 5  # as many as DIPY's peaks hold
 
 _NO_PARTICLES = (
     "RNNDirectionGetter cannot be used with ParticleFilteringTracking: DIPY asks for "
@@ -56,7 +54,8 @@ class RNNDirectionGetter(DirectionGetter):
     remembered until the next call. Nothing else passes from call to call.
 
     **Not for** ``ParticleFilteringTracking``: it goes through a C method that Python
-    cannot override, and would silently draw straight lines.
+    cannot override, and draws straight lines. It is refused where it asks for first
+    directions; given ``initial_directions`` it asks for nothing, and nobody can tell.
 
     LocalTracking takes one streamline at a time. :func:`dipy_rnn.rnn_tracking` tracks
     the same streamlines many at a time, and much faster.
@@ -83,7 +82,7 @@ class RNNDirectionGetter(DirectionGetter):
         model=None,
         max_angle=60.0,
         nbr_threads=1,
-        device="cpu",
+        device=None,
     ):
         affine = np.eye(4) if affine is None else spaces.check_affine(affine)
         self._propagator = Propagator(
@@ -107,7 +106,7 @@ class RNNDirectionGetter(DirectionGetter):
         legacy=True,
         sh_frame="voxel",
         nbr_threads=1,
-        device="cpu",
+        device=None,
     ):
         """Make a direction getter from the spherical harmonics of a fODF.
 
@@ -178,11 +177,11 @@ class RNNDirectionGetter(DirectionGetter):
             If ParticleFilteringTracking asks.
         """
         # Its own calls would never reach Python; this one is the only chance to tell.
-        caller = sys._getframe(1).f_locals.get("self")
+        caller = _caller()
         if isinstance(caller, ParticleFilteringTracking):
             raise TypeError(_NO_PARTICLES)
         directions = self._propagator.first_directions(
-            np.array(point, dtype=float)[None], _MAX_PEAKS
+            np.array(point, dtype=float)[None], peaks.MAX_PEAKS
         )[0]
         return directions[directions.any(axis=1)]
 
@@ -206,6 +205,10 @@ class RNNDirectionGetter(DirectionGetter):
         For callers in Python. No tracker of DIPY calls it: LocalTracking goes through
         :meth:`generate_streamline`, and ParticleFilteringTracking past both.
         """
+        if not isinstance(direction, np.ndarray) or direction.dtype.kind != "f":
+            raise ValueError(
+                "direction must be an ndarray of floats: the answer is written into it."
+            )
         tangent = _unit_direction(direction)
         frame = frames.from_tangents(tangent[None], self._propagator.axes)
         answer, reasons, _ = self._propagator.turn(
@@ -215,7 +218,7 @@ class RNNDirectionGetter(DirectionGetter):
         )
         if reasons[0] != StopReason.RUNNING:
             return 1
-        np.asarray(direction)[:] = answer[0]
+        direction[:] = answer[0]
         return 0
 
     def generate_streamline(
@@ -272,7 +275,8 @@ class RNNDirectionGetter(DirectionGetter):
         step_vox = step_size / np.array(voxel_size)
         tangent = _unit_direction(direction)
         before, self._forward_half = self._forward_half, None
-        if before is not None and before.is_other_half(seed, tangent, points):
+        caller = _caller()
+        if before is not None and before.is_other_half(seed, tangent, points, caller):
             frame, state = self._replay(before, np.array(voxel_size))
             is_forward = False
         else:
@@ -285,9 +289,9 @@ class RNNDirectionGetter(DirectionGetter):
             n_points, frame, reason = self._run(
                 points, frame, state, step_vox, stopping_criterion
             )
-        if is_forward:
+        if is_forward and not getattr(caller, "unidirectional", False):
             self._forward_half = _ForwardHalf(
-                seed, tangent, points[:n_points].copy(), frame, _address(points)
+                seed, tangent, points[:n_points].copy(), frame, _address(points), caller
             )
         return n_points, reason.status
 
@@ -331,15 +335,18 @@ class _ForwardHalf:
     points: np.ndarray
     frame: np.ndarray
     buffer: int
+    tracker: object
 
-    def is_other_half(self, seed, tangent, points):
+    def is_other_half(self, seed, tangent, points, tracker):
         """Tell whether a call goes on with this streamline, backward.
 
-        DIPY does not say so. It is if the seed is the same, the buffer is another one
-        (LocalTracking has one for each half), and the direction is the opposite of
-        the first one, or of the first step *in voxels*.
+        DIPY does not say so. It is if the same tracker asks, the seed is the same, the
+        buffer is another one (LocalTracking has one for each half), and the direction
+        is the opposite of the first one, or of the first step *in voxels*.
         """
-        if _address(points) == self.buffer or not np.array_equal(seed, self.seed):
+        if tracker is not self.tracker or _address(points) == self.buffer:
+            return False
+        if not np.array_equal(seed, self.seed):
             return False
         opposites = [-self.tangent]
         if len(self.points) > 1:
@@ -356,6 +363,15 @@ def _unit_direction(direction):
             f"direction is {direction}; a finite one of length 1 is needed."
         )
     return direction / length
+
+
+def _caller():
+    """Return the tracker that called the method that calls this, if it is one.
+
+    DIPY passes no word of itself on; the calls come from its compiled code, which has
+    no frame of its own, so the frame below is a method of the tracker.
+    """
+    return sys._getframe(2).f_locals.get("self")
 
 
 def _address(array):

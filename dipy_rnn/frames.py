@@ -17,6 +17,8 @@ by the network in the same way, not as its mirror image.
 
 import numpy as np
 
+from dipy_rnn import spaces
+
 
 def from_tangents(tangents, axes):
     """Build first frames around directions.
@@ -42,7 +44,7 @@ def from_tangents(tangents, axes):
     e3 = np.asarray(tangents, dtype=np.float64)
     # Rounded, so that ties fall alike in every orientation of the grid.
     furthest = np.argmin(np.round(np.abs(e3 @ axes.T), 6), axis=1)
-    return _complete(axes[furthest], e3, np.sign(np.linalg.det(axes)))
+    return _complete(axes[furthest], e3, spaces.handedness(axes))
 
 
 def transport(frames, tangents):

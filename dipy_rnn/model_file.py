@@ -217,7 +217,7 @@ class Model:
 
     def init_state(self, n):
         """Return fresh states of shape (layers, n, hidden) on the device."""
-        return self._module.init_state(n).to(self.device)
+        return self._module.init_state(n).to(self.device).clone()
 
     def step(self, features, direction, state):
         """Ask the network once for n streamlines.
@@ -262,6 +262,12 @@ class Model:
         ModelFileError
             If the kind, the number of channels or the order does not fit.
         """
+        if not isinstance(volume, sh.FeatureVolume):
+            raise ModelFileError(
+                f"features is of type {type(volume).__name__}; make them with "
+                "dipy_rnn.fodf_features or raw_features, or pass a fODF as sh=... or "
+                "to RNNDirectionGetter.from_shcoeff."
+            )
         wanted, data = self.metadata, volume.data
         if volume.kind != wanted.kind:
             raise ModelFileError(
@@ -410,7 +416,7 @@ def read_metadata(path):
         ) from None
 
 
-def load_model(model=None, *, device="cpu"):
+def load_model(model=None, *, device=None):
     """Load a model, and refuse one that does not keep the contract.
 
     Parameters
@@ -419,7 +425,7 @@ def load_model(model=None, *, device="cpu"):
         Name of a shipped model (:func:`shipped_models`), or a file. None for
         ``"default"``. A loaded model is given back as it is.
     device : str, optional
-        ``"cpu"`` or a CUDA device, ``"cuda"``.
+        ``"cpu"`` (also for None) or a CUDA device, ``"cuda"``.
 
     Returns
     -------
@@ -440,8 +446,13 @@ def load_model(model=None, *, device="cpu"):
     'local'
     """
     if isinstance(model, Model):
+        if device is not None and check_device(device) != model.device:
+            raise ValueError(
+                f"device is '{device}', but the model was loaded on '{model.device}'; "
+                "load it there, or leave device out."
+            )
         return model
-    device = check_device(device)
+    device = check_device("cpu" if device is None else device)
     path = model_path(model)
     metadata = read_metadata(path)
     try:
@@ -528,12 +539,13 @@ def check_device(device):
     >>> check_device("cpu").type
     'cpu'
     """
+    asked = device
     try:
-        device = torch.device(device)
+        device = torch.device(asked)
     except (RuntimeError, TypeError):
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError("device is unknown; 'cpu', 'cuda' or 'cuda:N' is allowed.")
+        raise ValueError(f"device is {asked!r}; 'cpu', 'cuda' or 'cuda:N' is allowed.")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
@@ -558,6 +570,8 @@ def _check_contract(model, path):
             raise ModelFileError(
                 f"init_state({n}) has the shape {tuple(state.shape)}, not {shape}"
             )
+        if state.dtype != torch.float32 or state.any():
+            raise ModelFileError(f"init_state({n}) is not all float32 zeros")
         together, after = model.step(features, direction, state)
         if together.shape != (n, 3) or tuple(after.shape) != shape:
             raise ModelFileError(

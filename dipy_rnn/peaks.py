@@ -9,9 +9,12 @@ from functools import cache
 
 import numpy as np
 
-from dipy_rnn import frames, interpolate
+from dipy_rnn import frames, interpolate, spaces
 
-_MAX_PEAKS = 5
+#: At most so many first directions, as many as DIPY's peaks hold.
+MAX_PEAKS = 5
+
+_BLOCK = 8192  # seeds at a time: what is kept for each takes some 15 kB
 _NEWTON_STEPS = 6
 _MAX_TURN = np.tan(np.deg2rad(8.0))  # a vertex of 724 is at most 4 degrees off
 
@@ -21,7 +24,7 @@ def first_directions(
     points_vox,
     axes,
     *,
-    max_peaks=_MAX_PEAKS,
+    max_peaks=MAX_PEAKS,
     relative_peak_threshold=0.5,
     min_separation_angle=25.0,
     nbr_threads=1,
@@ -55,7 +58,33 @@ def first_directions(
     >>> first_directions(volume, np.zeros((1, 3)), np.eye(3))[0, 0].round(3).tolist()
     [0.0, 0.0, 1.0]
     """
-    coeffs, inside = interpolate.sample(volume, points_vox, nbr_threads=nbr_threads)
+    directions = np.zeros((len(points_vox), max_peaks, 3))
+    for start in range(0, len(points_vox), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        coeffs, inside = interpolate.sample(
+            volume, points_vox[block], nbr_threads=nbr_threads
+        )
+        directions[block] = _directions_of(
+            coeffs,
+            inside,
+            axes,
+            max_peaks,
+            relative_peak_threshold,
+            min_separation_angle,
+            nbr_threads,
+        )
+    return directions
+
+
+def _directions_of(
+    coeffs,
+    inside,
+    axes,
+    max_peaks,
+    relative_peak_threshold,
+    min_separation_angle,
+    nbr_threads,
+):
     directions = np.zeros((len(coeffs), max_peaks, 3))
     seen = np.flatnonzero(inside & coeffs[:, 1:].any(axis=1))
     seeds, candidates, least = _candidates(coeffs[seen])
@@ -104,7 +133,7 @@ def _candidates(coeffs):
         # Only the largest few are refined.
         order = np.lexsort((-values[row, half[vertex]], row))
         row, vertex = row[order], vertex[order]
-        few = np.arange(len(row)) - np.searchsorted(row, row) < 2 * _MAX_PEAKS
+        few = np.arange(len(row)) - np.searchsorted(row, row) < 2 * MAX_PEAKS
         rows.append(row[few] + start)
         maxima.append(half[vertex[few]])
         least.append(np.maximum(values.min(axis=1), 0.0))
@@ -144,7 +173,7 @@ def _refine(coeffs, directions, axes, nbr_threads):
     at z are sums of the coefficients of m = 0, of +-1, and of 0 and +-2.
     """
     order = interpolate.sh_order(coeffs.shape[1])
-    handedness = np.sign(np.linalg.det(axes))
+    handedness = spaces.handedness(axes)
     ls = np.arange(0, order + 1, 2)
     middle = ls * (ls + 1) // 2
     scale = np.sqrt((2 * ls + 1) / (4 * np.pi))

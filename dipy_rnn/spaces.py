@@ -109,8 +109,8 @@ def handedness(affine):
 
     Parameters
     ----------
-    affine : ndarray of shape (4, 4)
-        Voxel to mm.
+    affine : ndarray of shape (4, 4) or (3, 3)
+        Voxel to mm, or the axes alone (:func:`axes`).
 
     Returns
     -------

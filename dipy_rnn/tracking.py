@@ -10,7 +10,8 @@ state and the points so far. A slot runs through three phases:
 
 Then it hands its streamline over and takes the next seed. What happens in a slot
 depends on nothing but its seed, its first direction, the data and the model: not on
-the other slots, nor on how many there are.
+the other slots, nor on how many there are. (Unless the stopping criterion draws at
+random, as DIPY's CMC does: all slots share its generator.)
 """
 
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ class Propagator:
     max_angle_deg : float
         Largest turn of one step.
     nbr_threads : int
-        For the sampling.
+        0 for every core.
 
     Raises
     ------
@@ -72,8 +73,8 @@ class Propagator:
         self.axes = axes
         self.data = model.features(features)
         self.has_peaks = features.kind == "sh"
-        self.nbr_threads = nbr_threads
-        self._handedness = np.sign(np.linalg.det(axes))
+        self.nbr_threads = interpolate.count_threads(nbr_threads)
+        self._handedness = spaces.handedness(axes)
         self._min_cosine = np.cos(np.deg2rad(max_angle_deg))
         self._in_frame = model.metadata.frame == "local"
         self._normalise = model.metadata.normalisation == "power"
@@ -104,11 +105,17 @@ class Propagator:
                 nbr_threads=self.nbr_threads,
             )
         features, _ = interpolate.sample(
-            self.data, points_vox, normalise=self._normalise
+            self.data,
+            points_vox,
+            normalise=self._normalise,
+            nbr_threads=self.nbr_threads,
         )
-        answer, _ = self.model.step(
-            features, np.zeros((len(features), 3)), self.model.init_state(len(features))
-        )
+        with torch_threads(self.nbr_threads):
+            answer, _ = self.model.step(
+                features,
+                np.zeros((len(features), 3)),
+                self.model.init_state(len(features)),
+            )
         length = np.linalg.norm(answer, axis=1, keepdims=True)
         found = np.isfinite(length) & (length > 0) & features.any(axis=1)[:, None]
         return np.where(found, answer / np.where(found, length, 1.0), 0.0)[:, None]
@@ -218,7 +225,7 @@ def rnn_tracking(
     return_all=True,
     save_seeds=False,
     batch_size=DEFAULT_BATCH_SIZE,
-    device="cpu",
+    device=None,
 ):
     """Track streamlines with a recurrent network.
 
@@ -234,8 +241,8 @@ def rnn_tracking(
         Voxel to mm, without shear.
     seed_directions : array_like of shape (N, 3), optional
         First directions along the voxel axes. If None, the largest peak of the fODF
-        at each seed (:meth:`Propagator.first_directions`); seeds without one give no
-        streamline.
+        at each seed (:meth:`Propagator.first_directions`). Seeds outside the image,
+        without a peak or with a direction of length zero give no streamline.
     sh : array_like of shape (X, Y, Z, C), optional
         Spherical harmonics of the fODF, along the voxel axes. Exactly one of ``sh``,
         ``pam`` and ``features`` must be given.
@@ -259,7 +266,9 @@ def rnn_tracking(
         0 for every core. The streamlines do not depend on it.
     random_seed : int, optional
         For stopping criteria that draw at random (CMC); 0 leaves their generator
-        as it is. Nothing else is random.
+        as it is. They draw in the order in which points come up, so with such a
+        criterion streamlines do depend on ``batch_size`` and on the other seeds.
+        Nothing else is random.
     seed_buffer_fraction : float, optional
         Share of the seeds whose first directions are found, and held, at a time.
     return_all : bool, optional
@@ -270,7 +279,8 @@ def rnn_tracking(
     batch_size : int, optional
         How many streamlines advance together. They do not depend on it.
     device : str, optional
-        Where the network runs: ``"cpu"`` or ``"cuda"``.
+        Where the network runs: ``"cpu"`` (also for None) or ``"cuda"``. A loaded
+        ``model`` stays where it is.
 
     Returns
     -------
@@ -302,7 +312,7 @@ def rnn_tracking(
         stopping_criterion,
         affine,
         seed_directions=seed_directions,
-        features=_one_of(sh, pam, features, basis_type, legacy),
+        features=_one_of(sh, pam, features, basis_type, legacy, affine),
         model=model,
         max_len=max_len,
         step_size=step_size,
@@ -337,7 +347,7 @@ def track(
     random_seed=0,
     seed_buffer_fraction=1.0,
     batch_size=DEFAULT_BATCH_SIZE,
-    device="cpu",
+    device=None,
 ):
     """Track streamlines and tell why each ended; nothing is discarded.
 
@@ -391,17 +401,18 @@ def track(
             f"stopping_criterion is of type {type(stopping_criterion).__name__}; one "
             "of DIPY's criteria is needed (dipy.tracking.stopping_criterion)."
         )
-    if not step_size > 0:
-        raise ValueError(f"step_size is {step_size}; a step above 0 mm is needed.")
-    if not max_len >= step_size:
+    _, max_points = length_limits(0, max_len, step_size)
+    if max_points < 1:
         raise ValueError(f"max_len is {max_len}; it must be at least step_size (mm).")
     if not 0 < seed_buffer_fraction <= 1:
         raise ValueError(
             f"seed_buffer_fraction is {seed_buffer_fraction}; a share above 0 and up "
             "to 1 is allowed."
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; 1 or more is needed.")
+    if batch_size < 1 or int(batch_size) != batch_size:
+        raise ValueError(
+            f"batch_size is {batch_size}; a whole number from 1 is needed."
+        )
     if random_seed < 0:
         raise ValueError(f"random_seed is {random_seed}; 0 or more is needed.")
     nbr_threads = interpolate.count_threads(nbr_threads)
@@ -417,10 +428,10 @@ def track(
         seed_directions,
         affine,
         step_mm=float(step_size),
-        max_points=length_limits(0, max_len, step_size)[1],
+        max_points=max_points,
         random_seed=random_seed,
         portion=max(1, int(np.ceil(seed_buffer_fraction * len(seeds)))),
-        n_slots=batch_size,
+        n_slots=int(batch_size),
     )
 
 
@@ -441,14 +452,22 @@ def length_limits(min_len, max_len, step_size):
     Raises
     ------
     ValueError
-        If ``min_len`` is negative or above ``max_len``.
+        If ``step_size`` is not above 0, ``min_len`` negative or above ``max_len``, or
+        one of them not finite.
+
+    Notes
+    -----
+    What is counted are points, one more than steps: a streamline of n points is kept
+    by ``min_len = n * step_size``, though it is one step shorter.
 
     Examples
     --------
     >>> length_limits(2, 500, 0.5)
     (4, 1000)
     """
-    if not 0 <= min_len <= max_len:
+    if not 0 < step_size < np.inf:
+        raise ValueError(f"step_size is {step_size}; a step above 0 mm is needed.")
+    if not 0 <= min_len <= max_len < np.inf:
         raise ValueError(
             f"min_len is {min_len} and max_len {max_len}; 0 <= min_len <= max_len is "
             "needed (mm)."
@@ -456,7 +475,7 @@ def length_limits(min_len, max_len, step_size):
     return int(min_len / step_size), int(max_len / step_size)
 
 
-def _one_of(shcoeff, pam, features, basis_type, legacy):
+def _one_of(shcoeff, pam, features, basis_type, legacy, affine):
     """Make a feature volume of the one that is given."""
     given = [
         n
@@ -471,12 +490,18 @@ def _one_of(shcoeff, pam, features, basis_type, legacy):
     if shcoeff is not None:
         return sh.fodf_features(shcoeff, basis_type=basis_type, legacy=legacy)
     if pam is not None:
+        theirs = getattr(pam, "affine", None)
+        if theirs is not None and not np.allclose(theirs, affine, atol=1e-3):
+            raise ValueError(
+                "pam.affine and affine differ; resample the fODF, or the images of the "
+                "stopping criterion and of the seeds, onto one grid."
+            )
         return sh.pam_features(pam)
     return features
 
 
 def _points(points, name):
-    points = np.asarray(points, dtype=np.float64)
+    points = np.array(points, dtype=np.float64)
     if points.size == 0:
         points = points.reshape(-1, 3)
     if points.ndim != 2 or points.shape[1] != 3:
@@ -511,7 +536,9 @@ def _track(
         else:
             first = directions[start : start + portion]
         length = np.linalg.norm(first, axis=1)
-        kept = np.flatnonzero(length > 0)
+        limits = np.array(propagator.data.shape[:3]) - 0.5
+        inside = ((seeds_vox >= -0.5) & (seeds_vox < limits)).all(axis=1)
+        kept = np.flatnonzero(inside & (length > 0))
         slots = _Slots(
             propagator,
             stopping_criterion,
@@ -591,12 +618,9 @@ class _Slots:
             reasons[replay] = StopReason.RUNNING
 
         position = self.position + tangents * self.step_vox
-        going = np.flatnonzero(
-            (reasons == StopReason.RUNNING)
-            & ((self.phase == _FORWARD) | (self.phase == _BACKWARD))
-        )
-        reasons[going] = stopping.check_points(self.criterion, position[going])
         free = (self.phase == _FORWARD) | (self.phase == _BACKWARD)
+        going = np.flatnonzero((reasons == StopReason.RUNNING) & free)
+        reasons[going] = stopping.check_points(self.criterion, position[going])
 
         # Those that go on: a frame at the new point, and the point itself.
         move = np.flatnonzero((reasons == StopReason.RUNNING) & (self.phase != _IDLE))

@@ -444,7 +444,7 @@ MISTAKES = {
     "a shear": (
         put("fa.nii.gz", lambda s: (s.mask, s.phantom.affine + np.eye(4, k=1))),
         (),
-        "affine",
+        "fa.nii.gz contains shear",
     ),
     "four-dimensional mask": (
         put("seeds.nii.gz", lambda s: (np.stack([s.mask] * 2, 3), s.phantom.affine)),
@@ -459,6 +459,18 @@ MISTAKES = {
     "unknown suffix": (nothing, ("--out_tractogram", "lines.nii"), "lines.nii"),
     "unknown basis": (nothing, ("--sh_basis", "mrtrix"), "sh_basis"),
     "unknown axes": (nothing, ("--sh_frame", "world"), "sh_frame"),
+    "seeds in a tck": (
+        nothing,
+        ("--out_tractogram", "lines.tck", "--save_seeds"),
+        "cannot hold seeds",
+    ),
+    "scanner axes of a PAM5": (nothing, ("--sh_frame", "scanner"), "peaks.pam5"),
+    "no step": (nothing, ("--step_size", 0), "step_size is 0"),
+    "negative seeds": (
+        put("seeds.nii.gz", lambda s: (-1.0 * s.mask, s.phantom.affine)),
+        (),
+        "empty seed mask",
+    ),
     "step too large": (nothing, ("--step_size", 2.5), "step_size"),
     "lengths crossed": (nothing, ("--minlen", 20, "--maxlen", 10), "min_len"),
     "angle": (nothing, ("--max_angle", 270), "max_angle"),

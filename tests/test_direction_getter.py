@@ -185,6 +185,34 @@ def test_unidirectional_tracking_both_ways_starts_afresh_each_time(counter):
     npt.assert_allclose(lines[1][:, 0], np.arange(20, 14, -1))
 
 
+def test_a_second_tracker_does_not_go_on_with_a_streamline_of_the_first(counter):
+    # The same seed and the opposite direction, but another LocalTracking: its forward
+    # half has all five steps before it.
+    getter = RNNDirectionGetter(
+        sh.raw_features(np.full((40, 3, 3, 3), 5.0)), model=counter
+    )
+    arguments = (getter, everywhere((40, 3, 3)), np.array([[20.0, 1, 1]]), np.eye(4))
+    for unidirectional in (True, False):
+        for direction in (1.0, -1.0):
+            (line,) = LocalTracking(
+                *arguments,
+                1.0,
+                unidirectional=unidirectional,
+                initial_directions=np.array([[[direction, 0, 0]]]),
+            )
+            ends = line[[0, -1], 0] if unidirectional else line[[-1], 0]
+            assert ends[-1] == 20 + 5 * direction
+
+
+def test_threads_can_be_left_to_the_machine(newton):
+    world = NoisyWorld(n_seeds=1)
+    getter = RNNDirectionGetter(
+        world.features, affine=world.affine, model=newton, nbr_threads=0
+    )
+    arguments = (world.criterion, world.seeds, world.affine, 1.0)
+    assert len(list(LocalTracking(getter, *arguments, max_cross=1))) == 1
+
+
 def test_nothing_leaks_from_one_streamline_to_the_next(newton):
     world = NoisyWorld(n_seeds=6)
     getter = RNNDirectionGetter(world.features, affine=world.affine, model=newton)
@@ -266,6 +294,13 @@ def test_get_direction_answers_a_caller_in_python(follower):
     npt.assert_allclose(direction, [0.6, 0.0, 0.8], atol=1e-6)
     assert getter.get_direction(np.array([9.0, 2.0, 2.0]), direction) == 1
     npt.assert_allclose(direction, [0.6, 0.0, 0.8], atol=1e-6)  # left alone
+
+
+def test_get_direction_refuses_what_it_cannot_write_into(follower):
+    getter = RNNDirectionGetter(sh.raw_features(np.ones((5, 5, 5, 3))), model=follower)
+    for direction in ([0.0, 0.0, 1.0], np.array([0, 0, 1])):
+        with pytest.raises(ValueError, match="ndarray of floats"):
+            getter.get_direction(np.array([2.0, 2, 2]), direction)
 
 
 def test_particle_filtering_tracking_is_told_that_it_cannot_work(newton):

@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
+from stubs import StepCounter, save_stub
 import torch
 from torch import nn
 
@@ -490,12 +491,38 @@ def test_a_shipped_model_is_found_by_its_name(monkeypatch):
         assert path == Path(model_file.__file__).parent / "models" / "default.pt"
 
 
+def test_a_loaded_model_stays_on_its_device(monkeypatch, saved):
+    model = load_model(saved)
+    assert load_model(model) is model and load_model(model, device="cpu") is model
+    with pytest.raises(ValueError, match="'abacus'"):
+        load_model(model, device="abacus")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="loaded on 'cpu'"):
+        load_model(model, device="cuda")
+
+
+def test_a_state_that_does_not_begin_with_zeros_is_refused(tmp_path):
+    class BeginsWithOnes(StepCounter):
+        @torch.jit.export
+        def init_state(self, n: int) -> torch.Tensor:
+            return torch.ones(1, n, 1)
+
+    with pytest.raises(ModelFileError, match="not all float32 zeros"):
+        save_stub(BeginsWithOnes(), tmp_path / "ones.pt")
+
+
+def test_an_array_is_no_feature_volume(saved):
+    with pytest.raises(ModelFileError, match="features is of type ndarray"):
+        load_model(saved).features(np.zeros((2, 2, 2, 15), np.float32))
+
+
 def test_a_device_that_is_not_there_is_refused(monkeypatch, saved):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device in ("cuda", "cuda:1"):
         with pytest.raises(ValueError, match=r"shows 0 CUDA devices.*use device 'cpu'"):
             load_model(saved, device=device)
-    for device in ("gpu", "mps", "", None, "cuda:-1"):
-        with pytest.raises(ValueError, match="device is unknown"):
+    for device in ("gpu", "mps", "", "cuda:-1"):
+        with pytest.raises(ValueError, match=r"device is .*'cpu', 'cuda'"):
             check_device(device)
     assert check_device("cpu") == check_device(torch.device("cpu"))

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
-from dipy_rnn import frames, spaces
+from dipy_rnn import frames, peaks, spaces
 from dipy_rnn.peaks import first_directions
 
 ORIGIN = np.zeros((1, 3))
@@ -194,3 +194,15 @@ def test_many_seeds_at_once_are_as_each_alone(lobes):
     alone = [first_directions(volume, p[None], np.eye(3))[0] for p in points]
     assert count(together) > 40
     assert_allclose(together, alone, atol=1e-6)
+
+
+def test_more_seeds_than_a_block_holds_are_found_alike(monkeypatch, lobes):
+    rng = np.random.default_rng(4)
+    ways = rng.normal(size=(5, 3))
+    volume = lobes(ways).astype(np.float32).reshape(5, 1, 1, -1)
+    points = np.column_stack([np.arange(5.0), np.zeros(5), np.zeros(5)])
+    whole = peaks.first_directions(volume, points, np.eye(3))
+    monkeypatch.setattr(peaks, "_BLOCK", 2)
+    parts = peaks.first_directions(volume, points, np.eye(3))
+    assert whole[:, 0].any(axis=1).all()
+    np.testing.assert_array_equal(whole, parts)

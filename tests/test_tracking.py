@@ -425,6 +425,29 @@ def test_seeds_outside_or_without_a_peak_are_left_out(noisy, newton):
     assert [record.seed_index for record in records] == [1]
 
 
+def test_a_seed_outside_or_a_direction_of_length_zero_gives_nothing(follower):
+    field = np.broadcast_to([1.0, 0.0, 0.0], (9, 3, 3, 3))
+    records = track(
+        [[4.0, 1, 1], [-0.51, 1, 1], [4.0, 1, 1], [8.5, 1, 1]],
+        everywhere((9, 3, 3)),
+        np.eye(4),
+        features=sh.raw_features(field),
+        seed_directions=[[1.0, 0, 0], [1.0, 0, 0], [0.0, 0, 0], [1.0, 0, 0]],
+        model=follower,
+        step_size=1.0,
+    )
+    assert [record.seed_index for record in records] == [0]
+
+
+def test_a_pam_of_another_grid_is_refused(noisy):
+    from dipy.direction.peaks import PeaksAndMetrics
+
+    pam = PeaksAndMetrics()
+    pam.shm_coeff, pam.B, pam.affine = noisy.features.data, None, np.eye(4)
+    with pytest.raises(ValueError, match=r"pam\.affine"):
+        rnn_tracking(noisy.seeds, noisy.criterion, noisy.affine, pam=pam)
+
+
 def test_no_seeds_give_no_streamlines(noisy, newton):
     assert (
         list(
@@ -509,7 +532,10 @@ def test_the_inputs_are_left_as_they_were(noisy, newton):
     [
         ({"step_size": 0.0}, "step_size"),
         ({"step_size": 2.0}, "step_size"),
+        ({"step_size": np.nan}, "step_size"),
         ({"max_len": 0.1}, "max_len"),
+        ({"max_len": np.inf}, "max_len"),
+        ({"batch_size": 2.5}, "batch_size"),
         ({"min_len": 9, "max_len": 8}, "min_len"),
         ({"max_angle": 0}, "max_angle"),
         ({"batch_size": 0}, "batch_size"),

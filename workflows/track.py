@@ -13,6 +13,7 @@ from dipy.workflows.workflow import Workflow
 import numpy as np
 
 SUFFIXES = (".trx", ".trk", ".tck")
+SH_FRAMES = ("voxel", "scanner")
 SH_BASES = (
     "descoteaux07_legacy",
     "descoteaux07",
@@ -116,7 +117,7 @@ class RNNTrackingFlow(Workflow):
             found out for peaks and metrics files, and DIPY's for NIfTI.
         sh_frame : string, optional
             Axes of the spherical harmonics of a NIfTI file: voxel (DIPY) or scanner
-            (MRtrix3).
+            (MRtrix3). Those of peaks and metrics files are along the voxels.
         save_seeds : bool, optional
             If True, save the seeds associated to their streamline
             in the 'data_per_streamline' Tractogram dictionary using
@@ -154,13 +155,22 @@ class RNNTrackingFlow(Workflow):
             raise ValueError(
                 f"sh_basis is {sh_basis}; {', '.join(SH_BASES)} are allowed."
             )
-        for name, value in (
-            ("seed_density", seed_density - 1),
-            ("seed_count", seed_count),
-            ("random_seed", random_seed),
+        if sh_frame not in SH_FRAMES:
+            raise ValueError(
+                f"sh_frame is {sh_frame}; {' or '.join(SH_FRAMES)} is allowed."
+            )
+        if save_seeds and Path(out_tractogram).suffix == ".tck":
+            raise ValueError(
+                f"out_tractogram is {out_tractogram}: a .tck file cannot hold seeds; "
+                "name a .trx or .trk file, or leave out --save_seeds."
+            )
+        for name, value, least in (
+            ("seed_density", seed_density, 1),
+            ("seed_count", seed_count, 0),
+            ("random_seed", random_seed, 0),
         ):
-            if value < 0:
-                raise ValueError(f"{name} is too small; see --help.")
+            if value < least:
+                raise ValueError(f"{name} is {value}; {least} or more is needed.")
         try:
             io_it = self.get_io_iterator()
         except ImportError:  # DIPY's word for lists of unequal length
@@ -172,6 +182,7 @@ class RNNTrackingFlow(Workflow):
         from dipy_rnn.model_file import load_model
 
         model = load_model(model_file, device=device)
+        model.check_step(step_size)
         for pam_path, stopping_path, seeding_path, out_path in io_it:
             logger.info(f"Tracking on {pam_path} with the model {model_file}")
             self._track_subject(
@@ -275,9 +286,14 @@ def load_features(path, kind, sh_basis, sh_frame):
     ValueError
         If the file cannot be read, or holds no fODF.
     """
-    from dipy_rnn.sh import fodf_features, pam_basis, raw_features
+    from dipy_rnn.sh import fodf_features, pam_features, raw_features
 
     if kind == "raw":
+        if sh_basis is not None or sh_frame != SH_FRAMES[0]:
+            raise ValueError(
+                "sh_basis and sh_frame are for spherical harmonics, but the model "
+                "takes other features; leave them out."
+            )
         data, affine = load_volume(path, n_axes=4)
         return raw_features(data, name=str(path)), affine
     if path.suffix.lower() == ".pam5":
@@ -290,14 +306,14 @@ def load_features(path, kind, sh_basis, sh_frame):
                 f"{path} is no peaks and metrics file ({_first_line(error)}); make it "
                 "with dipy_fit_csd."
             ) from None
-        coeffs, affine = pam.shm_coeff, pam.affine
-        if coeffs is None:
+        if sh_frame != SH_FRAMES[0]:
             raise ValueError(
-                f"{path} holds no spherical harmonics; make it with dipy_fit_csd."
+                f"sh_frame is {sh_frame}, but {path} is a peaks and metrics file, "
+                "which is along the voxels; leave sh_frame out."
             )
-        if sh_basis is None:
-            basis, legacy = pam_basis(pam, name=str(path))
-            sh_basis = f"{basis}_legacy" if legacy else basis
+        if sh_basis is None or pam.shm_coeff is None:
+            return pam_features(pam, name=str(path)), pam.affine
+        coeffs, affine = pam.shm_coeff, pam.affine
     else:
         coeffs, affine = load_volume(path, n_axes=4)
     sh_basis = sh_basis or SH_BASES[0]
@@ -333,12 +349,15 @@ def load_volume(path, n_axes=3):
     from dipy.io.image import load_nifti
     from nibabel.filebasedimages import ImageFileError
 
+    from dipy_rnn.spaces import check_affine
+
     try:
         data, affine = load_nifti(path)
     except (ImageFileError, OSError, EOFError, ValueError) as error:
         raise ValueError(
             f"{path} is no readable NIfTI image ({_first_line(error)})."
         ) from None
+    check_affine(affine, f"the affine of {path}")
     if data.ndim == n_axes + 1 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim != n_axes:
@@ -401,6 +420,7 @@ def place_seeds(mask, affine, path, seed_density, seed_count, random_seed):
 
     if not np.isfinite(mask).all():
         raise ValueError(f"{path} holds NaN or infinity; a mask of 0 and 1 is needed.")
+    mask = mask > 0
     if not mask.any():
         raise ValueError(f"{path} is an empty seed mask; it needs voxels above 0.")
     if seed_count:

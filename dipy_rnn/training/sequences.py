@@ -221,7 +221,7 @@ def _sequences(reference, n_sequences, frame, step_mm, max_points, rng, blur, te
             reference.data,
             points_vox,
             frames_or_none,
-            handedness=np.sign(np.linalg.det(axes)),
+            handedness=spaces.handedness(axes),
             normalise=True,
             nbr_threads=0,
         )[0]
