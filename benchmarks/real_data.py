@@ -212,7 +212,7 @@ def main():
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--work", type=Path, default=Path("real_data"))
-    parser.add_argument("--heads", nargs="*", default=["canon61", "siemens2mm"])
+    parser.add_argument("--heads", nargs="*", help="folders; all that have a dwi.bvec")
     parser.add_argument("--model", default="default")
     parser.add_argument("--n_seeds", type=int, default=2000)
     arguments = parser.parse_args()
@@ -223,7 +223,8 @@ def main():
         f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, "
         f"{len(os.sched_getaffinity(0))} cores, {versions}"
     )
-    for head in arguments.heads:
+    found = sorted(path.parent.name for path in arguments.folder.glob("*/dwi.bvec"))
+    for head in arguments.heads or found:
         measure(
             arguments.folder / head,
             arguments.work / head,

@@ -3,13 +3,15 @@
 from itertools import pairwise
 from math import cos, pi
 
+from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 import torch
 
-from dipy_rnn import sh, spaces
+from dipy_rnn import rnn_tracking, sh, spaces
 from dipy_rnn.model import CaiPropagator, RecurrentPropagator
+from dipy_rnn.model_file import ModelMetadata, save_model
 from dipy_rnn.phantom import circle_phantom, crossing_phantom
 from dipy_rnn.training.fit import fit, predict
 from dipy_rnn.training.losses import cosine_loss
@@ -363,3 +365,40 @@ def test_a_teacher_answers_where_the_streamline_strays(frame, lobes, oblique_aff
         assert np.abs(target @ axis).min() > cos(np.deg2rad(3))
     else:
         assert_allclose(target[:, 2], cos(0.3), atol=0.03)
+
+
+@pytest.mark.parametrize("kind", [RecurrentPropagator, CaiPropagator])
+def test_both_architectures_train_and_then_track(kind, tmp_path):
+    phantom = crossing_phantom(90.0, shape=(16, 16, 8))
+    features = sh.fodf_features(phantom.fodf(4))
+    streamlines, _ = phantom.streamlines(20)
+    torch.manual_seed(0)
+    module = kind(4, hidden=32, layers=1)
+    fit(
+        module,
+        [Reference(features.data, phantom.affine, streamlines)],
+        n_updates=400,
+        n_sequences=48,
+        learning_rate=5e-3,
+    )
+    path = tmp_path / "trained.pt"
+    save_model(
+        module,
+        ModelMetadata("sh", 15, module.frame, 1, 32, normalisation="power"),
+        path,
+    )
+    seeds = [line[len(line) // 3] for line in streamlines]
+    lines = list(
+        rnn_tracking(
+            seeds,
+            BinaryStoppingCriterion(phantom.mask()),
+            phantom.affine,
+            features=features,
+            model=path,
+            step_size=0.5,
+            min_len=0,
+        )
+    )
+    # The bundles are 29 mm long.
+    lengths = np.array([0.5 * (len(line) - 1) for line in lines])
+    assert len(lines) == len(seeds) and np.median(lengths) > 20

@@ -129,6 +129,7 @@ def main():
         references,
         n_updates=arguments.n_updates,
         step_range_mm=STEP_RANGE_MM,
+        width_deg=(40.0, 12.0),
         teacher=peak_ahead,
         random_seed=arguments.random_seed,
         report=lambda line: print(line, flush=True),

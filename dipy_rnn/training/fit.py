@@ -20,7 +20,7 @@ def fit(
     max_points=48,
     learning_rate=2e-3,
     random_seed=0,
-    width_deg=(40.0, 12.0),
+    width_deg=None,
     blur=None,
     teacher=None,
     report=None,
@@ -45,8 +45,9 @@ def fit(
     random_seed : int, optional
         The same seed gives the same weights on the same machine and threads.
     width_deg : tuple of float, optional
-        Of :func:`dipy_rnn.training.losses.cosine_loss`, at the start and at the end:
-        first all errors count, then the network makes up its mind.
+        Of :func:`dipy_rnn.training.losses.cosine_loss`, at the start and at the end;
+        None for the plain loss. For a network that answers well already, as an
+        untrained ``RecurrentPropagator`` does: large errors teach it nothing.
     blur, teacher : optional
         As for :func:`dipy_rnn.training.sequences.draw_batch`.
     report : callable, optional
@@ -93,7 +94,7 @@ def fit(
             teacher=teacher,
         )
         predicted = predict(module, batch)
-        width = np.interp(update, [1, n_updates], width_deg)
+        width = width_deg and np.interp(update, [1, n_updates], width_deg)
         loss = cosine_loss(predicted, batch.target, width_deg=width)
         if not torch.isfinite(loss):
             raise FloatingPointError(
