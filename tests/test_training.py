@@ -339,6 +339,14 @@ def test_a_larger_peak_aside_wins_only_where_straightness_is_small(lobes):
     assert peak_ahead(both)[0, 2] > 0.98
 
 
+def test_a_turn_is_no_wider_than_allowed_and_goes_the_right_way(lobes):
+    turn = np.deg2rad(60)
+    aside = lobes([[np.sin(turn), 0.0, np.cos(turn)]])
+    (found,) = peak_ahead(aside, straightness=0, widest_deg=28.0)
+    assert_allclose(np.rad2deg(np.arccos(found[2])), 28, atol=1.5)
+    assert found[0] > 0.4 and abs(found[1]) < 0.1
+
+
 @pytest.mark.parametrize("frame", ["local", "voxel"])
 def test_a_teacher_answers_where_the_streamline_strays(frame, lobes, oblique_affine):
     # The volume says "along x" everywhere, whatever the streamline does.

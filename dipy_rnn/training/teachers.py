@@ -11,13 +11,12 @@ import numpy as np
 
 from dipy_rnn.interpolate import sh_order
 
-_N_DIRECTIONS = 1500  # about 3 degrees apart
-_WIDEST_DEG = 70.0
+_N_DIRECTIONS = 1500  # about 3 degrees apart within 70
 _N_NEAR = 20  # as far as 7 degrees
 _CLIMB = 3
 
 
-def peak_ahead(coeffs, *, straightness=8):
+def peak_ahead(coeffs, *, straightness=8, widest_deg=70.0):
     """Return the peak of the fODF to go on along: ahead before aside.
 
     Parameters
@@ -28,6 +27,9 @@ def peak_ahead(coeffs, *, straightness=8):
         The peak is chosen by the fODF times the cosine of the turn to this power.
         With 0 the largest peak wins, whatever the turn; the larger, the more a
         streamline keeps to its bundle where others cross.
+    widest_deg : float, optional
+        Largest turn. Where no peak is within it, the answer is the way to the fODF's
+        largest value at its rim.
 
     Returns
     -------
@@ -37,8 +39,7 @@ def peak_ahead(coeffs, *, straightness=8):
     Notes
     -----
     DIPY's deterministic tracking weighs by one within ``max_angle`` and by zero
-    outside. There a streamline that comes to a larger bundle at the edge of its cone
-    turns into it, step after step.
+    outside: ``straightness=0, widest_deg=max_angle``.
 
     Examples
     --------
@@ -46,7 +47,9 @@ def peak_ahead(coeffs, *, straightness=8):
     >>> peak_ahead(lobe)[0, 2] > 0.99
     np.True_
     """
-    directions, harmonics, near = _directions_ahead(sh_order(coeffs.shape[1]))
+    directions, harmonics, near = _directions_ahead(
+        sh_order(coeffs.shape[1]), widest_deg
+    )
     values = np.maximum(coeffs.astype(np.float32) @ harmonics, 0)
     weight = (directions[:, 2] ** straightness).astype(np.float32)
     best = np.argmax(values * weight, axis=1)
@@ -59,12 +62,12 @@ def peak_ahead(coeffs, *, straightness=8):
 
 
 @cache
-def _directions_ahead(order):
+def _directions_ahead(order, widest_deg):
     """Return directions on a spiral around z, harmonics (C, D), and who is near."""
     from dipy.reconst.shm import real_sh_tournier
 
     turn = np.arange(_N_DIRECTIONS)
-    z = 1 - (1 - np.cos(np.deg2rad(_WIDEST_DEG))) * turn / (_N_DIRECTIONS - 1)
+    z = 1 - (1 - np.cos(np.deg2rad(widest_deg))) * turn / (_N_DIRECTIONS - 1)
     azimuth = np.pi * (3 - np.sqrt(5)) * turn
     across = np.sqrt(1 - z**2)
     directions = np.stack([across * np.cos(azimuth), across * np.sin(azimuth), z], 1)
