@@ -340,7 +340,7 @@ def test_a_larger_peak_aside_wins_only_where_straightness_is_small(lobes):
 
 
 def test_a_turn_is_no_wider_than_allowed_and_goes_the_right_way(lobes):
-    turn = np.deg2rad(60)
+    turn = np.deg2rad(40)
     aside = lobes([[np.sin(turn), 0.0, np.cos(turn)]])
     (found,) = peak_ahead(aside, straightness=0, widest_deg=28.0)
     assert_allclose(np.rad2deg(np.arccos(found[2])), 28, atol=1.5)
