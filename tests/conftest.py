@@ -6,6 +6,7 @@ from dipy.core.sphere import Sphere
 from dipy.reconst.shm import real_sh_tournier
 import numpy as np
 import pytest
+from stubs import FieldFollower, StepCounter, save_stub, save_untrained
 
 
 def _harmonics(directions, order):
@@ -72,3 +73,21 @@ def oblique_affine():
         return affine
 
     return affine
+
+
+@pytest.fixture(scope="session")
+def follower(tmp_path_factory):
+    """Return a model file: it goes where its features point."""
+    return save_stub(FieldFollower(), tmp_path_factory.mktemp("models") / "follower.pt")
+
+
+@pytest.fixture(scope="session")
+def counter(tmp_path_factory):
+    """Return a model file: it goes on for as many steps as its features say."""
+    return save_stub(StepCounter(), tmp_path_factory.mktemp("models") / "counter.pt")
+
+
+@pytest.fixture(scope="session")
+def newton(tmp_path_factory):
+    """Return a model file: an untrained network."""
+    return save_untrained(tmp_path_factory.mktemp("models") / "newton.pt")

@@ -12,30 +12,10 @@ from dipy.tracking.stopping_criterion import (
 import numpy as np
 import numpy.testing as npt
 import pytest
-from stubs import FieldFollower, StepCounter, save_stub, save_untrained
-from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of, share_identical
+from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of, everywhere, share_identical
 
 from dipy_rnn import RNNDirectionGetter, rnn_tracking, sh
 from dipy_rnn.phantom import crossing_phantom
-
-
-def everywhere(shape):
-    return BinaryStoppingCriterion(np.ones(shape))
-
-
-@pytest.fixture(scope="module")
-def newton(tmp_path_factory):
-    return save_untrained(tmp_path_factory.mktemp("m") / "newton.pt")
-
-
-@pytest.fixture(scope="module")
-def follower(tmp_path_factory):
-    return save_stub(FieldFollower(), tmp_path_factory.mktemp("m") / "follower.pt")
-
-
-@pytest.fixture(scope="module")
-def counter(tmp_path_factory):
-    return save_stub(StepCounter(), tmp_path_factory.mktemp("m") / "counter.pt")
 
 
 def test_a_straight_field_on_anisotropic_voxels_gives_the_hand_computed_line(follower):

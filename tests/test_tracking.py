@@ -10,12 +10,13 @@ from dipy.tracking.stopping_criterion import (
 import numpy as np
 import numpy.testing as npt
 import pytest
-from stubs import FieldFollower, StepCounter, save_stub, save_untrained
+from stubs import StepCounter, save_stub
 import torch
 from worlds import (
     OBLIQUE_ROTATION,
     NoisyWorld,
     affine_of,
+    everywhere,
     index_map,
     reorient,
     reorient_sh,
@@ -27,25 +28,6 @@ from worlds import (
 from dipy_rnn import rnn_tracking, sh
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.tracking import length_limits, track
-
-
-def everywhere(shape):
-    return BinaryStoppingCriterion(np.ones(shape))
-
-
-@pytest.fixture(scope="module")
-def follower(tmp_path_factory):
-    return save_stub(FieldFollower(), tmp_path_factory.mktemp("m") / "follower.pt")
-
-
-@pytest.fixture(scope="module")
-def counter(tmp_path_factory):
-    return save_stub(StepCounter(), tmp_path_factory.mktemp("m") / "counter.pt")
-
-
-@pytest.fixture(scope="module")
-def newton(tmp_path_factory):
-    return save_untrained(tmp_path_factory.mktemp("m") / "newton.pt")
 
 
 @pytest.fixture(scope="module")

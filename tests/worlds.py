@@ -61,6 +61,11 @@ def index_map(shape, axes):
     return matrix
 
 
+def everywhere(shape):
+    """Return a criterion that is met nowhere in an image."""
+    return BinaryStoppingCriterion(np.ones(shape))
+
+
 class NoisyWorld:
     """A noisy random phantom with seeds on its bundles, and where to stop."""
 
