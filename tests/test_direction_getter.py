@@ -184,6 +184,20 @@ def test_a_second_tracker_does_not_go_on_with_a_streamline_of_the_first(counter)
             assert ends[-1] == 20 + 5 * direction
 
 
+def test_a_half_that_was_dropped_is_no_half_of_another_trackers_streamline(counter):
+    # return_all=False drops the first tracker's forward half, which ends for want of a
+    # direction, so that its backward half is never asked for.
+    getter = RNNDirectionGetter(
+        sh.raw_features(np.full((40, 3, 3, 3), 5.0)), model=counter
+    )
+    arguments = (getter, everywhere((40, 3, 3)), np.array([[20.0, 1, 1]]), np.eye(4))
+    ahead = np.array([[[1.0, 0, 0]]])
+    dropped = LocalTracking(*arguments, 1.0, return_all=False, initial_directions=ahead)
+    assert list(dropped) == []
+    (line,) = LocalTracking(*arguments, 1.0, initial_directions=-ahead)
+    npt.assert_allclose(line[:, 0], np.arange(20, 14, -1))
+
+
 def test_threads_can_be_left_to_the_machine(newton):
     world = NoisyWorld(n_seeds=1)
     getter = RNNDirectionGetter(
