@@ -31,11 +31,17 @@ import zlib
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from dipy_rnn import interpolate, sh
 
 FORMAT = "dipy_rnn model"
 FORMAT_VERSION = 1
+
+# Whole blocks of rows: the rest of a block is summed in another order, and a row's
+# answer would depend, in its last digit, on how many rows there are. Some streamlines
+# make millimetres of it.
+_ROWS = 32
 
 _METADATA_NAME = "metadata.json"
 _METADATA_LIMIT = 1 << 20
@@ -236,14 +242,16 @@ class Model:
             float64, as the network gave it.
         state : torch.Tensor of shape (layers, n, hidden)
         """
+        n = len(features)
+        padding = (0, 0, 0, -n % _ROWS)
+        features = torch.from_numpy(features).to(self.device)
+        direction = torch.from_numpy(direction.astype(np.float32)).to(self.device)
         # Without the optimiser: it compiles anew for each batch size it meets.
         with torch.no_grad(), torch.jit.optimized_execution(False):
             direction, state = self._module(
-                torch.from_numpy(features).to(self.device),
-                torch.from_numpy(direction.astype(np.float32)).to(self.device),
-                state,
+                pad(features, padding), pad(direction, padding), pad(state, padding)
             )
-        return direction.cpu().numpy().astype(np.float64), state
+        return direction[:n].cpu().numpy().astype(np.float64), state[:, :n]
 
     def features(self, volume):
         """Bring a feature volume into the shape the network was trained for.
