@@ -1,23 +1,26 @@
 """Worlds of crossing, bending and fanning bundles whose streamlines are known.
 
-A `Bundle` is a tube of fibres around a centreline, given in millimetres (RAS);
-a `Phantom` is some bundles seen on a voxel grid.  The bundles do not know the
-grid: `Phantom.on_grid` shows the same world to an oblique, flipped or
-anisotropic scanner.  From one world come the true streamlines (in mm), the true
-peaks, an fODF as spherical harmonics and a diffusion-weighted series; these
-three are along the voxel axes, as everywhere in DIPY.
+A `Bundle` is a tube or a sheet of fibres around a centreline, given in millimetres
+(RAS), and a `Ball` is filled with free water, as the ventricles are; a `Phantom` is
+some of both, in grey matter, seen on a voxel grid.  They do not know the grid:
+`Phantom.on_grid` shows the same world to an oblique, flipped or anisotropic scanner.
+From one world come the true streamlines (in mm), the true peaks, an fODF as
+spherical harmonics and a diffusion-weighted series; these three are along the voxel
+axes, as everywhere in DIPY.
 
 Inside a tube the fibres are the curves ::
 
-    p(s; u) = c(s) + rho(s) (u1 n1(s) + u2 n2(s)),    |(u1, u2)| <= 1
+    p(s; u) = c(s) + rho(s) (f^1/2 u1 n1(s) + f^-1/2 u2 n2(s)),    |(u1, u2)| <= 1
 
-where c is the centreline, rho the radius, and n1 and n2 are normals carried
-along c without turning about it [1]_.  As n_i' = -(kappa . n_i) t, the fibre
-through the point x = c(s) + r runs along ::
+where c is the centreline, rho the radius, f the flatness, and n1 and n2 are normals
+carried along c without turning about it [1]_.  The cross-section is an ellipse with
+the area of a disc of radius rho, f times as wide along n1 as along n2.  As
+n_i' = -(kappa . n_i) t, the fibre through the point x = c(s) + r runs along ::
 
     p'(s) = t (1 - kappa . r) + (rho' / rho) r
 
-with the unit tangent t and the curvature vector kappa of the centreline.
+with the unit tangent t and the curvature vector kappa of the centreline, whatever
+the flatness.
 
 All randomness comes from a `random_seed`: the same seed, the same world.
 
@@ -28,7 +31,8 @@ References
 """
 
 from dataclasses import dataclass, field
-from itertools import product
+from functools import cached_property
+from itertools import islice, product
 import warnings
 
 from dipy.reconst.shm import real_sh_descoteaux
@@ -39,12 +43,20 @@ from scipy.spatial import cKDTree
 
 from dipy_rnn import spaces
 
-__all__ = ["Bundle", "Phantom", "circle_phantom", "crossing_phantom", "random_phantom"]
+__all__ = [
+    "Ball",
+    "Bundle",
+    "Phantom",
+    "circle_phantom",
+    "crossing_phantom",
+    "random_phantom",
+]
 
 EDGE = 0.2  # the outer share of the radius over which the fraction falls to 0
 SAMPLE_MM = 0.25  # spacing at which a centreline is searched and fibres are drawn
 REACH_SAMPLE_MM = 1.0  # spacing at which a centreline is searched for folds
 REMAINDER_DIFFUSIVITY = 0.7e-3  # mm^2/s, isotropic, about that of grey matter
+CSF_DIFFUSIVITY = 3.0e-3  # mm^2/s, isotropic, that of water at 37 degrees Celsius
 SUBVOXELS = np.array(list(product((-0.25, 0.25), repeat=3)))  # in voxels
 
 
@@ -57,6 +69,13 @@ def _check_positive(name, values):
 def _check_count(name, value, least):
     if int(value) != value or value < least:
         raise ValueError(f"{name} is {value}: it must be a whole number from {least}")
+
+
+def _check_points(points_mm):
+    points_mm = np.asarray(points_mm, dtype=np.float64)
+    if points_mm.ndim != 2 or points_mm.shape[1] != 3:
+        raise ValueError(f"points_mm has shape {points_mm.shape}: it must be (N, 3)")
+    return points_mm
 
 
 def _check_shape(shape):
@@ -83,6 +102,26 @@ def _arc_lengths(points):
     return np.concatenate([[0.0], np.cumsum(steps)])
 
 
+def _ramp(x):
+    """Rise smoothly from 0, up to x = 0, to 1, from x = 1 on."""
+    x = np.clip(x, 0, 1)
+    return x * x * (3 - 2 * x)
+
+
+def _carried(normal, tangents):
+    """Carry a vector across the first tangent along all, without turning about them.
+
+    From each tangent to the next by the smallest rotation; also made a unit vector.
+    """
+    turns = (tangents[:-1] + tangents[1:]) / (
+        1 + _dot(tangents[:-1], tangents[1:])[:, None]
+    )
+    normals = [_unit(normal - (normal @ tangents[0]) * tangents[0])]
+    for tangent, turn in zip(tangents[1:], turns, strict=True):
+        normals.append(normals[-1] - (normals[-1] @ tangent) * turn)
+    return np.array(normals)
+
+
 def _reach(points, tangents):
     """Radius up to which a tube around a curve neither folds nor meets itself.
 
@@ -103,7 +142,7 @@ def _reach(points, tangents):
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A tube of fibres around a centreline.
+    """A tube or a sheet of fibres around a centreline.
 
     Parameters
     ----------
@@ -114,11 +153,18 @@ class Bundle:
         Radius of the tube at these points in mm.  Where it grows, fibres fan out.
     weight : float, optional
         Volume fraction in (0, 1] that the bundle claims in its inside.
+    flatness : float, optional
+        Width over thickness: the cross-section is an ellipse with half-axes of
+        ``radius_mm * sqrt(flatness)`` and ``radius_mm / sqrt(flatness)``.
+    wide_along : sequence of 3 floats, optional
+        Where the first of these half-axes points (RAS) at the first point, as far as
+        that is across the centreline; from there it goes along without turning about
+        it.  By default the axis of the world that is least along the centreline.
 
     Notes
     -----
-    The tube must not fold or meet itself: its radius has to stay below the radius
-    of curvature of the centreline and below half of the gap to its other parts.
+    The tube must not fold or meet itself: its larger half-axis has to stay below the
+    radius of curvature of the centreline and below half of the gap to its other parts.
 
     Examples
     --------
@@ -131,16 +177,26 @@ class Bundle:
      [0. 0. 0.]]
     >>> print(fraction)
     [1. 0.]
+
+    A sheet of 12 mm by 3 mm:
+
+    >>> line = np.array([[0.0, 0, 0], [20, 0, 0]])
+    >>> sheet = Bundle(line, 3.0, flatness=4.0, wide_along=(0, 0, 1))
+    >>> print(sheet.directions(np.array([[10.0, 0, 4], [10, 4, 0]]))[1])
+    [1. 0.]
     """
 
     centreline_mm: np.ndarray
     radius_mm: np.ndarray
     weight: float = 1.0
-    # c and rho as one spline of the arc length, where it was sampled, and a tree
-    # of these samples.
+    flatness: float = 1.0
+    wide_along: np.ndarray | None = None
+    # c and rho as one spline of the arc length, where it was sampled, a tree of
+    # these samples, and the half-axes in units of rho.
     _curve: CubicSpline = field(init=False, repr=False)
     _arc_mm: np.ndarray = field(init=False, repr=False)
     _tree: cKDTree = field(init=False, repr=False)
+    _half_axes: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
         centreline = np.array(self.centreline_mm, dtype=np.float64)
@@ -157,6 +213,7 @@ class Bundle:
         radius = np.full(len(centreline), self.radius_mm, dtype=np.float64)
         if not 0 < self.weight <= 1:
             raise ValueError(f"weight is {self.weight}: it must be in (0, 1]")
+        _check_positive("flatness", self.flatness)
 
         arc = _arc_lengths(centreline)
         if not np.all(np.diff(arc) > 0):
@@ -180,9 +237,11 @@ class Bundle:
         )
         coarse = np.linspace(0, arc[-1], 2 + int(arc[-1] / REACH_SAMPLE_MM))[:-1]
         reach = _reach(curve(coarse)[:, :3], _unit(curve(coarse, 1)[:, :3]))
-        if np.any(curve(coarse)[:, 3] >= reach):
+        half_axes = np.sqrt([self.flatness, 1 / self.flatness])
+        if np.any(half_axes.max() * curve(coarse)[:, 3] >= reach):
             raise ValueError(
-                f"radius_mm is up to {radius.max():.3g} where the centreline leaves "
+                f"radius_mm and flatness make half-axes of up to "
+                f"{half_axes.max() * radius.max():.3g} mm where the centreline leaves "
                 f"{reach.min():.3g} mm: a tube must not fold or meet itself"
             )
         fine = np.linspace(0, arc[-1], 2 + int(arc[-1] / SAMPLE_MM))
@@ -194,17 +253,60 @@ class Bundle:
             ("_curve", curve),
             ("_arc_mm", fine),
             ("_tree", cKDTree(curve(fine)[:, :3])),
+            ("_half_axes", half_axes),
         ):
             object.__setattr__(self, name, value)
+        self._check_orientation()
 
     @property
     def _is_closed(self):
         return self._curve.extrapolate == "periodic"
 
+    def _check_orientation(self):
+        """Check that a sheet knows its plane from its first point to its last."""
+        if self.wide_along is not None:
+            wide_along = np.array(self.wide_along, dtype=np.float64)
+            if wide_along.shape != (3,) or not np.all(np.isfinite(wide_along)):
+                raise ValueError(
+                    f"wide_along is {self.wide_along}: it must be three finite numbers"
+                )
+            across = np.cross(wide_along, _unit(self._curve(0.0, 1)[:3]))
+            if np.linalg.norm(across) <= 1e-6 * np.linalg.norm(wide_along):
+                raise ValueError(
+                    f"wide_along is {self.wide_along}: it must point across the "
+                    "centreline, at least in part"
+                )
+            wide_along.setflags(write=False)
+            object.__setattr__(self, "wide_along", wide_along)
+        if self._is_closed and self.flatness != 1:
+            # Turned by half a turn, an ellipse is itself again.
+            if abs(self._frames[-1, 1] @ self._frames[0, 2]) > 1e-3:
+                raise ValueError(
+                    f"flatness is {self.flatness}, but along this closed centreline a "
+                    "sheet does not come back to itself: it must be 1 unless the "
+                    "centreline is planar"
+                )
+
+    @cached_property
+    def _frames(self):
+        """The tangent t and the normals n1 and n2 at each sample, as rows."""
+        tangents = _unit(self._curve(self._arc_mm, 1)[:, :3])
+        start = self.wide_along
+        if start is None:
+            start = np.eye(3)[np.argmin(np.abs(tangents[0]))]
+        normals = _carried(start, tangents)
+        return np.stack([tangents, normals, np.cross(tangents, normals)], axis=1)
+
+    @property
+    def _bound_mm(self):
+        """How far a point of the tube may be from the nearest sample."""
+        return self._half_axes.max() * self.radius_mm.max() + SAMPLE_MM
+
     def _is_near(self, points_mm, margin_mm):
         """Whether points could be within a margin of the tube (never a false no)."""
-        bound = self.radius_mm.max() + SAMPLE_MM + margin_mm
-        distance, _ = self._tree.query(points_mm, distance_upper_bound=bound)
+        distance, _ = self._tree.query(
+            points_mm, distance_upper_bound=self._bound_mm + margin_mm
+        )
         return np.isfinite(distance)
 
     def _foot(self, points_mm, nearest):
@@ -250,18 +352,19 @@ class Bundle:
         >>> print(fan.directions(np.array([[20.0, 2, 0]]))[0].round(3))
         [[0.999 0.05  0.   ]]
         """
-        points_mm = np.asarray(points_mm, dtype=np.float64)
-        if points_mm.ndim != 2 or points_mm.shape[1] != 3:
-            raise ValueError(
-                f"points_mm has shape {points_mm.shape}: it must be (N, 3)"
-            )
+        points_mm = _check_points(points_mm)
         directions = np.zeros(points_mm.shape)
         fraction = np.zeros(len(points_mm))
 
-        _, nearest = self._tree.query(
-            points_mm, distance_upper_bound=self.radius_mm.max() + SAMPLE_MM
-        )
+        _, nearest = self._tree.query(points_mm, distance_upper_bound=self._bound_mm)
         near = np.flatnonzero(nearest < self._tree.n)
+        if self.flatness != 1:
+            # Most points around a thin sheet are above or below it.
+            thin = self._half_axes.argmin()
+            normals = self._frames[nearest[near], 1 + thin]
+            offset = points_mm[near] - self._tree.data[nearest[near]]
+            limit_mm = self._half_axes[thin] * self.radius_mm.max() + SAMPLE_MM
+            near = near[np.abs(_dot(offset, normals)) <= limit_mm]
         foot = self._foot(points_mm[near], nearest[near])
         if not self._is_closed:
             rounding = 1e-9 * self._arc_mm[-1]
@@ -278,11 +381,27 @@ class Bundle:
         turn = _dot(bend, offset)[:, None] / speed
         along = velocity * (1 - turn / speed) + growth / radius * offset
 
-        depth = 1 - np.linalg.norm(offset, axis=1) / radius[:, 0]
-        ramp = np.clip(depth / EDGE, 0, 1)
-        fraction[near] = ramp * ramp * (3 - 2 * ramp)
-        directions[near] = _unit(along) * (ramp > 0)[:, None]
+        squared = _dot(offset, offset)
+        if self.flatness != 1:
+            # n1 is carried from the nearest sample to the foot, as by `_carried`.
+            old, normal, _ = np.moveaxis(self._frames[nearest[near]], 1, 0)
+            new = velocity / speed
+            turn = _dot(normal, new) / (1 + _dot(old, new))
+            along_n1 = _dot(offset, normal) - turn * _dot(offset, old + new)
+            squared = squared * self.flatness + along_n1**2 * (
+                1 / self.flatness - self.flatness
+            )
+        # Now squared is (rho |u|)^2, but for rounding not below 0.
+        depth = 1 - np.sqrt(np.maximum(squared, 0)) / radius[:, 0]
+        fraction[near] = _ramp(depth / EDGE)
+        directions[near] = _unit(along) * (fraction[near] > 0)[:, None]
         return directions, fraction
+
+    def _fibre(self, u1, u2):
+        """The fibre at a place in the cross-section, one point for each sample."""
+        centre, radius = np.split(self._curve(self._arc_mm), [3], axis=1)
+        aside = self._half_axes * (u1, u2) @ self._frames[:, 1:]
+        return centre + radius * aside
 
     def streamlines(self, n, *, step_mm, rng):
         """Draw fibres from one end of the tube to the other.
@@ -322,25 +441,11 @@ class Bundle:
         """
         _check_count("n", n, 0)
         _check_positive("step_mm", step_mm)
-        centre, radius = np.split(self._curve(self._arc_mm), [3], axis=1)
-        tangents = _unit(self._curve(self._arc_mm, 1)[:, :3])
-
-        # Normals go along by the smallest rotation from tangent to tangent.
-        old = tangents[0]
-        normal = np.eye(3)[np.argmin(np.abs(old))]
-        normals = [_unit(normal - _dot(normal, old) * old)]
-        for new in tangents[1:]:
-            turn = _dot(normals[-1], new) / (1 + _dot(old, new))
-            normals.append(_unit(normals[-1] - turn * (old + new)))
-            old = new
-        normals = np.array(normals)
-        binormals = np.cross(tangents, normals)
-
         place = (1 - EDGE / 2) * np.sqrt(rng.random(n))
         angle = 2 * np.pi * rng.random(n)
         streamlines = []
         for u1, u2 in zip(place * np.cos(angle), place * np.sin(angle), strict=True):
-            fibre = centre + radius * (u1 * normals + u2 * binormals)
+            fibre = self._fibre(u1, u2)
             arc = _arc_lengths(fibre)
             n_steps = max(1, round(arc[-1] / step_mm))
             equal = np.linspace(0, arc[-1], n_steps + 1)
@@ -348,8 +453,71 @@ class Bundle:
         return streamlines
 
 
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """A ball of free water, such as cerebrospinal fluid.
+
+    Parameters
+    ----------
+    centre_mm : sequence of 3 floats
+        In mm (RAS).
+    radius_mm : float
+        In mm.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dipy_rnn.phantom import Ball
+    >>> ventricle = Ball((0.0, 0.0, 10.0), 5.0)
+    >>> print(ventricle.fraction(np.array([[0.0, 0, 8], [0, 4.5, 10], [0, 0, 0]])))
+    [1.  0.5 0. ]
+    """
+
+    centre_mm: np.ndarray
+    radius_mm: float
+
+    def __post_init__(self):
+        centre = np.array(self.centre_mm, dtype=np.float64)
+        if centre.shape != (3,) or not np.all(np.isfinite(centre)):
+            raise ValueError(
+                f"centre_mm is {self.centre_mm}: it must be three finite numbers"
+            )
+        _check_positive("radius_mm", self.radius_mm)
+        centre.setflags(write=False)
+        object.__setattr__(self, "centre_mm", centre)
+
+    def _is_near(self, points_mm, margin_mm):
+        """Whether points are within a margin of the ball."""
+        distance = np.linalg.norm(points_mm - self.centre_mm, axis=1)
+        return distance <= self.radius_mm + margin_mm
+
+    def fraction(self, points_mm):
+        """How full of water points are.
+
+        Parameters
+        ----------
+        points_mm : ndarray of shape (N, 3)
+            In mm (RAS).
+
+        Returns
+        -------
+        fraction : ndarray of shape (N,)
+            1 inside, falling smoothly to 0 over the outer fifth of the radius, and
+            0 outside.
+
+        Examples
+        --------
+        >>> from dipy_rnn.phantom import Ball
+        >>> print(Ball((0, 0, 0), 5.0).fraction([[1, 2, 3], [4, 5, 6]]))
+        [1. 0.]
+        """
+        offset = _check_points(points_mm) - self.centre_mm
+        depth = 1 - np.linalg.norm(offset, axis=1) / self.radius_mm
+        return _ramp(depth / EDGE)
+
+
 class Phantom:
-    """Bundles on a voxel grid.
+    """Bundles, and free water, on a voxel grid.
 
     Parameters
     ----------
@@ -359,6 +527,9 @@ class Phantom:
         Voxels to mm (RAS); voxel i is centred on coordinate i.  No shear.
     shape : tuple of 3 ints
         Voxels along each axis, (X, Y, Z).
+    csf : sequence of Ball, optional
+        Free water.  It takes the place of what else would be there, of fibres and of
+        grey matter alike.
 
     Examples
     --------
@@ -371,15 +542,16 @@ class Phantom:
     [1.] [[1. 0. 0.]]
     """
 
-    def __init__(self, bundles, affine, shape):
+    def __init__(self, bundles, affine, shape, *, csf=()):
         self.bundles = tuple(bundles)
+        self.csf = tuple(csf)
         if not self.bundles:
             raise ValueError("bundles is empty: a phantom has at least one bundle")
         self.affine = spaces.check_affine(affine).copy()
         self.shape = _check_shape(shape)
 
     def on_grid(self, affine, shape):
-        """Return the same bundles on another grid.
+        """Return the same world on another grid.
 
         Parameters
         ----------
@@ -400,7 +572,27 @@ class Phantom:
         >>> circle.on_grid(np.diag([-1.0, 1, 3, 1]), (10, 10, 4)).shape
         (10, 10, 4)
         """
-        return Phantom(self.bundles, affine, shape)
+        return Phantom(self.bundles, affine, shape, csf=self.csf)
+
+    def _near(self, thing, centres_vox):
+        """Voxels that a bundle or a ball may reach, and their subvoxels in mm."""
+        margin_mm = np.linalg.norm(spaces.voxel_sizes(self.affine)) / 2
+        centres_mm = spaces.to_mm(centres_vox, self.affine)
+        near = np.flatnonzero(thing._is_near(centres_mm, margin_mm))
+        points_vox = centres_vox[near, None] + SUBVOXELS
+        return near, spaces.to_mm(points_vox.reshape(-1, 3), self.affine)
+
+    def _centres_vox(self):
+        return np.indices(self.shape, dtype=np.float64).reshape(3, -1).T
+
+    def _csf_of_subvoxels(self):
+        centres_vox = self._centres_vox()
+        csf = np.zeros((len(centres_vox), len(SUBVOXELS)))
+        for ball in self.csf:
+            near, points_mm = self._near(ball, centres_vox)
+            water = ball.fraction(points_mm).reshape(-1, len(SUBVOXELS))
+            csf[near] = np.maximum(csf[near], water)
+        return csf
 
     def peaks(self):
         """Fraction and direction of each bundle in each voxel.
@@ -409,7 +601,7 @@ class Phantom:
         -------
         fractions : ndarray of shape (X, Y, Z, B), float32
             Volume fractions, averaged over eight points of the voxel.  Where the
-            bundles together claim more than 1, they share it.
+            bundles together claim more than free water leaves, they share it.
         directions : ndarray of shape (X, Y, Z, B, 3), float32
             The fibres' mean directions, unit vectors along the voxel axes; zero
             where the fraction is.
@@ -421,27 +613,48 @@ class Phantom:
         >>> print(fractions[7, 7, 4])
         [0.5 0.5]
         """
-        centres_vox = np.indices(self.shape, dtype=np.float64).reshape(3, -1).T
-        centres_mm = spaces.to_mm(centres_vox, self.affine)
+        centres_vox, csf = self._centres_vox(), self._csf_of_subvoxels()
         axes = spaces.axes(self.affine)
-        margin_mm = np.linalg.norm(spaces.voxel_sizes(self.affine)) / 2
         fractions = np.zeros((len(centres_vox), len(self.bundles)))
         directions = np.zeros((*fractions.shape, 3), dtype=np.float32)
         for b, bundle in enumerate(self.bundles):
-            near = np.flatnonzero(bundle._is_near(centres_mm, margin_mm))
-            points_vox = (centres_vox[near, None] + SUBVOXELS).reshape(-1, 3)
-            along, fraction = bundle.directions(spaces.to_mm(points_vox, self.affine))
-            fraction = fraction.reshape(-1, len(SUBVOXELS))
+            near, points_mm = self._near(bundle, centres_vox)
+            along, fraction = bundle.directions(points_mm)
+            fraction = fraction.reshape(-1, len(SUBVOXELS)) * (1 - csf[near])
             # Fibres of one bundle agree about the sign, so vectors can be added.
             along = along.reshape(*fraction.shape, 3)
             mean = np.einsum("np,npi->ni", fraction, along)
             fractions[near, b] = bundle.weight * fraction.mean(axis=1)
             directions[near, b] = _unit(mean) @ axes
-        fractions /= np.maximum(fractions.sum(axis=1, keepdims=True), 1)
+        room = 1 - csf.mean(axis=1)
+        claimed = fractions.sum(axis=1)
+        crowded = claimed > room
+        fractions[crowded] *= (room[crowded] / claimed[crowded])[:, None]
         return (
             fractions.astype(np.float32).reshape(*self.shape, -1),
             directions.reshape(*self.shape, -1, 3),
         )
+
+    def csf_fraction(self):
+        """Volume fraction of free water.
+
+        Returns
+        -------
+        fraction : ndarray of shape (X, Y, Z), float32
+            Averaged over eight points of the voxel.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dipy_rnn.phantom import Ball, Bundle, Phantom
+        >>> bundle = Bundle(np.array([[0.0, 4, 4], [8, 4, 4]]), 3.0)
+        >>> ball = Ball((4, 4, 4), 3.0)
+        >>> phantom = Phantom([bundle], np.eye(4), (9, 9, 9), csf=[ball])
+        >>> print(phantom.csf_fraction()[4, 4, [0, 4]], phantom.peaks()[0][4, 4, 4])
+        [0. 1.] [0.]
+        """
+        fraction = self._csf_of_subvoxels().mean(axis=1)
+        return fraction.astype(np.float32).reshape(self.shape)
 
     def mask(self):
         """Voxels of which more than half is fibres.
@@ -536,7 +749,8 @@ class Phantom:
         """Diffusion-weighted series, one tensor per bundle in each voxel.
 
         Without noise this is `dipy.sims.voxel.multi_tensor` in every voxel, with
-        one more, isotropic tensor (0.7e-3 mm^2/s) where fibres leave some room.
+        two more, isotropic tensors: free water's (3.0e-3 mm^2/s), and grey matter's
+        (0.7e-3 mm^2/s) in the room that water and fibres leave.
 
         Parameters
         ----------
@@ -583,8 +797,10 @@ class Phantom:
         isotropic = np.trace(b_tensors, axis1=1, axis2=2)
 
         fractions, directions = self.peaks()
-        rest = 1 - fractions.sum(axis=-1, keepdims=True, dtype=np.float64)
-        signal = s0 * np.maximum(rest, 0) * np.exp(-isotropic * REMAINDER_DIFFUSIVITY)
+        csf = self.csf_fraction()[..., None].astype(np.float64)
+        rest = 1 - csf - fractions.sum(axis=-1, keepdims=True, dtype=np.float64)
+        signal = s0 * csf * np.exp(-isotropic * CSF_DIFFUSIVITY)
+        signal += s0 * np.maximum(rest, 0) * np.exp(-isotropic * REMAINDER_DIFFUSIVITY)
         for b in range(len(self.bundles)):
             inside = fractions[..., b] > 0
             along = directions[inside, b].astype(np.float64)
@@ -645,7 +861,7 @@ def _field_of_view_mm(shape, voxel_size_mm):
 def _random_centreline(rng, half_mm, least_reach_mm):
     """Draw a smooth curve in the box from -half_mm to half_mm.
 
-    A spline from end to far end, by way of one or two points in the inner half of
+    A spline from end to far end, by way of one or two points in the inner third of
     the box, where curves meet; it is straightened little by little until it stays in
     the box and has the reach asked for.
     """
@@ -656,7 +872,7 @@ def _random_centreline(rng, half_mm, least_reach_mm):
     n_between = rng.integers(1, 3)
     along = np.arange(1, n_between + 1)[:, None] / (n_between + 1)
     straight = start + along * (end - start)
-    deviation = rng.uniform(-half_mm / 2, half_mm / 2, (n_between, 3)) - straight
+    deviation = rng.uniform(-half_mm / 3, half_mm / 3, (n_between, 3)) - straight
     while True:
         controls = np.vstack([start, straight + deviation, end])
         arc = _arc_lengths(controls)
@@ -670,14 +886,126 @@ def _random_centreline(rng, half_mm, least_reach_mm):
         deviation *= 0.85
 
 
-def random_phantom(random_seed, *, shape=(32, 32, 32), voxel_size_mm=2.0, n_bundles=8):
-    """Draw a world of bundles that bend, cross, touch and fan out.
+def _random_flatness(rng, most):
+    """Draw a flatness: one in three bundles is a sheet."""
+    return min(rng.uniform(1.5, 4), most) if rng.random() < 1 / 3 else 1.0
 
-    Centrelines are smooth curves from somewhere to somewhere far in the field of
-    view, bending with a radius of 8 mm at the least; tubes have a radius of 2 to
-    8 mm, thinner where the curve is tight, and half of them fan out (or in) by a
-    factor of up to 2.5; weights are from 0.3 to 1.  A field of view of less than
-    40 mm makes all of it smaller.
+
+def _random_bundle(rng, half_mm, scale):
+    """Draw a bundle from somewhere to somewhere far in the box."""
+    centreline_mm, reach_mm = _random_centreline(
+        rng, half_mm, scale * rng.uniform(4, 10)
+    )
+    ratio = 2.5 ** rng.uniform(-1, 1) if rng.random() < 0.5 else 1.0
+    profile = ratio ** _ramp(np.linspace(0, 1, len(centreline_mm)))
+    profile /= profile.max()
+
+    # At the wide end, what the thin half-axis needs to have and the wide one may have.
+    thin_mm = scale * 1.2 / profile.min()
+    wide_mm = min(scale * 12, 0.8 * reach_mm)
+    flatness = _random_flatness(rng, wide_mm / thin_mm)
+    root = np.sqrt(flatness)
+    least_mm = max(scale * 2 / profile.min(), thin_mm * root)
+    radius_mm = min(rng.uniform(least_mm, scale * 8), wide_mm / root)
+    return Bundle(
+        centreline_mm,
+        radius_mm * profile,
+        rng.uniform(0.2, 1.0),
+        flatness=flatness,
+        wide_along=rng.standard_normal(3),
+    )
+
+
+def _bending_away(rng, points, aside, half_mm, scale):
+    """Go on from the last of two points: a bend that turns aside, then straight on.
+
+    As far as the box goes; the result starts after the last of the points.
+    """
+    outwards = _unit(points[1] - points[0])
+    aside = _unit(aside - (aside @ outwards) * outwards)
+    turn = np.radians(rng.uniform(30, 75))
+    bend_mm = turn * scale * rng.uniform(10, 25)
+    along_mm = np.arange(SAMPLE_MM, scale * rng.uniform(15, 60), SAMPLE_MM)
+    # The curvature grows from 0 and goes back to it, as a jump would make a kink.
+    angle = turn * _ramp(along_mm / bend_mm)[:, None]
+    steps = np.cos(angle) * outwards + np.sin(angle) * aside
+    path = points[1] + SAMPLE_MM * np.cumsum(steps, axis=0)
+    inside = np.all(np.abs(path) <= half_mm, axis=1)
+    return path[np.logical_and.accumulate(inside)]
+
+
+def _kissing_bundle(rng, first, half_mm, scale):
+    """Draw a bundle that comes to another's side, runs along it, and leaves again.
+
+    Both touch over 10 to 25 mm about the middle of the first, if that is long enough:
+    there, the second is the first displaced along one of its half-axes.  None where
+    the second leaves the box early, is too tight, or runs into the first after all.
+    """
+    middle_mm = first._arc_mm[-1] * rng.uniform(0.35, 0.65)
+    contact_mm = scale * rng.uniform(10, 25)
+    contact = np.flatnonzero(np.abs(first._arc_mm - middle_mm) <= contact_mm / 2)
+    if len(contact) < 2:
+        return None
+    centre, first_radius = np.split(first._curve(first._arc_mm[contact]), [3], axis=1)
+    frames = first._frames[contact]
+
+    flatness = _random_flatness(rng, 4)
+    radius_mm = scale * rng.uniform(max(2, 1.2 * np.sqrt(flatness)), 4)
+    half_axes_mm = radius_mm * np.sqrt([flatness, 1 / flatness])
+    axis = rng.integers(2)
+    aside = rng.choice([-1, 1]) * frames[:, 1 + axis]
+    gap_mm = first._half_axes[axis] * first_radius + half_axes_mm[axis]
+    touching = centre + gap_mm * aside
+    before = _bending_away(rng, touching[1::-1], aside[0], half_mm, scale)[::-1]
+    after = _bending_away(rng, touching[-2:], aside[-1], half_mm, scale)
+    least = 10 * scale / SAMPLE_MM
+    if min(len(before), len(after)) < least or np.any(np.abs(touching) > half_mm):
+        return None
+
+    centreline_mm = np.concatenate([before, touching, after])
+    tangents = _unit(np.gradient(centreline_mm, axis=0))
+    reach_mm = _reach(centreline_mm[::4], tangents[::4]).min()
+    # Tighter turns would end too suddenly where the contact does.
+    if reach_mm < max(6 * scale, half_axes_mm.max() / 0.8):
+        return None
+
+    # In the middle of the contact both have the same normals.
+    middle = len(touching) // 2
+    backwards = tangents[len(before) + middle :: -1]
+    second = Bundle(
+        centreline_mm,
+        radius_mm,
+        rng.uniform(0.2, 1.0),
+        flatness=flatness,
+        wide_along=_carried(frames[middle, 1], backwards)[-1],
+    )
+    for angle in np.arange(0, 2 * np.pi, np.pi / 4):
+        fibre = second._fibre(0.9 * np.cos(angle), 0.9 * np.sin(angle))
+        if np.any(first.directions(fibre[::4])[1] > 0):
+            return None
+    return second
+
+
+def _random_ball(rng, bundles, half_mm, scale):
+    """Draw a ball of water beside all centrelines, or None."""
+    centre_mm = rng.uniform(-half_mm, half_mm)
+    free_mm = min(bundle._tree.query(centre_mm)[0] for bundle in bundles)
+    radius_mm = min(scale * rng.uniform(3, 10), free_mm)
+    return Ball(centre_mm, radius_mm) if radius_mm >= scale * 3 else None
+
+
+def random_phantom(random_seed, *, shape=(32, 32, 32), voxel_size_mm=2.0, n_bundles=8):
+    """Draw a world of bundles that bend, cross, touch and fan out, and some water.
+
+    Most bundles go from somewhere to somewhere far in the field of view by way of its
+    inner third, and bend with a radius of no less than 4 to 10 mm.  Their own radius is
+    2 to 8 mm, thinner where the curve is tight; half of them fan out (or in) by a
+    factor of up to 2.5; a third are sheets, up to four times as wide as thick, and
+    1.2 mm thick to each side at the least.  In about half of the worlds the last
+    bundle kisses another: it comes to its side, runs along it for 10 to 25 mm, and
+    leaves to the side it came from.  Weights are from 0.2 to 1.  Up to three balls of
+    free water of 3 to 10 mm radius lie beside the centrelines.  A field of view of
+    less than 40 mm makes all of it smaller.
 
     Parameters
     ----------
@@ -705,20 +1033,21 @@ def random_phantom(random_seed, *, shape=(32, 32, 32), voxel_size_mm=2.0, n_bund
     field_of_view_mm = _field_of_view_mm(shape, voxel_size_mm)
     _check_count("n_bundles", n_bundles, 1)
     rng = np.random.default_rng(random_seed)
+    half_mm = 0.45 * field_of_view_mm
     scale = min(1.0, field_of_view_mm.min() / 40)
-    bundles = []
-    for _ in range(int(n_bundles)):
-        centreline_mm, reach_mm = _random_centreline(
-            rng, 0.45 * field_of_view_mm, 8 * scale
+
+    bundles = [_random_bundle(rng, half_mm, scale) for _ in range(int(n_bundles))]
+    if n_bundles > 1 and rng.random() < 0.5:
+        tries = (
+            _kissing_bundle(rng, bundles[i], half_mm, scale)
+            for i in rng.integers(n_bundles - 1, size=20)
         )
-        ratio = 2.5 ** rng.uniform(-1, 1) if rng.random() < 0.5 else 1.0
-        # The wider end has between 2 and 8 mm, and the narrower one 2 or more.
-        widest = scale * rng.uniform(2 * max(ratio, 1 / ratio), 8)
-        progress = np.linspace(0, 1, len(centreline_mm))
-        profile = ratio ** (progress * progress * (3 - 2 * progress))
-        radius_mm = profile / profile.max() * min(widest, 0.8 * reach_mm)
-        bundles.append(Bundle(centreline_mm, radius_mm, rng.uniform(0.3, 1.0)))
-    return Phantom(bundles, _centred_affine(shape, voxel_size_mm), shape)
+        bundles[-1] = next(filter(None, tries), bundles[-1])
+    csf = []
+    for _ in range(rng.integers(4)):
+        tries = (_random_ball(rng, bundles, half_mm, scale) for _ in range(20))
+        csf.extend(islice(filter(None, tries), 1))
+    return Phantom(bundles, _centred_affine(shape, voxel_size_mm), shape, csf=csf)
 
 
 def crossing_phantom(angle_deg=60.0, *, shape=(24, 24, 12), voxel_size_mm=2.0):

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
 from dipy_rnn.phantom import (
+    Ball,
     Bundle,
     Phantom,
     circle_phantom,
@@ -131,6 +132,68 @@ def test_directions_change_smoothly_between_the_samples_of_the_centreline():
     assert turns.max() < 1.5 * turns.mean()
 
 
+# Sheets
+
+
+SHEET = {"radius_mm": 3.0, "flatness": 4.0, "wide_along": (0, 0, 1)}  # 6 x 1.5 mm
+
+
+def test_a_sheet_is_an_ellipse_with_its_half_axes():
+    sheet = Bundle(line([0, 0, 0], [20, 0, 0]), **SHEET)
+    inside = [[10, 0, 0], [10, 0, 4.7], [10, -1.1, 0], [10, 0.7, -3]]
+    # The fraction is one half at nine tenths of each half-axis.
+    halfway = [[10, 0, 5.4], [10, 1.35, 0]]
+    outside = [[10, 0, 6.1], [10, -1.6, 0], [10, 1.2, 4.8], [-0.1, 0, 0]]
+    points_mm = np.array(inside + halfway + outside)
+    directions, fraction = sheet.directions(points_mm)
+    assert_allclose(fraction, [1] * 4 + [0.5] * 2 + [0] * 4, atol=1e-9)
+    assert_allclose(directions[:6], [[1, 0, 0]] * 6, atol=1e-12)
+    assert_array_equal(directions[6:], 0)
+
+
+def test_a_sheet_lies_across_its_centreline_where_wide_along_does_not():
+    sheet = Bundle(line([0, 0, 0], [20, 0, 0]), 3.0, flatness=4.0, wide_along=(9, 3, 4))
+    wide_mm = 4.7 * np.array([0, 0.6, 0.8])
+    thin_mm = 1.6 * np.array([0, 0.8, -0.6])
+    _, fraction = sheet.directions(np.array([wide_mm, thin_mm]) + [10.0, 0, 0])
+    assert_allclose(fraction, [1, 0])
+
+
+def test_a_closed_sheet_is_a_ring():
+    angle = np.linspace(0, 2 * np.pi, 400)
+    circle = np.column_stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)])
+    ring = Bundle(20 * circle, **SHEET)
+    points_mm = np.array([[20.0, 0, 4.7], [0, -20, -4.7], [21.6, 0, 0], [0, 18.4, 0]])
+    directions, fraction = ring.directions(points_mm)
+    assert_allclose(fraction, [1, 1, 0, 0])
+    assert_allclose(directions[:2], [[0, 1, 0], [1, 0, 0]], atol=1e-4)
+
+
+def test_fibres_of_a_sheet_stay_inside_and_follow_the_directions():
+    centreline_mm = helix()
+    radius_mm = np.linspace(2, 4, len(centreline_mm))
+    sheet = Bundle(centreline_mm, radius_mm, flatness=4.0)
+    fibres = sheet.streamlines(20, step_mm=0.4, rng=np.random.default_rng(0))
+    for fibre in fibres:
+        directions, fraction = sheet.directions((fibre[:-1] + fibre[1:]) / 2)
+        assert fraction.min() > 0.49
+        assert angles_deg(np.diff(fibre, axis=0), directions).max() < 0.01
+    # The outer ones use the width, which is beyond the radius.
+    starts = np.array([fibre[0] for fibre in fibres]) - centreline_mm[0]
+    assert np.linalg.norm(starts, axis=1).max() > 1.5 * radius_mm[0]
+
+
+def test_the_volume_of_a_sheet_is_that_of_a_round_tube():
+    affine = np.diag([1.0, 1, 1, 1])
+    affine[:3, 3] = -12
+    centreline_mm = line([-9, 0.3, -0.4], [9, 0.3, -0.4])
+    sheet, tube = (
+        Phantom([Bundle(centreline_mm, 5.0, flatness=f)], affine, (25, 25, 25))
+        for f in (3.0, 1.0)
+    )
+    assert_allclose(sheet.peaks()[0].sum(), tube.peaks()[0].sum(), rtol=0.01)
+
+
 # Streamlines
 
 
@@ -143,13 +206,15 @@ def test_streamlines_are_equally_spaced_and_follow_the_directions(seed):
         assert streamline.dtype == np.float64
         steps = np.diff(streamline, axis=0)
         lengths = np.linalg.norm(steps, axis=1)
-        assert_allclose(lengths, lengths.mean(), rtol=1e-3)
+        # In a bend of 4 mm, a chord is a bit shorter than half a millimetre of fibre
+        # and not quite along its tangent.
+        assert_allclose(lengths, lengths.mean(), rtol=3e-3)
         assert abs(lengths.mean() - 0.5) < 0.01
         directions, fraction = phantom.bundles[b].directions(
             (streamline[:-1] + streamline[1:]) / 2
         )
         assert fraction.min() >= 0.49
-        assert angles_deg(steps, directions).max() < 0.1
+        assert angles_deg(steps, directions).max() < 0.5
         assert np.all(np.sum(steps * directions, axis=1) > 0)
 
 
@@ -192,11 +257,13 @@ def test_streamlines_of_a_circle_close():
 def test_same_seed_same_world_and_another_seed_another():
     def world(seed):
         phantom = random_phantom(seed, shape=(12, 12, 12), voxel_size_mm=4, n_bundles=3)
-        return phantom.fodf(4, noise=0.1, random_seed=seed), phantom.streamlines(2)[0]
+        sh = phantom.fodf(4, noise=0.1, random_seed=seed)
+        return sh, phantom.streamlines(2)[0], phantom.csf_fraction()
 
-    sh, streamlines = world(1)
-    same_sh, same_streamlines = world(1)
+    sh, streamlines, csf = world(1)
+    same_sh, same_streamlines, same_csf = world(1)
     assert_array_equal(sh, same_sh)
+    assert_array_equal(csf, same_csf)
     for a, b in zip(streamlines, same_streamlines, strict=True):
         assert_array_equal(a, b)
     assert not np.allclose(sh, world(2)[0])
@@ -218,7 +285,54 @@ def test_random_bundles_stay_in_the_field_of_view_and_within_their_limits(shape)
         assert np.all(np.abs(bundle.centreline_mm) < half_mm)
         assert bundle.radius_mm.max() <= 8
         assert bundle.radius_mm.max() / bundle.radius_mm.min() <= 2.5 + 1e-9
-        assert 0.3 <= bundle.weight <= 1
+        assert 0.2 <= bundle.weight <= 1
+
+
+def test_random_bundles_hold_sheets_and_fans_and_tight_turns():
+    bundles = [b for seed in range(8) for b in random_phantom(seed).bundles]
+    flatness = np.array([b.flatness for b in bundles])
+    assert 0.2 < np.mean(flatness > 1) < 0.5
+    assert 2.5 < flatness.max() <= 4
+    thinnest_mm = [b.radius_mm.min() / np.sqrt(b.flatness) for b in bundles]
+    assert min(thinnest_mm) > 1.2 - 1e-9
+    assert 0.3 < np.mean([np.ptp(b.radius_mm) > 0.1 for b in bundles]) < 0.7
+    # Tubes in turns of less than 8 mm are below 0.8 of that.
+    assert (
+        np.mean([b.radius_mm.max() * np.sqrt(b.flatness) < 6.4 for b in bundles]) > 0.3
+    )
+
+
+def test_random_water_is_small_and_beside_the_centrelines():
+    balls = []
+    for seed in range(12):
+        phantom = random_phantom(seed, n_bundles=5)
+        for ball in phantom.csf:
+            assert 3 <= ball.radius_mm <= 10
+            for bundle in phantom.bundles:
+                assert not np.any(ball.fraction(bundle.centreline_mm) > 1e-3)
+        balls.append(len(phantom.csf))
+    assert set(balls) == {0, 1, 2, 3}
+
+
+RIM = [(np.cos(a), np.sin(a)) for a in np.arange(0, 2 * np.pi, np.pi / 12)]
+
+
+def test_in_about_half_of_the_worlds_the_last_bundle_kisses_another():
+    kisses = 0
+    for seed in range(20):
+        *others, last = random_phantom(seed, n_bundles=4).bundles
+        rim = [last._fibre(0.85 * c, 0.85 * s) for c, s in RIM]
+        outer = np.concatenate([last._fibre(1.2 * c, 1.2 * s) for c, s in RIM])
+        for other in others:
+            inside = [other.directions(fibre)[1] > 0 for fibre in rim]
+            if np.any(inside):
+                continue
+            # Two that do not meet; do they touch, for as long as they should?
+            touching = other.directions(outer)[1].reshape(len(RIM), -1) > 0
+            length_mm = 0.25 * np.any(touching, axis=0).sum()
+            parted = not touching[:, :8].any() and not touching[:, -8:].any()
+            kisses += parted and length_mm >= 8
+    assert 5 <= kisses <= 15
 
 
 def test_random_bundles_cross_often():
@@ -227,7 +341,7 @@ def test_random_bundles_cross_often():
     ]
     filled = np.sum(np.array(n_populations) >= 1)
     assert np.sum(np.array(n_populations) >= 2) > 0.1 * filled
-    assert np.sum(np.array(n_populations) >= 3) > 0.01 * filled
+    assert np.sum(np.array(n_populations) >= 3) > 0.03 * filled
 
 
 # Grids
@@ -342,6 +456,71 @@ def test_mask_of_a_straight_tube_holds_its_streamlines():
         assert np.all(mask[tuple(np.rint(inside / 2).astype(int).T)])
 
 
+# Free water
+
+
+def watered(ball, weight=1.0):
+    """A thick bundle along x on voxels of 2 mm, and water."""
+    bundle = Bundle(line([0, 20, 20], [40, 20, 20]), 8.0, weight)
+    return Phantom([bundle], np.diag([2.0, 2, 2, 1]), (21, 21, 21), csf=[ball])
+
+
+def test_water_takes_the_place_of_fibres(gtab):
+    phantom = watered(Ball((20, 20, 20), 5.0))
+    fractions, directions = phantom.peaks()
+    assert_array_equal(fractions[10, 10, 10], 0)
+    assert_array_equal(directions[10, 10, 10], 0)
+    assert_array_equal(phantom.csf_fraction()[10, 10, 10], 1)
+    assert not phantom.mask()[10, 10, 10]
+    expected = 100 * np.exp(-gtab.bvals * 3e-3)
+    assert_allclose(phantom.dwi(gtab)[10, 10, 10], expected, rtol=1e-5)
+    # Away from it, nothing has changed.
+    assert_allclose(fractions[3, 10, 10], 1)
+    assert phantom.csf_fraction()[3, 10, 10] == 0
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.6])
+def test_water_displaces_fibres_and_grey_matter_alike(gtab, weight):
+    # Its edge is where its fraction is one half, 90 mm from its centre, and almost
+    # plane: the eight points are half a millimetre before and behind it.
+    phantom = watered(Ball((20, 20, -70), 100.0), weight)
+    fractions, _ = phantom.peaks()
+    csf = phantom.csf_fraction()[10, 10, 10]
+    assert abs(csf - 0.5) < 1e-3
+    assert_allclose(fractions[10, 10, 10], weight * (1 - csf), rtol=1e-6)
+    # Along x: water, fibres, and grey matter in what these leave.
+    shares = [csf, weight * (1 - csf), (1 - weight) * (1 - csf)]
+    expected = 100 * np.dot(shares, np.exp([-3.0, -1.7, -0.7]))
+    assert_allclose(phantom.dwi(gtab)[10, 10, 10, 1], expected, rtol=1e-5)
+
+
+def test_water_and_overlapping_bundles_never_exceed_one():
+    bundles = [Bundle(line([0, 20, 20], [40, 20, 20]), 8.0, w) for w in (0.9, 0.6)]
+    ball = Ball((20, 20, 13), 8.0)
+    phantom = Phantom(bundles, np.diag([2.0, 2, 2, 1]), (21, 21, 21), csf=[ball])
+    fractions, csf = phantom.peaks()[0], phantom.csf_fraction()
+    share = csf[10, 10, 10]
+    assert 0.1 < share < 0.9
+    assert_allclose(fractions[10, 10, 10], (1 - share) * np.array([0.6, 0.4]))
+    assert (fractions.sum(axis=-1) + csf).max() <= 1 + 1e-6
+
+
+def test_water_is_the_same_on_another_grid():
+    world = watered(Ball((20, 20, 14), 7.0))
+    affine = world.affine @ np.diag([-1.0, 1, 1, 1])
+    affine[0, 3] = 40
+    other = world.on_grid(affine, world.shape)
+    assert other.csf == world.csf
+    assert_allclose(other.csf_fraction(), world.csf_fraction()[::-1], atol=1e-6)
+
+
+def test_balls_that_overlap_are_no_more_than_water():
+    ball = Ball((20, 20, 20), 5.0)
+    twice = watered(ball).on_grid(np.diag([2.0, 2, 2, 1]), (21, 21, 21))
+    twice.csf *= 2
+    assert_array_equal(twice.csf_fraction(), watered(ball).csf_fraction())
+
+
 # fODFs
 
 
@@ -420,22 +599,26 @@ def test_dwi_of_a_straight_bundle_is_lowest_along_it(gtab):
 
 
 def test_dwi_is_dipys_multi_tensor_with_an_isotropic_remainder(gtab):
-    phantom = random_phantom(5, n_bundles=5)
+    world = random_phantom(5, n_bundles=5)
+    ball = Ball((0, 0, 0), 12.0)
+    phantom = Phantom(world.bundles, world.affine, world.shape, csf=[ball])
     dwi = phantom.dwi(gtab, s0=50)
     fractions, directions = phantom.peaks()
     n_populations = (fractions > 0).sum(axis=-1)
-    partial = fractions.sum(axis=-1) < 0.95
-    for n in (1, 2):
-        voxels = np.argwhere((n_populations == n) & partial)
+    csf = phantom.csf_fraction()
+    partial = (fractions.sum(axis=-1) < 0.95) & (csf < 0.95)
+    for n, wet in ((1, False), (2, False), (1, True), (2, True)):
+        voxels = np.argwhere((n_populations == n) & partial & ((csf > 0.05) == wet))
         assert len(voxels) > 0
         for voxel in voxels[:: len(voxels) // 5]:
             inside = fractions[tuple(voxel)] > 0
-            shares = fractions[tuple(voxel)][inside].astype(float)
+            shares = [*fractions[tuple(voxel)][inside], csf[tuple(voxel)]]
+            shares = np.array(shares, dtype=float)
             expected, _ = multi_tensor(
                 gtab,
-                [[1.7e-3, 3e-4, 3e-4]] * n + [[0.7e-3] * 3],
+                [[1.7e-3, 3e-4, 3e-4]] * n + [[3e-3] * 3, [0.7e-3] * 3],
                 S0=50,
-                angles=np.vstack([directions[tuple(voxel)][inside], [1.0, 0, 0]]),
+                angles=np.vstack([directions[tuple(voxel)][inside], np.eye(3)[:2]]),
                 fractions=100 * np.append(shares, 1 - shares.sum()),
                 snr=None,
             )
@@ -458,6 +641,8 @@ ARC = 5 * np.column_stack([np.cos(t := np.linspace(0, 3, 60)), np.sin(t), 0 * t]
 CIRCLE = 9 * np.column_stack(
     [np.cos(t := np.linspace(0, 2 * np.pi, 200)), np.sin(t), 0 * t]
 )
+# Closed, but not planar: normals carried along it come back turned.
+KNOT = CIRCLE + np.column_stack([0 * t, 0 * t, np.sin(2 * t) + 2 * np.cos(3 * t)])
 
 
 @pytest.mark.parametrize(
@@ -470,6 +655,14 @@ CIRCLE = 9 * np.column_stack(
         (lambda: Bundle(LINE, -1.0), "radius_mm is -1.0"),
         (lambda: Bundle(LINE, 1.0, 1.5), "weight is 1.5"),
         (lambda: Bundle(ARC, 6.0), "must not fold"),
+        (lambda: Bundle(ARC, 4.0, flatness=2.0), "must not fold"),
+        (lambda: Bundle(LINE, 1.0, flatness=0.0), "flatness is 0.0"),
+        (lambda: Bundle(KNOT, 0.5, flatness=2.0), "unless the centreline is planar"),
+        (lambda: Bundle(LINE, 1.0, wide_along=(1, 0, 0)), "must point across"),
+        (lambda: Bundle(LINE, 1.0, wide_along=(1, 0)), "three finite numbers"),
+        (lambda: Ball((0, 0), 1.0), "centre_mm is (0, 0)"),
+        (lambda: Ball((0, 0, 0), -1.0), "radius_mm is -1.0"),
+        (lambda: Ball((0, 0, 0), 1.0).fraction(np.zeros(3)), "points_mm has shape"),
         (lambda: Bundle(CIRCLE, np.linspace(1, 2, 200)), "the same at both ends"),
         (lambda: Bundle(LINE, 1.0).directions(np.zeros(3)), "points_mm has shape (3,)"),
         (
