@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/installed
 
-.PHONY: help demo test model clean
+.PHONY: help demo test models clean
 
 help:
 	@echo "make demo    track a simulated scan, with dipy_track beside it: demo/demo.png"
 	@echo "make test    run the tests"
-	@echo "make model   train the default model again (about twenty minutes)"
+	@echo "make models  train the models that ship again (about an hour)"
 	@echo "make clean   remove what these made, $(VENV) included"
 	@echo "Variables: PYTHON=$(PYTHON), the interpreter that makes $(VENV)"
 
@@ -18,8 +18,8 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest
 
-model: $(INSTALLED)
-	$(VENV)/bin/python -m dipy_rnn.training.default_model
+models: $(INSTALLED)
+	$(VENV)/bin/python -m dipy_rnn.training.shipped_models
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache

@@ -25,12 +25,16 @@ class RecurrentPropagator(nn.Module):
     """A GRU in the moving frame that does not depend on the frame's roll.
 
     Seen along the tangent, coefficients of order m turn by m times the roll. The
-    network sees their powers, and themselves turned to the angle at which the fODF
-    rises, so that nothing it sees depends on roll. (Where the fODF hardly rises that
-    angle means nothing; there the turned ones fade out, or rounding would decide what
-    the network sees.) Its answers are factors for the slopes of the orders
-    l = 2, 4 .. of the fODF across the tangent, which turn with the roll as a
-    direction must. With all factors at one the step is Newton's step towards the
+    network sees their powers, and themselves turned to the angles of two compasses,
+    so that nothing it sees depends on roll. One compass points where the fODF rises,
+    the other where its coarsest part (l = 2) does: at a peak the first goes astray, but
+    the second still points to where else there are fibres. (Where a compass hardly
+    points anywhere its angle means nothing; there what is turned by it fades out, or
+    rounding would decide what the network sees.)
+
+    Its answers are factors for the slopes of the orders l = 2, 4 .. of the fODF across
+    the tangent, and a way along and across each compass: they all turn with the roll as
+    a direction must. With all answers at zero the step is Newton's step towards the
     peak of a single fibre; the network learns when to do otherwise. A straight bundle
     is therefore tracked without drift, whatever the weights are.
 
@@ -39,9 +43,11 @@ class RecurrentPropagator(nn.Module):
     order : int, optional
         Spherical harmonic order of the features.
     hidden : int, optional
-        Width of the input layer and of the GRU.
+        Width of all layers.
     layers : int, optional
         Number of stacked GRU layers.
+    depth : int, optional
+        Number of layers between the input layer and the GRU.
 
     Examples
     --------
@@ -55,35 +61,33 @@ class RecurrentPropagator(nn.Module):
 
     frame = "local"
 
-    def __init__(self, order=8, hidden=64, layers=1):
+    def __init__(self, order=8, hidden=64, layers=1, depth=2):
         super().__init__()
         ls = np.arange(0, order + 1, 2)
         middle = ls * (ls + 1) // 2
         pairs = [(c, m) for m in range(1, order + 1) for c in middle[ls >= m]]
         centre, m = np.array(pairs).T
+        slope, coarse = newton_slopes(order), newton_slopes(2)
         self.order = order
         self.n_slopes = len(ls) - 1
         self.layers = layers
         self.hidden = hidden
-        for name, index in (
-            ("even", middle),
-            ("plus", centre + m),
-            ("minus", centre - m),
-        ):
-            self.register_buffer(name, torch.as_tensor(index), persistent=False)
-        # Kept as a buffer of floats: a factor of angles.
-        self.register_buffer(
-            "m", torch.as_tensor(m, dtype=torch.float32), persistent=False
-        )
-        self.register_buffer(
-            "slope",
-            torch.as_tensor(newton_slopes(order), dtype=torch.float32),
-            persistent=False,
-        )
+        self.coarse = float(coarse[0] / slope[0])
         self.fade = math.radians(_FADE_DEG) ** 2
-        self.input = nn.Linear(len(middle) + 3 * len(m), hidden)
+        for name, value in (
+            ("even", torch.as_tensor(middle)),
+            ("plus", torch.as_tensor(centre + m)),
+            ("minus", torch.as_tensor(centre - m)),
+            ("m_of_pair", torch.as_tensor(m - 1)),
+            ("m", torch.arange(1.0, order + 1)),
+            ("slope", torch.as_tensor(slope, dtype=torch.float32)),
+        ):
+            self.register_buffer(name, value, persistent=False)
+        self.input = nn.Linear(len(middle) + 5 * len(m), hidden)
+        self.deeper = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(depth))
         self.gru = nn.GRU(hidden, hidden, layers)
-        self.head = nn.Linear(2 * hidden, 2 * self.n_slopes)
+        self.joined = nn.Linear(2 * hidden, hidden)
+        self.head = nn.Linear(hidden, 2 * self.n_slopes + 4)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -96,43 +100,53 @@ class RecurrentPropagator(nn.Module):
         self, features: Tensor, direction: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Propagate n streamlines by one step; direction is (0, 0, 1) and unused."""
-        seen, slopes = self.encode(features, direction)
+        seen, vectors = self.encode(features, direction)
         memory, state = self.gru(seen.unsqueeze(0), state)
-        return self.decode(seen, memory[0], slopes), state
+        return self.decode(seen, memory[0], vectors), state
 
     def encode(self, features: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the network sees (n, hidden) and the slopes (n, 2 K)."""
+        """Return what the network sees (n, hidden), and vectors (n, 2, K + 2).
+
+        The vectors lie across the tangent: the slopes, and the two compasses.
+        """
         plus = features.index_select(1, self.plus)
         minus = features.index_select(1, self.minus)
         # The pairs of m = 1 come first.
-        x = plus[:, : self.n_slopes] * self.slope
-        y = minus[:, : self.n_slopes] * self.slope
-        rise_x, rise_y = x.sum(1, keepdim=True), y.sum(1, keepdim=True)
-        rise = rise_x * rise_x + rise_y * rise_y
-        fade = rise / (rise + self.fade)
-        turn = torch.atan2(rise_y, rise_x) * self.m
-        cosine, sine = torch.cos(turn) * fade, torch.sin(turn) * fade
-        rolled = torch.cat(
+        first = torch.stack([plus[:, : self.n_slopes], minus[:, : self.n_slopes]], 1)
+        slopes = first * self.slope
+        rise = torch.stack([slopes.sum(2), slopes[:, :, 0] * self.coarse], 2)
+        square = (rise * rise).sum(1)
+        fade = square / (square + self.fade)
+        angle = torch.atan2(rise[:, 1], rise[:, 0]).unsqueeze(2) * self.m
+        cosine, sine = torch.cos(angle), torch.sin(angle)
+        compasses = torch.stack([cosine[:, :, 0], sine[:, :, 0]], 1) * fade.unsqueeze(1)
+        cosine = cosine.index_select(2, self.m_of_pair) * fade.unsqueeze(2)
+        sine = sine.index_select(2, self.m_of_pair) * fade.unsqueeze(2)
+        p, q = plus.unsqueeze(1), minus.unsqueeze(1)
+        seen = torch.cat(
             [
                 features.index_select(1, self.even),
                 plus * plus + minus * minus,
-                plus * cosine + minus * sine,
-                minus * cosine - plus * sine,
+                (p * cosine + q * sine).flatten(1),
+                (q * cosine - p * sine).flatten(1),
             ],
             dim=1,
         )
-        seen = nn.functional.leaky_relu(self.input(rolled), 0.1)
-        return seen, torch.cat([x, y], dim=1)
+        seen = nn.functional.leaky_relu(self.input(seen), 0.1)
+        for layer in self.deeper:
+            seen = seen + nn.functional.leaky_relu(layer(seen), 0.1)
+        return seen, torch.cat([slopes, compasses], dim=2)
 
-    def decode(self, seen: Tensor, memory: Tensor, slopes: Tensor) -> Tensor:
+    def decode(self, seen: Tensor, memory: Tensor, vectors: Tensor) -> Tensor:
         """Return unit directions (n, 3) in the frame."""
-        factors = self.head(torch.cat([seen, memory], dim=1))
-        along, across = 1.0 + factors[:, : self.n_slopes], factors[:, self.n_slopes :]
-        x, y = slopes[:, : self.n_slopes], slopes[:, self.n_slopes :]
+        joined = self.joined(torch.cat([seen, memory], dim=1))
+        factors = self.head(nn.functional.leaky_relu(joined, 0.1))
+        along, across = factors[:, : self.n_slopes + 2], factors[:, self.n_slopes + 2 :]
+        x, y = vectors[:, 0], vectors[:, 1]
         deviation = torch.stack(
             [
-                (along * x - across * y).sum(1),
-                (along * y + across * x).sum(1),
+                (along * x - across * y).sum(1) + x[:, : self.n_slopes].sum(1),
+                (along * y + across * x).sum(1) + y[:, : self.n_slopes].sum(1),
                 torch.ones_like(x[:, 0]),
             ],
             dim=1,
@@ -226,6 +240,33 @@ class CaiPropagator(nn.Module):
 
 #: Architectures by the name they have in commands and model files.
 ARCHITECTURES = {"moving_frame": RecurrentPropagator, "cai2023": CaiPropagator}
+
+
+def untrained(architecture, order, random_seed, **shape):
+    """Make a network to train.
+
+    Parameters
+    ----------
+    architecture : str
+        One of ``ARCHITECTURES``.
+    order : int
+        Spherical harmonic order of the features.
+    random_seed : int
+        Draws the weights.
+    **shape
+        ``hidden`` and ``layers``, where they are to be others than the architecture's.
+
+    Returns
+    -------
+    module : nn.Module
+
+    Examples
+    --------
+    >>> untrained("moving_frame", 4, random_seed=1, hidden=8).hidden
+    8
+    """
+    torch.manual_seed(random_seed)
+    return ARCHITECTURES[architecture](order, **shape)
 
 
 def newton_slopes(order):

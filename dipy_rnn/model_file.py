@@ -525,6 +525,34 @@ def save_model(module, metadata, path):
             temporary.unlink(missing_ok=True)
 
 
+def as_model(module, metadata, *, name="module"):
+    """Make a network ready to track, as it is, without a file.
+
+    Parameters
+    ----------
+    module : nn.Module
+        A network that follows the contract; it stays where it is, and what is learned
+        afterwards is seen by the model.
+    metadata : ModelMetadata
+    name : str, optional
+        What errors call it.
+
+    Returns
+    -------
+    model : Model
+
+    Examples
+    --------
+    >>> from dipy_rnn.model import RecurrentPropagator
+    >>> metadata = ModelMetadata("sh", 15, "local", layers=1, hidden=8)
+    >>> as_model(RecurrentPropagator(order=4, hidden=8), metadata).metadata.order
+    4
+    """
+    device = next(module.parameters()).device
+    with _quiet_jit():
+        return Model(torch.jit.script(module).eval(), metadata, device, name)
+
+
 def check_device(device):
     """Return a device that is there.
 

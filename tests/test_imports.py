@@ -27,7 +27,10 @@ LAYERS = [
     ["_interp"],
 ]
 LAYER_OF = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
-MAY_IMPORT_DIPYS_TRACKING = {"direction_getter", "stopping", "workflows"}
+# Training: deterministic tracking is the teacher.
+MAY_IMPORT_DIPYS_TRACKING = {"direction_getter", "stopping", "training", "workflows"}
+MAY_IMPORT_DIPYS_STREAMLINE_FUNCTIONS = {"evaluation"}
+STREAMLINE_FUNCTIONS = {"distances", "metrics", "streamline", "utils", "vox2track"}
 MAY_IMPORT_TORCH = {"model", "model_file", "tracking", "training"}
 
 
@@ -102,7 +105,10 @@ def test_the_library_never_imports_its_commands():
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("dipy.tracking", MAY_IMPORT_DIPYS_TRACKING),
+        (
+            "dipy.tracking",
+            MAY_IMPORT_DIPYS_TRACKING | MAY_IMPORT_DIPYS_STREAMLINE_FUNCTIONS,
+        ),
         ("dipy.workflows", {"workflows"}),
         ("torch", MAY_IMPORT_TORCH),
     ],
@@ -111,6 +117,17 @@ def test_a_dependency_stays_where_it_belongs(package, allowed):
     users = {m.split(".")[0] for m, names in IMPORTS.items() if below(names, package)}
     assert users <= allowed
     assert users
+
+
+def test_evaluation_knows_dipys_streamlines_but_not_its_trackers():
+    used = {
+        name.split(".")[0]
+        for module, names in IMPORTS.items()
+        if module.split(".")[0] in MAY_IMPORT_DIPYS_STREAMLINE_FUNCTIONS
+        for name in below(names, "dipy.tracking")
+    }
+    assert used <= STREAMLINE_FUNCTIONS
+    assert used
 
 
 def test_only_the_face_touches_the_kernels():

@@ -8,11 +8,17 @@ from dipy.utils.logging import logger
 from dipy.workflows.flow_runner import run_flow
 
 from dipy_rnn.workflows.track import RNNTrackingFlow
+from dipy_rnn.workflows.train import RNNTrainingFlow
 
 
 def track():
     """Run ``dipy_track_rnn``."""
     _run("dipy_track_rnn", RNNTrackingFlow())
+
+
+def train():
+    """Run ``dipy_train_rnn``."""
+    _run("dipy_train_rnn", RNNTrainingFlow())
 
 
 def _run(command, flow):
@@ -41,9 +47,9 @@ def _run(command, flow):
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = lambda message, *_: logger.warning(str(message))
             run_flow(flow, extra_args=extra_args)
-    except KeyboardInterrupt:
-        sys.exit(f"{command}: interrupted")
-    except (OSError, ValueError) as error:
+    except KeyboardInterrupt as interruption:
+        sys.exit(f"{command}: {interruption or 'interrupted'}")
+    except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"{command}: error: {_one_line(error)}")
     except Exception as error:
         sys.exit(

@@ -12,14 +12,14 @@ from dipy.utils.logging import logger
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
-SUFFIXES = (".trx", ".trk", ".tck")
-SH_FRAMES = ("voxel", "scanner")
-SH_BASES = (
-    "descoteaux07_legacy",
-    "descoteaux07",
-    "tournier07_legacy",
-    "tournier07",
+from dipy_rnn.workflows.inputs import (
+    check_same_grid,
+    check_sh_format,
+    load_features,
+    load_volume,
 )
+
+SUFFIXES = (".trx", ".trk", ".tck")
 
 
 class RNNTrackingFlow(Workflow):
@@ -151,14 +151,7 @@ class RNNTrackingFlow(Workflow):
                 f"out_tractogram is {out_tractogram}; a name that ends in "
                 f"{', '.join(SUFFIXES)} is needed."
             )
-        if sh_basis is not None and sh_basis not in SH_BASES:
-            raise ValueError(
-                f"sh_basis is {sh_basis}; {', '.join(SH_BASES)} are allowed."
-            )
-        if sh_frame not in SH_FRAMES:
-            raise ValueError(
-                f"sh_frame is {sh_frame}; {' or '.join(SH_FRAMES)} is allowed."
-            )
+        check_sh_format(sh_basis, sh_frame)
         if save_seeds and Path(out_tractogram).suffix == ".tck":
             raise ValueError(
                 f"out_tractogram is {out_tractogram}: a .tck file cannot hold seeds; "
@@ -261,138 +254,6 @@ class RNNTrackingFlow(Workflow):
             out_path, streamlines, seeding_path, kept_seeds if save_seeds else None
         )
         logger.info(f"Saved {out_path}")
-
-
-def load_features(path, kind, sh_basis, sh_frame):
-    """Load the fODF of a peaks and metrics or NIfTI file.
-
-    Parameters
-    ----------
-    path : Path
-    kind : str
-        What the model takes: ``"sh"``, or ``"raw"`` for a NIfTI file as it is.
-    sh_basis : str or None
-        One of ``SH_BASES``; None to find it out (DIPY's default for NIfTI).
-    sh_frame : str
-        ``"voxel"`` or ``"scanner"``.
-
-    Returns
-    -------
-    features : dipy_rnn.sh.FeatureVolume
-    affine : ndarray of shape (4, 4), or None where the file has none
-
-    Raises
-    ------
-    ValueError
-        If the file cannot be read, or holds no fODF.
-    """
-    from dipy_rnn.sh import fodf_features, pam_features, raw_features
-
-    if kind == "raw":
-        if sh_basis is not None or sh_frame != SH_FRAMES[0]:
-            raise ValueError(
-                "sh_basis and sh_frame are for spherical harmonics, but the model "
-                "takes other features; leave them out."
-            )
-        data, affine = load_volume(path, n_axes=4)
-        return raw_features(data, name=str(path)), affine
-    if path.suffix.lower() == ".pam5":
-        from dipy.io.peaks import load_pam
-
-        try:
-            pam = load_pam(path)
-        except (OSError, KeyError) as error:
-            raise ValueError(
-                f"{path} is no peaks and metrics file ({_first_line(error)}); make it "
-                "with dipy_fit_csd."
-            ) from None
-        if sh_frame != SH_FRAMES[0]:
-            raise ValueError(
-                f"sh_frame is {sh_frame}, but {path} is a peaks and metrics file, "
-                "which is along the voxels; leave sh_frame out."
-            )
-        if sh_basis is None or pam.shm_coeff is None:
-            return pam_features(pam, name=str(path)), pam.affine
-        coeffs, affine = pam.shm_coeff, pam.affine
-    else:
-        coeffs, affine = load_volume(path, n_axes=4)
-    sh_basis = sh_basis or SH_BASES[0]
-    features = fodf_features(
-        coeffs,
-        basis_type=sh_basis.removesuffix("_legacy"),
-        legacy=sh_basis.endswith("_legacy"),
-        sh_frame=sh_frame,
-        affine=affine,
-        name=str(path),
-    )
-    return features, affine
-
-
-def load_volume(path, n_axes=3):
-    """Load a NIfTI image with a given number of axes.
-
-    Parameters
-    ----------
-    path : Path
-    n_axes : int, optional
-
-    Returns
-    -------
-    data : ndarray
-    affine : ndarray of shape (4, 4)
-
-    Raises
-    ------
-    ValueError
-        If it is no readable image, or has another number of axes.
-    """
-    from dipy.io.image import load_nifti
-    from nibabel.filebasedimages import ImageFileError
-
-    from dipy_rnn.spaces import check_affine
-
-    try:
-        data, affine = load_nifti(path)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"{path} is no readable NIfTI image ({_first_line(error)})."
-        ) from None
-    check_affine(affine, f"the affine of {path}")
-    if data.ndim == n_axes + 1 and data.shape[-1] == 1:
-        data = data[..., 0]
-    if data.ndim != n_axes:
-        raise ValueError(
-            f"{path} has {data.ndim} axes {data.shape}; an image with {n_axes} is "
-            "needed here."
-        )
-    return data, affine
-
-
-def check_same_grid(path, shape, affine, other_path, other_shape, other_affine):
-    """Refuse images that do not lie on one grid.
-
-    Parameters
-    ----------
-    path, other_path : Path
-    shape, other_shape : tuple of int
-    affine, other_affine : ndarray of shape (4, 4)
-        ``other_affine`` may be None: not known.
-
-    Raises
-    ------
-    ValueError
-        If the shapes or the affines differ; it names both files.
-    """
-    if tuple(shape) != tuple(other_shape):
-        raise ValueError(
-            f"{other_path} has the shape {tuple(other_shape)} and {path} "
-            f"{tuple(shape)}; resample one onto the other's grid."
-        )
-    if other_affine is not None and not np.allclose(affine, other_affine, atol=1e-3):
-        raise ValueError(
-            f"{other_path} and {path} have different affines; resample one onto the "
-            "other's grid (dipy_reslice, or nibabel.processing.resample_from_to)."
-        )
 
 
 def place_seeds(mask, affine, path, seed_density, seed_count, random_seed):
@@ -516,7 +377,3 @@ def save_streamlines(path, streamlines, reference, seeds=None):
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,121 +1,325 @@
 """The training loop."""
 
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+import math
+import signal
+import threading
 import time
 
 import numpy as np
 import torch
+from torch import nn
 
+from dipy_rnn.model import architecture_of
+from dipy_rnn.training.checkpoint import load_checkpoint, save_checkpoint
 from dipy_rnn.training.losses import cosine_loss
-from dipy_rnn.training.sequences import draw_batch
+from dipy_rnn.training.processes import (
+    from_first,
+    rank,
+    sum_over_processes,
+    world_size,
+)
+from dipy_rnn.training.recipe import TEACHERS
+from dipy_rnn.training.sequences import draw, pack
+
+_LARGEST_GRADIENT = 1.0
+
+
+class Interrupted(Exception):
+    """A training was stopped by a signal; its checkpoint was saved."""
 
 
 def fit(
     module,
     references,
+    recipe,
     *,
-    n_updates,
-    step_range_mm=(0.2, 1.5),
-    n_references=8,
-    n_sequences=32,
-    max_points=48,
-    learning_rate=2e-3,
-    random_seed=0,
-    width_deg=None,
-    blur=None,
-    teacher=None,
+    validate=None,
+    checkpoint=None,
+    resume=False,
     report=None,
+    nbr_threads=1,
 ):
     """Train a propagator on reference streamlines.
+
+    In a process group of :mod:`torch.distributed` each process draws its share of the
+    references of a batch; the weights are those of one process, but for rounding.
 
     Parameters
     ----------
     module : nn.Module
-        One of :data:`dipy_rnn.model.ARCHITECTURES`; trained in place.
-    references : list of dipy_rnn.training.sequences.Reference
-    n_updates : int
-        Optimiser steps: a fixed number, so that a training can be repeated.
-    step_range_mm : tuple of float, optional
-        Each update draws its step from this range, log-uniformly.
-    n_references, n_sequences : int, optional
-        References in a batch, and sequences from each.
-    max_points : int, optional
-        Longest sequence.
-    learning_rate : float, optional
-        Of Adam, at the start; it falls to zero as half a cosine.
-    random_seed : int, optional
-        The same seed gives the same weights on the same machine and threads.
-    width_deg : tuple of float, optional
-        Of :func:`dipy_rnn.training.losses.cosine_loss`, at the start and at the end;
-        None for the plain loss. For a network that answers well already, as an
-        untrained ``RecurrentPropagator`` does: large errors teach it nothing.
-    blur, teacher : optional
-        As for :func:`dipy_rnn.training.sequences.draw_batch`.
+        One of :data:`dipy_rnn.model.ARCHITECTURES`; trained in place, where it is. In
+        the end it has the weights of the best validation.
+    references : list of dipy_rnn.training.references.Reference
+    recipe : dipy_rnn.training.recipe.Recipe
+    validate : callable, optional
+        Takes the module; returns a dict of figures, of which ``"followed"`` is to
+        become large (:class:`dipy_rnn.training.validation.FreeRunning`). None: the
+        last weights are the best.
+    checkpoint : Path, optional
+        Saved at each validation, and when SIGINT or SIGTERM end the training.
+    resume : bool, optional
+        Go on from ``checkpoint``: the weights become those of a run without a break.
     report : callable, optional
-        Called with a line of text every 200 updates.
+        Called with the history so far, a list of dicts, after each validation.
+    nbr_threads : int, optional
+        Threads that draw batches beside the network, which runs in torch's own.
 
     Returns
     -------
-    error_deg : float
-        Mean angular error of the last 200 updates.
+    history : list of dict
+        A row for each validation: update, minutes, learning_rate, loss, error_deg and
+        the figures of the validation.
 
     Raises
     ------
     FloatingPointError
-        If the loss is not finite; the module is left as it was before the update.
+        If the loss is not finite; the checkpoint is as it was.
+    Interrupted
+        If a signal ended it.
+    ValueError
+        If the checkpoint belongs to another training.
 
     Examples
     --------
     >>> from dipy_rnn.model import RecurrentPropagator
-    >>> from dipy_rnn.training.sequences import Reference
+    >>> from dipy_rnn.training.recipe import Recipe
+    >>> from dipy_rnn.training.references import Reference
     >>> line = np.column_stack([np.linspace(1, 9, 30), np.full(30, 5), np.full(30, 5)])
     >>> data = np.random.default_rng(0).normal(size=(10, 10, 10, 15))
-    >>> reference = Reference(data.astype(np.float32), np.eye(4), [line])
-    >>> error = fit(RecurrentPropagator(4, 8), [reference], n_updates=2)
-    >>> error < 90
-    True
+    >>> reference = Reference.of(data.astype(np.float32), np.eye(4), [line])
+    >>> history = fit(RecurrentPropagator(4, 8), [reference], Recipe(n_updates=2))
+    >>> history[-1]["update"], history[-1]["error_deg"] < 90
+    (2, True)
     """
-    torch.manual_seed(random_seed)
-    rng = np.random.default_rng(random_seed)
-    optimiser = torch.optim.Adam(module.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_updates)
-    module.train()
-    recent, start = [], time.perf_counter()
-    for update in range(1, n_updates + 1):
-        chosen = rng.choice(len(references), min(n_references, len(references)), False)
-        step_mm = float(np.exp(rng.uniform(*np.log(step_range_mm))))
-        batch = draw_batch(
-            [references[i] for i in chosen],
-            n_sequences,
-            frame=module.frame,
-            step_mm=step_mm,
-            max_points=max_points,
-            rng=rng,
-            blur=blur,
-            teacher=teacher,
-        )
-        predicted = predict(module, batch)
-        width = width_deg and np.interp(update, [1, n_updates], width_deg)
-        loss = cosine_loss(predicted, batch.target, width_deg=width)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss is {loss.item()} at update {update}; lower learning_rate."
+    training = _Training(module, references, recipe)
+    if resume:
+        training.restore(load_checkpoint(checkpoint))
+
+    def save():
+        snapshot = training.snapshot()  # all processes take part
+        if checkpoint and rank() == 0:
+            save_checkpoint(snapshot, checkpoint)
+
+    batches = _batches(training, max(1, nbr_threads))
+    with _signals() as stop, batches as next_batch:
+        while training.row_is_due or not training.is_over:
+            if not training.row_is_due:
+                training.update_weights(next_batch(), stop)
+            if training.stopped:
+                save()
+                raise Interrupted(f"update {training.update} of {recipe.n_updates}")
+            if training.row_is_due:
+                training.close_row(validate)
+                if report and rank() == 0:
+                    report(training.history)
+                save()
+    if training.best is not None:
+        module.load_state_dict(training.best["module"])
+    module.eval()
+    return training.history
+
+
+class _Training:
+    """What a training has come to; all of it is in a checkpoint."""
+
+    def __init__(self, module, references, recipe):
+        self.module = module
+        self.references = references
+        self.recipe = recipe
+        self.device = next(module.parameters()).device
+        if world_size() > recipe.n_references:
+            raise ValueError(
+                f"n_references is {recipe.n_references}, but there are "
+                f"{world_size()} processes, and each needs one in every batch."
             )
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
+        self.optimiser = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
+        self.network = _Network(module)
+        if world_size() > 1:
+            self.network = nn.parallel.DistributedDataParallel(self.network)
+        self.update = 0
+        self.earlier_s = 0.0
+        self.start = time.monotonic()
+        self.elapsed_s = 0.0
+        self.progress = 0.0
+        self.sums = torch.zeros(3, dtype=torch.float64)  # loss, degrees, weight
+        self.history = []
+        self.best = None
+        self.stopped = False
+        module.train()
+
+    @property
+    def is_over(self):
+        patience = self.recipe.patience
+        best = self.best["row"] if self.best else 0
+        impatient = patience and len(self.history) - best >= patience
+        return self.progress >= 1 or bool(impatient)
+
+    @property
+    def row_is_due(self):
+        # Also in a training that was stopped before it could validate.
+        last = self.history[-1]["update"] if self.history else 0
+        validates_now = self.update % self.recipe.validate_every == 0
+        return self.update > last and (validates_now or self.is_over)
+
+    def draw(self, update):
+        """Draw this process's share of a batch; it depends on the update alone."""
+        recipe = self.recipe
+        rng = np.random.default_rng([recipe.random_seed, update])
+        # Each reference once before any comes twice.
+        chosen = np.resize(rng.permutation(len(self.references)), recipe.n_references)
+        step_mm = float(np.exp(rng.uniform(*np.log(recipe.step_mm))))
+        parts = [
+            draw(
+                self.references[chosen[i]],
+                recipe.n_sequences,
+                frame=self.module.frame,
+                step_mm=step_mm,
+                max_points=recipe.max_points,
+                rng=np.random.default_rng([recipe.random_seed, update, i]),
+                blur=recipe.blur,
+                teacher=TEACHERS[recipe.teacher],
+            )
+            for i in range(rank(), len(chosen), world_size())
+        ]
+        return pack(parts)
+
+    def update_weights(self, batch, stop):
+        """Make one step of the optimiser."""
+        recipe = self.recipe
+        batch = batch.to(self.device)
+        weight = torch.ones_like(batch.lengths, dtype=torch.float32)
+        if recipe.weight == "streamline":
+            weight = weight / batch.lengths
+        # All processes agree on these.
+        elapsed_s = self.earlier_s + time.monotonic() - self.start
+        weight_sum, stopped, elapsed_s = sum_over_processes(
+            float(weight.sum()), float(stop.is_set()), elapsed_s / world_size()
+        )
+        share = float(weight.sum()) / weight_sum * world_size()
+        self.network.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate()
+        width = recipe.width_deg and np.interp(self.progress, [0, 1], recipe.width_deg)
+        predicted = self.network(batch)
+        loss = cosine_loss(predicted, batch.target, weight, width_deg=width)
+        self.optimiser.zero_grad()
+        (share * loss).backward()
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), _LARGEST_GRADIENT)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"The loss is {loss.item():g} and its gradient {norm.item():g} at "
+                f"update {self.update + 1}; lower learning_rate."
+            )
+        self.optimiser.step()
         with torch.no_grad():
             cosine = (predicted * batch.target).sum(dim=1).clamp(-1, 1)
-            recent.append(torch.rad2deg(torch.arccos(cosine)).mean().item())
-        if report and update % 200 == 0:
-            report(
-                f"update {update} of {n_updates}: "
-                f"error {np.mean(recent[-200:]):.2f} degrees, "
-                f"{time.perf_counter() - start:.0f} s"
-            )
-    module.eval()
-    return float(np.mean(recent[-200:]))
+            degrees = torch.rad2deg(torch.arccos(cosine))
+            mean = (degrees * weight).sum() / weight.sum()
+            rows = torch.stack([loss * share, mean * share]).double().cpu()
+        self.sums += torch.cat([rows, torch.ones(1, dtype=torch.float64)])
+        self.update += 1
+        self.elapsed_s = elapsed_s
+        self.progress = self.update / recipe.n_updates
+        if recipe.max_minutes:
+            self.progress = max(self.progress, elapsed_s / 60 / recipe.max_minutes)
+        self.progress = min(self.progress, 1.0)
+        self.stopped = bool(stopped)
+
+    def _learning_rate(self):
+        return self.recipe.learning_rate * (1 + math.cos(math.pi * self.progress)) / 2
+
+    def close_row(self, validate):
+        """Validate, and add a row to the history."""
+        loss, degrees, n = sum_over_processes(*self.sums.tolist())
+        row = {
+            "update": self.update,
+            "minutes": round(self.elapsed_s / 60, 3),
+            "learning_rate": self._learning_rate(),
+            "loss": loss / n,
+            "error_deg": degrees / n,
+        }
+        self.sums.zero_()
+        if validate:
+            # The figures of one process, so that all go the same way.
+            row |= from_first(lambda: validate(self.module))
+            self.module.train()
+        self.history.append(row)
+        followed = row.get("followed", self.update)
+        if self.best is None or followed >= self.best["followed"]:
+            weights = self.module.state_dict()
+            self.best = {
+                "row": len(self.history),
+                "followed": followed,
+                "module": {name: value.clone() for name, value in weights.items()},
+            }
+
+    def snapshot(self):
+        """Return all that is needed to go on, as tensors and plain values."""
+        return {
+            "what": self._what(),
+            "update": self.update,
+            "elapsed_s": self.elapsed_s,
+            "progress": self.progress,
+            "sums": self._shared_sums(),
+            "history": self.history,
+            "best": self.best,
+            "module": self.module.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def restore(self, snapshot):
+        """Go back to where a snapshot was taken."""
+        theirs, ours = snapshot["what"], self._what()
+        for name in ours:
+            if theirs.get(name) != ours[name]:
+                raise ValueError(
+                    f"The checkpoint belongs to another training: its {name} is "
+                    f"{theirs.get(name)}, here it is {ours[name]}. Give the same "
+                    "files and options, or start anew without resume."
+                )
+        self.update = snapshot["update"]
+        self.earlier_s = self.elapsed_s = snapshot["elapsed_s"]
+        self.progress = snapshot["progress"]
+        self.sums = snapshot["sums"]
+        self.history = snapshot["history"]
+        self.best = snapshot["best"]
+        self.module.load_state_dict(snapshot["module"])
+        self.optimiser.load_state_dict(snapshot["optimiser"])
+
+    def _shared_sums(self):
+        """Return sums that are right in whichever process they are restored."""
+        sums = sum_over_processes(*self.sums.tolist())
+        return torch.tensor(sums, dtype=torch.float64) / world_size()
+
+    def _what(self):
+        """Return what makes this training this one."""
+        recipe = asdict(self.recipe)
+        recipe |= recipe.pop("blur")
+        return {
+            "architecture": architecture_of(self.module),
+            "layers": self.module.layers,
+            "hidden": self.module.hidden,
+            "sh_order": self.module.order,
+            "streamlines": [len(reference) for reference in self.references],
+        } | {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in recipe.items()
+        }
+
+
+class _Network(nn.Module):
+    """A propagator over whole batches, as one call that torch can distribute."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch):
+        return predict(self.module, batch)
 
 
 def predict(module, batch):
@@ -137,10 +341,56 @@ def predict(module, batch):
     >>> from dipy_rnn.model import RecurrentPropagator
     >>> from dipy_rnn.training.sequences import Batch
     >>> x = torch.zeros(3, 3)
-    >>> batch = Batch(torch.ones(3, 15), x, x, torch.tensor([2, 1]))
+    >>> batch = Batch(torch.ones(3, 15), x, x, torch.tensor([2, 2, 1]),
+    ...               torch.tensor([2, 1]))
     >>> predict(RecurrentPropagator(4, 8), batch).shape
     torch.Size([3, 3])
     """
     seen, context = module.encode(batch.features, batch.incoming)
     memory, _ = module.gru(batch.pack(seen))
     return module.decode(seen, memory.data, context)
+
+
+def best_row(history):
+    """Return the row of the best validation: the last one of the most followed.
+
+    Examples
+    --------
+    >>> best_row([{"followed": 0.5}, {"followed": 0.7}, {"followed": 0.6}])
+    {'followed': 0.7}
+    """
+    return max(reversed(history), key=lambda row: row.get("followed", 0.0))
+
+
+@contextmanager
+def _batches(training, n_threads):
+    """Draw the next batches while the network works on this one."""
+    with ThreadPoolExecutor(n_threads) as pool:
+        first = training.update + 1
+        waiting = deque(pool.submit(training.draw, first + i) for i in range(n_threads))
+
+        def next_batch():
+            batch = waiting.popleft().result()
+            waiting.append(pool.submit(training.draw, training.update + 1 + n_threads))
+            return batch
+
+        try:
+            yield next_batch
+        finally:
+            for batch in waiting:
+                batch.cancel()
+
+
+@contextmanager
+def _signals():
+    """Let SIGINT and SIGTERM set an event instead of breaking off."""
+    stop = threading.Event()
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,45 +6,14 @@ blurs them: the tracker is a little beside the streamline, and arrives in a dire
 that is a little wrong.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from dipy.tracking.streamline import set_number_of_points
 import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from dipy_rnn import frames, interpolate, spaces
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """One volume and the streamlines known in it.
-
-    Parameters
-    ----------
-    data : ndarray of shape (X, Y, Z, C)
-        Features as the model takes them (:meth:`dipy_rnn.model_file.Model.features`).
-    affine : ndarray of shape (4, 4)
-        Voxel to mm.
-    streamlines : sequence of ndarray of shape (M, 3)
-        Points in mm.
-
-    Examples
-    --------
-    >>> Reference(np.zeros((2, 2, 2, 15), np.float32), np.eye(4), []).affine.shape
-    (4, 4)
-    """
-
-    data: np.ndarray
-    affine: np.ndarray
-    streamlines: list
-    lengths_mm: np.ndarray = field(init=False, repr=False)
-
-    def __post_init__(self):
-        lengths_mm = [
-            np.linalg.norm(np.diff(line, axis=0), axis=1).sum()
-            for line in self.streamlines
-        ]
-        object.__setattr__(self, "lengths_mm", np.array(lengths_mm))
 
 
 @dataclass(frozen=True)
@@ -57,6 +26,9 @@ class Blur:
     its error lasts for some way, as that of a tracker does, so that no averaging over
     the past takes it out.
 
+    Two things need no blur, since a network cannot see them: the scale of the fODF,
+    which normalisation takes out, and, in the moving frame, the roll.
+
     Parameters
     ----------
     position_mm : float, optional
@@ -65,7 +37,9 @@ class Blur:
         Range from which each sequence draws the standard deviation of its incoming
         directions.
     memory_mm : float, optional
-        Way along which the error of the incoming direction lasts.
+        Way along which errors of direction and features last.
+    features : float, optional
+        Size of the noise on the features, as a share of them.
 
     Examples
     --------
@@ -76,6 +50,33 @@ class Blur:
     position_mm: float = 0.7
     direction_deg: tuple = (4.0, 15.0)
     memory_mm: float = 2.0
+    features: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Sequences of points, one after the other.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (S,)
+        Points of each sequence.
+    features : ndarray of shape (N, C)
+        float32, what the network sees at the points.
+    incoming, target : ndarray of shape (N, 3)
+        Unit directions in the frame of the model.
+
+    Examples
+    --------
+    >>> x = np.zeros((3, 3))
+    >>> Sequences(np.array([2, 1]), x, x, x).lengths.sum()
+    np.int64(3)
+    """
+
+    lengths: np.ndarray
+    features: np.ndarray
+    incoming: np.ndarray
+    target: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,28 +88,73 @@ class Batch:
     features : torch.Tensor of shape (N, C)
     incoming, target : torch.Tensor of shape (N, 3)
         Unit directions in the frame of the model.
+    lengths : torch.Tensor of shape (N,)
+        Points of the sequence that each point belongs to.
     batch_sizes : torch.Tensor of shape (T,)
         Number of sequences that have a t-th point, as torch packs them.
 
     Examples
     --------
     >>> x = torch.zeros(3, 3)
-    >>> Batch(x, x, x, torch.tensor([2, 1])).pack(x).batch_sizes.tolist()
+    >>> batch = Batch(x, x, x, torch.tensor([2, 2, 1]), torch.tensor([2, 1]))
+    >>> batch.pack(x).batch_sizes.tolist()
     [2, 1]
     """
 
     features: torch.Tensor
     incoming: torch.Tensor
     target: torch.Tensor
+    lengths: torch.Tensor
     batch_sizes: torch.Tensor
 
     def pack(self, values):
         """Wrap rows in the order of this batch for a GRU."""
         return PackedSequence(values, self.batch_sizes)
 
+    def to(self, device):
+        """Return the batch on a device; torch wants the sizes on the CPU."""
+        rows = (self.features, self.incoming, self.target, self.lengths)
+        return Batch(*(row.to(device) for row in rows), self.batch_sizes)
 
-def draw_batch(
-    references,
+
+def pack(parts):
+    """Pack sequences into a batch.
+
+    Parameters
+    ----------
+    parts : list of Sequences
+
+    Returns
+    -------
+    batch : Batch
+
+    Examples
+    --------
+    >>> x = np.arange(9.0).reshape(3, 3)
+    >>> pack([Sequences(np.array([1, 2]), x, x, x)]).features[:, 0].tolist()
+    [3.0, 0.0, 6.0]
+    """
+    lengths = np.concatenate([part.lengths for part in parts])
+    # Packed order: by time, within it the longest sequence first.
+    longest = np.argsort(-lengths, kind="stable")
+    starts = (np.cumsum(lengths) - lengths)[longest]
+    lengths = lengths[longest]
+    time = np.arange(lengths[0])
+    alive = lengths[None, :] > time[:, None]
+    order = (starts[None, :] + time[:, None])[alive]
+    rows = (
+        np.concatenate([getattr(part, name) for part in parts])[order]
+        for name in ("features", "incoming", "target")
+    )
+    return Batch(
+        *(torch.from_numpy(row.astype(np.float32)) for row in rows),
+        torch.from_numpy(np.broadcast_to(lengths, alive.shape)[alive]),
+        torch.from_numpy(alive.sum(axis=1)),
+    )
+
+
+def draw(
+    reference,
     n_sequences,
     *,
     frame,
@@ -117,69 +163,51 @@ def draw_batch(
     rng,
     blur=None,
     teacher=None,
+    nbr_threads=1,
 ):
-    """Draw a batch of sequences.
+    """Draw sequences from a reference.
 
     Parameters
     ----------
-    references : list of Reference
-        Sequences are drawn from each alike.
+    reference : dipy_rnn.training.references.Reference
     n_sequences : int
-        From each reference.
     frame : str
         ``"local"`` or ``"voxel"``, as the model wants it.
     step_mm : float
-        Distance of the points.
+        Distance of the points, nearly: each streamline is divided into equal steps.
     max_points : int
         Longer streamlines are cut to this many points.
     rng : numpy.random.Generator
     blur : Blur, optional
     teacher : callable, optional
-        Takes coefficients (N, C) in the frames of the streamlines and returns the
-        directions (N, 3) to answer, as :func:`dipy_rnn.training.teachers.peak_ahead`
-        does. None: the streamlines themselves are the teacher.
+        Takes coefficients (N, C) in the frames of the streamlines, and the directions
+        (N, 3) of these in the frames; returns the directions (N, 3) to answer
+        (:mod:`dipy_rnn.training.teachers`). None: the streamlines themselves are the
+        teacher.
+    nbr_threads : int, optional
+        0 for every core.
 
     Returns
     -------
-    batch : Batch
+    sequences : Sequences
 
     Raises
     ------
     ValueError
-        If a reference has no streamline of two steps.
+        If the reference has no streamline of two steps.
 
     Examples
     --------
+    >>> from dipy_rnn.training.references import Reference
     >>> line = np.column_stack([np.linspace(1, 9, 30), np.full(30, 5), np.full(30, 5)])
-    >>> reference = Reference(np.ones((10, 10, 10, 15), np.float32), np.eye(4), [line])
-    >>> batch = draw_batch([reference], 2, frame="voxel", step_mm=1.0, max_points=5,
-    ...                    rng=np.random.default_rng(0))
-    >>> batch.features.shape[1]
+    >>> reference = Reference.of(np.ones((10, 10, 10, 15), np.float32), np.eye(4),
+    ...                          [line])
+    >>> sequences = draw(reference, 2, frame="voxel", step_mm=1.0, max_points=5,
+    ...                  rng=np.random.default_rng(0))
+    >>> sequences.features.shape[1]
     15
     """
     blur = blur or Blur()
-    parts = [
-        _sequences(
-            reference, n_sequences, frame, step_mm, max_points, rng, blur, teacher
-        )
-        for reference in references
-    ]
-    lengths = np.concatenate([part[0] for part in parts])
-    rows = [np.concatenate([part[i] for part in parts]) for i in (1, 2, 3)]
-    # Packed order: by time, within it the longest sequence first.
-    longest = np.argsort(-lengths, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])[longest]
-    lengths = lengths[longest]
-    time = np.arange(lengths[0])
-    alive = lengths[None, :] > time[:, None]
-    order = (starts[None, :] + time[:, None])[alive]
-    features, incoming, target = (
-        torch.from_numpy(r[order].astype(np.float32)) for r in rows
-    )
-    return Batch(features, incoming, target, torch.from_numpy(alive.sum(axis=1)))
-
-
-def _sequences(reference, n_sequences, frame, step_mm, max_points, rng, blur, teacher):
     points_mm, lengths = _draw_points(reference, n_sequences, step_mm, max_points, rng)
     axes = spaces.axes(reference.affine)
     steps = np.diff(points_mm, axis=0) @ axes  # along the voxel axes
@@ -190,18 +218,13 @@ def _sequences(reference, n_sequences, frame, step_mm, max_points, rng, blur, te
     points_mm = points_mm[inner]
     lengths = lengths - 1
     first = np.cumsum(lengths) - lengths
+    kept = np.exp(-step_mm / blur.memory_mm) if blur.memory_mm else 0.0
 
     # Arriving: as the streamline does, but for an error that lasts for a while.
     incoming = np.roll(target, 1, axis=0)
     incoming[first] = target[first]
-    error = rng.normal(size=(lengths.max(), len(lengths), 3))
-    kept = np.exp(-step_mm / blur.memory_mm) if blur.memory_mm else 0.0
-    for i in range(1, len(error)):
-        error[i] = kept * error[i - 1] + np.sqrt(1 - kept**2) * error[i]
-    exists = np.arange(len(error)) < lengths[:, None]
-    error = error.transpose(1, 0, 2)[exists]
     spread = np.deg2rad(rng.uniform(*blur.direction_deg, size=len(lengths)))
-    incoming = incoming + np.repeat(spread, lengths)[:, None] * error
+    incoming += np.repeat(spread, lengths)[:, None] * _lasting(rng, lengths, 3, kept)
     incoming /= np.linalg.norm(incoming, axis=1, keepdims=True)
     # Beside the streamline: a constant part and a part of each point's own.
     aside = blur.position_mm * (
@@ -212,26 +235,28 @@ def _sequences(reference, n_sequences, frame, step_mm, max_points, rng, blur, te
     limit = np.array(reference.data.shape[:3]) - 0.5
     points_vox = np.clip(points_vox, -0.5, np.nextafter(limit, 0))
 
-    # Mirror half of the batches: nothing in the world is left- or right-handed.
+    # Mirror half of the draws: nothing in the world is left- or right-handed.
     axes = axes @ np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
+    seen, _ = interpolate.sample(
+        reference.data, points_vox, normalise=True, nbr_threads=nbr_threads
+    )
+    if blur.features:
+        noise = _lasting(rng, lengths, seen.shape[1], kept)
+        seen += blur.features / np.sqrt(seen.shape[1]) * noise.astype(np.float32)
+        seen /= np.linalg.norm(seen, axis=1, keepdims=True)
+    if frame == "voxel" and teacher is None:
+        return Sequences(lengths, seen, incoming, target)
     local = frames.from_tangents(incoming, axes)
-
-    def look(frames_or_none):
-        return interpolate.sample(
-            reference.data,
-            points_vox,
-            frames_or_none,
-            handedness=spaces.handedness(axes),
-            normalise=True,
-            nbr_threads=0,
-        )[0]
-
+    seen_local = interpolate.rotate(
+        seen, local, handedness=spaces.handedness(axes), nbr_threads=nbr_threads
+    )
+    target_local = frames.to_local(target, local)
     if teacher is not None:
-        target = frames.to_axes(teacher(look(local)), local)
+        target_local = teacher(seen_local, target_local)
     if frame == "voxel":
-        return lengths, look(None), incoming, target
+        return Sequences(lengths, seen, incoming, frames.to_axes(target_local, local))
     ahead = np.broadcast_to([0.0, 0.0, 1.0], target.shape)
-    return lengths, look(local), ahead, frames.to_local(target, local)
+    return Sequences(lengths, seen_local, ahead, target_local)
 
 
 def _draw_points(reference, n_sequences, step_mm, max_points, rng):
@@ -244,17 +269,21 @@ def _draw_points(reference, n_sequences, step_mm, max_points, rng):
         )
     pieces = []
     for chosen in rng.choice(long_enough, n_sequences):
-        streamline = reference.streamlines[chosen]
+        streamline = np.asarray(reference.streamline(chosen))
         if rng.random() < 0.5:
             streamline = streamline[::-1]
-        arc = np.concatenate(
-            [[0], np.cumsum(np.linalg.norm(np.diff(streamline, axis=0), axis=1))]
-        )
-        n_steps = int(arc[-1] / step_mm)
+        n_steps = int(reference.lengths_mm[chosen] / step_mm)
+        points = set_number_of_points(streamline.astype(np.float64), n_steps + 1)
         # Tracking starts anywhere along a bundle, so sequences do too.
         start = rng.integers(n_steps - 1)
-        at = step_mm * np.arange(start, min(n_steps, start + max_points) + 1)
-        pieces.append(
-            np.column_stack([np.interp(at, arc, streamline[:, i]) for i in range(3)])
-        )
+        pieces.append(points[start : start + max_points + 1])
     return np.concatenate(pieces), np.array([len(piece) for piece in pieces])
+
+
+def _lasting(rng, lengths, n_channels, kept):
+    """Return unit noise (N, channels) of which a share is kept from point to point."""
+    noise = rng.normal(size=(lengths.max(), len(lengths), n_channels))
+    for i in range(1, len(noise)):
+        noise[i] = kept * noise[i - 1] + np.sqrt(1 - kept**2) * noise[i]
+    exists = np.arange(len(noise)) < lengths[:, None]
+    return noise.transpose(1, 0, 2)[exists]

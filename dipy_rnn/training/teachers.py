@@ -1,14 +1,18 @@
 """Teachers: what a propagator should answer, read from what it sees.
 
-The true streamlines of a phantom are one teacher: they say where the bundle goes. The
-fODF itself is another, as it is for deterministic tracking. It is asked where a
-streamline that strays would be, so that the network learns to find its way back.
+The direction of the reference streamline is one teacher: it says where the bundle goes,
+but not where a tracker should go that has strayed from it. The fODF at the very point
+is another, and says that too; it has several peaks, of which a rule chooses one.
 """
 
 from functools import cache
 
+from dipy.data import get_sphere
+from dipy.tracking.stopping_criterion import ThresholdStoppingCriterion
+from dipy.tracking.tracker import deterministic_tracking
 import numpy as np
 
+from dipy_rnn import spaces
 from dipy_rnn.interpolate import sh_order
 
 _N_DIRECTIONS = 1500  # about 3 degrees apart within 70
@@ -16,49 +20,140 @@ _N_NEAR = 20  # as far as 7 degrees
 _CLIMB = 3
 
 
-def peak_ahead(coeffs, *, straightness=8, widest_deg=70.0):
-    """Return the peak of the fODF to go on along: ahead before aside.
+def largest_ahead(coeffs, along=None, *, widest_deg=45.0):
+    """Return the fODF's largest value ahead: the rule of deterministic tracking.
 
     Parameters
     ----------
     coeffs : ndarray of shape (N, C)
         The fODF in the frame of each streamline (:func:`dipy_rnn.interpolate.rotate`).
-    straightness : float, optional
-        The peak is chosen by the fODF times the cosine of the turn to this power.
-        With 0 the largest peak wins, whatever the turn; the larger, the more a
-        streamline keeps to its bundle where others cross.
+    along : ndarray of shape (N, 3), optional
+        Directions of the streamlines in the frames; not looked at.
     widest_deg : float, optional
-        Largest turn. Where no peak is within it, the answer is the way to the fODF's
-        largest value at its rim.
+        Largest turn, ``max_angle`` of :func:`dipy.tracking.tracker
+        .deterministic_tracking`. Where no peak is within it, the answer is the way to
+        the fODF's largest value at its rim.
+
+    Returns
+    -------
+    directions : ndarray of shape (N, 3)
+        Unit vectors in the frames, off any grid of directions to about a degree.
+
+    Examples
+    --------
+    >>> lobe = np.zeros((1, 15)); lobe[0, [3, 10]] = 2.0, 2.5  # straight ahead
+    >>> largest_ahead(lobe)[0, 2] > 0.99
+    np.True_
+    """
+    directions, harmonics, _ = _directions_ahead(sh_order(coeffs.shape[1]), widest_deg)
+    values = coeffs.astype(np.float32) @ harmonics
+    return directions[np.argmax(values, axis=1)]
+
+
+def peak_along(coeffs, along, *, straightness=8, widest_deg=70.0):
+    """Return the peak of the fODF that the streamline goes along.
+
+    Parameters
+    ----------
+    coeffs : ndarray of shape (N, C)
+        The fODF in the frame of each streamline.
+    along : ndarray of shape (N, 3)
+        Directions of the streamlines in the frames.
+    straightness : float, optional
+        The peak is chosen by the fODF times the cosine of its angle to ``along``, to
+        this power; but it is the fODF's own peak that is answered.
+    widest_deg : float, optional
+        Largest turn.
 
     Returns
     -------
     directions : ndarray of shape (N, 3)
         Unit vectors in the frames.
 
-    Notes
-    -----
-    DIPY's deterministic tracking weighs by one within ``max_angle`` and by zero
-    outside: ``straightness=0, widest_deg=max_angle``.
-
     Examples
     --------
     >>> lobe = np.zeros((1, 15)); lobe[0, [3, 10]] = 2.0, 2.5  # straight ahead
-    >>> peak_ahead(lobe)[0, 2] > 0.99
+    >>> peak_along(lobe, np.array([[0.0, 0.6, 0.8]]))[0, 2] > 0.99
     np.True_
     """
     directions, harmonics, near = _directions_ahead(
         sh_order(coeffs.shape[1]), widest_deg
     )
     values = np.maximum(coeffs.astype(np.float32) @ harmonics, 0)
-    weight = (directions[:, 2] ** straightness).astype(np.float32)
-    best = np.argmax(values * weight, axis=1)
-    # The weight chooses the peak, but it is the fODF's own peak that is answered.
+    cosine = np.maximum(along.astype(np.float32) @ directions.T.astype(np.float32), 0)
+    best = np.argmax(values * cosine**straightness, axis=1)
     rows = np.arange(len(values))
     for _ in range(_CLIMB):
         around = near[best]
         best = around[rows, np.argmax(values[rows[:, None], around], axis=1)]
     return directions[best]
+
+
+def deterministic_streamlines(
+    data, affine, n_seeds, *, above=None, step_mm=0.5, random_seed=0
+):
+    """Track a tractogram to learn from with DIPY's deterministic tracking.
+
+    Parameters
+    ----------
+    data : ndarray of shape (X, Y, Z, C)
+        A fODF in the package's basis (:mod:`dipy_rnn.sh`).
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+    n_seeds : int
+        Seeds at random places.
+    above : tuple of (ndarray of shape (X, Y, Z), float), optional
+        Image and threshold: streamlines start and stay where the image is above.
+        None: the density of fibres, the integral of the fODF over the sphere, as a
+        share of that of the fullest voxels; streamlines start above 0.3 and stay
+        above 0.1.
+    step_mm : float, optional
+        Step of tracking.
+    random_seed : int, optional
+
+    Returns
+    -------
+    streamlines : generator of ndarray of shape (M, 3)
+        In mm.
+
+    Raises
+    ------
+    ValueError
+        If there is no voxel to start in.
+
+    Examples
+    --------
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> from dipy_rnn.sh import fodf_features
+    >>> phantom = crossing_phantom(90)
+    >>> data = fodf_features(phantom.fodf()).data
+    >>> len(list(deterministic_streamlines(data, phantom.affine, 5)))
+    5
+    """
+    if above is None:
+        image = data[..., 0] / np.percentile(data[..., 0][data[..., 0] > 0], 95)
+        seed_thr, stopping_thr = 0.3, 0.1
+    else:
+        image, seed_thr = above
+        stopping_thr = seed_thr
+    voxels = np.argwhere((image > seed_thr) & data.any(axis=3))
+    if not len(voxels):
+        raise ValueError(f"There is no voxel above {seed_thr:g} to start in.")
+    rng = np.random.default_rng(random_seed)
+    seeds_vox = voxels[rng.integers(len(voxels), size=n_seeds)]
+    seeds_vox = seeds_vox + rng.uniform(-0.5, 0.5, seeds_vox.shape)
+    return deterministic_tracking(
+        spaces.to_mm(seeds_vox, affine),
+        ThresholdStoppingCriterion(np.array(image, dtype=np.float64), stopping_thr),
+        affine,
+        sh=data.astype(np.float64),
+        basis_type="tournier07",
+        legacy=False,
+        sphere=get_sphere(name="symmetric724"),
+        max_angle=45,
+        step_size=step_mm,
+        random_seed=random_seed + 1,  # 0 would be drawn from the clock
+    )
 
 
 @cache

@@ -1,0 +1,98 @@
+"""What a training leaves to look at: a table, curves, TensorBoard."""
+
+import csv
+import os
+
+import numpy as np
+
+
+class TrainingLog:
+    """Write the history of a training into a folder, anew at each validation.
+
+    ``log.csv`` always; ``curves.png`` where matplotlib is installed, and events for
+    TensorBoard where that is.
+
+    Parameters
+    ----------
+    folder : Path
+        That is there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> TrainingLog(folder)([{"update": 1, "loss": 0.5}])
+    >>> (folder / "log.csv").read_text().split()
+    ['update,loss', '1,0.5']
+    """
+
+    def __init__(self, folder):
+        self._folder = folder
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self._events = None
+        else:
+            self._events = SummaryWriter(folder)
+
+    def __call__(self, history):
+        """Write all rows; the last one is new."""
+        table = self._folder / "log.csv"
+        partial = table.with_suffix(".partial")
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=history[-1])
+            writer.writeheader()
+            writer.writerows(history)
+        os.replace(partial, table)
+        if self._events:
+            row = history[-1]
+            for name in row.keys() - {"update"}:
+                self._events.add_scalar(name, row[name], row["update"])
+            self._events.flush()
+        draw_curves(history, self._folder / "curves.png")
+
+
+def draw_curves(history, path):
+    """Draw loss, errors and the share that is followed over the updates.
+
+    Parameters
+    ----------
+    history : list of dict
+        As :func:`dipy_rnn.training.fit.fit` returns it.
+    path : Path
+        A picture; nothing is drawn where matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    panels = [
+        ("Loss", {"loss": "training"}),
+        (
+            "Error of the next step (degrees)",
+            {"error_deg": "training", "held_out_error_deg": "held out"},
+        ),
+        ("Held-out streamlines followed (share)", {"followed": "held out"}),
+    ]
+    panels = [panel for panel in panels if panel[1].keys() & history[-1].keys()]
+    figure = Figure(figsize=(4 * len(panels), 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    updates = [row["update"] for row in history]
+    for axes, (title, curves) in zip(
+        np.atleast_1d(figure.subplots(1, len(panels))), panels
+    ):
+        for name, label in curves.items():
+            if name in history[-1]:
+                colour = "tab:blue" if label == "training" else "tab:orange"
+                values = [row[name] for row in history]
+                axes.plot(updates, values, ".-", color=colour, label=label)
+        axes.set_title(title, fontsize="medium")
+        axes.set_xlabel("Update")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    partial = path.with_name(f".{path.name}")
+    figure.savefig(partial, format="png", dpi=120)
+    os.replace(partial, path)

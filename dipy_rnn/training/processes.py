@@ -1,0 +1,99 @@
+"""Training on several GPUs or machines: one process each, started by torchrun."""
+
+from contextlib import contextmanager
+import os
+
+import torch
+from torch import distributed
+
+
+def is_distributed():
+    """Return whether this process belongs to a group."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def rank():
+    """Return the number of this process, 0 where it is alone."""
+    return distributed.get_rank() if is_distributed() else 0
+
+
+def world_size():
+    """Return how many processes there are."""
+    return distributed.get_world_size() if is_distributed() else 1
+
+
+def sum_over_processes(*values):
+    """Return sums of numbers over all processes, the same in each.
+
+    Examples
+    --------
+    >>> sum_over_processes(1.0, 2.0)
+    (1.0, 2.0)
+    """
+    if not is_distributed():
+        return values
+    total = torch.tensor(values, dtype=torch.float64)
+    distributed.all_reduce(total)
+    return tuple(total.tolist())
+
+
+def from_first(make):
+    """Call a function in the first process, and return what it gives in all.
+
+    Parameters
+    ----------
+    make : callable
+        Without arguments. An error in it is raised in all processes.
+
+    Examples
+    --------
+    >>> from_first(lambda: 3)
+    3
+    """
+    if not is_distributed():
+        return make()
+    answer = [None, None]
+    if rank() == 0:
+        try:
+            answer[0] = make()
+        except (OSError, ValueError) as error:
+            answer[1] = error
+    distributed.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
+
+
+@contextmanager
+def process_group(device):
+    """Join the processes that torchrun started; alone otherwise.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the networks are: CUDA processes speak NCCL, others gloo.
+
+    Yields
+    ------
+    device : torch.device
+        Of this process: each has a GPU of its own.
+
+    Examples
+    --------
+    >>> with process_group(torch.device("cpu")) as device:
+    ...     world_size()
+    1
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    backend = "gloo"
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend)
+    try:
+        yield device
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,142 @@
+"""How a network is trained, in words and numbers."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dipy_rnn.training import teachers
+from dipy_rnn.training.sequences import Blur
+
+#: Rules for what the network should answer, by name.
+TEACHERS = {
+    "streamline": None,
+    "peak_along": teachers.peak_along,
+    "largest_ahead": teachers.largest_ahead,
+}
+#: What counts alike in the loss.
+WEIGHTS = ("point", "streamline")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Parameters
+    ----------
+    n_updates : int, optional
+        Optimiser steps.
+    max_minutes : float, optional
+        A training ends, its schedule run through, after this time if it comes before
+        ``n_updates``; 0 for no limit. What is trained then depends on the machine.
+    step_mm : tuple of float, optional
+        Each update draws its step from this range, log-uniformly.
+    n_references, n_sequences : int, optional
+        References in a batch, and sequences from each.
+    max_points : int, optional
+        Longest sequence.
+    learning_rate : float, optional
+        Of Adam, at the start; it falls to zero as half a cosine.
+    width_deg : tuple of float, optional
+        Of :func:`dipy_rnn.training.losses.cosine_loss`, at the start and at the end;
+        None for the plain loss. For a network that answers well already, as an
+        untrained ``RecurrentPropagator`` does: large errors teach it nothing.
+    teacher : str, optional
+        One of ``TEACHERS``.
+    weight : str, optional
+        One of ``WEIGHTS``: each point counts alike, or each streamline.
+    blur : Blur, optional
+        How far batches stray from the reference streamlines.
+    validate_every : int, optional
+        Updates from one validation, and one checkpoint, to the next.
+    patience : int, optional
+        Stop after this many validations without a better one; 0 never.
+    random_seed : int, optional
+        The same seed gives the same weights on the same machine and threads.
+
+    Raises
+    ------
+    ValueError
+        If an entry is not as said.
+
+    Examples
+    --------
+    >>> Recipe(n_updates=100).learning_rate
+    0.002
+    """
+
+    n_updates: int = 4000
+    max_minutes: float = 0.0
+    step_mm: tuple = (0.2, 1.5)
+    n_references: int = 8
+    n_sequences: int = 32
+    max_points: int = 48
+    learning_rate: float = 2e-3
+    width_deg: tuple | None = (40.0, 12.0)
+    teacher: str = "streamline"
+    weight: str = "point"
+    blur: Blur = field(default_factory=Blur)
+    validate_every: int = 250
+    patience: int = 0
+    random_seed: int = 0
+
+    def __post_init__(self):
+        for name, least in (
+            ("n_updates", 1),
+            ("n_references", 1),
+            ("n_sequences", 1),
+            ("max_points", 2),
+            ("validate_every", 1),
+            ("patience", 0),
+            ("random_seed", 0),
+            ("max_minutes", 0),
+        ):
+            if not getattr(self, name) >= least:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; {least} or more is needed."
+                )
+        low, high = self.step_mm
+        if not 0 < low <= high < np.inf:
+            raise ValueError(
+                f"step_mm is {low:g} to {high:g}; two lengths above 0 mm are needed, "
+                "the smaller one first."
+            )
+        if not 0 < self.learning_rate < np.inf:
+            raise ValueError(
+                f"learning_rate is {self.learning_rate}; a number above 0 is needed."
+            )
+        for name, allowed in (("teacher", tuple(TEACHERS)), ("weight", WEIGHTS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; {', '.join(allowed)} are "
+                    "allowed."
+                )
+
+    @classmethod
+    def of(cls, architecture, **changes):
+        """Return the recipe that suits an architecture, with changes.
+
+        Parameters
+        ----------
+        architecture : str
+            One of :data:`dipy_rnn.model.ARCHITECTURES`.
+        **changes
+            Entries that are to be others.
+
+        Returns
+        -------
+        recipe : Recipe
+
+        Examples
+        --------
+        >>> Recipe.of("cai2023", n_updates=10).width_deg is None
+        True
+        """
+        return cls(**(_SUITABLE[architecture] | changes))
+
+
+# What differs from the defaults of a Recipe. The network of the paper begins far from
+# any answer, where a loss that ceases to count large errors teaches nothing.
+_SUITABLE = {
+    "moving_frame": {},
+    "cai2023": {"learning_rate": 3e-4, "width_deg": None},
+}

@@ -1,0 +1,99 @@
+"""A tiny training, by one process of several or alone."""
+
+from contextlib import contextmanager
+import os
+from pathlib import Path
+import signal
+import sys
+from unittest import mock
+
+import torch
+from torch import nn
+
+from dipy_rnn import sh
+from dipy_rnn.model import RecurrentPropagator
+from dipy_rnn.phantom import crossing_phantom
+from dipy_rnn.training.fit import Interrupted, fit
+from dipy_rnn.training.processes import process_group, rank
+from dipy_rnn.training.recipe import Recipe
+from dipy_rnn.training.references import Reference
+
+
+def small_reference():
+    """Return eight streamlines of two bundles that cross, of 18 mm."""
+    phantom = crossing_phantom(60.0, shape=(10, 10, 6))
+    data = sh.fodf_features(phantom.fodf(4, noise=0.1)).data
+    return Reference.of(data, phantom.affine, phantom.streamlines(4)[0])
+
+
+def small_recipe(**changes):
+    """Return a recipe with a validation at every second update."""
+    small = {
+        "n_references": 2,
+        "n_sequences": 4,
+        "max_points": 8,
+        "validate_every": 2,
+    }
+    return Recipe(**(small | changes))
+
+
+@contextmanager
+def interrupt_after(n_updates):
+    """Send this process the signal of ``kill`` in one of its updates."""
+    clip, calls = nn.utils.clip_grad_norm_, []
+
+    def clip_and_kill(*arguments, **options):
+        calls.append(1)
+        if len(calls) == n_updates:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return clip(*arguments, **options)
+
+    with mock.patch.object(nn.utils, "clip_grad_norm_", clip_and_kill):
+        yield
+
+
+def train(folder, *, interrupt=False):
+    """Train and save what came of it in this process; interrupted once, or not."""
+    folder.mkdir(exist_ok=True)
+    reports, interrupted = [], None
+    # Each process begins with other weights: those of the first count.
+    torch.manual_seed(rank())
+    module = RecurrentPropagator(4, 8)
+
+    def run(**options):
+        return fit(
+            module,
+            [small_reference()],
+            small_recipe(n_updates=8, n_references=4, weight="streamline"),
+            validate=lambda module: {"followed": module.head.weight.sum().item()},
+            checkpoint=folder / "checkpoint.pt",
+            report=reports.append,
+            **options,
+        )
+
+    if interrupt:
+        try:
+            with interrupt_after(4 if rank() == 1 else -1):
+                run()
+        except Interrupted as where:
+            interrupted = str(where)
+        # All wait until the first has saved its checkpoint.
+        torch.distributed.barrier()
+    history = run(resume=interrupt)
+    weights = module.state_dict()
+    torch.save(
+        {
+            "weights": weights,
+            "history": history,
+            "interrupted": interrupted,
+            "reports": len(reports),
+        },
+        folder / f"{rank()}.pt",
+    )
+    return weights, history
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with process_group(torch.device("cpu")):
+        train(Path(sys.argv[1]), interrupt=True)
