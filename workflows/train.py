@@ -453,9 +453,16 @@ def _prepare_subject(
                 pam_path, shape, affine, stopping_path, image.shape, image_affine
             )
             above = (image, stopping_thr)
-        streamlines = deterministic_streamlines(
-            features.data, affine, n_streamlines, above=above, random_seed=random_seed
-        )
+        try:
+            streamlines = deterministic_streamlines(
+                features.data,
+                affine,
+                n_streamlines,
+                above=above,
+                random_seed=random_seed,
+            )
+        except ValueError as error:
+            raise ValueError(f"{stopping_path or pam_path}: {error}") from None
     name = tractogram_path or f"the deterministic tractogram of {pam_path}"
     counts = Counter()
     kept = clean(streamlines, affine, shape, least_mm, counts)

@@ -273,7 +273,7 @@ class _Training:
 
     def restore(self, snapshot):
         """Go back to where a snapshot was taken."""
-        theirs, ours = snapshot["what"], self._what()
+        theirs, ours = snapshot.get("what", {}), self._what()
         for name in ours:
             if theirs.get(name) != ours[name]:
                 raise ValueError(

@@ -156,6 +156,7 @@ def store(folder, data, affine, streamlines):
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> folder = Path(tempfile.mkdtemp())
     >>> line = np.array([[0.0, 0, 0], [1, 0, 0]])
     >>> data = np.zeros((2, 2, 2, 15), np.float32)

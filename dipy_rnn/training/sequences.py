@@ -38,8 +38,9 @@ class Blur:
         directions.
     memory_mm : float, optional
         Way along which errors of direction and features last.
-    features : float, optional
-        Size of the noise on the features, as a share of them.
+    features : tuple of float, optional
+        Range from which each sequence draws the size of the noise on its features, as a
+        share of them. Features that are zero, as orders that were not fitted, stay so.
 
     Examples
     --------
@@ -50,7 +51,7 @@ class Blur:
     position_mm: float = 0.7
     direction_deg: tuple = (4.0, 15.0)
     memory_mm: float = 2.0
-    features: float = 0.0
+    features: tuple = (0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,10 +241,8 @@ def draw(
     seen, _ = interpolate.sample(
         reference.data, points_vox, normalise=True, nbr_threads=nbr_threads
     )
-    if blur.features:
-        noise = _lasting(rng, lengths, seen.shape[1], kept)
-        seen += blur.features / np.sqrt(seen.shape[1]) * noise.astype(np.float32)
-        seen /= np.linalg.norm(seen, axis=1, keepdims=True)
+    if max(blur.features) > 0:
+        seen = _with_noise(seen, lengths, blur.features, kept, rng)
     if frame == "voxel" and teacher is None:
         return Sequences(lengths, seen, incoming, target)
     local = frames.from_tangents(incoming, axes)
@@ -278,6 +277,15 @@ def _draw_points(reference, n_sequences, step_mm, max_points, rng):
         start = rng.integers(n_steps - 1)
         pieces.append(points[start : start + max_points + 1])
     return np.concatenate(pieces), np.array([len(piece) for piece in pieces])
+
+
+def _with_noise(seen, lengths, shares, kept, rng):
+    """Add noise to features of unit norm, and bring them back to it."""
+    share = np.repeat(rng.uniform(*shares, size=len(lengths)), lengths)[:, None]
+    noise = share / np.sqrt(seen.shape[1]) * _lasting(rng, lengths, seen.shape[1], kept)
+    noisy = np.where(seen != 0, seen + noise, 0.0).astype(np.float32)
+    norm = np.linalg.norm(noisy, axis=1, keepdims=True)
+    return np.divide(noisy, norm, out=noisy, where=norm > 0)
 
 
 def _lasting(rng, lengths, n_channels, kept):

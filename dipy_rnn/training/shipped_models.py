@@ -38,13 +38,13 @@ RECIPES = {
     # Imitates deterministic tracking, on the streamlines that this finds: they go
     # where trackers go, which is not always where the fibres are.
     "deterministic": Recipe(
-        n_updates=6000,
+        n_updates=5000,
         teacher="largest_ahead",
-        blur=Blur(position_mm=1.0, direction_deg=(4.0, 25.0), features=0.3),
+        blur=Blur(position_mm=1.0, direction_deg=(4.0, 30.0), features=(0.0, 0.4)),
         random_seed=2026,
     ),
     # Follows fibres: the true ones.
-    "default": Recipe(n_updates=6000, teacher="peak_along", random_seed=2026),
+    "default": Recipe(n_updates=4000, teacher="peak_along", random_seed=2026),
 }
 N_PHANTOMS = 120
 N_HELD_OUT = 6
@@ -101,8 +101,8 @@ def make_world(random_seed, *, through_dwi):
 
 def _fitted_fodf(phantom, rng):
     """Simulate a scan of a phantom and fit it as dipy_fit_csd would."""
-    n_directions = int(rng.integers(20, 121))
-    order = 8 if n_directions >= 45 else 6 if n_directions >= 28 else 4
+    order = int(rng.choice(ORDERS))
+    n_directions = int(rng.integers(max(20, _n_coefficients(order)), 121))
     anywhere = rng.normal(size=(n_directions, 3))
     anywhere /= np.linalg.norm(anywhere, axis=1, keepdims=True)
     bvecs = disperse_charges(HemiSphere(xyz=anywhere), 500)[0].vertices
@@ -123,6 +123,10 @@ def _fitted_fodf(phantom, rng):
     )
     fibres = phantom.peaks()[0].sum(axis=-1) > _MIN_FRACTION
     return model.fit(dwi, mask=binary_dilation(fibres, iterations=_RIM)).shm_coeff
+
+
+def _n_coefficients(order):
+    return (order + 1) * (order + 2) // 2
 
 
 def _store_reference(index, *, name, folder):
