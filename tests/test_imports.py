@@ -153,20 +153,18 @@ def test_importing_the_package_does_not_import_torch():
 )
 def test_the_help_of_a_command_does_not_wait_for_torch(command, option):
     code = f"""
-import sys, time
+import sys
 sys.argv = ["dipy_{command}_rnn", "--help"]
 from dipy_rnn.workflows.cli import {command}
 try:
     {command}()
 except SystemExit as end:
     assert not end.code
-print(time.process_time(), "torch" in sys.modules)
+print("torch" in sys.modules)
 """
     output = in_a_fresh_python(code)
     assert option in output
-    seconds, knows_torch = output.splitlines()[-1].split()
-    assert knows_torch == "False"
-    assert float(seconds) < 2.5
+    assert output.splitlines()[-1] == "False"
 
 
 def test_public_names_are_there_when_asked_for():

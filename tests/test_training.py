@@ -937,8 +937,9 @@ def straight(lobes):
 def test_an_untrained_network_follows_a_straight_bundle_from_end_to_end(straight):
     module = untrained().train()
     figures = FreeRunning([straight], metadata(module), Recipe())(module)
-    assert figures.keys() == {"held_out_error_deg", "followed"}
+    assert figures.keys() == {"held_out_error_deg", "followed", "followed_se"}
     assert figures["followed"] == 1.0
+    assert figures["followed_se"] == 0.0
     assert not module.training
 
 

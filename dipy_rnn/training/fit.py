@@ -57,8 +57,9 @@ def fit(
     recipe : dipy_rnn.training.recipe.Recipe
     validate : callable, optional
         Takes the module; returns a dict of figures, of which ``"followed"`` is to
-        become large (:class:`dipy_rnn.training.validation.FreeRunning`). None: the
-        last weights are the best.
+        become large, with its standard error
+        (:class:`dipy_rnn.training.validation.FreeRunning`). None: the last weights are
+        the best.
     checkpoint : Path, optional
         Saved at each validation, and when SIGINT or SIGTERM end the training.
     resume : bool, optional
@@ -118,7 +119,7 @@ def fit(
                     report(training.history)
                 save()
     if training.best is not None:
-        module.load_state_dict(training.best["module"])
+        module.load_state_dict(training.best)
     module.eval()
     return training.history
 
@@ -133,8 +134,8 @@ class _Training:
         self.device = next(module.parameters()).device
         if world_size() > recipe.n_references:
             raise ValueError(
-                f"n_references is {recipe.n_references}, but there are "
-                f"{world_size()} processes, and each needs one in every batch."
+                f"There are {world_size()} processes, but a batch has parts for "
+                f"{recipe.n_references} (n_references of its recipe); start no more."
             )
         self.optimiser = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
         self.network = _Network(module)
@@ -154,8 +155,7 @@ class _Training:
     @property
     def is_over(self):
         patience = self.recipe.patience
-        best = self.best["row"] if self.best else 0
-        impatient = patience and len(self.history) - best >= patience
+        impatient = patience and _rows_since_most(self.history) >= patience
         return self.progress >= 1 or bool(impatient)
 
     @property
@@ -248,14 +248,9 @@ class _Training:
             row |= from_first(lambda: validate(self.module))
             self.module.train()
         self.history.append(row)
-        followed = row.get("followed", self.update)
-        if self.best is None or followed >= self.best["followed"]:
+        if best_row(self.history) is row:
             weights = self.module.state_dict()
-            self.best = {
-                "row": len(self.history),
-                "followed": followed,
-                "module": {name: value.clone() for name, value in weights.items()},
-            }
+            self.best = {name: value.clone() for name, value in weights.items()}
 
     def snapshot(self):
         """Return all that is needed to go on, as tensors and plain values."""
@@ -352,14 +347,40 @@ def predict(module, batch):
 
 
 def best_row(history):
-    """Return the row of the best validation: the last one of the most followed.
+    """Return the row of the best validation.
+
+    That is the last one of which as much is followed as of any before, but for a
+    standard error: weights of a lower learning rate are the more precise ones, and the
+    largest of many noisy figures says little.
+
+    Parameters
+    ----------
+    history : list of dict
+        As :func:`fit` returns it; without validation the last row is the best.
+
+    Returns
+    -------
+    row : dict
 
     Examples
     --------
-    >>> best_row([{"followed": 0.5}, {"followed": 0.7}, {"followed": 0.6}])
-    {'followed': 0.7}
+    >>> shares = 0.5, 0.7, 0.68, 0.6
+    >>> best_row([{"followed": share, "followed_se": 0.03} for share in shares])
+    {'followed': 0.68, 'followed_se': 0.03}
     """
-    return max(reversed(history), key=lambda row: row.get("followed", 0.0))
+    best, most = None, -math.inf
+    for row in history:
+        followed = row.get("followed", most)
+        if best is None or followed >= most - row.get("followed_se", 0.0):
+            best = row
+        most = max(most, followed)
+    return best
+
+
+def _rows_since_most(history):
+    """Return how many rows have come since the first of the most followed."""
+    followed = [row.get("followed", i) for i, row in enumerate(history)]
+    return len(history) - 1 - int(np.argmax(followed)) if history else 0
 
 
 @contextmanager

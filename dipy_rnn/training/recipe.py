@@ -16,6 +16,8 @@ TEACHERS = {
 #: What counts alike in the loss.
 WEIGHTS = ("point", "streamline")
 
+_LARGEST_SEED = (1 << 31) - 2  # DIPY's trackers take 32 bits, and one more than it
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -49,7 +51,8 @@ class Recipe:
     validate_every : int, optional
         Updates from one validation, and one checkpoint, to the next.
     patience : int, optional
-        Stop after this many validations without a better one; 0 never.
+        Stop after this many validations of which no more is followed than before; 0
+        never.
     random_seed : int, optional
         The same seed gives the same weights on the same machine and threads.
 
@@ -94,6 +97,11 @@ class Recipe:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; {least} or more is needed."
                 )
+        if self.random_seed > _LARGEST_SEED:
+            raise ValueError(
+                f"random_seed is {self.random_seed}; {_LARGEST_SEED} or less is "
+                "needed."
+            )
         low, high = self.step_mm
         if not 0 < low <= high < np.inf:
             raise ValueError(

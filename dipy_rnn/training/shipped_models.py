@@ -38,7 +38,7 @@ RECIPES = {
     # Imitates deterministic tracking, on the streamlines that this finds: they go
     # where trackers go, which is not always where the fibres are.
     "deterministic": Recipe(
-        n_updates=5000,
+        n_updates=4000,
         teacher="largest_ahead",
         blur=Blur(position_mm=1.0, direction_deg=(4.0, 30.0), features=(0.0, 0.4)),
         random_seed=2026,
@@ -206,7 +206,7 @@ def make_model(name, path, *, hidden=64):
                 held_out,
                 facts,
                 recipe,
-                n_streamlines=300,
+                n_streamlines=600,
                 max_angle_deg=_MAX_ANGLE_DEG,
             ),
             report=lambda history: say(

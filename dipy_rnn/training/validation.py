@@ -116,7 +116,8 @@ class FreeRunning:
         -------
         figures : dict
             ``held_out_error_deg``: mean angle to the answer of the teacher;
-            ``followed``: share of held-out streamlines that are followed.
+            ``followed`` and ``followed_se``: share of held-out streamlines that are
+            followed, and its standard error.
         """
         module.eval()
         batch = self._batch.to(next(module.parameters()).device)
@@ -131,6 +132,7 @@ class FreeRunning:
         return {
             "held_out_error_deg": float(torch.rad2deg(torch.arccos(cosine)).mean()),
             "followed": float(followed.mean()),
+            "followed_se": float(followed.std() / np.sqrt(len(followed))),
         }
 
     def _starts(self, reference, n, rng):
