@@ -101,7 +101,8 @@ class RNNTrainingFlow(Workflow):
             Recurrent layers; 0 for the architecture's own (1; cai2023: 2).
         teacher : string, optional
             What the network should answer: streamline, the direction of the
-            tractogram; peak_along, the peak of the fODF nearest to it; largest_ahead,
+            tractogram; peak_along, the peak of the fODF nearest to it; between, a
+            quarter of the way from the latter to the former; largest_ahead,
             the largest value of the fODF ahead, as deterministic tracking does. With
             auto it is peak_along for tractograms and largest_ahead for the
             deterministic ones.
@@ -115,7 +116,7 @@ class RNNTrainingFlow(Workflow):
             Time budget: training ends after so many minutes if that comes before
             n_updates. 0 for none.
         batch_size : int, optional
-            Pieces of streamlines in a batch.
+            Pieces of streamlines in a batch; rounded up to a multiple of 8.
         max_points : int, optional
             Points of the longest piece.
         learning_rate : float, optional
@@ -391,7 +392,9 @@ def _pair_subjects(pam_files, tractogram_files, stopping_files):
         ("tractogram_files", tractogram_files),
         ("stopping_files", stopping_files),
     ):
-        paths = sorted(map(Path, glob(str(pattern)))) if pattern else []
+        # A file may have brackets in its name.
+        named = pattern and Path(pattern).is_file()
+        paths = [Path(pattern)] if named else sorted(map(Path, glob(str(pattern))))
         if pattern and not paths:
             raise FileNotFoundError(f"{name} is {pattern}, which matches no file.")
         found.append(paths)
@@ -411,7 +414,7 @@ def _pair_subjects(pam_files, tractogram_files, stopping_files):
                 "of each for every subject."
             )
     for path in tractograms:
-        if path.suffix not in _SUFFIXES:
+        if path.suffix.lower() not in _SUFFIXES:
             raise ValueError(
                 f"{path} is no tractogram: one that ends in {', '.join(_SUFFIXES)} is "
                 "needed."
@@ -470,7 +473,8 @@ def _prepare_subject(
     if first is None:
         raise ValueError(
             f"{name}: no streamline is left to learn from ({_tally(counts) or 'empty'}"
-            f"). Is it in the space of {pam_path}?"
+            f"; more than {least_mm:.3g} mm, two steps, are needed). Is it in the "
+            f"space of {pam_path}?"
         )
     try:
         reference = store(store_path, features.data, affine, chain([first], kept))
@@ -488,7 +492,7 @@ def _read_streamlines(path):
     from nibabel.streamlines.tractogram_file import DataError, HeaderError
 
     try:
-        if path.suffix == ".trx":
+        if path.suffix.lower() == ".trx":
             from trx.trx_file_memmap import load as load_trx
 
             trx = load_trx(str(path))

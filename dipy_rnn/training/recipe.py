@@ -11,6 +11,7 @@ from dipy_rnn.training.sequences import Blur
 TEACHERS = {
     "streamline": None,
     "peak_along": teachers.peak_along,
+    "between": teachers.between,
     "largest_ahead": teachers.largest_ahead,
 }
 #: What counts alike in the loss.

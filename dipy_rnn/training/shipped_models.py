@@ -44,7 +44,7 @@ RECIPES = {
         random_seed=2026,
     ),
     # Follows fibres: the true ones.
-    "default": Recipe(n_updates=4000, teacher="peak_along", random_seed=2026),
+    "default": Recipe(n_updates=3000, teacher="between", random_seed=2026),
 }
 N_PHANTOMS = 120
 N_HELD_OUT = 6

@@ -91,6 +91,38 @@ def peak_along(coeffs, along, *, straightness=8, widest_deg=28.0):
     return directions[best]
 
 
+def between(coeffs, along, *, share=0.25, **chosen):
+    """Return a direction between the peak and that of the streamline.
+
+    Peaks are noisy, and the streamlines of a phantom are not: a share of them teaches
+    the network to average what it has seen. The peak keeps it to what is there.
+
+    Parameters
+    ----------
+    coeffs : ndarray of shape (N, C)
+        The fODF in the frame of each streamline.
+    along : ndarray of shape (N, 3)
+        Directions of the streamlines in the frames.
+    share : float, optional
+        Of the way from the peak to the streamline's direction.
+    **chosen
+        As for :func:`peak_along`.
+
+    Returns
+    -------
+    directions : ndarray of shape (N, 3)
+        Unit vectors in the frames.
+
+    Examples
+    --------
+    >>> lobe = np.zeros((1, 15)); lobe[0, [3, 10]] = 2.0, 2.5  # straight ahead
+    >>> between(lobe, np.array([[0.0, 0.28, 0.96]]), share=0.5)[0].round(1).tolist()
+    [0.0, 0.1, 1.0]
+    """
+    directions = (1 - share) * peak_along(coeffs, along, **chosen) + share * along
+    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
+
+
 def deterministic_streamlines(
     data, affine, n_seeds, *, above=None, step_mm=0.5, random_seed=0
 ):
