@@ -178,7 +178,7 @@ def test_every_step_has_the_length_asked_for_in_mm(newton):
         npt.assert_allclose(steps, 0.7, atol=1e-9)
 
 
-@pytest.mark.parametrize("model", ["newton", "default"])
+@pytest.mark.parametrize("model", ["newton", "default", "deterministic"])
 def test_turning_the_volume_turns_the_streamlines(noisy, newton, model):
     model = newton if model == "newton" else model
     features, affine = noisy.features, np.diag([3.0, 3.0, 3.0, 1.0])
@@ -246,7 +246,7 @@ def first_directions(features, seeds, affine):
     )[:, 0]
 
 
-@pytest.mark.parametrize("model", ["newton", "default"])
+@pytest.mark.parametrize("model", ["newton", "default", "deterministic"])
 @pytest.mark.parametrize(
     "affine",
     [affine_of((3.0, 3.0, 3.0)), affine_of((2.0, 3.0, 4.0), OBLIQUE_ROTATION)],

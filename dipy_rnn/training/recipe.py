@@ -100,8 +100,7 @@ class Recipe:
                 )
         if self.random_seed > _LARGEST_SEED:
             raise ValueError(
-                f"random_seed is {self.random_seed}; {_LARGEST_SEED} or less is "
-                "needed."
+                f"random_seed is {self.random_seed}; {_LARGEST_SEED} or less is needed."
             )
         low, high = self.step_mm
         if not 0 < low <= high < np.inf:
