@@ -111,7 +111,11 @@ def test_packed_sequences_are_stepped_through_point_by_point(build):
     directions = torch.stack([random_inputs(3, seed=t)[1] for t in range(4)])
     alive = torch.tensor([[t < n for n in lengths] for t in range(4)])
     batch = Batch(
-        features[alive], directions[alive], directions[alive], alive.sum(dim=1)
+        features[alive],
+        directions[alive],
+        directions[alive],
+        torch.tensor([lengths] * 4)[alive],
+        alive.sum(dim=1),
     )
     assert batch.batch_sizes.tolist() == [3, 2, 2, 1]
     with torch.no_grad():

@@ -29,6 +29,7 @@ DETERMINISTIC = "deterministic"
 
 CHECKPOINT = "checkpoint.pt"
 
+_LEFT = (CHECKPOINT, "log.csv", "curves.png", "events.out.tfevents.*")
 _SUFFIXES = (".trx", ".trk", ".tck")
 _N_REFERENCES = 8  # parts of a batch
 _N_LOOKED_AT = 500  # streamlines by which a tractogram is held against the fODF
@@ -80,8 +81,8 @@ class RNNTrainingFlow(Workflow):
 
         Takes the fibre orientation distributions (fODF) of one subject or many and a
         reference tractogram of each, and writes a model file for dipy_track_rnn. Beside
-        it, in a folder of the same name, are the log, its curves and a checkpoint, from
-        which --resume goes on.
+        it, in a folder of its name and _training, are the log, its curves and a
+        checkpoint, from which --resume goes on.
 
         Parameters
         ----------
@@ -132,7 +133,8 @@ class RNNTrainingFlow(Workflow):
         validate_every : int, optional
             Number of updates from one validation and checkpoint to the next.
         patience : int, optional
-            Stop early after so many validations without a better one. 0 for never.
+            Stop early after so many validations of which no more is followed than
+            before. 0 for never.
         resume : bool, optional
             If True, go on from the checkpoint of a training with the same files and
             options that was interrupted.
@@ -203,7 +205,13 @@ class RNNTrainingFlow(Workflow):
         from dipy_rnn.model import ARCHITECTURES
         from dipy_rnn.model_file import check_device
         from dipy_rnn.tracking import torch_threads
-        from dipy_rnn.training.processes import from_first, process_group
+        from dipy_rnn.training.processes import (
+            from_first,
+            process_group,
+            rank,
+            share_of_threads,
+            wait_for_all,
+        )
         from dipy_rnn.training.recipe import Recipe
         from dipy_rnn.training.references import load
 
@@ -231,13 +239,19 @@ class RNNTrainingFlow(Workflow):
         )
         shape = {"hidden": hidden, "layers": layers}
         shape = {name: value for name, value in shape.items() if value}
-        nbr_threads = count_threads(nbr_threads)
+        if not nbr_threads:
+            nbr_threads = share_of_threads(count_threads(0))
         stores = [folder / f"subject_{i:04d}" for i in range(len(subjects))]
 
         def prepare():
             folder.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                for pattern in _LEFT:  # by another training
+                    for path in folder.glob(pattern):
+                        path.unlink()
+            first_order = None
             for subject, store in zip(subjects, stores):
-                _prepare_subject(
+                order = _prepare_subject(
                     *subject,
                     store,
                     sh_format=(sh_basis, sh_frame),
@@ -246,7 +260,13 @@ class RNNTrainingFlow(Workflow):
                     n_streamlines=n_streamlines,
                     random_seed=random_seed,
                 )
-            _check_one_order(subjects, stores)
+                first_order = first_order or order
+                if order != first_order:
+                    raise ValueError(
+                        f"{subject[0]} is of spherical harmonic order {order}, but "
+                        f"{subjects[0][0]} of {first_order}; fit all subjects at one "
+                        "order."
+                    )
 
         with (
             process_group(check_device(device)) as device,
@@ -266,12 +286,14 @@ class RNNTrainingFlow(Workflow):
                     model_path=model_path,
                     folder=folder,
                 )
+                wait_for_all()
             finally:
                 # They are as large as the data, and made again to resume.
-                for store in stores:
-                    shutil.rmtree(store, ignore_errors=True)
-                with suppress(OSError):  # nothing came of it
-                    folder.rmdir()
+                if rank() == 0:
+                    for store in stores:
+                        shutil.rmtree(store, ignore_errors=True)
+                    with suppress(OSError):  # nothing came of it
+                        folder.rmdir()
 
     def _check_outputs(self, model_path, folder, resume):
         """Refuse to write over a model or a training that is there."""
@@ -309,47 +331,29 @@ class RNNTrainingFlow(Workflow):
         folder,
     ):
         """Train on references, and write the model and the log."""
-        from dataclasses import asdict
-        from importlib import metadata
-
         from dipy_rnn.interpolate import sh_order
         from dipy_rnn.model import untrained
-        from dipy_rnn.model_file import ModelMetadata, save_model
+        from dipy_rnn.model_file import save_model
         from dipy_rnn.training.fit import Interrupted, best_row, fit
         from dipy_rnn.training.log import TrainingLog
         from dipy_rnn.training.processes import rank
+        from dipy_rnn.training.recipe import describe
         from dipy_rnn.training.validation import FreeRunning
 
         order = sh_order(references[0].data.shape[3])
         module = untrained(architecture, order, recipe.random_seed, **shape).to(device)
-        facts = ModelMetadata(
-            kind="sh",
-            channels=references[0].data.shape[3],
-            frame=module.frame,
-            layers=module.layers,
-            hidden=module.hidden,
+        facts = describe(
+            module,
+            recipe,
             orders=(order,),
-            normalisation="power",
-            step_mm=recipe.step_mm,
-            provenance={
-                "architecture": architecture,
-                "sh_order": order,
-                "parameters": sum(p.numel() for p in module.parameters()),
-                "data": f"{sum(map(len, references))} streamlines of "
-                f"{len(references)} subjects",
-                "recipe": asdict(recipe),
-                "versions": {
-                    name: metadata.version(name)
-                    for name in ("dipy_rnn", "torch", "dipy", "numpy")
-                },
-            },
+            data=f"{sum(map(len, references))} streamlines of "
+            f"{len(references)} subjects",
         )
         training, validation = _hold_out(references, *held_out, recipe.random_seed)
         validate = None
         if validation:
             validate = FreeRunning(validation, facts, recipe, nbr_threads=nbr_threads)
-        first = rank() == 0
-        log = TrainingLog(folder) if first else None
+        log = TrainingLog(folder) if rank() == 0 else None
 
         def report(history):
             log(history)
@@ -378,7 +382,10 @@ class RNNTrainingFlow(Workflow):
             raise KeyboardInterrupt(
                 f"interrupted at {where}; {checkpoint} is saved, add --resume to go on"
             ) from None
-        if first:
+        finally:
+            if log:
+                log.close()
+        if log:
             facts.provenance["training"] = best_row(history)
             save_model(module, facts, model_path)
             logger.info(f"Saved {model_path}; log and curves are in {folder}")
@@ -435,7 +442,8 @@ def _prepare_subject(
     n_streamlines,
     random_seed,
 ):
-    """Write what training needs of a subject into a folder, and check it."""
+    """Write what training needs of a subject into a folder; return its SH order."""
+    from dipy_rnn.interpolate import sh_order
     from dipy_rnn.training.references import clean, store
     from dipy_rnn.training.teachers import deterministic_streamlines
 
@@ -484,6 +492,7 @@ def _prepare_subject(
         ) from None
     logger.info(f"{name}: {_tally(counts)}")
     _check_fit(reference, name, pam_path)
+    return sh_order(features.data.shape[3])
 
 
 def _read_streamlines(path):
@@ -547,19 +556,6 @@ def _check_fit(reference, name, pam_path):
             "points does it go where the fODF is above its mean. Are both of one "
             "subject and in one space, and the gradients of the fODF not flipped?"
         )
-
-
-def _check_one_order(subjects, stores):
-    from dipy_rnn.interpolate import sh_order
-    from dipy_rnn.training.references import load
-
-    orders = [sh_order(load(store).data.shape[3]) for store in stores]
-    for subject, order in zip(subjects, orders):
-        if order != orders[0]:
-            raise ValueError(
-                f"{subject[0]} is of spherical harmonic order {order}, but "
-                f"{subjects[0][0]} of {orders[0]}; fit all subjects at one order."
-            )
 
 
 def _hold_out(references, n_subjects, fraction, random_seed):

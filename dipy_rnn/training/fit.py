@@ -12,6 +12,7 @@ import time
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from dipy_rnn.model import architecture_of
 from dipy_rnn.training.checkpoint import load_checkpoint, save_checkpoint
@@ -61,7 +62,8 @@ def fit(
         (:class:`dipy_rnn.training.validation.FreeRunning`). None: the last weights are
         the best.
     checkpoint : Path, optional
-        Saved at each validation, and when SIGINT or SIGTERM end the training.
+        Saved at each validation, every minute, and when SIGINT or SIGTERM end the
+        training.
     resume : bool, optional
         Go on from ``checkpoint``: the weights become those of a run without a break.
     report : callable, optional
@@ -96,27 +98,48 @@ def fit(
     >>> history[-1]["update"], history[-1]["error_deg"] < 90
     (2, True)
     """
+    if recipe.patience and validate is None:
+        raise ValueError(
+            f"patience is {recipe.patience}, but nothing is held out to validate on."
+        )
+    if resume and checkpoint is None:
+        raise ValueError("resume needs the checkpoint to go on from.")
     training = _Training(module, references, recipe)
     if resume:
         training.restore(load_checkpoint(checkpoint))
 
     def save():
-        snapshot = training.snapshot()  # all processes take part
-        if checkpoint and rank() == 0:
-            save_checkpoint(snapshot, checkpoint)
+        if checkpoint:
+            snapshot = training.snapshot()  # all processes take part
+            from_first(lambda: save_checkpoint(snapshot, checkpoint))
 
     batches = _batches(training, max(1, nbr_threads))
-    with _signals() as stop, batches as next_batch:
+    with (
+        _signals() as stop,
+        batches as next_batch,
+        # Silent where nobody looks on.
+        tqdm(
+            total=recipe.n_updates,
+            initial=training.update,
+            unit=" updates",
+            disable=None if rank() == 0 else True,
+        ) as bar,
+    ):
         while training.row_is_due or not training.is_over:
+            minute = training.minute
             if not training.row_is_due:
                 training.update_weights(next_batch(), stop)
+                bar.update(training.update - bar.n)
+                bar.set_postfix(training.means())
             if training.stopped:
                 save()
                 raise Interrupted(f"update {training.update} of {recipe.n_updates}")
             if training.row_is_due:
                 training.close_row(validate)
-                if report and rank() == 0:
-                    report(training.history)
+                save()
+                if report:
+                    from_first(lambda: report(training.history))
+            elif training.minute > minute:
                 save()
     if training.best is not None:
         module.load_state_dict(training.best)
@@ -164,6 +187,16 @@ class _Training:
         last = self.history[-1]["update"] if self.history else 0
         validates_now = self.update % self.recipe.validate_every == 0
         return self.update > last and (validates_now or self.is_over)
+
+    @property
+    def minute(self):
+        """Minutes so far, the same in all processes."""
+        return int(self.elapsed_s / 60)
+
+    def means(self):
+        """Return loss and error in degrees since the last row, as text."""
+        loss, degrees, n = self.sums.tolist()
+        return {"loss": f"{loss / n:.4f}", "degrees": f"{degrees / n:.2f}"}
 
     def draw(self, update):
         """Draw this process's share of a batch; it depends on the update alone."""
@@ -245,7 +278,8 @@ class _Training:
         self.sums.zero_()
         if validate:
             # The figures of one process, so that all go the same way.
-            row |= from_first(lambda: validate(self.module))
+            figures = from_first(lambda: validate(self.module))
+            row |= {name: float(value) for name, value in figures.items()}
             self.module.train()
         self.history.append(row)
         if best_row(self.history) is row:
@@ -255,7 +289,7 @@ class _Training:
     def snapshot(self):
         """Return all that is needed to go on, as tensors and plain values."""
         return {
-            "what": self._what(),
+            "identity": self._identity(),
             "update": self.update,
             "elapsed_s": self.elapsed_s,
             "progress": self.progress,
@@ -268,7 +302,7 @@ class _Training:
 
     def restore(self, snapshot):
         """Go back to where a snapshot was taken."""
-        theirs, ours = snapshot.get("what", {}), self._what()
+        theirs, ours = snapshot.get("identity", {}), self._identity()
         for name in ours:
             if theirs.get(name) != ours[name]:
                 raise ValueError(
@@ -290,7 +324,7 @@ class _Training:
         sums = sum_over_processes(*self.sums.tolist())
         return torch.tensor(sums, dtype=torch.float64) / world_size()
 
-    def _what(self):
+    def _identity(self):
         """Return what makes this training this one."""
         recipe = asdict(self.recipe)
         recipe |= recipe.pop("blur")
@@ -299,7 +333,7 @@ class _Training:
             "layers": self.module.layers,
             "hidden": self.module.hidden,
             "sh_order": self.module.order,
-            "streamlines": [len(reference) for reference in self.references],
+            "references (checksums)": [r.checksum() for r in self.references],
         } | {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in recipe.items()
@@ -398,8 +432,8 @@ def _batches(training, n_threads):
         try:
             yield next_batch
         finally:
-            for batch in waiting:
-                batch.cancel()
+            for future in waiting:
+                future.cancel()
 
 
 @contextmanager
@@ -407,9 +441,14 @@ def _signals():
     """Let SIGINT and SIGTERM set an event instead of breaking off."""
     stop = threading.Event()
     before = {}
+
+    def note(number, _):
+        stop.set()
+        signal.signal(number, before[number])  # a second one breaks off
+
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, lambda *_: stop.set())
+            before[number] = signal.signal(number, note)
     try:
         yield stop
     finally:

@@ -36,6 +36,11 @@ class TrainingLog:
         else:
             self._events = SummaryWriter(folder)
 
+    def close(self):
+        """Close what TensorBoard reads."""
+        if self._events:
+            self._events.close()
+
     def __call__(self, history):
         """Write all rows; the last one is new."""
         table = self._folder / "log.csv"

@@ -1,10 +1,13 @@
 """Training on several GPUs or machines: one process each, started by torchrun."""
 
 from contextlib import contextmanager
+from datetime import timedelta
 import os
 
 import torch
 from torch import distributed
+
+from dipy_rnn.model_file import check_device
 
 
 def is_distributed():
@@ -56,12 +59,29 @@ def from_first(make):
     if rank() == 0:
         try:
             answer[0] = make()
-        except (OSError, ValueError) as error:
+        except Exception as error:
             answer[1] = error
     distributed.broadcast_object_list(answer)
     if answer[1] is not None:
         raise answer[1]
     return answer[0]
+
+
+def wait_for_all():
+    """Return when every process has come here."""
+    if is_distributed():
+        distributed.barrier()
+
+
+def share_of_threads(n_threads):
+    """Return this process's share of the threads of its machine, 1 or more.
+
+    Examples
+    --------
+    >>> share_of_threads(4)
+    4
+    """
+    return max(1, n_threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @contextmanager
@@ -89,10 +109,11 @@ def process_group(device):
         return
     backend = "gloo"
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = check_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend)
+    # The others wait while the first one reads all subjects.
+    distributed.init_process_group(backend, timeout=timedelta(days=2))
     try:
         yield device
     finally:

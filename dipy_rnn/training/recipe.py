@@ -1,9 +1,12 @@
 """How a network is trained, in words and numbers."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
 
 import numpy as np
 
+from dipy_rnn.model import architecture_of
+from dipy_rnn.model_file import ModelMetadata
 from dipy_rnn.training import teachers
 from dipy_rnn.training.sequences import Blur
 
@@ -148,3 +151,50 @@ _SUITABLE = {
     "moving_frame": {},
     "cai2023": {"learning_rate": 3e-4, "width_deg": None},
 }
+
+
+def describe(module, recipe, *, orders, data):
+    """Return the metadata of a network that a recipe trains.
+
+    Parameters
+    ----------
+    module : nn.Module
+        One of :data:`dipy_rnn.model.ARCHITECTURES`.
+    recipe : Recipe
+    orders : tuple of int
+        Spherical harmonic orders of the data.
+    data : str
+        What it is trained on.
+
+    Returns
+    -------
+    metadata : dipy_rnn.model_file.ModelMetadata
+
+    Examples
+    --------
+    >>> from dipy_rnn.model import RecurrentPropagator
+    >>> network = RecurrentPropagator(order=4, hidden=8)
+    >>> describe(network, Recipe(), orders=(4,), data="one subject").channels
+    15
+    """
+    return ModelMetadata(
+        kind="sh",
+        channels=(module.order + 1) * (module.order + 2) // 2,
+        frame=module.frame,
+        layers=module.layers,
+        hidden=module.hidden,
+        orders=orders,
+        normalisation="power",
+        step_mm=recipe.step_mm,
+        provenance={
+            "architecture": architecture_of(module),
+            "sh_order": module.order,
+            "parameters": sum(p.numel() for p in module.parameters()),
+            "data": data,
+            "recipe": asdict(recipe),
+            "versions": {
+                name: metadata.version(name)
+                for name in ("dipy_rnn", "torch", "dipy", "numpy")
+            },
+        },
+    )

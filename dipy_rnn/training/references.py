@@ -7,6 +7,7 @@ batches touch, however many subjects there are.
 
 from collections import Counter
 from dataclasses import dataclass, replace
+import zlib
 
 import numpy as np
 
@@ -14,7 +15,10 @@ from dipy_rnn import spaces
 
 # Points nearer to each other than this are one point.
 _REPEATED_MM = 1e-3
+# Cosine of the sharpest turn from step to step; a sharper one folds back.
+_FOLD = -0.9
 
+_SLABS = 8  # of the volume, every eighth slab goes into its checksum
 _ARRAYS = ("data", "affine", "spans", "lengths_mm")
 _POINTS = "points_mm.float32"
 
@@ -65,6 +69,13 @@ class Reference:
     def __len__(self):
         return len(self.lengths_mm)
 
+    def checksum(self):
+        """Return a number that other streamlines, or another volume, would change."""
+        number = 0
+        for array in (self.spans, self.points_mm, self.data[::_SLABS], self.affine):
+            number = zlib.crc32(np.ascontiguousarray(array), number)
+        return number
+
     def streamline(self, index):
         """Return the points (M, 3) of a streamline, float32, in mm."""
         return self.points_mm[slice(*self.spans[index])]
@@ -78,7 +89,8 @@ def clean(streamlines, affine, shape, least_mm, counts=None):
     """Make streamlines fit to learn from, one by one.
 
     Of each the longest run of points is kept that are finite and in the image;
-    repeated points become one; what is then too short is dropped.
+    repeated points become one; of what folds back on itself the longest part is kept;
+    what is then too short is dropped.
 
     Parameters
     ----------
@@ -92,7 +104,8 @@ def clean(streamlines, affine, shape, least_mm, counts=None):
         Streamlines must be longer than this.
     counts : collections.Counter, optional
         Counts the streamlines ("read", "kept") and what was wrong with them: "not
-        finite", "outside the image", "with repeated points", "too short".
+        finite", "outside the image", "with repeated points", "folding back", "too
+        short".
 
     Yields
     ------
@@ -121,7 +134,16 @@ def clean(streamlines, affine, shape, least_mm, counts=None):
         line = line[_longest_run(finite & inside)]
         far = np.linalg.norm(np.diff(line, axis=0), axis=1) > _REPEATED_MM
         counts["with repeated points"] += bool((~far).any())
-        line = line[np.concatenate([[True], far])[: len(line)]].astype(np.float32)
+        line = line[np.concatenate([[True], far])[: len(line)]]
+        steps = np.diff(line, axis=0)
+        steps /= np.linalg.norm(steps, axis=1, keepdims=True)
+        folds = np.flatnonzero((steps[1:] * steps[:-1]).sum(axis=1) < _FOLD) + 1
+        counts["folding back"] += bool(len(folds))
+        if len(folds):
+            ends = np.concatenate([[0], folds, [len(line) - 1]])
+            longest = np.argmax(np.diff(ends))
+            line = line[ends[longest] : ends[longest + 1] + 1]
+        line = line.astype(np.float32)
         if _length(line) <= least_mm:
             counts["too short"] += 1
             continue

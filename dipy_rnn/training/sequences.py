@@ -164,7 +164,6 @@ def draw(
     rng,
     blur=None,
     teacher=None,
-    nbr_threads=1,
 ):
     """Draw sequences from a reference.
 
@@ -185,8 +184,6 @@ def draw(
         (N, 3) of these in the frames; returns the directions (N, 3) to answer
         (:mod:`dipy_rnn.training.teachers`). None: the streamlines themselves are the
         teacher.
-    nbr_threads : int, optional
-        0 for every core.
 
     Returns
     -------
@@ -215,7 +212,8 @@ def draw(
     last = np.cumsum(lengths) - 1
     inner = np.delete(np.arange(len(points_mm)), last)
     target = steps[inner]
-    target /= np.linalg.norm(target, axis=1, keepdims=True)
+    # A step across an exact fold has no direction; one of length zero teaches nothing.
+    target /= np.maximum(np.linalg.norm(target, axis=1, keepdims=True), 1e-9)
     points_mm = points_mm[inner]
     lengths = lengths - 1
     first = np.cumsum(lengths) - lengths
@@ -238,17 +236,13 @@ def draw(
 
     # Mirror half of the draws: nothing in the world is left- or right-handed.
     axes = axes @ np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
-    seen, _ = interpolate.sample(
-        reference.data, points_vox, normalise=True, nbr_threads=nbr_threads
-    )
+    seen, _ = interpolate.sample(reference.data, points_vox, normalise=True)
     if max(blur.features) > 0:
         seen = _with_noise(seen, lengths, blur.features, kept, rng)
     if frame == "voxel" and teacher is None:
         return Sequences(lengths, seen, incoming, target)
     local = frames.from_tangents(incoming, axes)
-    seen_local = interpolate.rotate(
-        seen, local, handedness=spaces.handedness(axes), nbr_threads=nbr_threads
-    )
+    seen_local = interpolate.rotate(seen, local, handedness=spaces.handedness(axes))
     target_local = frames.to_local(target, local)
     if teacher is not None:
         target_local = teacher(seen_local, target_local)

@@ -6,9 +6,7 @@ same models on the same machine. Their cards are beside them, in ``dipy_rnn/mode
 
 import argparse
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from functools import partial
-from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 import tempfile
@@ -24,10 +22,10 @@ import torch
 
 from dipy_rnn import sh
 from dipy_rnn.model import untrained
-from dipy_rnn.model_file import ModelMetadata, save_model
+from dipy_rnn.model_file import save_model
 from dipy_rnn.phantom import random_phantom
 from dipy_rnn.training.fit import best_row, fit
-from dipy_rnn.training.recipe import Recipe
+from dipy_rnn.training.recipe import Recipe, describe
 from dipy_rnn.training.references import load, store
 from dipy_rnn.training.sequences import Blur
 from dipy_rnn.training.teachers import deterministic_streamlines
@@ -53,7 +51,6 @@ _ORDER = max(ORDERS)
 _N_STREAMLINES = 300
 _MIN_FRACTION = 0.05  # voxels with less fibre than this are not fitted, but for ..
 _RIM = 1  # .. so many voxels around, where a fit finds fibres in noise
-_MAX_ANGLE_DEG = 60.0
 
 
 def make_world(random_seed, *, through_dwi):
@@ -144,7 +141,7 @@ def _store_reference(index, *, name, folder):
     store(folder / str(index), data, phantom.affine, streamlines)
 
 
-def make_model(name, path, *, hidden=64):
+def make_model(name, path):
     """Train a model on phantoms and write it with its metadata.
 
     Parameters
@@ -152,8 +149,6 @@ def make_model(name, path, *, hidden=64):
     name : str
         One of ``RECIPES``.
     path : Path
-    hidden : int, optional
-        Width of the network.
     """
     recipe = RECIPES[name]
     start = time.perf_counter()
@@ -175,40 +170,19 @@ def make_model(name, path, *, hidden=64):
         say(f"{len(numbers)} phantoms")
         references = [load(folder / str(number)) for number in numbers]
         references, held_out = references[:-N_HELD_OUT], references[-N_HELD_OUT:]
-        module = untrained("moving_frame", _ORDER, recipe.random_seed, hidden=hidden)
-        facts = ModelMetadata(
-            kind="sh",
-            channels=references[0].data.shape[3],
-            frame=module.frame,
-            layers=module.layers,
-            hidden=module.hidden,
+        module = untrained("moving_frame", _ORDER, recipe.random_seed)
+        facts = describe(
+            module,
+            recipe,
             orders=ORDERS,
-            normalisation="power",
-            step_mm=recipe.step_mm,
-            provenance={
-                "architecture": "moving_frame",
-                "sh_order": module.order,
-                "parameters": sum(p.numel() for p in module.parameters()),
-                "data": f"{N_PHANTOMS} random phantoms, every second through a "
-                "simulated scan and CSD",
-                "recipe": asdict(recipe),
-                "versions": {
-                    name: metadata.version(name)
-                    for name in ("dipy_rnn", "torch", "dipy", "numpy")
-                },
-            },
+            data=f"{N_PHANTOMS} random phantoms, every second through a simulated scan "
+            "and CSD",
         )
         history = fit(
             module,
             references,
             recipe,
-            validate=FreeRunning(
-                held_out,
-                facts,
-                recipe,
-                n_streamlines=600,
-                max_angle_deg=_MAX_ANGLE_DEG,
-            ),
+            validate=FreeRunning(held_out, facts, recipe, n_streamlines=600),
             report=lambda history: say(
                 ", ".join(f"{k} {v:.4g}" for k, v in history[-1].items())
             ),

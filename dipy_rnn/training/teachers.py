@@ -31,8 +31,8 @@ def largest_ahead(coeffs, along=None, *, widest_deg=45.0):
         Directions of the streamlines in the frames; not looked at.
     widest_deg : float, optional
         Largest turn, ``max_angle`` of :func:`dipy.tracking.tracker
-        .deterministic_tracking`. Where no peak is within it, the answer is the way to
-        the fODF's largest value at its rim.
+        .deterministic_tracking`. Where the fODF is largest at its rim, the answer is
+        the way there, peak or not.
 
     Returns
     -------
@@ -116,8 +116,8 @@ def between(coeffs, along, *, share=0.25, **chosen):
     Examples
     --------
     >>> lobe = np.zeros((1, 15)); lobe[0, [3, 10]] = 2.0, 2.5  # straight ahead
-    >>> between(lobe, np.array([[0.0, 0.28, 0.96]]), share=0.5)[0].round(1).tolist()
-    [0.0, 0.1, 1.0]
+    >>> between(lobe, np.array([[0.0, 0.28, 0.96]]), share=0.5)[0, 1:].round(1)
+    array([0.1, 1. ])
     """
     directions = (1 - share) * peak_along(coeffs, along, **chosen) + share * along
     return directions / np.linalg.norm(directions, axis=1, keepdims=True)
@@ -165,7 +165,9 @@ def deterministic_streamlines(
     5
     """
     if above is None:
-        image = data[..., 0] / np.percentile(data[..., 0][data[..., 0] > 0], 95)
+        image = data[..., 0]
+        fullest = np.percentile(image[image > 0], 95) if (image > 0).any() else 1.0
+        image = image / fullest
         seed_thr, stopping_thr = 0.3, 0.1
     else:
         image, seed_thr = above

@@ -15,6 +15,7 @@ from dipy_rnn.training.recipe import TEACHERS
 from dipy_rnn.training.sequences import draw, pack
 
 _N_SEQUENCES = 100
+_N_REFERENCES = 16  # at most
 _N_VISITING = 20_000
 _SPACING_MM = 0.5  # tractograms may be compressed to a few points
 
@@ -86,8 +87,15 @@ class FreeRunning:
         self._nbr_threads = nbr_threads
         self._models = {}
         rng = np.random.default_rng(random_seed)
-        n_each = int(np.ceil(n_streamlines / len(references)))
-        self._worlds = [self._starts(r, n_each, rng) for r in references]
+        if len(references) > _N_REFERENCES:
+            chosen = rng.choice(len(references), _N_REFERENCES, replace=False)
+            references = [references[i] for i in chosen]
+        n_each = [
+            len(part) for part in np.array_split(range(n_streamlines), len(references))
+        ]
+        self._worlds = [
+            self._starts(r, n, rng) for r, n in zip(references, n_each) if n
+        ]
         self._batch = pack(
             [
                 draw(
