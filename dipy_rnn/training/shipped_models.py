@@ -36,7 +36,7 @@ RECIPES = {
     # Imitates deterministic tracking, on the streamlines that this finds: they go
     # where trackers go, which is not always where the fibres are.
     "deterministic": Recipe(
-        n_updates=4000,
+        n_updates=6000,
         teacher="largest_ahead",
         blur=Blur(position_mm=1.0, direction_deg=(4.0, 30.0), features=(0.0, 0.4)),
         random_seed=2026,
