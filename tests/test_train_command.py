@@ -149,7 +149,7 @@ class Trained:
 
     @property
     def n_streamlines(self):
-        return self.snapshot["what"]["streamlines"]
+        return self.snapshot["identity"]["streamlines"]
 
 
 @pytest.fixture
@@ -259,12 +259,14 @@ def test_every_option_arrives(trained):
         "weight": "streamline",
         "validate_every": 1,
         "patience": 7,
+        "validation_fraction": 0.25,
         "random_seed": 3,
     }
     result = trained(**options)
     expected = options | {"step_mm": [0.5, 0.8], "n_sequences": 3}
     recipe = result.metadata.provenance["recipe"]
-    for name in expected.keys() - {"min_step", "max_step", "batch_size"}:
+    elsewhere = {"min_step", "max_step", "batch_size", "validation_fraction"}
+    for name in expected.keys() - elsewhere:
         assert recipe[name] == expected[name], name
     assert result.metadata.step_mm == (0.5, 0.8)
     assert [row["update"] for row in result.rows] == ["1", "2", "3"]

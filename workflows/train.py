@@ -239,8 +239,10 @@ class RNNTrainingFlow(Workflow):
         )
         shape = {"hidden": hidden, "layers": layers}
         shape = {name: value for name, value in shape.items() if value}
-        if not nbr_threads:
-            nbr_threads = share_of_threads(count_threads(0))
+        every_core = nbr_threads == 0
+        nbr_threads = count_threads(nbr_threads)
+        if every_core:
+            nbr_threads = share_of_threads(nbr_threads)
         stores = [folder / f"subject_{i:04d}" for i in range(len(subjects))]
 
         def prepare():

@@ -333,6 +333,7 @@ class _Training:
             "layers": self.module.layers,
             "hidden": self.module.hidden,
             "sh_order": self.module.order,
+            "streamlines": [len(reference) for reference in self.references],
             "references (checksums)": [r.checksum() for r in self.references],
         } | {
             name: list(value) if isinstance(value, tuple) else value
