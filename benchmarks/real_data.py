@@ -27,9 +27,9 @@ from dipy.tracking.stopping_criterion import ThresholdStoppingCriterion
 from dipy.tracking.tracker import deterministic_tracking
 from dipy.tracking.utils import seeds_from_mask
 import numpy as np
-from scipy.spatial.distance import directed_hausdorff
 
 from dipy_rnn import RNNDirectionGetter, pam_features, peaks, rnn_tracking, spaces
+from dipy_rnn.evaluation import alike
 
 STOPPING_THR = 0.15
 SEED_THR = 0.3
@@ -67,16 +67,6 @@ def prepare(head, work):
             work,
         )
     return fa, affine
-
-
-def share_alike(lines, others, limit_mm=2.0):
-    """Return the share of partners within a Hausdorff distance."""
-    return np.mean(
-        [
-            max(directed_hausdorff(a, b)[0], directed_hausdorff(b, a)[0]) <= limit_mm
-            for a, b in zip(lines, others)
-        ]
-    )
 
 
 def measure(head, work, model, n_seeds):
@@ -158,11 +148,11 @@ def measure(head, work, model, n_seeds):
     for name, tracker in (("rnn_tracking", ours), ("deterministic_tracking", theirs)):
         coarse = tracker(1.0)
         print(
-            f"  {name}: {share_alike(coarse, tracker(0.5)):.3f} alike at 0.5 and 1 mm"
+            f"  {name}: {alike(coarse, tracker(0.5)).mean():.3f} alike at 0.5 and 1 mm"
         )
     print(
-        f"  rnn_tracking: {share_alike(ours(1.0), theirs(1.0)):.3f} like "
-        f"deterministic_tracking; 0.5 mm: {share_alike(ours(0.5), theirs(0.5)):.3f}"
+        f"  rnn_tracking: {alike(ours(1.0), theirs(1.0)).mean():.3f} like "
+        f"deterministic_tracking; 0.5 mm: {alike(ours(0.5), theirs(0.5)).mean():.3f}"
     )
 
     few = slice(0, min(200, len(seeds)))

@@ -5,6 +5,7 @@ The library is imported where it is used, so that a help text does not wait for 
 
 import numpy as np
 
+SUFFIXES = (".trx", ".trk", ".tck")  # of tractograms
 SH_FRAMES = ("voxel", "scanner")
 SH_BASES = (
     "descoteaux07_legacy",

@@ -13,13 +13,12 @@ from dipy.workflows.workflow import Workflow
 import numpy as np
 
 from dipy_rnn.workflows.inputs import (
+    SUFFIXES,
     check_same_grid,
     check_sh_format,
     load_features,
     load_volume,
 )
-
-SUFFIXES = (".trx", ".trk", ".tck")
 
 
 class RNNTrackingFlow(Workflow):

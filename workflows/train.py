@@ -17,6 +17,7 @@ from dipy.workflows.workflow import Workflow
 import numpy as np
 
 from dipy_rnn.workflows.inputs import (
+    SUFFIXES,
     check_same_grid,
     check_sh_format,
     first_line,
@@ -30,7 +31,6 @@ DETERMINISTIC = "deterministic"
 CHECKPOINT = "checkpoint.pt"
 
 _LEFT = (CHECKPOINT, "log.csv", "curves.png", "events.out.tfevents.*")
-_SUFFIXES = (".trx", ".trk", ".tck")
 _N_REFERENCES = 8  # parts of a batch
 _N_LOOKED_AT = 500  # streamlines by which a tractogram is held against the fODF
 # Share of points at which the fODF must be above its mean: 0.8 to 0.95 for tractograms
@@ -423,9 +423,9 @@ def _pair_subjects(pam_files, tractogram_files, stopping_files):
                 "of each for every subject."
             )
     for path in tractograms:
-        if path.suffix.lower() not in _SUFFIXES:
+        if path.suffix.lower() not in SUFFIXES:
             raise ValueError(
-                f"{path} is no tractogram: one that ends in {', '.join(_SUFFIXES)} is "
+                f"{path} is no tractogram: one that ends in {', '.join(SUFFIXES)} is "
                 "needed."
             )
     nothing = [None] * len(pams)

@@ -4,6 +4,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 import math
 import signal
 import threading
@@ -130,7 +131,7 @@ def fit(
             if not training.row_is_due:
                 training.update_weights(next_batch(), stop)
                 bar.update(training.update - bar.n)
-                bar.set_postfix(training.means())
+                bar.set_postfix(training.means(), refresh=False)
             if training.stopped:
                 save()
                 raise Interrupted(f"update {training.update} of {recipe.n_updates}")
@@ -289,7 +290,7 @@ class _Training:
     def snapshot(self):
         """Return all that is needed to go on, as tensors and plain values."""
         return {
-            "identity": self._identity(),
+            "identity": self._identity,
             "update": self.update,
             "elapsed_s": self.elapsed_s,
             "progress": self.progress,
@@ -302,7 +303,7 @@ class _Training:
 
     def restore(self, snapshot):
         """Go back to where a snapshot was taken."""
-        theirs, ours = snapshot.get("identity", {}), self._identity()
+        theirs, ours = snapshot.get("identity", {}), self._identity
         for name in ours:
             if theirs.get(name) != ours[name]:
                 raise ValueError(
@@ -324,8 +325,9 @@ class _Training:
         sums = sum_over_processes(*self.sums.tolist())
         return torch.tensor(sums, dtype=torch.float64) / world_size()
 
+    @cached_property
     def _identity(self):
-        """Return what makes this training this one."""
+        """What makes this training this one; its checksums read all references."""
         recipe = asdict(self.recipe)
         recipe |= recipe.pop("blur")
         return {
