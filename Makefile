@@ -26,8 +26,10 @@ clean:
 	rm -f dipy_rnn/*.c dipy_rnn/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
+KERNELS := $(wildcard dipy_rnn/*.pyx dipy_rnn/*.pxd dipy_rnn/*.h)
+
 # Editable: a change in a .py file needs no new installation.
-$(INSTALLED): $(VENV)/bin/python pyproject.toml setup.py constraints.txt dipy_rnn/_interp.pyx
+$(INSTALLED): $(VENV)/bin/python pyproject.toml setup.py constraints.txt $(KERNELS)
 	$(VENV)/bin/python -m pip install -c constraints.txt -e ".[viz,test]"
 	touch $@
 

@@ -6,20 +6,37 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 if sys.platform == "win32":
-    compile_args, link_args = ["/O2", "/openmp"], []
+    plain, fast, openmp = ["/O2"], [], ["/openmp"]
 elif sys.platform == "darwin":  # Apple's clang has no OpenMP: one thread
-    compile_args, link_args = ["-O3"], []
+    plain, fast, openmp = ["-O3"], ["-fno-math-errno", "-fno-trapping-math"], []
 else:
-    compile_args, link_args = ["-O3", "-fopenmp"], ["-fopenmp"]
+    plain, fast = ["-O3"], ["-fno-math-errno", "-fno-trapping-math"]
+    openmp = ["-fopenmp"]
+# ISO C, as DIPY is compiled: else GCC may fuse a * b + c, and criteria that agree with
+# DIPY's to the last digit would no longer do so.
+exact = [] if sys.platform == "win32" else ["-std=c99"]
+linked = [] if sys.platform == "win32" else openmp
+
+
+def kernels(name, compile_args, link_args):
+    """Describe one of the compiled modules."""
+    return Extension(
+        f"dipy_rnn.{name}",
+        [f"dipy_rnn/{name}.pyx"],
+        depends=["dipy_rnn/_lanes.h"],
+        extra_compile_args=plain + compile_args,
+        extra_link_args=link_args,
+    )
+
 
 setup(
     ext_modules=cythonize(
-        Extension(
-            "dipy_rnn._interp",
-            ["dipy_rnn/_interp.pyx"],
-            extra_compile_args=compile_args,
-            extra_link_args=link_args,
-        )
+        [
+            kernels("_interp", fast + openmp, linked),
+            kernels("_network", fast, []),
+            kernels("_slots", fast, []),
+            kernels("_stopping", exact, []),
+        ]
     ),
     packages=["dipy_rnn", "dipy_rnn.models", "dipy_rnn.training", "dipy_rnn.workflows"],
     package_dir={"dipy_rnn.workflows": "workflows"},

@@ -1,27 +1,33 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 # cython: cdivision=True, initializedcheck=False
-"""Kernels: trilinear sampling and the rotation of spherical harmonics.
+"""Kernels: trilinear sampling, the rotation of spherical harmonics, and compasses.
 
 No checks and no exceptions in here: ``interpolate.py`` is the face that checks,
 allocates and explains, and draws the border rule.
 
 Points are worked on in blocks of ``BLOCK``. Within a block the coefficients lie
-coefficient by coefficient, the points side by side, so that every inner loop of
-the rotation runs over ``BLOCK`` neighbouring floats and the compiler can use the
-full width of the machine.
+coefficient by coefficient, the points side by side, so that every inner loop runs
+over ``BLOCK`` neighbouring floats and the compiler can use the full width of the
+machine. Where the C library can choose among versions of a function when it is
+loaded, there is one for each width (``wide_void``). What a recurrent propagator sees
+is left in that layout for ``_network.pyx``.
 """
 
 from cython.parallel cimport prange
 from libc.math cimport floor, sqrt
 
+cdef extern from "_lanes.h":
+    ctypedef void wide_void
+
 cdef enum:
-    BLOCK = 16
     MAX_ORDER = 16
     MAX_COEFFS = 153  # (MAX_ORDER + 1) * (MAX_ORDER + 2) / 2
+
 
 cdef struct Corners:
     Py_ssize_t offset[8]
     double weight[8]
+
 
 
 cdef inline bint find_corners(
@@ -101,38 +107,59 @@ cdef inline void blend(
         )
 
 
-cdef inline void normalise_row(float* row, Py_ssize_t channels) noexcept nogil:
-    """Divide a row by the root of its summed squares; zero stays zero."""
+cdef inline unsigned char fetch(
+    const float* volume, Py_ssize_t nx, Py_ssize_t ny, Py_ssize_t nz,
+    Py_ssize_t channels, const double* point, bint normalise, float* out
+) noexcept nogil:
+    """Sample one point, if asked divide it by the root of its summed squares."""
     cdef:
+        Corners corners
+        unsigned char found
         double power = 0.0
         float scale
         Py_ssize_t c
 
-    for c in range(channels):
-        power += <double>row[c] * row[c]
-    if power > 0.0:
-        scale = <float>(1.0 / sqrt(power))
+    if not find_corners(point, nx, ny, nz, channels, &corners):
         for c in range(channels):
-            row[c] *= scale
+            out[c] = 0.0
+        return OUTSIDE
+    blend(volume, &corners, channels, out)
+    found = EMPTY
+    for c in range(channels):
+        if out[c] != 0.0:  # NaN is data
+            found = DATA
+            break
+    if normalise:
+        for c in range(channels):
+            power += <double>out[c] * out[c]
+        if power > 0.0:
+            scale = <float>(1.0 / sqrt(power))
+            for c in range(channels):
+                out[c] *= scale
+    return found
 
 
 cdef inline void multiples(
-    double cosine, double sine, Py_ssize_t order, Py_ssize_t p,
+    const double* cosine, const double* sine, Py_ssize_t order,
     float* cosines, float* sines
 ) noexcept nogil:
-    """Write cos and sin of 1, 2 .. order times an angle into column p."""
+    """Write cos and sin of 1, 2 .. order times the angles of a block."""
     cdef:
-        double c = cosine
-        double s = sine
+        double c[BLOCK]
+        double s[BLOCK]
         double previous
-        Py_ssize_t m
+        Py_ssize_t m, p
 
+    for p in range(BLOCK):
+        c[p] = cosine[p]
+        s[p] = sine[p]
     for m in range(1, order + 1):
-        cosines[m * BLOCK + p] = <float>c
-        sines[m * BLOCK + p] = <float>s
-        previous = c
-        c = c * cosine - s * sine
-        s = s * cosine + previous * sine
+        for p in range(BLOCK):
+            cosines[m * BLOCK + p] = <float>c[p]
+            sines[m * BLOCK + p] = <float>s[p]
+            previous = c[p]
+            c[p] = c[p] * cosine[p] - s[p] * sine[p]
+            s[p] = s[p] * cosine[p] + previous * sine[p]
 
 
 cdef inline void turn_about_z(
@@ -182,142 +209,337 @@ cdef inline void turn_about_x(
                 target[p] += value * source[p]
 
 
-cdef inline void rotate_block(
-    float* rows, Py_ssize_t n_points, Py_ssize_t n_coeffs, Py_ssize_t order,
-    const double* frames, double handedness,
-    const int* down_starts, const int* down_columns, const float* down_values,
-    const int* up_starts, const int* up_columns, const float* up_values
+cdef wide_void rotate_block(
+    float* here, Py_ssize_t n_points, Py_ssize_t n_coeffs, Py_ssize_t order,
+    const double* frames, double handedness, const Turns* turns
 ) noexcept nogil:
-    """Rotate up to BLOCK rows of coefficients into their frames, in place.
+    """Rotate a block of coefficients into the frames of its points, in place.
 
     With R = [e1 e2 e3] = Z(a) Y(b) Z(c) and Y(b) = X(-90) Z(b) X(90), the function
     f(R y) of the local coordinates y has the coefficients
     Z(c) X(90) Z(b) X(-90) Z(a) times those of f.
     """
     cdef:
-        float here[MAX_COEFFS * BLOCK]
         float there[MAX_COEFFS * BLOCK]
-        float cos_a[(MAX_ORDER + 1) * BLOCK]
-        float sin_a[(MAX_ORDER + 1) * BLOCK]
-        float cos_b[(MAX_ORDER + 1) * BLOCK]
-        float sin_b[(MAX_ORDER + 1) * BLOCK]
-        float cos_c[(MAX_ORDER + 1) * BLOCK]
-        float sin_c[(MAX_ORDER + 1) * BLOCK]
+        float cosines[(MAX_ORDER + 1) * BLOCK]
+        float sines[(MAX_ORDER + 1) * BLOCK]
+        double ca[BLOCK]
+        double sa[BLOCK]
+        double cb[BLOCK]
+        double sb[BLOCK]
+        double cc[BLOCK]
+        double sc[BLOCK]
         const double* e1
         const double* e3
-        double across, length, ca, sa, cb, sb, x, y
-        Py_ssize_t p, c
+        double across, length, x, y
+        Py_ssize_t p
 
     for p in range(BLOCK):
-        # Rows beyond the last point repeat it: defined values, thrown away.
+        # Beyond the last point it is repeated: defined values, thrown away.
         e1 = frames + 9 * (p if p < n_points else n_points - 1)
         e3 = e1 + 6
         across = sqrt(e3[0] * e3[0] + e3[1] * e3[1])
         length = sqrt(across * across + e3[2] * e3[2])
-        ca = handedness
-        sa = 0.0
+        ca[p] = handedness
+        sa[p] = 0.0
         if across > 0.0:
-            ca = handedness * e3[0] / across
-            sa = handedness * e3[1] / across
-        cb = handedness * e3[2] / length
-        sb = across / length
+            ca[p] = handedness * e3[0] / across
+            sa[p] = handedness * e3[1] / across
+        cb[p] = handedness * e3[2] / length
+        sb[p] = across / length
         # e1 turned back by a, then by b, lies in the x-y plane at the angle c.
-        x = handedness * (cb * (ca * e1[0] + sa * e1[1]) - sb * e1[2])
-        y = handedness * (ca * e1[1] - sa * e1[0])
+        x = handedness * (cb[p] * (ca[p] * e1[0] + sa[p] * e1[1]) - sb[p] * e1[2])
+        y = handedness * (ca[p] * e1[1] - sa[p] * e1[0])
         length = sqrt(x * x + y * y)
-        multiples(ca, sa, order, p, cos_a, sin_a)
-        multiples(cb, sb, order, p, cos_b, sin_b)
-        multiples(x / length, y / length, order, p, cos_c, sin_c)
+        cc[p] = x / length
+        sc[p] = y / length
+
+    multiples(ca, sa, order, cosines, sines)
+    turn_about_z(here, order, cosines, sines)
+    turn_about_x(here, n_coeffs, turns.down_starts, turns.down_columns,
+                 turns.down_values, there)
+    multiples(cb, sb, order, cosines, sines)
+    turn_about_z(there, order, cosines, sines)
+    turn_about_x(there, n_coeffs, turns.up_starts, turns.up_columns,
+                 turns.up_values, here)
+    multiples(cc, sc, order, cosines, sines)
+    turn_about_z(here, order, cosines, sines)
+
+
+cdef inline void to_block(
+    const float* rows, Py_ssize_t n_points, Py_ssize_t n_coeffs, float* block
+) noexcept nogil:
+    """Lay rows side by side; beyond the last one it is repeated."""
+    cdef Py_ssize_t p, c
 
     for p in range(BLOCK):
         for c in range(n_coeffs):
-            here[c * BLOCK + p] = rows[
+            block[c * BLOCK + p] = rows[
                 (p if p < n_points else n_points - 1) * n_coeffs + c]
 
-    turn_about_z(here, order, cos_a, sin_a)
-    turn_about_x(here, n_coeffs, down_starts, down_columns, down_values, there)
-    turn_about_z(there, order, cos_b, sin_b)
-    turn_about_x(there, n_coeffs, up_starts, up_columns, up_values, here)
-    turn_about_z(here, order, cos_c, sin_c)
 
+cdef wide_void rotate_rows(
+    float* rows, Py_ssize_t n_points, Py_ssize_t n_coeffs, Py_ssize_t order,
+    const double* frames, double handedness, const Turns* turns
+) noexcept nogil:
+    """Rotate up to BLOCK rows of coefficients into their frames, in place."""
+    cdef:
+        float block[MAX_COEFFS * BLOCK]
+        Py_ssize_t p, c
+
+    to_block(rows, n_points, n_coeffs, block)
+    rotate_block(block, n_points, n_coeffs, order, frames, handedness, turns)
     for p in range(n_points):
         for c in range(n_coeffs):
-            rows[p * n_coeffs + c] = here[c * BLOCK + p]
+            rows[p * n_coeffs + c] = block[c * BLOCK + p]
+
+
+cdef wide_void sample_rows(
+    const float* volume, Py_ssize_t nx, Py_ssize_t ny, Py_ssize_t nz,
+    Py_ssize_t channels, const double* points, Py_ssize_t n_points,
+    bint normalise, float* rows, unsigned char* found
+) noexcept nogil:
+    """Sample up to BLOCK points."""
+    cdef Py_ssize_t p
+
+    for p in range(n_points):
+        found[p] = fetch(
+            volume, nx, ny, nz, channels, points + 3 * p, normalise,
+            rows + p * channels)
+
+
+cdef wide_void compass_block(
+    const float* rows, Py_ssize_t n_points, Py_ssize_t n_coeffs, Py_ssize_t rows_order,
+    const double* frames, double handedness, const Turns* turns,
+    Py_ssize_t order, const float* slope, float coarse, float fade,
+    float* seen, float* vectors
+) noexcept nogil:
+    """Write what a RecurrentPropagator sees of up to BLOCK rows.
+
+    The twin of ``RecurrentPropagator.look``: first the coefficients of m = 0, then
+    the power of each pair of +m and -m, then the pairs turned to the two compasses.
+    Coefficients above the order of the rows are zero.
+    """
+    cdef:
+        float block[MAX_COEFFS * BLOCK]
+        float cosines[2 * (MAX_ORDER + 1) * BLOCK]
+        float sines[2 * (MAX_ORDER + 1) * BLOCK]
+        double cosine[BLOCK]
+        double sine[BLOCK]
+        float faded[2 * BLOCK]
+        float x[2 * BLOCK]
+        float y[2 * BLOCK]
+        float* plus
+        float* minus
+        float* out
+        const float* c
+        const float* s
+        double length
+        float square
+        Py_ssize_t n_slopes = order // 2
+        Py_ssize_t n_pairs = 0
+        Py_ssize_t p, k, m, ell, middle, pair
+
+    to_block(rows, n_points, n_coeffs, block)
+    rotate_block(block, n_points, n_coeffs, rows_order, frames, handedness, turns)
+    for k in range(n_coeffs * BLOCK, (order + 1) * (order + 2) // 2 * BLOCK):
+        block[k] = 0.0
+
+    # The slopes of the orders l = 2, 4 .., and the rise along the two compasses.
+    for p in range(2 * BLOCK):
+        x[p] = 0.0
+        y[p] = 0.0
+    for k in range(n_slopes):
+        middle = (k + 1) * (2 * k + 3)
+        plus = block + (middle + 1) * BLOCK
+        minus = block + (middle - 1) * BLOCK
+        for p in range(BLOCK):
+            vectors[k * BLOCK + p] = plus[p] * slope[k]
+            vectors[(n_slopes + 2 + k) * BLOCK + p] = minus[p] * slope[k]
+            x[p] += plus[p] * slope[k]
+            y[p] += minus[p] * slope[k]
+    for p in range(BLOCK):
+        x[BLOCK + p] = vectors[p] * coarse
+        y[BLOCK + p] = vectors[(n_slopes + 2) * BLOCK + p] * coarse
+    for k in range(2):
+        for p in range(BLOCK):
+            square = x[k * BLOCK + p] * x[k * BLOCK + p] \
+                + y[k * BLOCK + p] * y[k * BLOCK + p]
+            faded[k * BLOCK + p] = square / (square + fade)
+            length = sqrt(<double>x[k * BLOCK + p] * x[k * BLOCK + p]
+                          + <double>y[k * BLOCK + p] * y[k * BLOCK + p])
+            cosine[p] = x[k * BLOCK + p] / length if length > 0.0 else 1.0
+            sine[p] = y[k * BLOCK + p] / length if length > 0.0 else 0.0
+            vectors[(n_slopes + k) * BLOCK + p] = (
+                <float>cosine[p] * faded[k * BLOCK + p])
+            vectors[(2 * n_slopes + 2 + k) * BLOCK + p] = (
+                <float>sine[p] * faded[k * BLOCK + p])
+        multiples(cosine, sine, order, cosines + k * (MAX_ORDER + 1) * BLOCK,
+                  sines + k * (MAX_ORDER + 1) * BLOCK)
+        for m in range(1, order + 1):
+            for p in range(BLOCK):
+                cosines[(k * (MAX_ORDER + 1) + m) * BLOCK + p] *= faded[k * BLOCK + p]
+                sines[(k * (MAX_ORDER + 1) + m) * BLOCK + p] *= faded[k * BLOCK + p]
+
+    for k in range(n_slopes + 1):
+        middle = k * (2 * k + 1)
+        for p in range(BLOCK):
+            seen[k * BLOCK + p] = block[middle * BLOCK + p]
+    seen += (n_slopes + 1) * BLOCK
+    for m in range(1, order + 1):
+        n_pairs += n_slopes - (m + 1) // 2 + 1
+    pair = 0
+    for m in range(1, order + 1):
+        for ell in range(m + m % 2, order + 1, 2):
+            middle = ell * (ell + 1) // 2
+            plus = block + (middle + m) * BLOCK
+            minus = block + (middle - m) * BLOCK
+            out = seen + pair * BLOCK
+            for p in range(BLOCK):
+                out[p] = plus[p] * plus[p] + minus[p] * minus[p]
+            for k in range(2):
+                c = cosines + (k * (MAX_ORDER + 1) + m) * BLOCK
+                s = sines + (k * (MAX_ORDER + 1) + m) * BLOCK
+                out = seen + ((1 + k) * n_pairs + pair) * BLOCK
+                for p in range(BLOCK):
+                    out[p] = plus[p] * c[p] + minus[p] * s[p]
+                out = seen + ((3 + k) * n_pairs + pair) * BLOCK
+                for p in range(BLOCK):
+                    out[p] = minus[p] * c[p] - plus[p] * s[p]
+            pair += 1
+
+
+cdef void see(
+    const float[:, :, :, ::1] volume, const double* points, const double* frames,
+    Py_ssize_t n_points, double handedness, Py_ssize_t volume_order,
+    const Turns* turns, Py_ssize_t order, const float* slope, float coarse, float fade,
+    float* seen, float* vectors, unsigned char* found
+) noexcept nogil:
+    """Sample up to BLOCK points and write what a RecurrentPropagator sees there."""
+    cdef float rows[MAX_COEFFS * BLOCK]
+
+    sample_rows(
+        &volume[0, 0, 0, 0], volume.shape[0], volume.shape[1], volume.shape[2],
+        volume.shape[3], points, n_points, True, rows, found)
+    compass_block(
+        rows, n_points, volume.shape[3], volume_order, frames, handedness, turns,
+        order, slope, coarse, fade, seen, vectors)
+
+
+cdef Turns turns_of(tuple tables):
+    """Point to tables that their owner keeps (:func:`interpolate.quarter_turns`)."""
+    cdef:
+        Turns turns
+        const int[::1] down_starts = tables[0]
+        const int[::1] down_columns = tables[1]
+        const float[::1] down_values = tables[2]
+        const int[::1] up_starts = tables[3]
+        const int[::1] up_columns = tables[4]
+        const float[::1] up_values = tables[5]
+
+    turns.down_starts = &down_starts[0]
+    turns.down_columns = &down_columns[0]
+    turns.down_values = &down_values[0]
+    turns.up_starts = &up_starts[0]
+    turns.up_columns = &up_columns[0]
+    turns.up_values = &up_values[0]
+    return turns
 
 
 def sample(
     const float[:, :, :, ::1] volume, const double[:, ::1] points,
-    const double[:, :, ::1] frames, double handedness, Py_ssize_t order,
-    const int[::1] down_starts, const int[::1] down_columns,
-    const float[::1] down_values, const int[::1] up_starts,
-    const int[::1] up_columns, const float[::1] up_values,
-    bint normalise, float[:, ::1] out, unsigned char[::1] inside, int nbr_threads
+    const double[:, :, ::1] frames, double handedness, Py_ssize_t order, tuple tables,
+    bint normalise, float[:, ::1] out, unsigned char[::1] found, int nbr_threads
 ):
     """Sample a volume, turn the rows into frames (order > 0) and normalise them."""
     cdef:
-        Py_ssize_t nx = volume.shape[0]
-        Py_ssize_t ny = volume.shape[1]
-        Py_ssize_t nz = volume.shape[2]
         Py_ssize_t channels = volume.shape[3]
         Py_ssize_t n_points = points.shape[0]
         Py_ssize_t n_blocks = (n_points + BLOCK - 1) // BLOCK
         Py_ssize_t block
+        Turns turns = turns_of(tables)
 
     for block in prange(n_blocks, nogil=True, num_threads=nbr_threads,
                         schedule="static"):
-        sample_block(
-            &volume[0, 0, 0, 0], nx, ny, nz, channels, &points[block * BLOCK, 0],
-            min(BLOCK, n_points - block * BLOCK),
-            &frames[block * BLOCK, 0, 0] if order > 0 else NULL, handedness, order,
-            &down_starts[0], &down_columns[0], &down_values[0],
-            &up_starts[0], &up_columns[0], &up_values[0],
-            normalise, &out[block * BLOCK, 0], &inside[block * BLOCK])
-
-
-cdef void sample_block(
-    const float* volume, Py_ssize_t nx, Py_ssize_t ny, Py_ssize_t nz,
-    Py_ssize_t channels, const double* points, Py_ssize_t n_points,
-    const double* frames, double handedness, Py_ssize_t order,
-    const int* down_starts, const int* down_columns, const float* down_values,
-    const int* up_starts, const int* up_columns, const float* up_values,
-    bint normalise, float* out, unsigned char* inside
-) noexcept nogil:
-    cdef:
-        Corners corners
-        Py_ssize_t p, c
-
-    for p in range(n_points):
-        inside[p] = find_corners(points + 3 * p, nx, ny, nz, channels, &corners)
-        if inside[p]:
-            blend(volume, &corners, channels, out + p * channels)
-            if normalise:
-                normalise_row(out + p * channels, channels)
-        else:
-            for c in range(channels):
-                out[p * channels + c] = 0.0
-    if order > 0:
-        rotate_block(
-            out, n_points, channels, order, frames, handedness,
-            down_starts, down_columns, down_values,
-            up_starts, up_columns, up_values)
+        sample_rows(
+            &volume[0, 0, 0, 0], volume.shape[0], volume.shape[1], volume.shape[2],
+            channels, &points[block * BLOCK, 0],
+            min(BLOCK, n_points - block * BLOCK), normalise, &out[block * BLOCK, 0],
+            &found[block * BLOCK])
+        if order > 0:
+            rotate_rows(
+                &out[block * BLOCK, 0], min(BLOCK, n_points - block * BLOCK),
+                channels, order, &frames[block * BLOCK, 0, 0], handedness, &turns)
 
 
 def rotate(
     float[:, ::1] coeffs, const double[:, :, ::1] frames, double handedness,
-    Py_ssize_t order, const int[::1] down_starts, const int[::1] down_columns,
-    const float[::1] down_values, const int[::1] up_starts,
-    const int[::1] up_columns, const float[::1] up_values, int nbr_threads
+    Py_ssize_t order, tuple tables, int nbr_threads
 ):
     """Turn rows of coefficients into frames, in place."""
     cdef:
         Py_ssize_t n_points = coeffs.shape[0]
         Py_ssize_t n_blocks = (n_points + BLOCK - 1) // BLOCK
         Py_ssize_t block
+        Turns turns = turns_of(tables)
 
     for block in prange(n_blocks, nogil=True, num_threads=nbr_threads,
                         schedule="static"):
-        rotate_block(
+        rotate_rows(
             &coeffs[block * BLOCK, 0], min(BLOCK, n_points - block * BLOCK),
-            coeffs.shape[1], order, &frames[block * BLOCK, 0, 0], handedness,
-            &down_starts[0], &down_columns[0], &down_values[0],
-            &up_starts[0], &up_columns[0], &up_values[0])
+            coeffs.shape[1], order, &frames[block * BLOCK, 0, 0], handedness, &turns)
+
+
+def local_maxima(
+    const float[:, ::1] values, const int[:, ::1] neighbours, float relative_threshold,
+    Py_ssize_t most, int[:, ::1] found
+):
+    """Find the vertices at which functions are largest among their neighbours.
+
+    Parameters
+    ----------
+    values : array of shape (N, V)
+        Of N functions at V vertices.
+    neighbours : array of shape (V, K)
+        Of each vertex.
+    relative_threshold : float
+        Maxima below this share of the function's largest value are left out.
+    most : int
+        As many are found at most for a function, the largest.
+    found : array of shape (N, most)
+        Written: the vertices, the largest value first, then -1.
+    """
+    cdef:
+        Py_ssize_t n, v, k, at
+        const float* row
+        float largest
+        bint is_peak
+
+    with nogil:
+        for n in range(values.shape[0]):
+            row = &values[n, 0]
+            for k in range(most):
+                found[n, k] = -1
+            largest = 0.0
+            for v in range(values.shape[1]):
+                largest = max(largest, row[v])
+            for v in range(values.shape[1]):
+                if not row[v] > 0.0 or row[v] < relative_threshold * largest:
+                    continue
+                is_peak = True
+                for k in range(neighbours.shape[1]):
+                    if row[neighbours[v, k]] > row[v]:
+                        is_peak = False
+                        break
+                if not is_peak:
+                    continue
+                # In its place among those found so far; the smallest falls out.
+                at = most
+                while at > 0 and (
+                    found[n, at - 1] < 0 or row[found[n, at - 1]] < row[v]
+                ):
+                    at -= 1
+                for k in range(most - 1, at, -1):
+                    found[n, k] = found[n, k - 1]
+                if at < most:
+                    found[n, at] = <int>v

@@ -1,7 +1,9 @@
 """The adapter to :class:`dipy.tracking.local_tracking.LocalTracking`.
 
-Thin on purpose: DIPY plans to remove this interface, and the engine in
-``tracking.py`` knows nothing of it.
+Thin on purpose: DIPY plans to remove this interface, and the engine knows nothing of
+it. LocalTracking asks for one half of a streamline at a time. The engine tracks both,
+and those of many seeds where they are known beforehand; what was not asked for yet
+waits here.
 """
 
 from dataclasses import dataclass
@@ -9,12 +11,16 @@ import sys
 
 from dipy.tracking.direction_getter import DirectionGetter
 from dipy.tracking.local_tracking import ParticleFilteringTracking
+from dipy.tracking.stopping_criterion import StoppingCriterion
 import numpy as np
 
-from dipy_rnn import frames, peaks, sh, spaces, stopping
+from dipy_rnn import engine, frames, peaks, sh, spaces
 from dipy_rnn.model_file import load_model
+from dipy_rnn.propagator import Propagator
 from dipy_rnn.stopping import StopReason
-from dipy_rnn.tracking import Propagator, torch_threads
+
+# Seeds that are looked ahead at a time.
+_AHEAD = 4096
 
 _NO_PARTICLES = (
     "RNNDirectionGetter cannot be used with ParticleFilteringTracking: DIPY asks for "
@@ -37,8 +43,14 @@ class RNNDirectionGetter(DirectionGetter):
         Name of a shipped model or a model file; ``"default"`` if None.
     max_angle : float, optional
         A streamline ends where a step would turn by more (degrees).
+    seeds : array_like of shape (N, 3), optional
+        The seeds in mm that LocalTracking is given, in the same order. The streamlines
+        of some thousands are then tracked at once, before they are asked for, and come
+        out as they would without, but much faster. (Where LocalTracking is given
+        ``initial_directions``, or turns them round at random, it is as if there were
+        no seeds.)
     nbr_threads : int, optional
-        For the sampling; a single streamline gains nothing from more than one.
+        0 for every core. A single streamline gains nothing from more than one.
     device : str, optional
         Where the network runs.
 
@@ -50,15 +62,15 @@ class RNNDirectionGetter(DirectionGetter):
     Notes
     -----
     The backward half of a streamline goes on with the hidden state that the forward
-    half, shown to the network in reverse, leaves behind; so the last forward half is
-    remembered until the next call. Nothing else passes from call to call.
+    half, shown to the network in reverse, leaves behind. Both are tracked when
+    LocalTracking asks for the forward one, and the other waits until the next call.
 
     **Not for** ``ParticleFilteringTracking``: it goes through a C method that Python
     cannot override, and draws straight lines. It is refused where it asks for first
     directions; given ``initial_directions`` it asks for nothing, and nobody can tell.
 
     LocalTracking takes one streamline at a time. :func:`dipy_rnn.rnn_tracking` tracks
-    the same streamlines many at a time, and much faster.
+    the same streamlines many at a time, and faster; so does ``seeds``.
 
     Examples
     --------
@@ -81,6 +93,7 @@ class RNNDirectionGetter(DirectionGetter):
         affine=None,
         model=None,
         max_angle=60.0,
+        seeds=None,
         nbr_threads=1,
         device=None,
     ):
@@ -93,6 +106,10 @@ class RNNDirectionGetter(DirectionGetter):
             nbr_threads,
         )
         self._forward_half = None
+        self._ahead = None
+        if seeds is not None:
+            seeds = spaces.check_points(seeds, "seeds")
+            self._ahead = _LookAhead(self._propagator, seeds, affine)
 
     @classmethod
     def from_shcoeff(
@@ -105,6 +122,7 @@ class RNNDirectionGetter(DirectionGetter):
         basis_type=None,
         legacy=True,
         sh_frame="voxel",
+        seeds=None,
         nbr_threads=1,
         device=None,
     ):
@@ -120,7 +138,7 @@ class RNNDirectionGetter(DirectionGetter):
             Whether the basis is DIPY's legacy one.
         sh_frame : str, optional
             Axes of the coefficients: ``"voxel"`` (DIPY) or ``"scanner"`` (MRtrix3).
-        affine, model, max_angle, nbr_threads, device
+        affine, model, max_angle, seeds, nbr_threads, device
             See :class:`RNNDirectionGetter`.
 
         Returns
@@ -153,6 +171,7 @@ class RNNDirectionGetter(DirectionGetter):
             affine=affine,
             model=model,
             max_angle=max_angle,
+            seeds=seeds,
             nbr_threads=nbr_threads,
             device=device,
         )
@@ -180,9 +199,12 @@ class RNNDirectionGetter(DirectionGetter):
         caller = _caller()
         if isinstance(caller, ParticleFilteringTracking):
             raise TypeError(_NO_PARTICLES)
-        directions = self._propagator.first_directions(
-            np.array(point, dtype=float)[None], peaks.MAX_PEAKS
-        )[0]
+        point = np.array(point, dtype=float)
+        if self._ahead is not None:
+            directions = self._ahead.first_directions(point)
+            if directions is not None:
+                return directions.copy()
+        directions = self._propagator.first_directions(point[None], peaks.MAX_PEAKS)[0]
         return directions[directions.any(axis=1)]
 
     def get_direction(self, point, direction):
@@ -211,10 +233,8 @@ class RNNDirectionGetter(DirectionGetter):
             )
         tangent = _unit_direction(direction)
         frame = frames.from_tangents(tangent[None], self._propagator.axes)
-        answer, reasons, _ = self._propagator.turn(
-            np.array(point, dtype=float)[None],
-            frame,
-            self._propagator.model.init_state(1),
+        answer, reasons = self._propagator.turn(
+            np.array(point, dtype=float)[None], frame, self._propagator.states(1)
         )
         if reasons[0] != StopReason.RUNNING:
             return 1
@@ -268,91 +288,172 @@ class RNNDirectionGetter(DirectionGetter):
                 "fixedstep=False is not possible with RNNDirectionGetter; its model "
                 "knows steps of a fixed length in mm."
             )
-        propagator = self._propagator
-        propagator.model.check_step(step_size)
+        self._propagator.model.check_step(step_size)
         # The arguments are on DIPY's stack: copies alone outlive the call.
         seed, points = np.array(seed), np.asarray(streamline)
-        step_vox = step_size / np.array(voxel_size)
-        tangent = _unit_direction(direction)
+        tangent, caller = _unit_direction(direction), _caller()
+        task = _Task(
+            stopping_criterion,
+            tuple(step_size / np.array(voxel_size)),
+            len(points),
+            getattr(caller, "unidirectional", False),
+            getattr(caller, "random_seed", None) or 0,
+        )
+        asked = _Asked(seed, tangent, _address(points), caller, task)
         before, self._forward_half = self._forward_half, None
-        caller = _caller()
-        if before is not None and before.is_other_half(seed, tangent, points, caller):
-            frame, state = self._replay(before, np.array(voxel_size))
-            is_forward = False
+        if before is not None and asked.is_other_half_of(*before):
+            half, reason = before[1].backward, before[1].backward_stop
         else:
-            frame = frames.from_tangents(tangent[None], propagator.axes)
-            state = propagator.model.init_state(1)
-            is_forward = True
+            tracked = self._tracked(seed, tangent, task, caller)
+            half, reason = tracked.forward, tracked.forward_stop
+            if not task.unidirectional:
+                self._forward_half = asked, tracked
+        points[: len(half)] = half
+        return len(half), reason.status
 
-        points[0] = seed
-        with torch_threads(propagator.nbr_threads):
-            n_points, frame, reason = self._run(
-                points, frame, state, step_vox, stopping_criterion
-            )
-        if is_forward and not getattr(caller, "unidirectional", False):
-            self._forward_half = _ForwardHalf(
-                seed, tangent, points[:n_points].copy(), frame, _address(points), caller
-            )
-        return n_points, reason.status
+    def _tracked(self, seed, tangent, task, caller):
+        """Return the streamline of a seed and a first direction."""
+        if self._ahead is not None:
+            tracked = self._ahead.streamline(seed, tangent, task, caller)
+            if tracked is not None:
+                return tracked
+        (tracked,) = _track(self._propagator, seed[None], tangent[None], task)
+        return tracked
 
-    def _run(self, points, frame, state, step_vox, stopping_criterion):
-        """Fill in points after the first; return how many there are, frame, reason."""
-        propagator, n_points = self._propagator, 1
-        while n_points < len(points):
-            tangents, reasons, state = propagator.turn(
-                points[n_points - 1 : n_points], frame, state
-            )
-            if reasons[0] != StopReason.RUNNING:
-                return n_points, frame, StopReason(reasons[0])
-            point = points[n_points - 1] + tangents[0] * step_vox
-            (reason,) = stopping.check_points(stopping_criterion, point[None])
-            if reason != StopReason.RUNNING:
-                return n_points, frame, StopReason(reason)
-            frame = frames.transport(frame, tangents)
-            points[n_points] = point
-            n_points += 1
-        return n_points, frame, StopReason.RUNNING
 
-    def _replay(self, half, voxel_size):
-        """Show a forward half to the network in reverse, from its end to the seed."""
-        propagator = self._propagator
-        frame = frames.turned_round(half.frame)
-        state = propagator.model.init_state(1)
-        with torch_threads(propagator.nbr_threads):
-            for here, before in zip(half.points[:0:-1], half.points[-2::-1]):
-                _, _, state = propagator.turn(here[None], frame, state)
-                back = (before - here) * voxel_size
-                frame = frames.transport(frame, (back / np.linalg.norm(back))[None])
-        return frame, state
+class _LookAhead:
+    """First directions and streamlines of the seeds that come next.
+
+    They are found when LocalTracking asks for the first directions of a seed, and
+    tracked when it asks for the first streamline among them; a seed or a direction
+    that was not foreseen is nobody's loss but time's.
+    """
+
+    def __init__(self, propagator, seeds_mm, affine):
+        # As LocalTracking does it, to the last digit.
+        inverse = np.linalg.inv(affine)
+        linear, offset = inverse[:3, :3], inverse[:3, 3]
+        self._propagator = propagator
+        self._seeds_vox = np.array([np.dot(linear, s) + offset for s in seeds_mm])
+        self._next = 0
+        self._directions = {}
+        self._streamlines = {}
+        self._task = None
+
+    def first_directions(self, seed):
+        """Return the first directions of a seed, None if it was not foreseen."""
+        if seed.tobytes() not in self._directions:
+            self._find(seed)
+        return self._directions.get(seed.tobytes())
+
+    def _find(self, seed):
+        """Find the first directions of this seed and of those that come next."""
+        (places,) = np.nonzero((self._seeds_vox[self._next :] == seed).all(axis=1))
+        if len(places):
+            start = self._next + places[0]
+            self._next = start + _AHEAD
+            seeds_vox = self._seeds_vox[start : self._next]
+            found = self._propagator.first_directions(seeds_vox, peaks.MAX_PEAKS)
+            self._directions = {
+                seed.tobytes(): directions[directions.any(axis=1)]
+                for seed, directions in zip(seeds_vox, found)
+            }
+            self._task = None
+
+    def streamline(self, seed, tangent, task, caller):
+        """Return the streamline of a seed, None if it was not foreseen."""
+        if seed.tobytes() not in self._directions:
+            return None
+        if task != self._task:
+            self._task = task
+            max_cross = getattr(caller, "max_cross", None)
+            starts = [
+                (np.frombuffer(seed), _unit_direction(direction))
+                for seed, directions in self._directions.items()
+                for direction in directions[:max_cross]
+            ]
+            keys = [(seed.tobytes(), tangent.tobytes()) for seed, tangent in starts]
+            tracked = _track(self._propagator, *map(np.array, zip(*starts)), task)
+            self._streamlines = dict(zip(keys, tracked))
+        return self._streamlines.get((seed.tobytes(), tangent.tobytes()))
+
+
+def _track(propagator, seeds_vox, tangents, task):
+    """Track streamlines, for each a place in a list."""
+    queue = engine.SeedQueue(propagator, seeds_vox, tangents)
+    # A seed outside the image is not tracked.
+    tracked = [
+        _Tracked(seed[None], StopReason.OUTSIDE_IMAGE, seed[None], StopReason.RUNNING)
+        for seed in seeds_vox
+    ]
+    for number, points, n_forward, forward_stop, backward_stop in engine.run(
+        propagator,
+        task.stopping_criterion,
+        queue,
+        step_vox=np.array(task.step_vox),
+        to_mm=np.eye(4),
+        max_points=2 * task.max_half,
+        max_half=task.max_half,
+        unidirectional=task.unidirectional,
+        random_seed=task.random_seed,
+        n_slots=engine.DEFAULT_BATCH_SIZE,
+        nbr_threads=propagator.nbr_threads,
+    ):
+        seed_at = len(points) - n_forward
+        tracked[queue.seed_index[number]] = _Tracked(
+            points[seed_at:], forward_stop, points[seed_at::-1], backward_stop
+        )
+    return tracked
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What LocalTracking wants of every streamline."""
+
+    stopping_criterion: StoppingCriterion
+    step_vox: tuple
+    max_half: int
+    unidirectional: bool
+    random_seed: int
 
 
 @dataclass(frozen=True, eq=False)
-class _ForwardHalf:
-    """What the backward half of a streamline needs to know of the forward one."""
+class _Tracked:
+    """The halves of a streamline, each from the seed on, in voxels."""
+
+    forward: np.ndarray
+    forward_stop: StopReason
+    backward: np.ndarray
+    backward_stop: StopReason
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What LocalTracking asked for in a call."""
 
     seed: np.ndarray
     tangent: np.ndarray
-    points: np.ndarray
-    frame: np.ndarray
     buffer: int
     tracker: object
+    task: _Task
 
-    def is_other_half(self, seed, tangent, points, tracker):
-        """Tell whether a call goes on with this streamline, backward.
+    def is_other_half_of(self, first, tracked):
+        """Tell whether a call goes on with the streamline of the one before, backward.
 
-        DIPY does not say so. It is if the same tracker asks, the seed is the same, the
-        buffer is another one (LocalTracking has one for each half), and the direction
-        is the opposite of the first one, or of the first step *in voxels*.
+        DIPY does not say so. It is if the same tracker asks for the same, the seed is
+        the same, the buffer is another one (LocalTracking has one for each half), and
+        the direction is the opposite of the first one, or of the first step *in
+        voxels*.
         """
-        if tracker is not self.tracker or _address(points) == self.buffer:
+        if self.tracker is not first.tracker or self.task != first.task:
             return False
-        if not np.array_equal(seed, self.seed):
+        if self.buffer == first.buffer or not np.array_equal(self.seed, first.seed):
             return False
-        opposites = [-self.tangent]
-        if len(self.points) > 1:
-            step = self.points[0] - self.points[1]
+        opposites = [-first.tangent]
+        if len(tracked.forward) > 1:
+            step = tracked.forward[0] - tracked.forward[1]
             opposites.append(step / np.linalg.norm(step))
-        return any(np.allclose(tangent, o, rtol=0, atol=1e-9) for o in opposites)
+        return any(np.allclose(self.tangent, o, rtol=0, atol=1e-9) for o in opposites)
 
 
 def _unit_direction(direction):

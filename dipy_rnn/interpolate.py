@@ -26,8 +26,11 @@ from dipy_rnn import _interp
 #: The highest spherical harmonic order the rotation kernel takes.
 MAX_ORDER = 16
 
+#: What the kernels find at a point: outside of the image, nothing but zeros, or data.
+OUTSIDE, EMPTY, DATA = range(3)
+
 _NO_FRAMES = np.empty((0, 3, 3))
-_NO_TABLE = tuple(np.zeros(1, t) for t in 2 * (np.int32, np.int32, np.float32))
+_NO_TABLES = tuple(np.zeros(1, t) for t in 2 * (np.int32, np.int32, np.float32))
 
 
 def count_threads(nbr_threads):
@@ -97,10 +100,24 @@ def sh_order(n_coeffs):
 
 
 @cache
-def _quarter_turns(order):
-    """Tables of the turns by -90 and +90 degrees about x, in CSR form.
+def quarter_turns(order):
+    """Make tables of the turns by -90 and +90 degrees about x, for the kernels.
 
-    Found numerically: the harmonics at turned directions, expressed in themselves.
+    Parameters
+    ----------
+    order : int
+        Even spherical harmonic order.
+
+    Returns
+    -------
+    tables : tuple of ndarray
+        Starts, columns and values of two sparse matrices (CSR) in ``tournier07``,
+        found numerically: the harmonics at turned directions, expressed in themselves.
+
+    Examples
+    --------
+    >>> [len(table) for table in quarter_turns(8)]
+    [46, 143, 143, 46, 143, 143]
     """
     from dipy.core.sphere import Sphere
     from dipy.data import default_sphere
@@ -180,15 +197,15 @@ def sample(
     if points_vox.ndim != 2 or points_vox.shape[1] != 3:
         raise ValueError(f"points_vox has the shape {points_vox.shape}; give (N, 3).")
     n_points = len(points_vox)
-    order, tables = 0, _NO_TABLE
+    order, tables = 0, _NO_TABLES
     if frames is None:
         frames = _NO_FRAMES
     else:
         order = sh_order(volume.shape[3])
-        tables = _quarter_turns(order)
+        tables = quarter_turns(order)
         frames = _check_frames(frames, n_points)
     values = np.empty((n_points, volume.shape[3]), np.float32)
-    inside = np.empty(n_points, np.uint8)
+    found = np.empty(n_points, np.uint8)
     if n_points:
         _interp.sample(
             volume,
@@ -196,13 +213,13 @@ def sample(
             frames,
             handedness,
             order,
-            *tables,
+            tables,
             normalise,
             values,
-            inside,
+            found,
             count_threads(nbr_threads),
         )
-    return values, inside.view(bool)
+    return values, found != OUTSIDE
 
 
 def rotate(coeffs, frames, *, handedness=1.0, nbr_threads=1):
@@ -256,10 +273,42 @@ def rotate(coeffs, frames, *, handedness=1.0, nbr_threads=1):
             frames,
             handedness,
             order,
-            *_quarter_turns(order),
+            quarter_turns(order),
             count_threads(nbr_threads),
         )
     return rotated
+
+
+def local_maxima(values, neighbours, most, least_share):
+    """Find the vertices at which functions are largest among their neighbours.
+
+    Parameters
+    ----------
+    values : ndarray of shape (N, V)
+        float32: N functions at V vertices of a sphere.
+    neighbours : ndarray of shape (V, K)
+        int32: the neighbours of each vertex.
+    most : int
+        Of each function, as many are found at most: the largest.
+    least_share : float
+        Maxima below this share of the function's largest value are left out.
+
+    Returns
+    -------
+    found : ndarray of shape (N, most)
+        Vertices of positive maxima, the largest first, then -1.
+
+    Examples
+    --------
+    >>> ring = np.array([[3, 1], [0, 2], [1, 3], [2, 0]], dtype=np.int32)
+    >>> local_maxima(np.array([[1, 0, 3, 2]], np.float32), ring, 3, 0.0).tolist()
+    [[2, -1, -1]]
+    """
+    found = np.empty((len(values), most), dtype=np.int32)
+    _interp.local_maxima(
+        np.ascontiguousarray(values), neighbours, least_share, most, found
+    )
+    return found
 
 
 def _check_frames(frames, n_points):

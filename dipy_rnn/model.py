@@ -9,6 +9,7 @@ and split a step into ``encode``, a GRU and ``decode``, so that training can run
 GRU over whole packed sequences while tracking runs it point by point.
 """
 
+from dataclasses import dataclass
 import math
 
 import numpy as np
@@ -67,23 +68,23 @@ class RecurrentPropagator(nn.Module):
         middle = ls * (ls + 1) // 2
         pairs = [(c, m) for m in range(1, order + 1) for c in middle[ls >= m]]
         centre, m = np.array(pairs).T
-        slope, coarse = newton_slopes(order), newton_slopes(2)
+        compasses = Compasses.of(order)
         self.order = order
         self.n_slopes = len(ls) - 1
         self.layers = layers
         self.hidden = hidden
-        self.coarse = float(coarse[0] / slope[0])
-        self.fade = math.radians(_FADE_DEG) ** 2
+        self.coarse = compasses.coarse
+        self.fade = compasses.fade
         for name, value in (
             ("even", torch.as_tensor(middle)),
             ("plus", torch.as_tensor(centre + m)),
             ("minus", torch.as_tensor(centre - m)),
             ("m_of_pair", torch.as_tensor(m - 1)),
             ("m", torch.arange(1.0, order + 1)),
-            ("slope", torch.as_tensor(slope, dtype=torch.float32)),
+            ("slope", torch.as_tensor(compasses.slope)),
         ):
             self.register_buffer(name, value, persistent=False)
-        self.input = nn.Linear(len(middle) + 5 * len(m), hidden)
+        self.input = nn.Linear(compasses.n_seen, hidden)
         self.deeper = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(depth))
         self.gru = nn.GRU(hidden, hidden, layers)
         self.joined = nn.Linear(2 * hidden, hidden)
@@ -100,14 +101,24 @@ class RecurrentPropagator(nn.Module):
         self, features: Tensor, direction: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Propagate n streamlines by one step; direction is (0, 0, 1) and unused."""
-        seen, vectors = self.encode(features, direction)
-        memory, state = self.gru(seen.unsqueeze(0), state)
-        return self.decode(seen, memory[0], vectors), state
+        seen, vectors = self.look(features)
+        factors, state = self.think(seen, state)
+        return self.steer(factors, vectors), state
 
     def encode(self, features: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the network sees (n, hidden), and vectors (n, 2, K + 2).
+        """Return what the GRU sees (n, hidden), and vectors (n, 2, K + 2)."""
+        seen, vectors = self.look(features)
+        return self.embed(seen), vectors
 
-        The vectors lie across the tangent: the slopes, and the two compasses.
+    def decode(self, seen: Tensor, memory: Tensor, vectors: Tensor) -> Tensor:
+        """Return unit directions (n, 3) in the frame."""
+        return self.steer(self.answer(seen, memory), vectors)
+
+    def look(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what does not depend on roll (n, S), and vectors (n, 2, K + 2).
+
+        The vectors lie across the tangent: the slopes, and the two compasses. There
+        is nothing to learn here.
         """
         plus = features.index_select(1, self.plus)
         minus = features.index_select(1, self.minus)
@@ -132,15 +143,29 @@ class RecurrentPropagator(nn.Module):
             ],
             dim=1,
         )
+        return seen, torch.cat([slopes, compasses], dim=2)
+
+    @torch.jit.export
+    def think(self, seen: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return factors (n, 2 K + 4) for the vectors, and the state."""
+        seen = self.embed(seen)
+        memory, state = self.gru(seen.unsqueeze(0), state)
+        return self.answer(seen, memory[0]), state
+
+    def embed(self, seen: Tensor) -> Tensor:
+        """Return what the GRU sees (n, hidden)."""
         seen = nn.functional.leaky_relu(self.input(seen), 0.1)
         for layer in self.deeper:
             seen = seen + nn.functional.leaky_relu(layer(seen), 0.1)
-        return seen, torch.cat([slopes, compasses], dim=2)
+        return seen
 
-    def decode(self, seen: Tensor, memory: Tensor, vectors: Tensor) -> Tensor:
-        """Return unit directions (n, 3) in the frame."""
+    def answer(self, seen: Tensor, memory: Tensor) -> Tensor:
+        """Return factors (n, 2 K + 4): along the vectors, then across them."""
         joined = self.joined(torch.cat([seen, memory], dim=1))
-        factors = self.head(nn.functional.leaky_relu(joined, 0.1))
+        return self.head(nn.functional.leaky_relu(joined, 0.1))
+
+    def steer(self, factors: Tensor, vectors: Tensor) -> Tensor:
+        """Return unit directions (n, 3) in the frame."""
         along, across = factors[:, : self.n_slopes + 2], factors[:, self.n_slopes + 2 :]
         x, y = vectors[:, 0], vectors[:, 1]
         deviation = torch.stack(
@@ -267,6 +292,55 @@ def untrained(architecture, order, random_seed, **shape):
     """
     torch.manual_seed(random_seed)
     return ARCHITECTURES[architecture](order, **shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Compasses:
+    """Constants of what a RecurrentPropagator sees, for an order.
+
+    Parameters
+    ----------
+    order : int
+        Even spherical harmonic order.
+    slope : ndarray of shape (order / 2,)
+        float32, :func:`newton_slopes`.
+    coarse : float
+        The factor of l = 2 when it is the only one, over its factor among all.
+    fade : float
+        Square of the rise (radians) at which a compass counts by half.
+
+    Examples
+    --------
+    >>> Compasses.of(8).n_seen
+    105
+    """
+
+    order: int
+    slope: np.ndarray
+    coarse: float
+    fade: float
+
+    @classmethod
+    def of(cls, order):
+        """Return the constants for an order."""
+        slope, coarse = newton_slopes(order), newton_slopes(2)
+        return cls(
+            order,
+            slope.astype(np.float32),
+            float(coarse[0] / slope[0]),
+            math.radians(_FADE_DEG) ** 2,
+        )
+
+    @property
+    def n_vectors(self):
+        """Slopes and compasses."""
+        return self.order // 2 + 2
+
+    @property
+    def n_seen(self):
+        """The coefficients of m = 0, and five for each pair of +m and -m."""
+        n_pairs = (self.order // 2) * (self.order // 2 + 1)
+        return self.order // 2 + 1 + 5 * n_pairs
 
 
 def newton_slopes(order):

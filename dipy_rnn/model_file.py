@@ -19,7 +19,7 @@ length zero means stop.
 Every call of ``torch.jit`` in the package is in this module.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 import json
@@ -34,6 +34,8 @@ import torch
 from torch.nn.functional import pad
 
 from dipy_rnn import interpolate, sh
+from dipy_rnn._network import CompiledPropagator
+from dipy_rnn.model import ARCHITECTURES, Compasses
 
 FORMAT = "dipy_rnn model"
 FORMAT_VERSION = 1
@@ -76,8 +78,15 @@ class ModelMetadata:
         squares, which makes them independent of the fODF's scale; ``"none"``.
     step_mm : tuple of float, optional
         Smallest and largest step that it was trained for.
+    architecture : str, optional
+        Name among :data:`dipy_rnn.model.ARCHITECTURES`, ``""`` for a foreign network.
+        The network of ``"moving_frame"`` is run compiled on the CPU, any other as the
+        TorchScript it is.
+    replay_points : int, optional
+        How many points of the forward half are shown to the network in reverse before
+        the backward half, from the seed; all if None.
     provenance : dict, optional
-        Where it comes from: architecture, data, seeds, versions, metrics.
+        Where it comes from: data, recipe, versions, metrics.
 
     Raises
     ------
@@ -98,6 +107,8 @@ class ModelMetadata:
     orders: tuple = ()
     normalisation: str = "none"
     step_mm: tuple = (0.0, float("inf"))
+    architecture: str = ""
+    replay_points: int | None = None
     provenance: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -105,6 +116,7 @@ class ModelMetadata:
             ("kind", ("sh", "raw")),
             ("frame", ("local", "voxel")),
             ("normalisation", ("power", "none")),
+            ("architecture", (*ARCHITECTURES, "")),
         ):
             if getattr(self, name) not in allowed:
                 raise ModelFileError(
@@ -133,6 +145,17 @@ class ModelMetadata:
         elif self.frame == "local":
             raise ModelFileError(
                 "frame is 'local', which only features of kind 'sh' can be turned into"
+            )
+        seen = self.kind, self.frame, self.normalisation
+        if self.architecture == "moving_frame" and seen != ("sh", "local", "power"):
+            raise ModelFileError(
+                "architecture is 'moving_frame', whose features are of kind 'sh' in "
+                "the frame 'local' with the normalisation 'power'"
+            )
+        replayed = self.replay_points
+        if replayed is not None and (type(replayed) is not int or replayed < 0):
+            raise ModelFileError(
+                f"replay_points is {replayed!r}; give an integer from 0 up, or null"
             )
         try:
             low, high = map(float, self.step_mm)
@@ -220,6 +243,11 @@ class Model:
         self.metadata = metadata
         self.device = device
         self.name = name
+        #: The network compiled, where it has an architecture of ours and the device is
+        #: the CPU; else None.
+        self.compiled = None
+        if metadata.architecture == "moving_frame" and device.type == "cpu":
+            self.compiled = _compiled(module, metadata)
 
     def init_state(self, n):
         """Return fresh states of shape (layers, n, hidden) on the device."""
@@ -239,19 +267,42 @@ class Model:
         Returns
         -------
         direction : ndarray of shape (n, 3)
-            float64, as the network gave it.
+            float32, as the network gave it.
         state : torch.Tensor of shape (layers, n, hidden)
         """
         n = len(features)
         padding = (0, 0, 0, -n % _ROWS)
         features = torch.from_numpy(features).to(self.device)
         direction = torch.from_numpy(direction.astype(np.float32)).to(self.device)
+        direction, state = self.propagate(
+            pad(features, padding), pad(direction, padding), pad(state, padding)
+        )
+        return direction[:n].cpu().numpy(), state[:, :n]
+
+    def propagate(self, features, direction, state):
+        """Call the network as it is, with float32 tensors on its device.
+
+        Parameters
+        ----------
+        features : torch.Tensor of shape (n, C)
+        direction : torch.Tensor of shape (n, 3)
+        state : torch.Tensor of shape (layers, n, hidden)
+
+        Returns
+        -------
+        direction : torch.Tensor of shape (n, 3)
+        state : torch.Tensor of shape (layers, n, hidden)
+        """
         # Without the optimiser: it compiles anew for each batch size it meets.
-        with torch.no_grad(), torch.jit.optimized_execution(False):
-            direction, state = self._module(
-                pad(features, padding), pad(direction, padding), pad(state, padding)
-            )
-        return direction[:n].cpu().numpy().astype(np.float64), state[:, :n]
+        with torch.no_grad(), torch.jit.optimized_execution(False), self._no_cudnn():
+            return self._module(features, direction, state)
+
+    def _no_cudnn(self):
+        # Its GRU is made for long sequences: at each step it would copy the weights
+        # together, and it rounds products to TF32. The setting is global.
+        if self.device.type == "cpu":
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=False)
 
     def features(self, volume):
         """Bring a feature volume into the shape the network was trained for.
@@ -263,7 +314,9 @@ class Model:
         Returns
         -------
         data : ndarray of shape (X, Y, Z, C)
-            float32; the volume's own array where nothing had to be done.
+            float32; the volume's own array where nothing had to be done. A lower order
+            than the network's is padded with zeros, but not for a compiled network,
+            which knows.
 
         Raises
         ------
@@ -301,6 +354,8 @@ class Model:
                 f"trained for {', '.join(map(str, wanted.orders))}: fit the fODF at "
                 "one of these, or use another model."
             )
+        if self.compiled is not None and order < wanted.order:
+            return data
         return sh.with_order(data, wanted.order)
 
     def check_step(self, step_mm):
@@ -468,10 +523,10 @@ def load_model(model=None, *, device=None):
             module = torch.jit.load(path, map_location=device).eval()
             if not hasattr(module, "init_state"):
                 raise ModelFileError("it has no method init_state(n)")
+        loaded = Model(module, metadata, device, str(model or "default"))
     except (RuntimeError, ModelFileError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelFileError(f"{path} is no usable model: {reason}.") from None
-    loaded = Model(module, metadata, device, str(model or "default"))
     _check_contract(loaded, path)
     return loaded
 
@@ -531,8 +586,7 @@ def as_model(module, metadata, *, name="module"):
     Parameters
     ----------
     module : nn.Module
-        A network that follows the contract; it stays where it is, and what is learned
-        afterwards is seen by the model.
+        A network that follows the contract; it stays where it is.
     metadata : ModelMetadata
     name : str, optional
         What errors call it.
@@ -540,6 +594,7 @@ def as_model(module, metadata, *, name="module"):
     Returns
     -------
     model : Model
+        A compiled network has the weights of now; what is learned later is not in it.
 
     Examples
     --------
@@ -592,6 +647,46 @@ def check_device(device):
     return device
 
 
+def _compiled(module, metadata):
+    """Compile a network that says it is a RecurrentPropagator, if that is true."""
+    weights = {name: w.detach().numpy() for name, w in module.state_dict().items()}
+    depth = sum(name.startswith("deeper.") for name in weights) // 2
+    try:
+        return CompiledPropagator(
+            weights,
+            Compasses.of(metadata.order),
+            depth,
+            metadata.layers,
+            metadata.hidden,
+        )
+    except (KeyError, ValueError) as error:
+        raise ModelFileError(
+            "its architecture is 'moving_frame', but its parameters are others "
+            f"({error})"
+        ) from None
+
+
+def _check_compiled(model, features, expected):
+    """Compare a compiled network with the TorchScript that it stands for."""
+    n, order = len(features), model.metadata.order
+    answers, found = np.empty((n, 3), np.float32), np.empty(n, np.uint8)
+    model.compiled.turn(
+        np.ascontiguousarray(features[:, None, None]),
+        order,
+        interpolate.quarter_turns(order),
+        np.eye(3)[:1] * np.arange(n)[:, None],
+        np.tile(np.eye(3), (n, 1, 1)),
+        1.0,
+        model.compiled.init_state(n),
+        answers,
+        found,
+    )
+    if not np.allclose(answers, expected, atol=1e-4):
+        raise ModelFileError(
+            "its architecture is 'moving_frame', but its answers are others"
+        )
+
+
 def _check_contract(model, path):
     """Run three made-up streamlines, together and alone."""
     metadata, n = model.metadata, 3
@@ -621,6 +716,8 @@ def _check_contract(model, path):
                 raise ModelFileError(
                     "a row of its answer depends on the other rows (batch statistics?)"
                 )
+        if model.compiled is not None:
+            _check_compiled(model, features, together)
     except ModelFileError as error:
         raise ModelFileError(f"{path} breaks the contract: {error}.") from None
     except (

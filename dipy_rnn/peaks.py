@@ -16,6 +16,9 @@ MAX_PEAKS = 5
 
 _BLOCK = 8192  # seeds at a time: what is kept for each takes some 15 kB
 _NEWTON_STEPS = 6
+# A maximum is at most 4 degrees from a vertex, where even the sharpest lobe that
+# order 16 can make has lost less than this much of it.
+_NEARLY = 0.8
 _MAX_TURN = np.tan(np.deg2rad(8.0))  # a vertex of 724 is at most 4 degrees off
 
 
@@ -87,7 +90,7 @@ def _directions_of(
 ):
     directions = np.zeros((len(coeffs), max_peaks, 3))
     seen = np.flatnonzero(inside & coeffs[:, 1:].any(axis=1))
-    seeds, candidates, least = _candidates(coeffs[seen])
+    seeds, candidates, least = _candidates(coeffs[seen], max_peaks)
     if not len(seeds):
         return directions
     values, refined = _refine(coeffs[seen[seeds]], candidates, axes, nbr_threads)
@@ -115,48 +118,46 @@ def _directions_of(
     return directions * _upward(directions, axes)
 
 
-def _candidates(coeffs):
+def _candidates(coeffs, max_peaks):
     """Return (row, direction) of local maxima on a sphere, and each row's minimum.
 
     A negative minimum counts as zero, as for DIPY.
     """
-    vertices, harmonics, half, neighbours = _sphere(
-        interpolate.sh_order(coeffs.shape[1])
-    )
-    rows, maxima, least = [np.empty(0, int)], [np.empty(0, int)], [np.empty(0)]
-    for start in range(0, len(coeffs), 1024):
-        values = coeffs[start : start + 1024] @ harmonics
-        peak = values[:, half] > 0
-        for others in neighbours:
-            peak &= values[:, half] >= values[:, others]
-        row, vertex = np.nonzero(peak)
-        # Only the largest few are refined.
-        order = np.lexsort((-values[row, half[vertex]], row))
-        row, vertex = row[order], vertex[order]
-        few = np.arange(len(row)) - np.searchsorted(row, row) < 2 * MAX_PEAKS
-        rows.append(row[few] + start)
-        maxima.append(half[vertex[few]])
-        least.append(np.maximum(values.min(axis=1), 0.0))
-    rows, maxima, least = map(np.concatenate, (rows, maxima, least))
-    return rows, vertices[maxima], least
+    vertices, harmonics, neighbours = _sphere(interpolate.sh_order(coeffs.shape[1]))
+    values = coeffs @ harmonics
+    # For the largest alone, those that cannot become larger need not be refined.
+    least_share = _NEARLY if max_peaks == 1 else 0.0
+    found = interpolate.local_maxima(values, neighbours, 2 * MAX_PEAKS, least_share)
+    rows, place = np.nonzero(found >= 0)
+    least = np.maximum(values.min(axis=1, initial=0.0), 0.0)
+    return rows, vertices[found[rows, place]], least
 
 
 @cache
 def _sphere(order):
-    """Return vertices, harmonics on them, one vertex of each pair, its neighbours."""
+    """Return one vertex of each pair, harmonics on them, and their neighbours."""
     from dipy.data import get_sphere
     from dipy.reconst.shm import real_sh_tournier
 
     sphere = get_sphere(name="symmetric724")
-    harmonics = real_sh_tournier(order, sphere.theta, sphere.phi, legacy=False)[0]
-    lists = [[] for _ in sphere.vertices]
-    for a, b in sphere.edges:
-        lists[a].append(b)
-        lists[b].append(a)
-    most = max(map(len, lists))
-    neighbours = np.array([near + near[-1:] * (most - len(near)) for near in lists])
     half = np.flatnonzero(_upward(sphere.vertices, np.eye(3))[:, 0] > 0)
-    return sphere.vertices, harmonics.astype(np.float32).T, half, neighbours[half].T
+    harmonics = real_sh_tournier(
+        order, sphere.theta[half], sphere.phi[half], legacy=False
+    )[0]
+    # A neighbour in the other half is the opposite of one in this half.
+    closeness = np.abs(sphere.vertices @ sphere.vertices[half].T)
+    in_half = np.argmax(closeness, axis=1)
+    lists = [set() for _ in sphere.vertices]
+    for a, b in sphere.edges:
+        lists[a].add(in_half[b])
+        lists[b].add(in_half[a])
+    most = max(map(len, lists))
+    neighbours = [sorted(near) + [min(near)] * (most - len(near)) for near in lists]
+    return (
+        sphere.vertices[half],
+        np.ascontiguousarray(harmonics.T, dtype=np.float32),
+        np.array(neighbours, dtype=np.int32)[half],
+    )
 
 
 def _upward(directions, axes):

@@ -62,6 +62,41 @@ def check_affine(affine, name="affine"):
     return affine
 
 
+def check_points(points, name):
+    """Return points, or other vectors of three, as an array of their own.
+
+    Parameters
+    ----------
+    points : array_like of shape (N, 3)
+        N may be 0.
+    name : str
+        What errors call them.
+
+    Returns
+    -------
+    points : ndarray of shape (N, 3)
+        float64.
+
+    Raises
+    ------
+    ValueError
+        If they have another shape, or hold NaN or infinity.
+
+    Examples
+    --------
+    >>> check_points([[1, 2, 3]], "seeds")
+    array([[1., 2., 3.]])
+    """
+    points = np.array(points, dtype=np.float64)
+    if points.size == 0:
+        points = points.reshape(-1, 3)
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"{name} has the shape {points.shape}; (N, 3) is needed.")
+    if not np.isfinite(points).all():
+        raise ValueError(f"{name} holds NaN or infinity.")
+    return points
+
+
 def voxel_sizes(affine):
     """Return the edge lengths of a voxel.
 

@@ -2,12 +2,42 @@
 
 DIPY's criteria decide; here are the reasons of the tracker itself beside theirs, in
 one enumeration, with what each implies in one table and one report at the end.
+
+The four criteria of this module are DIPY's own, for DIPY's trackers as well, that
+:func:`check_points` asks about many points at once, through the kernels in
+``_stopping.pyx``. They decide as DIPY's do, on an axis of n voxels:
+
+==================  ==============================  =================================
+coordinate          interpolated maps               masks
+==================  ==============================  =================================
+below -0.5          outside                         outside
+-0.5 up to 0        voxel 0 (clamped)               voxel 0
+0 up to n - 1       linear between two voxels       the nearest; halves to the even
+n - 1 up to n - .5  voxel n - 1 (clamped)           voxel n - 1
+n - 0.5             outside                         voxel n - 1 if that is even, else
+                                                    outside
+above n - 0.5       outside                         outside
+NaN                 outside (DIPY's own reads       outside
+                    beyond its map)
+==================  ==============================  =================================
+
+A map's NaN spreads to wherever one of the eight voxels around a point has it, and is
+above no threshold: tracking by threshold ends there, and ACT goes on unless its other
+map says otherwise. CMC excludes such points. In a mask NaN is not tissue.
 """
 
 from enum import IntEnum
+from functools import partial
 
+from dipy.tracking import stopping_criterion as dipy_criteria
 from dipy.tracking.stopping_criterion import StreamlineStatus
 import numpy as np
+
+from dipy_rnn import _stopping
+
+# Coordinates of seeds are hashed in this many steps per voxel: enough to tell seeds
+# apart, and too few for the last digits of a way through an affine to matter.
+_STEPS_PER_VOXEL = 2.0**20
 
 
 class StopReason(IntEnum):
@@ -71,35 +101,303 @@ _REASON_OF_STATUS = {
 }
 
 
-def check_points(stopping_criterion, points_vox):
-    """Ask a criterion about many points.
+def _own_map(image):
+    # DIPY hides its maps, and refuses read-only ones: both get the same copy.
+    return np.array(image, dtype=np.float64, order="C")
+
+
+class ThresholdStoppingCriterion(dipy_criteria.ThresholdStoppingCriterion):
+    """Tracking goes on where a map is above a threshold; DIPY's, for many points.
+
+    Parameters
+    ----------
+    metric_map : array_like of shape (X, Y, Z)
+        For example FA; copied.
+    threshold : float
+
+    Examples
+    --------
+    >>> criterion = ThresholdStoppingCriterion(np.array([[[0.3]], [[0.1]]]), 0.2)
+    >>> criterion.check_point(np.array([0.4, 0, 0])).name
+    'TRACKPOINT'
+    """
+
+    #: Whether :func:`check_points` needs keys for it.
+    draws_at_random = False
+
+    def __new__(cls, metric_map, threshold):
+        metric_map = _own_map(metric_map)
+        criterion = super().__new__(cls, metric_map, threshold)
+        criterion._kernel = partial(_stopping.check_threshold, metric_map, threshold)
+        return criterion
+
+
+class BinaryStoppingCriterion(dipy_criteria.BinaryStoppingCriterion):
+    """Tracking goes on in the voxels of a mask; DIPY's, for many points.
+
+    Parameters
+    ----------
+    mask : array_like of shape (X, Y, Z)
+        Tissue where it is above zero; copied.
+
+    Examples
+    --------
+    >>> criterion = BinaryStoppingCriterion(np.array([[[1]], [[0]]]))
+    >>> criterion.check_point(np.array([0.4, 0, 0])).name
+    'TRACKPOINT'
+    """
+
+    #: Whether :func:`check_points` needs keys for it.
+    draws_at_random = False
+
+    def __new__(cls, mask):
+        mask = (np.asarray(mask) > 0).astype(np.uint8, order="C")
+        criterion = super().__new__(cls, mask)
+        criterion._kernel = partial(_stopping.check_binary, mask)
+        return criterion
+
+
+class ActStoppingCriterion(dipy_criteria.ActStoppingCriterion):
+    """Anatomically constrained tractography (ACT); DIPY's, for many points.
+
+    Also made by ``from_pve(wm_map, gm_map, csf_map)``.
+
+    Parameters
+    ----------
+    include_map, exclude_map : array_like of shape (X, Y, Z)
+        Where streamlines may end and where they must not be, such as the shares of
+        grey matter and of fluid; copied.
+
+    Examples
+    --------
+    >>> grey, fluid = np.array([[[0.7]], [[0]]]), np.array([[[0.2]], [[1]]])
+    >>> criterion = ActStoppingCriterion(grey, fluid)
+    >>> criterion.check_point(np.array([1.0, 0, 0])).name
+    'INVALIDPOINT'
+    """
+
+    #: Whether :func:`check_points` needs keys for it.
+    draws_at_random = False
+
+    def __new__(cls, include_map, exclude_map):
+        maps = _own_map(include_map), _own_map(exclude_map)
+        criterion = super().__new__(cls, *maps)
+        criterion._kernel = partial(_stopping.check_act, *maps)
+        return criterion
+
+
+class CmcStoppingCriterion(dipy_criteria.CmcStoppingCriterion):
+    """The continuous map criterion (CMC); DIPY's, for many points.
+
+    Also made by ``from_pve(wm_map, gm_map, csf_map, step_size=..,
+    average_voxel_size=..)``.
+
+    It draws at random where tracking ends. :func:`check_points` draws from a seed's
+    key and a point's number alone, so that a streamline does not depend on which
+    others are tracked, nor in what order; DIPY's trackers draw from their own
+    generators.
+
+    Parameters
+    ----------
+    include_map, exclude_map : array_like of shape (X, Y, Z)
+        Where streamlines may end and where they must not be, such as the shares of
+        grey matter and of fluid; copied.
+    step_size : float
+        The tracker's step in mm.
+    average_voxel_size : float
+        In mm.
+
+    Examples
+    --------
+    >>> grey, fluid = np.array([[[0.7]], [[0]]]), np.array([[[0.2]], [[1]]])
+    >>> criterion = CmcStoppingCriterion(grey, fluid, 0.5, 2.0)
+    >>> criterion.check_point(np.array([1.0, 0, 0])).name
+    'INVALIDPOINT'
+    """
+
+    #: Whether :func:`check_points` needs keys for it.
+    draws_at_random = True
+
+    def __new__(cls, include_map, exclude_map, step_size, average_voxel_size):
+        maps = _own_map(include_map), _own_map(exclude_map)
+        criterion = super().__new__(cls, *maps, step_size, average_voxel_size)
+        criterion._kernel = partial(
+            _stopping.check_cmc, *maps, step_size / average_voxel_size
+        )
+        return criterion
+
+
+_BATCHED = (
+    ThresholdStoppingCriterion,
+    BinaryStoppingCriterion,
+    ActStoppingCriterion,
+    CmcStoppingCriterion,
+)
+
+
+def _kernel_decides(criterion):
+    """Whether it is one of ours, and nobody gave it a ``check_point`` of its own."""
+    if not isinstance(criterion, _BATCHED):
+        return False
+    dipys = dipy_criteria.StoppingCriterion.check_point
+    return criterion.check_point == dipys.__get__(criterion)
+
+
+def taken_apart(stopping_criterion):
+    """Return what a criterion of this module decides by.
 
     Parameters
     ----------
     stopping_criterion : dipy.tracking.stopping_criterion.StoppingCriterion
-        Any of DIPY's, or one that follows it.
-    points_vox : ndarray of shape (N, 3)
-        float64, C-contiguous.
 
     Returns
     -------
-    reasons : ndarray of shape (N,)
-        int64 values of :class:`StopReason`; RUNNING where tracking goes on.
+    kind : type or None
+        The class of this module that it is of; None for any other, and for one with
+        its own ``check_point``, which cannot be taken apart.
+    maps : tuple of ndarray
+        In the order of the constructor.
+    numbers : tuple of float
+        The threshold; for CMC the exponent, ``step_size / average_voxel_size``.
 
     Examples
     --------
-    >>> from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
+    >>> criterion = ThresholdStoppingCriterion(np.ones((2, 2, 2)), 0.2)
+    >>> kind, maps, numbers = taken_apart(criterion)
+    >>> kind.__name__, len(maps), numbers
+    ('ThresholdStoppingCriterion', 1, (0.2,))
+    """
+    if not _kernel_decides(stopping_criterion):
+        return None, (), ()
+    kind = next(kind for kind in _BATCHED if isinstance(stopping_criterion, kind))
+    given = stopping_criterion._kernel.args
+    n_maps = sum(isinstance(each, np.ndarray) for each in given)
+    return kind, given[:n_maps], given[n_maps:]
+
+
+def asks_in_any_order(stopping_criterion):
+    """Tell whether a criterion decides alike whoever asks first.
+
+    True for the criteria of this module, and for those of DIPY that do not draw at
+    random. Others may hold a state: they are to be asked from one thread.
+
+    Parameters
+    ----------
+    stopping_criterion : dipy.tracking.stopping_criterion.StoppingCriterion
+
+    Returns
+    -------
+    answer : bool
+
+    Examples
+    --------
+    >>> asks_in_any_order(BinaryStoppingCriterion(np.ones((2, 2, 2))))
+    True
+    """
+    return _kernel_decides(stopping_criterion) or type(stopping_criterion) in (
+        dipy_criteria.ThresholdStoppingCriterion,
+        dipy_criteria.BinaryStoppingCriterion,
+        dipy_criteria.ActStoppingCriterion,
+    )
+
+
+def check_points(
+    stopping_criterion, points_vox, reasons, seed_keys=None, point_numbers=None
+):
+    """Ask a criterion about many points, in place.
+
+    The criteria of this module answer all at once and leave other threads running
+    meanwhile; any other, a subclass with its own ``check_point`` among them, is asked
+    point by point.
+
+    Parameters
+    ----------
+    stopping_criterion : dipy.tracking.stopping_criterion.StoppingCriterion
+        Any of DIPY's or of this module's, or one that follows them.
+    points_vox : ndarray of shape (N, 3)
+        float64, C-contiguous.
+    reasons : ndarray of shape (N,)
+        int64 values of :class:`StopReason`. Rows that are RUNNING are asked, and
+        stay so where tracking goes on; the others are left as they are.
+    seed_keys : ndarray of shape (N,), optional
+        uint64, from :func:`seed_keys`: what each point's streamline draws from, for a
+        criterion that draws at random (``draws_at_random``). Without them such a
+        criterion draws as DIPY's does, in the order in which points come up.
+    point_numbers : ndarray of shape (N,), optional
+        int64, with ``seed_keys``: 1, 2, 3 .. forward of the seed and -1, -2 ..
+        backward of it.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not fit each other, or are of another type.
+
+    Examples
+    --------
     >>> criterion = BinaryStoppingCriterion(np.array([[[1]], [[0]]]))
     >>> points = np.array([[0.0, 0, 0], [1.0, 0, 0], [2.0, 0, 0]])
-    >>> [StopReason(r).name for r in check_points(criterion, points)]
+    >>> reasons = np.full(3, StopReason.RUNNING, dtype=np.int64)
+    >>> check_points(criterion, points, reasons)
+    >>> [StopReason(r).name for r in reasons]
     ['RUNNING', 'ENDPOINT', 'OUTSIDE_IMAGE']
     """
+    if points_vox.shape != (*reasons.shape, 3):
+        raise ValueError(
+            f"points_vox is of shape {points_vox.shape} and reasons of "
+            f"{reasons.shape}; give (N, 3) and (N,)."
+        )
+    if _kernel_decides(stopping_criterion):
+        if not stopping_criterion.draws_at_random:
+            stopping_criterion._kernel(points_vox, reasons)
+            return
+        if seed_keys is not None:
+            if not np.shape(seed_keys) == np.shape(point_numbers) == reasons.shape:
+                raise ValueError(
+                    f"seed_keys and point_numbers are of shapes {np.shape(seed_keys)} "
+                    f"and {np.shape(point_numbers)}; give both, of shape "
+                    f"{reasons.shape}."
+                )
+            stopping_criterion._kernel(points_vox, reasons, seed_keys, point_numbers)
+            return
     check = stopping_criterion.check_point
-    return np.fromiter(
-        (_REASON_OF_STATUS[int(check(point))] for point in points_vox),
-        dtype=np.int64,
-        count=len(points_vox),
-    )
+    for row in np.flatnonzero(reasons == StopReason.RUNNING):
+        reasons[row] = _REASON_OF_STATUS[int(check(points_vox[row]))]
+
+
+def seed_keys(random_seed, seeds_vox):
+    """Hash seeds into the keys that random criteria draw from.
+
+    Parameters
+    ----------
+    random_seed : int
+        Another one gives other keys.
+    seeds_vox : array_like of shape (N, 3)
+        Seeds count as the same if they agree when rounded to 2**-20 of a voxel.
+
+    Returns
+    -------
+    keys : ndarray of shape (N,)
+        uint64, the same on every machine.
+
+    Raises
+    ------
+    ValueError
+        If ``seeds_vox`` is of another shape.
+
+    Examples
+    --------
+    >>> keys = seed_keys(1, [[0.1, 2, 3], [0.1 + 1e-15, 2, 3], [0.2, 2, 3]])
+    >>> len(set(keys.tolist()))
+    2
+    """
+    seeds_vox = np.ascontiguousarray(seeds_vox, dtype=np.float64)
+    if seeds_vox.ndim != 2 or seeds_vox.shape[1] != 3:
+        raise ValueError(f"seeds_vox is of shape {seeds_vox.shape}; give (N, 3).")
+    # The zero that is added makes -0.0 a 0.0: what is hashed are the bits.
+    rounded = np.rint(seeds_vox * _STEPS_PER_VOXEL) + 0.0
+    keys = np.empty(len(seeds_vox), dtype=np.uint64)
+    _stopping.hash_rows(int(random_seed) % 2**64, rounded.view(np.uint64), keys)
+    return keys
 
 
 def format_tally(counts):

@@ -20,18 +20,26 @@ LAYERS = [
         "evaluation",
         "report",
         "phantom",
-        "peaks",
-        "model_file",
     ],
+    ["engine", "device_slots"],
+    ["propagator"],
+    ["model_file", "peaks"],
     ["model", "frames", "sh", "spaces", "stopping", "interpolate"],
-    ["_interp"],
+    ["_interp", "_network", "_slots", "_stopping"],
 ]
+# Each kernel has one face that checks what goes in, but for the engine's own.
+MAY_IMPORT_KERNELS = {
+    "_interp": {"interpolate"},
+    "_network": {"model_file"},
+    "_slots": {"engine", "propagator"},
+    "_stopping": {"stopping"},
+}
 LAYER_OF = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 # Training: deterministic tracking is the teacher.
 MAY_IMPORT_DIPYS_TRACKING = {"direction_getter", "stopping", "training", "workflows"}
 MAY_IMPORT_DIPYS_STREAMLINE_FUNCTIONS = {"evaluation"}
 STREAMLINE_FUNCTIONS = {"distances", "metrics", "streamline", "utils", "vox2track"}
-MAY_IMPORT_TORCH = {"model", "model_file", "tracking", "training"}
+MAY_IMPORT_TORCH = {"device_slots", "model", "model_file", "propagator", "training"}
 
 
 def sources():
@@ -74,9 +82,7 @@ def layer_of(module):
 
 
 def test_every_module_is_seen_and_has_its_layer():
-    assert {"workflows.track", "training.fit", "_interp", "model", ""} <= (
-        IMPORTS.keys() | {"_interp"}
-    )
+    assert {"workflows.track", "training.fit", "engine", "model", ""} <= IMPORTS.keys()
     for module in IMPORTS.keys() - {"", "models"}:
         assert module.split(".")[0] in LAYER_OF, f"{module} has no layer"
 
@@ -130,9 +136,10 @@ def test_evaluation_knows_dipys_streamlines_but_not_its_trackers():
     assert used
 
 
-def test_only_the_face_touches_the_kernels():
-    users = {m for m, names in IMPORTS.items() if below(names, "dipy_rnn._interp")}
-    assert users == {"interpolate"}
+@pytest.mark.parametrize("kernel", MAY_IMPORT_KERNELS)
+def test_only_the_face_touches_a_kernel(kernel):
+    users = {m for m, names in IMPORTS.items() if below(names, f"dipy_rnn.{kernel}")}
+    assert users == MAY_IMPORT_KERNELS[kernel]
 
 
 def in_a_fresh_python(code):

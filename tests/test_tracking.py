@@ -25,7 +25,7 @@ from worlds import (
     signed_permutations,
 )
 
-from dipy_rnn import rnn_tracking, sh
+from dipy_rnn import rnn_tracking, sh, stopping
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.tracking import length_limits, track
 
@@ -446,27 +446,43 @@ def test_no_seeds_give_no_streamlines(noisy, newton):
     )
 
 
-def test_a_criterion_that_draws_at_random_is_repeated_by_random_seed(noisy, newton):
+def lines_of_random_criterion(kind, noisy, model, random_seed, **options):
     half = noisy.mask * 0.5
-    criterion = CmcStoppingCriterion.from_pve(
+    criterion = kind.from_pve(
         half, half * 0.5, half * 0.1, step_size=1.0, average_voxel_size=3.0
     )
-
-    def lines(random_seed):
-        return list(
-            rnn_tracking(
-                noisy.seeds,
-                criterion,
-                noisy.affine,
-                features=noisy.features,
-                model=newton,
-                step_size=1.0,
-                min_len=0,
-                random_seed=random_seed,
-            )
+    return list(
+        rnn_tracking(
+            noisy.seeds,
+            criterion,
+            noisy.affine,
+            features=noisy.features,
+            model=model,
+            step_size=1.0,
+            min_len=0,
+            random_seed=random_seed,
+            **options,
         )
+    )
 
-    first, second, other = lines(3), lines(3), lines(4)
+
+def test_what_a_criterion_draws_depends_on_seed_and_point_alone(noisy, newton):
+    kind = stopping.CmcStoppingCriterion
+    first = lines_of_random_criterion(kind, noisy, newton, 3)
+    for options in ({"nbr_threads": 1}, {"nbr_threads": 3, "batch_size": 7}):
+        again = lines_of_random_criterion(kind, noisy, newton, 3, **options)
+        assert share_identical(first, again, 0) == 1
+    other = lines_of_random_criterion(kind, noisy, newton, 4)
+    assert share_identical(first, other) < 1
+
+
+def test_a_criterion_with_a_generator_of_its_own_is_repeated_by_random_seed(
+    noisy, newton
+):
+    first, second, other = (
+        lines_of_random_criterion(CmcStoppingCriterion, noisy, newton, seed)
+        for seed in (3, 3, 4)
+    )
     assert share_identical(first, second, 0) == 1
     assert share_identical(first, other) < 1
 

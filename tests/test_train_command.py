@@ -240,7 +240,7 @@ def test_the_architecture_and_its_size_are_chosen(trained):
     result = trained(architecture="cai2023", hidden=6, layers=1)
     facts = result.metadata
     assert (facts.frame, facts.hidden, facts.layers) == ("voxel", 6, 1)
-    assert facts.provenance["architecture"] == "cai2023"
+    assert facts.architecture == "cai2023"
     # The architecture's own, where nothing is said.
     assert facts.provenance["recipe"]["learning_rate"] == 3e-4
     assert trained(hidden=None, n_updates=1).metadata.hidden == 64

@@ -295,7 +295,7 @@ def place_seeds(mask, affine, path, seed_density, seed_count, random_seed):
 
 
 def make_criterion(image, use_binary_mask, stopping_thr):
-    """Make DIPY's stopping criterion, as dipy_track does.
+    """Make the stopping criterion that dipy_track makes.
 
     Parameters
     ----------
@@ -307,10 +307,7 @@ def make_criterion(image, use_binary_mask, stopping_thr):
     -------
     criterion : dipy.tracking.stopping_criterion.StoppingCriterion
     """
-    from dipy.tracking.stopping_criterion import (
-        BinaryStoppingCriterion,
-        ThresholdStoppingCriterion,
-    )
+    from dipy_rnn.stopping import BinaryStoppingCriterion, ThresholdStoppingCriterion
 
     if use_binary_mask:
         return BinaryStoppingCriterion(image > stopping_thr)

@@ -204,7 +204,7 @@ class RNNTrainingFlow(Workflow):
         from dipy_rnn.interpolate import count_threads
         from dipy_rnn.model import ARCHITECTURES
         from dipy_rnn.model_file import check_device
-        from dipy_rnn.tracking import torch_threads
+        from dipy_rnn.propagator import torch_threads
         from dipy_rnn.training.processes import (
             from_first,
             process_group,

@@ -57,6 +57,9 @@ class Recipe:
     patience : int, optional
         Stop after this many validations of which no more is followed than before; 0
         never.
+    replay_points : int, optional
+        How many points of a forward half the model will be shown before the backward
+        one; 0 for all. It changes nothing in the training.
     random_seed : int, optional
         The same seed gives the same weights on the same machine and threads.
 
@@ -84,6 +87,7 @@ class Recipe:
     blur: Blur = field(default_factory=Blur)
     validate_every: int = 250
     patience: int = 0
+    replay_points: int = 0
     random_seed: int = 0
 
     def __post_init__(self):
@@ -94,6 +98,7 @@ class Recipe:
             ("max_points", 2),
             ("validate_every", 1),
             ("patience", 0),
+            ("replay_points", 0),
             ("random_seed", 0),
             ("max_minutes", 0),
         ):
@@ -186,8 +191,9 @@ def describe(module, recipe, *, orders, data):
         orders=orders,
         normalisation="power",
         step_mm=recipe.step_mm,
+        architecture=architecture_of(module),
+        replay_points=recipe.replay_points or None,
         provenance={
-            "architecture": architecture_of(module),
             "sh_order": module.order,
             "parameters": sum(p.numel() for p in module.parameters()),
             "data": data,

@@ -85,7 +85,6 @@ class FreeRunning:
         self._max_angle_deg = max_angle_deg
         self._limit_mm = limit_mm
         self._nbr_threads = nbr_threads
-        self._models = {}
         rng = np.random.default_rng(random_seed)
         if len(references) > _N_REFERENCES:
             chosen = rng.choice(len(references), _N_REFERENCES, replace=False)
@@ -131,9 +130,7 @@ class FreeRunning:
         batch = self._batch.to(next(module.parameters()).device)
         with torch.no_grad():
             cosine = (predict(module, batch) * batch.target).sum(dim=1).clamp(-1, 1)
-        if module not in self._models:
-            self._models[module] = as_model(module, self._metadata)
-        model = self._models[module]
+        model = as_model(module, self._metadata)
         followed = np.concatenate(
             [self._follow(model, *world) for world in self._worlds]
         )

@@ -1,0 +1,124 @@
+/* What Cython cannot say: arithmetic on LANES floats side by side.
+
+   Written with GCC's vector types, so that sums stay in registers: with other
+   compilers the same in plain loops. All arrays hold rows of LANES floats. */
+
+#ifndef DIPY_RNN_LANES_H
+#define DIPY_RNN_LANES_H
+
+#include <stddef.h> /* tells whether the C library is glibc, too */
+#include <stdint.h>
+#include <string.h>
+
+#define LANES 16
+#define PANEL 8 /* outputs of dense() that are summed at a time */
+
+/* Return type of functions that are compiled once for each vector width. Wheels are
+   built for the plainest x86-64; glibc picks the widest version that the machine has
+   when the module is loaded. Elsewhere there is the one that the flags ask for. */
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 \
+    && defined(__x86_64__) && defined(__GLIBC__)
+#define wide_void __attribute__((target_clones( \
+    "arch=x86-64-v4", "arch=x86-64-v3", "default"))) void
+#else
+#define wide_void void
+#endif
+
+#if defined(__GNUC__)
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
+#else
+#define ALWAYS_INLINE static __forceinline
+#endif
+
+/* The weights lie in panels: for PANEL outputs at a time, input by input, the PANEL
+   weights side by side. n_out is a multiple of PANEL. */
+struct layer {
+    const float *weights;
+    const float *bias;
+    ptrdiff_t n_in;
+    ptrdiff_t n_out;
+};
+
+/* out = bias + weights x */
+ALWAYS_INLINE void dense(const struct layer *layer, const float *x, float *out)
+{
+    const float *weights = layer->weights, *bias = layer->bias;
+    const ptrdiff_t n_in = layer->n_in, n_out = layer->n_out;
+    for (ptrdiff_t o = 0; o < n_out; o += PANEL) {
+#if defined(__GNUC__)
+        const lanes zero = {0};
+        lanes a0 = zero + bias[o], a1 = zero + bias[o + 1];
+        lanes a2 = zero + bias[o + 2], a3 = zero + bias[o + 3];
+        lanes a4 = zero + bias[o + 4], a5 = zero + bias[o + 5];
+        lanes a6 = zero + bias[o + 6], a7 = zero + bias[o + 7];
+        for (ptrdiff_t i = 0; i < n_in; i++, weights += PANEL) {
+            lanes value = *(const lanes *)(x + i * LANES);
+            a0 += weights[0] * value;
+            a1 += weights[1] * value;
+            a2 += weights[2] * value;
+            a3 += weights[3] * value;
+            a4 += weights[4] * value;
+            a5 += weights[5] * value;
+            a6 += weights[6] * value;
+            a7 += weights[7] * value;
+        }
+        lanes *target = (lanes *)(out + o * LANES);
+        target[0] = a0; target[1] = a1; target[2] = a2; target[3] = a3;
+        target[4] = a4; target[5] = a5; target[6] = a6; target[7] = a7;
+#else
+        float sum[PANEL * LANES];
+        for (int j = 0; j < PANEL * LANES; j++)
+            sum[j] = bias[o + j / LANES];
+        for (ptrdiff_t i = 0; i < n_in; i++, weights += PANEL)
+            for (int j = 0; j < PANEL; j++)
+                for (int p = 0; p < LANES; p++)
+                    sum[j * LANES + p] += weights[j] * x[i * LANES + p];
+        memcpy(out + o * LANES, sum, sizeof sum);
+#endif
+    }
+}
+
+/* exp(x), to about 2 units in the last place, for x of magnitude up to 87 (clamped).
+   2^n exp(r) with n = x / ln 2 rounded, |r| <= ln 2 / 2, exp(r) as its Taylor series;
+   ln 2 in two parts, the first of few digits, so that n ln 2 is exact (Cody and Waite,
+   Software Manual for the Elementary Functions, 1980). */
+ALWAYS_INLINE float exponential(float x)
+{
+    x = x > 87.0f ? 87.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    float shifted = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: rounds to integer */
+    float n = shifted - 12582912.0f;
+    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float sum = 1.0f + r * (1.0f + r * (0.5f + r * (1.66666672e-1f
+        + r * (4.16666679e-2f + r * (8.33333377e-3f + r * 1.38888892e-3f)))));
+    int32_t bits = ((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return sum * power;
+}
+
+/* The gates of a GRU: from n rows of sums each for the reset and the update gate, and
+   for the candidate from what is seen and from the state, to the new state, in place.
+   PyTorch's equations: h <- (1 - z) tanh(seen + r remembered) + z h. */
+ALWAYS_INLINE void gru_gates(
+    const float *gates, const float *seen, const float *remembered,
+    ptrdiff_t n, float *state)
+{
+    const float *reset = gates, *update = gates + n * LANES;
+    for (ptrdiff_t i = 0; i < n * LANES; i++) {
+        float r = 1.0f / (1.0f + exponential(-reset[i]));
+        float z = 1.0f / (1.0f + exponential(-update[i]));
+        float candidate = seen[i] + r * remembered[i];
+        candidate = 1.0f - 2.0f / (1.0f + exponential(2.0f * candidate));
+        state[i] = candidate + z * (state[i] - candidate);
+    }
+}
+
+ALWAYS_INLINE void leaky(ptrdiff_t n, float *x)
+{
+    for (ptrdiff_t i = 0; i < n * LANES; i++)
+        x[i] = x[i] > 0.0f ? x[i] : 0.1f * x[i];
+}
+
+#endif

@@ -1,0 +1,202 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: cdivision=True, initializedcheck=False
+"""Kernels: what DIPY's stopping criteria decide, at many points at once.
+
+No checks and no exceptions in here: ``stopping.py`` is the face that checks,
+allocates and explains. Decisions are DIPY's to the last digit: sums are of doubles
+and in DIPY's order, and ``setup.py`` keeps the compiler from rearranging them.
+"""
+
+from libc.math cimport floor, pow, rint
+from libc.stdint cimport int64_t, uint64_t
+
+cdef enum:  # of dipy_rnn.stopping.StopReason
+    RUNNING = 0
+    ENDPOINT = 1
+    OUTSIDE_IMAGE = 2
+    INVALID_POINT = 3
+
+# The increment of SplitMix64: 2**64 over the golden ratio, made odd.
+cdef uint64_t GOLDEN = 0x9E3779B97F4A7C15ULL
+
+cdef struct Map:
+    const double* values
+    Py_ssize_t size[3]
+
+
+cdef inline Map map_of(const double[:, :, ::1] values) noexcept nogil:
+    cdef Map volume
+
+    volume.values = &values[0, 0, 0]
+    volume.size[0] = values.shape[0]
+    volume.size[1] = values.shape[1]
+    volume.size[2] = values.shape[2]
+    return volume
+
+
+cdef inline bint interpolate(
+    const Map* volume, const double* point, double* value
+) noexcept nogil:
+    """Find the value at a point; False: it is outside."""
+    cdef:
+        Py_ssize_t index[3][2]
+        double weight[3][2]
+        double share
+        Py_ssize_t axis, low, i, j, k
+
+    for axis in range(3):
+        # Written so that NaN is outside.
+        if not (point[axis] >= -0.5 and point[axis] < volume.size[axis] - 0.5):
+            return False
+        low = <Py_ssize_t>floor(point[axis])
+        weight[axis][1] = point[axis] - low
+        weight[axis][0] = 1 - weight[axis][1]
+        index[axis][0] = max(low, 0)
+        index[axis][1] = min(low + 1, volume.size[axis] - 1)
+
+    value[0] = 0.0
+    for i in range(2):
+        for j in range(2):
+            for k in range(2):
+                # All eight, also where the weight is zero: times NaN it counts.
+                share = weight[0][i] * weight[1][j] * weight[2][k]
+                value[0] += share * volume.values[
+                    (index[0][i] * volume.size[1] + index[1][j]) * volume.size[2]
+                    + index[2][k]]
+    return True
+
+
+cdef inline uint64_t mix(uint64_t bits) noexcept nogil:
+    """Scatter 64 bits, one to one: the finaliser of SplitMix64.
+
+    G. L. Steele, D. Lea, C. H. Flood: Fast splittable pseudorandom number
+    generators, OOPSLA 2014, https://doi.org/10.1145/2660193.2660195; with the
+    constants of S. Vigna's https://prng.di.unimi.it/splitmix64.c.
+    """
+    bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9ULL
+    bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EBULL
+    return bits ^ (bits >> 31)
+
+
+cdef inline double draw(uint64_t* state) noexcept nogil:
+    """Draw from [0, 1): a step of SplitMix64, of which the top 53 bits count."""
+    state[0] += GOLDEN
+    return (mix(state[0]) >> 11) * (1.0 / 9007199254740992.0)
+
+
+def check_threshold(
+    const double[:, :, ::1] metric_map, double threshold,
+    const double[:, ::1] points, int64_t[::1] reasons
+):
+    """Stop where the map is not above the threshold."""
+    cdef:
+        Map volume = map_of(metric_map)
+        double value
+        Py_ssize_t p
+
+    with nogil:
+        for p in range(points.shape[0]):
+            if reasons[p] != RUNNING:
+                continue
+            if not interpolate(&volume, &points[p, 0], &value):
+                reasons[p] = OUTSIDE_IMAGE
+            elif not value > threshold:  # NaN ends, too
+                reasons[p] = ENDPOINT
+
+
+def check_binary(
+    const unsigned char[:, :, ::1] mask, const double[:, ::1] points,
+    int64_t[::1] reasons
+):
+    """Stop where the nearest voxel, halves to even, is not in the mask."""
+    cdef:
+        double x, y, z
+        Py_ssize_t p
+
+    with nogil:
+        for p in range(points.shape[0]):
+            if reasons[p] != RUNNING:
+                continue
+            x = rint(points[p, 0])
+            y = rint(points[p, 1])
+            z = rint(points[p, 2])
+            # Compared as doubles, so that nothing is too large for an integer.
+            if not (0 <= x < mask.shape[0] and 0 <= y < mask.shape[1]
+                    and 0 <= z < mask.shape[2]):
+                reasons[p] = OUTSIDE_IMAGE
+            elif not mask[<Py_ssize_t>x, <Py_ssize_t>y, <Py_ssize_t>z]:
+                reasons[p] = ENDPOINT
+
+
+def check_act(
+    const double[:, :, ::1] include_map, const double[:, :, ::1] exclude_map,
+    const double[:, ::1] points, int64_t[::1] reasons
+):
+    """Stop where either map is above a half."""
+    cdef:
+        Map include_volume = map_of(include_map)
+        Map exclude_volume = map_of(exclude_map)
+        double included, excluded
+        Py_ssize_t p
+
+    with nogil:
+        for p in range(points.shape[0]):
+            if reasons[p] != RUNNING:
+                continue
+            if not (interpolate(&include_volume, &points[p, 0], &included)
+                    and interpolate(&exclude_volume, &points[p, 0], &excluded)):
+                reasons[p] = OUTSIDE_IMAGE
+            elif included > 0.5:
+                reasons[p] = ENDPOINT
+            elif excluded > 0.5:
+                reasons[p] = INVALID_POINT
+
+
+def check_cmc(
+    const double[:, :, ::1] include_map, const double[:, :, ::1] exclude_map,
+    double exponent, const double[:, ::1] points, int64_t[::1] reasons,
+    const uint64_t[::1] seed_keys, const int64_t[::1] point_numbers
+):
+    """Draw whether to go on, and if not, in which of the two tissues it ends."""
+    cdef:
+        Map include_volume = map_of(include_map)
+        Map exclude_volume = map_of(exclude_map)
+        double included, excluded, rest
+        uint64_t state
+        Py_ssize_t p
+
+    with nogil:
+        for p in range(points.shape[0]):
+            if reasons[p] != RUNNING:
+                continue
+            if not (interpolate(&include_volume, &points[p, 0], &included)
+                    and interpolate(&exclude_volume, &points[p, 0], &excluded)):
+                reasons[p] = OUTSIDE_IMAGE
+                continue
+            if included + excluded <= 0:
+                continue
+            rest = max(1 - included - excluded, 0.0)
+            state = mix(seed_keys[p] + GOLDEN * <uint64_t>point_numbers[p])
+            # Chances that are NaN are never met: such a point is invalid.
+            if draw(&state) < pow(rest / (rest + included + excluded), exponent):
+                continue
+            if draw(&state) < included / (included + excluded):
+                reasons[p] = ENDPOINT
+            else:
+                reasons[p] = INVALID_POINT
+
+
+def hash_rows(
+    uint64_t random_seed, const uint64_t[:, ::1] rows, uint64_t[::1] keys
+):
+    """Hash a number and each row into 64 bits."""
+    cdef:
+        uint64_t key
+        Py_ssize_t row, column
+
+    with nogil:
+        for row in range(rows.shape[0]):
+            key = mix(random_seed + GOLDEN)
+            for column in range(rows.shape[1]):
+                key = mix(key ^ rows[row, column])
+            keys[row] = key

@@ -1,0 +1,358 @@
+"""The batched engine: many streamlines advance together, each in a slot of its own.
+
+A slot has a position, a frame, a hidden state and the points so far, and runs through
+three phases:
+
+1. *forward* from the seed, with a fresh hidden state;
+2. *replay*: the points of the forward half are shown to the network in reverse, back
+   to the seed, which prepares the hidden state;
+3. *backward* from the seed, free again.
+
+Then it hands its streamline over and takes the next seed. What happens in a slot
+depends on nothing but its seed, its first direction, the data and the model: not on
+the other slots, nor on how many there are. (Unless the stopping criterion draws at
+random from a generator of its own, as DIPY's CMC does.)
+
+Each thread has a group of slots to itself, and all take from one queue of seeds.
+Nothing is tracked while the caller holds a streamline.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+
+from dipy_rnn import frames, stopping
+from dipy_rnn._slots import SlotArrays
+from dipy_rnn.propagator import torch_threads
+from dipy_rnn.stopping import StopReason
+
+# Seeds whose first directions are found at a time, and steps between two looks at what
+# is finished: enough that neither costs anything, few enough that memory stays small.
+_SEEDS = 8192
+_STEPS = 64
+
+#: Streamlines that advance together, if nobody says otherwise.
+DEFAULT_BATCH_SIZE = 1024
+
+
+class SeedQueue:
+    """Seeds in their order, with first directions, for the slots that come free.
+
+    Parameters
+    ----------
+    propagator : dipy_rnn.propagator.Propagator
+    seeds_vox : ndarray of shape (N, 3)
+        float64.
+    directions : ndarray of shape (N, 3), optional
+        First directions along the voxel axes; the propagator's if None. Seeds outside
+        the image or with a direction of length zero are left out.
+    n_ahead : int, optional
+        For how many seeds first directions are found at a time.
+
+    Examples
+    --------
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> from dipy_rnn.model_file import load_model
+    >>> from dipy_rnn.propagator import Propagator
+    >>> from dipy_rnn.sh import fodf_features
+    >>> propagator = Propagator(
+    ...     fodf_features(crossing_phantom(90).fodf()), load_model(), np.eye(3), 60, 1)
+    >>> queue = SeedQueue(propagator, np.array([[-9.0, 0, 0], [11.5, 11.5, 5.5]]))
+    >>> sequence, seeds_vox, first_frames = queue.take(5)
+    >>> sequence.tolist(), queue.seed_index[0], first_frames.shape
+    ([0], 1, (1, 3, 3))
+    """
+
+    def __init__(self, propagator, seeds_vox, directions=None, *, n_ahead=_SEEDS):
+        self._propagator = propagator
+        self._seeds_vox = seeds_vox
+        self._directions = directions
+        self._n_ahead = min(n_ahead, _SEEDS)
+        self._lock = Lock()
+        self._next_seed = 0
+        self._next = 0
+        self._ready = np.empty((0, 3)), np.empty((0, 3, 3))
+        #: Place among the seeds of the first, second .. that was not left out.
+        self.seed_index = []
+
+    def __len__(self):
+        """Tell how many are left at most."""
+        return len(self._seeds_vox) - self._next_seed + len(self._ready[0])
+
+    def take(self, n):
+        """Take the next seeds.
+
+        Parameters
+        ----------
+        n : int
+
+        Returns
+        -------
+        sequence : ndarray of shape (k,)
+            Their numbers; k is below n where no more are left.
+        seeds_vox : ndarray of shape (k, 3)
+        first_frames : ndarray of shape (k, 3, 3)
+            Around their first directions.
+        """
+        with self._lock:
+            while len(self._ready[0]) < n and self._next_seed < len(self._seeds_vox):
+                self._prepare()
+            seeds_vox, first_frames = (part[:n] for part in self._ready)
+            self._ready = tuple(part[n:] for part in self._ready)
+            sequence = self._next + np.arange(len(seeds_vox))
+            self._next += len(seeds_vox)
+        return sequence, seeds_vox, first_frames
+
+    def _prepare(self):
+        start, stop = self._next_seed, self._next_seed + self._n_ahead
+        self._next_seed = stop = min(stop, len(self._seeds_vox))
+        seeds_vox, propagator = self._seeds_vox[start:stop], self._propagator
+        if self._directions is None:
+            first = propagator.first_directions(seeds_vox, 1)[:, 0]
+        else:
+            first = self._directions[start:stop]
+        length = np.linalg.norm(first, axis=1)
+        limits = np.array(propagator.data.shape[:3]) - 0.5
+        inside = ((seeds_vox >= -0.5) & (seeds_vox < limits)).all(axis=1)
+        kept = np.flatnonzero(inside & (length > 0))
+        self.seed_index.extend((start + kept).tolist())
+        first_frames = frames.from_tangents(
+            first[kept] / length[kept, None], propagator.axes
+        )
+        self._ready = tuple(
+            np.concatenate([left, new])
+            for left, new in zip(self._ready, (seeds_vox[kept], first_frames))
+        )
+
+
+class Finished(NamedTuple):
+    """Streamlines that slots hand over.
+
+    Parameters
+    ----------
+    sequence : ndarray of shape (k,)
+        Their numbers in the queue.
+    n_points : ndarray of shape (k,)
+    n_forward : ndarray of shape (k,)
+        Points of the forward half among them, the seed included.
+    points_mm : ndarray of shape (sum of n_points, 3)
+        One after the other, each from its backward end over the seed to its forward
+        end.
+    forward_stop, backward_stop : ndarray of shape (k,)
+        Values of :class:`dipy_rnn.stopping.StopReason`.
+
+    Examples
+    --------
+    >>> Finished.of([]).points_mm.shape
+    (0, 3)
+    """
+
+    sequence: np.ndarray
+    n_points: np.ndarray
+    n_forward: np.ndarray
+    points_mm: np.ndarray
+    forward_stop: np.ndarray
+    backward_stop: np.ndarray
+
+    @classmethod
+    def of(cls, parts):
+        """Join parts."""
+        whole = np.empty(0, np.int64)
+        empty = whole, whole, whole, np.empty((0, 3)), whole, whole
+        return cls(*map(np.concatenate, zip(empty, *parts)))
+
+
+class Slots:
+    """A group of slots, advanced by one thread.
+
+    Parameters
+    ----------
+    propagator : dipy_rnn.propagator.Propagator
+    criterion : dipy.tracking.stopping_criterion.StoppingCriterion
+    queue : SeedQueue
+    step_vox : ndarray of shape (3,)
+        The step along each voxel axis, in voxels.
+    to_mm : ndarray of shape (4, 4)
+        Applied to the points that are handed over.
+    max_points : int
+        A streamline of more points is ended, and handed over one point longer.
+    max_half : int
+        As many points may a half have, the seed included.
+    n_slots : int
+    unidirectional : bool, optional
+        Leave the backward half out.
+    random_seed : int, optional
+        For criteria that draw at random by keys.
+    """
+
+    def __init__(
+        self,
+        propagator,
+        criterion,
+        queue,
+        *,
+        step_vox,
+        to_mm,
+        max_points,
+        max_half,
+        n_slots,
+        unidirectional=False,
+        random_seed=0,
+    ):
+        replay_points = propagator.model.metadata.replay_points
+        self._propagator = propagator
+        self._criterion = criterion
+        self._queue = queue
+        self._random_seed = random_seed
+        self._draws = getattr(criterion, "draws_at_random", False)
+        self._arrays = SlotArrays(
+            n_slots,
+            np.ascontiguousarray(step_vox, dtype=np.float64),
+            np.ascontiguousarray(to_mm, dtype=np.float64),
+            max_points,
+            max_half,
+            max_half if replay_points is None else replay_points,
+            unidirectional,
+        )
+        self._states = propagator.states(n_slots)
+        self._reset = np.empty(n_slots, np.int64)
+        self._finished = np.empty(n_slots, np.int64)
+        self._refill(np.arange(n_slots))
+
+    @property
+    def busy(self):
+        """Whether any streamline is on its way."""
+        return len(self._arrays) > 0
+
+    def advance(self, n_steps):
+        """Advance all slots, and refill those that come free.
+
+        Parameters
+        ----------
+        n_steps : int
+            At most.
+
+        Returns
+        -------
+        finished : Finished
+        """
+        parts = []
+        while self.busy and n_steps:
+            parts += self._step()
+            n_steps -= 1
+        return Finished.of(parts)
+
+    def _step(self):
+        arrays = self._arrays
+        answers, found = self._states.answer(arrays.position, arrays.frame)
+        arrays.propose(
+            answers, found, self._propagator.in_frame, self._propagator.min_cosine
+        )
+        stopping.check_points(
+            self._criterion,
+            np.asarray(arrays.proposal),
+            np.asarray(arrays.reasons),
+            np.asarray(arrays.seed_keys) if self._draws else None,
+            np.asarray(arrays.numbers) if self._draws else None,
+        )
+        n_reset, n_finished = arrays.settle(self._reset, self._finished)
+        if n_reset:
+            self._states.reset(self._reset[:n_reset])
+        if not n_finished:
+            return []
+        rows = self._finished[:n_finished]
+        parts = [arrays.collect(rows)]
+        self._refill(rows)
+        return parts
+
+    def _refill(self, rows):
+        """Give the next seeds to free slots, and drop slots for which none is left."""
+        sequence, seeds_vox, first_frames = self._queue.take(len(rows))
+        n = len(sequence)
+        if n:
+            keys = np.zeros(n, np.uint64)
+            if self._draws:
+                keys = stopping.seed_keys(self._random_seed, seeds_vox)
+            self._arrays.admit(rows[:n], sequence, seeds_vox, first_frames, keys)
+        if n < len(rows):
+            busy = self._arrays.busy()
+            if len(busy) < 0.75 * len(self._arrays):
+                self._arrays.keep(busy)
+                self._states.keep(busy)
+
+
+def run(propagator, criterion, queue, *, n_slots, nbr_threads, **options):
+    """Track all seeds of a queue.
+
+    Parameters
+    ----------
+    propagator, criterion, queue
+        See :class:`Slots`.
+    n_slots : int
+        In all groups together.
+    nbr_threads : int
+        1 or more.
+    **options
+        The others of :class:`Slots`.
+
+    Yields
+    ------
+    sequence : int
+        0, 1, 2 ..: streamlines come in the order of the queue.
+    points_mm : ndarray of shape (M, 3)
+        From the backward end over the seed to the forward end.
+    n_forward : int
+        Points of the forward half, the seed included.
+    forward_stop, backward_stop : StopReason
+    """
+    kind = Slots
+    if propagator.model.device.type != "cpu":
+        from dipy_rnn.device_slots import DeviceSlots as kind
+
+        nbr_threads = 1
+    if not stopping.asks_in_any_order(criterion):
+        nbr_threads = 1
+    n_slots = max(1, min(n_slots, len(queue)))
+    n_threads = min(nbr_threads, n_slots)
+    groups = [
+        kind(propagator, criterion, queue, n_slots=-(-n_slots // n_threads), **options)
+        for _ in range(n_threads)
+    ]
+    waiting, due = {}, 0
+    with ExitStack() as stack:
+        advance_all = map
+        if n_threads > 1:
+            advance_all = stack.enter_context(ThreadPoolExecutor(n_threads)).map
+        while groups:
+            with torch_threads(1):  # in each of ours
+                for done in advance_all(lambda slots: slots.advance(_STEPS), groups):
+                    waiting.update(_streamlines(done))
+            groups = [slots for slots in groups if slots.busy]
+            while due in waiting:
+                yield due, *waiting.pop(due)
+                due += 1
+
+
+def _streamlines(finished):
+    """Yield (sequence, (points_mm, n_forward, forward_stop, backward_stop))."""
+    ends = np.cumsum(finished.n_points)
+    for number, n_points, n_forward, end, forward_stop, backward_stop in zip(
+        finished.sequence.tolist(),
+        finished.n_points.tolist(),
+        finished.n_forward.tolist(),
+        ends.tolist(),
+        finished.forward_stop.tolist(),
+        finished.backward_stop.tolist(),
+    ):
+        yield (
+            number,
+            (
+                finished.points_mm[end - n_points : end],
+                n_forward,
+                StopReason(forward_stop),
+                StopReason(backward_stop),
+            ),
+        )
