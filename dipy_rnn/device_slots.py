@@ -61,7 +61,7 @@ class DeviceSlots:
     >>> slots = DeviceSlots(
     ...     propagator,
     ...     stopping.BinaryStoppingCriterion(phantom.mask()),
-    ...     SeedQueue(propagator, np.array([[11.5, 11.5, 5.5]])),
+    ...     SeedQueue(propagator, np.array([[11.5, 11.5, 5.5]]), np.eye(4)),
     ...     step_vox=np.ones(3), to_mm=phantom.affine, max_points=100, max_half=100,
     ...     n_slots=8)
     >>> while slots.busy:

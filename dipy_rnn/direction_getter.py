@@ -380,13 +380,13 @@ class _LookAhead:
 
 def _track(propagator, seeds_vox, tangents, task):
     """Track streamlines, for each a place in a list."""
-    queue = engine.SeedQueue(propagator, seeds_vox, tangents)
+    queue = engine.SeedQueue(propagator, seeds_vox, np.eye(4), tangents)
     # A seed outside the image is not tracked.
     tracked = [
         _Tracked(seed[None], StopReason.OUTSIDE_IMAGE, seed[None], StopReason.RUNNING)
         for seed in seeds_vox
     ]
-    for number, points, n_forward, forward_stop, backward_stop in engine.run(
+    for index, points, n_forward, forward_stop, backward_stop in engine.run(
         propagator,
         task.stopping_criterion,
         queue,
@@ -400,7 +400,7 @@ def _track(propagator, seeds_vox, tangents, task):
         nbr_threads=propagator.nbr_threads,
     ):
         seed_at = len(points) - n_forward
-        tracked[queue.seed_index[number]] = _Tracked(
+        tracked[index] = _Tracked(
             points[seed_at:], forward_stop, points[seed_at::-1], backward_stop
         )
     return tracked

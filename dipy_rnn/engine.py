@@ -17,6 +17,7 @@ Each thread has a group of slots to itself, and all take from one queue of seeds
 Nothing is tracked while the caller holds a streamline.
 """
 
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from threading import Lock
@@ -24,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dipy_rnn import frames, stopping
+from dipy_rnn import frames, spaces, stopping
 from dipy_rnn._slots import SlotArrays
 from dipy_rnn.propagator import torch_threads
 from dipy_rnn.stopping import StopReason
@@ -44,8 +45,10 @@ class SeedQueue:
     Parameters
     ----------
     propagator : dipy_rnn.propagator.Propagator
-    seeds_vox : ndarray of shape (N, 3)
-        float64.
+    seeds : ndarray of shape (N, 3)
+        float64, mm.
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
     directions : ndarray of shape (N, 3), optional
         First directions along the voxel axes; the propagator's if None. Seeds outside
         the image or with a direction of length zero are left out.
@@ -60,27 +63,28 @@ class SeedQueue:
     >>> from dipy_rnn.sh import fodf_features
     >>> propagator = Propagator(
     ...     fodf_features(crossing_phantom(90).fodf()), load_model(), np.eye(3), 60, 1)
-    >>> queue = SeedQueue(propagator, np.array([[-9.0, 0, 0], [11.5, 11.5, 5.5]]))
+    >>> seeds = np.array([[-9.0, 0, 0], [11.5, 11.5, 5.5]])
+    >>> queue = SeedQueue(propagator, seeds, np.eye(4))
     >>> sequence, seeds_vox, first_frames = queue.take(5)
-    >>> sequence.tolist(), queue.seed_index[0], first_frames.shape
-    ([0], 1, (1, 3, 3))
+    >>> sequence.tolist(), first_frames.shape, queue.next_index()
+    ([0], (1, 3, 3), 1)
     """
 
-    def __init__(self, propagator, seeds_vox, directions=None, *, n_ahead=_SEEDS):
+    def __init__(self, propagator, seeds, affine, directions=None, *, n_ahead=_SEEDS):
         self._propagator = propagator
-        self._seeds_vox = seeds_vox
+        self._seeds = seeds
+        self._affine = affine
         self._directions = directions
         self._n_ahead = min(n_ahead, _SEEDS)
         self._lock = Lock()
         self._next_seed = 0
         self._next = 0
         self._ready = np.empty((0, 3)), np.empty((0, 3, 3))
-        #: Place among the seeds of the first, second .. that was not left out.
-        self.seed_index = []
+        self._indices = deque()
 
     def __len__(self):
         """Tell how many are left at most."""
-        return len(self._seeds_vox) - self._next_seed + len(self._ready[0])
+        return len(self._seeds) - self._next_seed + len(self._ready[0])
 
     def take(self, n):
         """Take the next seeds.
@@ -98,7 +102,7 @@ class SeedQueue:
             Around their first directions.
         """
         with self._lock:
-            while len(self._ready[0]) < n and self._next_seed < len(self._seeds_vox):
+            while len(self._ready[0]) < n and self._next_seed < len(self._seeds):
                 self._prepare()
             seeds_vox, first_frames = (part[:n] for part in self._ready)
             self._ready = tuple(part[n:] for part in self._ready)
@@ -106,10 +110,18 @@ class SeedQueue:
             self._next += len(seeds_vox)
         return sequence, seeds_vox, first_frames
 
+    def next_index(self):
+        """Return the place among the seeds of the one whose streamline is due.
+
+        To be called once for each, in the order in which they were taken.
+        """
+        return self._indices.popleft()
+
     def _prepare(self):
         start, stop = self._next_seed, self._next_seed + self._n_ahead
-        self._next_seed = stop = min(stop, len(self._seeds_vox))
-        seeds_vox, propagator = self._seeds_vox[start:stop], self._propagator
+        self._next_seed = stop = min(stop, len(self._seeds))
+        seeds_vox = spaces.to_voxels(self._seeds[start:stop], self._affine)
+        propagator = self._propagator
         if self._directions is None:
             first = propagator.first_directions(seeds_vox, 1)[:, 0]
         else:
@@ -118,7 +130,7 @@ class SeedQueue:
         limits = np.array(propagator.data.shape[:3]) - 0.5
         inside = ((seeds_vox >= -0.5) & (seeds_vox < limits)).all(axis=1)
         kept = np.flatnonzero(inside & (length > 0))
-        self.seed_index.extend((start + kept).tolist())
+        self._indices.extend((start + kept).tolist())
         first_frames = frames.from_tangents(
             first[kept] / length[kept, None], propagator.axes
         )
@@ -300,8 +312,8 @@ def run(propagator, criterion, queue, *, n_slots, nbr_threads, **options):
 
     Yields
     ------
-    sequence : int
-        0, 1, 2 ..: streamlines come in the order of the queue.
+    seed_index : int
+        Place among the seeds; streamlines come in their order.
     points_mm : ndarray of shape (M, 3)
         From the backward end over the seed to the forward end.
     n_forward : int
@@ -332,7 +344,7 @@ def run(propagator, criterion, queue, *, n_slots, nbr_threads, **options):
                     waiting.update(_streamlines(done))
             groups = [slots for slots in groups if slots.busy]
             while due in waiting:
-                yield due, *waiting.pop(due)
+                yield queue.next_index(), *waiting.pop(due)
                 due += 1
 
 

@@ -63,7 +63,7 @@ def check_affine(affine, name="affine"):
 
 
 def check_points(points, name):
-    """Return points, or other vectors of three, as an array of their own.
+    """Return points, or other vectors of three, as an array.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def check_points(points, name):
     Returns
     -------
     points : ndarray of shape (N, 3)
-        float64.
+        float64; the same array where nothing had to be done.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def check_points(points, name):
     >>> check_points([[1, 2, 3]], "seeds")
     array([[1., 2., 3.]])
     """
-    points = np.array(points, dtype=np.float64)
+    points = np.asarray(points, dtype=np.float64)
     if points.size == 0:
         points = points.reshape(-1, 3)
     if points.ndim != 2 or points.shape[1] != 3:

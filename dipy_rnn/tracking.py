@@ -265,7 +265,8 @@ def track(
     )
     queue = engine.SeedQueue(
         propagator,
-        spaces.to_voxels(seeds, affine),
+        seeds,
+        affine,
         seed_directions,
         n_ahead=max(1, int(np.ceil(seed_buffer_fraction * len(seeds)))),
     )
@@ -281,7 +282,7 @@ def track(
         nbr_threads=nbr_threads,
         random_seed=random_seed,
     )
-    return _streamlines(tracked, queue, seeds, random_seed)
+    return _streamlines(tracked, seeds, random_seed)
 
 
 def length_limits(min_len, max_len, step_size):
@@ -349,11 +350,10 @@ def _one_of(shcoeff, pam, features, basis_type, legacy, affine):
     return features
 
 
-def _streamlines(tracked, queue, seeds, random_seed):
+def _streamlines(tracked, seeds, random_seed):
     if random_seed:
         from dipy.utils import fast_numpy  # DIPY's own CMC draws from this generator
 
         fast_numpy.seed(random_seed)
-    for number, points_mm, _, forward_stop, backward_stop in tracked:
-        index = queue.seed_index[number]
+    for index, points_mm, _, forward_stop, backward_stop in tracked:
         yield Streamline(points_mm, index, seeds[index], forward_stop, backward_stop)

@@ -73,7 +73,7 @@ def slots_of(
     return kind(
         propagator,
         criterion,
-        SeedQueue(propagator, seeds_vox, directions, n_ahead=n_ahead),
+        SeedQueue(propagator, seeds_vox, np.eye(4), directions, n_ahead=n_ahead),
         step_vox=step_mm / spaces.voxel_sizes(affine),
         to_mm=affine,
         **{"n_slots": 64, "max_points": 500, "max_half": 500} | options,
