@@ -285,8 +285,9 @@ cdef class SlotArrays:
             Py_ssize_t n, n_reset = 0, n_finished = 0
             bint ended, too_long
 
-        if np.max(self.n_points) >= self.points.shape[1]:
-            self._grow()
+        for n in range(self.n_points.shape[0]):
+            if self.n_points[n] >= self.points.shape[1]:
+                self._grow()
         with nogil:
             for n in range(self.phase.shape[0]):
                 if self.phase[n] == IDLE:

@@ -447,13 +447,13 @@ class _Asked:
         """
         if self.tracker is not first.tracker or self.task != first.task:
             return False
-        if self.buffer == first.buffer or not np.array_equal(self.seed, first.seed):
+        if self.buffer == first.buffer or (self.seed != first.seed).any():
             return False
         opposites = [-first.tangent]
         if len(tracked.forward) > 1:
             step = tracked.forward[0] - tracked.forward[1]
             opposites.append(step / np.linalg.norm(step))
-        return any(np.allclose(self.tangent, o, rtol=0, atol=1e-9) for o in opposites)
+        return any(np.abs(self.tangent - o).max() <= 1e-9 for o in opposites)
 
 
 def _unit_direction(direction):
