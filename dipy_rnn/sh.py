@@ -6,6 +6,7 @@ in scanner axes is brought there once, here, before tracking starts.
 """
 
 from dataclasses import dataclass
+from functools import cache
 import warnings
 
 import numpy as np
@@ -123,12 +124,6 @@ def fodf_features(
     >>> fodf_features(fodf).data[0, 0, 0, [0, 2, 4]].tolist()
     [1.0, 2.0, 0.0]
     """
-    from dipy.reconst.shm import (
-        convert_sh_descoteaux_tournier,
-        convert_sh_from_legacy,
-        convert_sh_to_legacy,
-    )
-
     basis = BASES[0] if basis_type is None else basis_type
     if basis not in BASES:
         raise ValueError(
@@ -154,15 +149,10 @@ def fodf_features(
             f"{name} has no direction anywhere: only zeros beyond order 0."
         )
 
-    with warnings.catch_warnings():  # DIPY warns of the legacy bases it writes
-        warnings.simplefilter("ignore", PendingDeprecationWarning)
-        if basis == "descoteaux07":
-            if not legacy:
-                coeffs = convert_sh_to_legacy(coeffs, basis)
-            coeffs = convert_sh_descoteaux_tournier(coeffs)
-        elif legacy:
-            coeffs = convert_sh_from_legacy(coeffs, basis)
-    coeffs = np.ascontiguousarray(coeffs, dtype=np.float32)
+    places, factors = _to_package_basis(order, basis, legacy)
+    if (basis, legacy) != ("tournier07", False):
+        coeffs = np.take(coeffs, places, axis=3)
+        coeffs *= factors
     if sh_frame == "scanner":
         if affine is None:
             raise ValueError("sh_frame='scanner' needs the affine; pass affine.")
@@ -174,6 +164,32 @@ def fodf_features(
             stacklevel=2,
         )
     return FeatureVolume(coeffs, "sh", name)
+
+
+@cache
+def _to_package_basis(order, basis, legacy):
+    """Return where each coefficient comes from, and its factor (sign).
+
+    Every basis of DIPY's is the package's but for order and signs: what its functions
+    make of unit vectors says how.
+    """
+    from dipy.reconst.shm import (
+        convert_sh_descoteaux_tournier,
+        convert_sh_from_legacy,
+        convert_sh_to_legacy,
+    )
+
+    units = np.eye((order + 1) * (order + 2) // 2)
+    with warnings.catch_warnings():  # DIPY warns of the legacy bases it writes
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        if basis == "descoteaux07":
+            if not legacy:
+                units = convert_sh_to_legacy(units, basis)
+            units = convert_sh_descoteaux_tournier(units)
+        elif legacy:
+            units = convert_sh_from_legacy(units, basis)
+    places = np.argmax(np.abs(units), axis=0)
+    return places, units[places, np.arange(len(places))].astype(np.float32)
 
 
 def pam_features(pam, *, name="pam"):

@@ -1,0 +1,207 @@
+"""What this machine could do: ``python benchmarks/roofline.py FOLDER/canon61``.
+
+The folder is as for speed.py, or left out. Three tables:
+
+* what the machine does: large float32 matrix products, the products of the network
+  with a batch of rows, and copies of large arrays (bytes read and bytes written);
+* what a row takes, a row being one look of one streamline at the fODF: operations
+  counted, and nanoseconds, of the sampling, of the rotation into the moving frame, of
+  the network, of the seeds' first directions and of all the rest, on one thread.
+  Sampling and rotation are timed on a batch of points of streamlines by themselves, the
+  network is what `Propagator.turn` takes beyond them, the rest what `track` takes
+  beyond all that. The bound is the time that the operations would take at the rate of
+  the large product, or the bytes at that of the copy, whichever is longer; sampling can
+  beat it, since some of the bytes are in the caches;
+* rows a second of all of `track`, beside those bounds, with more threads, too.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from speed import (
+    BATCH_SIZE,
+    Case,
+    count_rows,
+    machine,
+    matrices,
+    network,
+    number,
+    print_markdown,
+    products,
+    rnn_options,
+    seconds_of,
+    timed,
+)
+import torch
+
+from dipy_rnn import frames, interpolate, load_model, spaces
+from dipy_rnn.propagator import Propagator
+from dipy_rnn.tracking import track
+
+LARGE = 2048  # rows and columns
+N_COPIED = 1 << 26  # floats
+
+
+def product_rate(shapes, n_rows):
+    """Return the operations per second of matrix products."""
+    seconds = seconds_of(products(shapes, n_rows))
+    return 2 * n_rows * sum(n_out * n_in for n_out, n_in in shapes) / seconds
+
+
+def copy_rate():
+    """Return the bytes per second, read and written, of a large copy."""
+    source, target = torch.ones(N_COPIED), torch.zeros(N_COPIED)
+    return 2 * source.nbytes / seconds_of(lambda: target.copy_(source))
+
+
+def operations(order, shapes):
+    """Count float operations and bytes of a row.
+
+    Bytes are those of the eight voxels around the point; all else, the weights
+    included, is small enough to stay in the caches.
+
+    Returns
+    -------
+    counts : dict
+        Name of a piece to operations and bytes.
+    """
+    n = (order + 1) * (order + 2) // 2
+    # Eight products and seven sums for each coefficient, then a square, a sum and a
+    # division to normalise.
+    sampling = (8 + 7 + 3) * n
+    # Three turns about z: each pair of +m and -m takes four products and two sums.
+    pairs = sum(range(2, order + 1, 2))
+    # Two quarter turns about x: sparse matrices, a product and a sum for each entry.
+    quarter = np.array([[[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]])
+    turned = interpolate.rotate(np.eye(n), np.repeat(quarter, n, axis=0))
+    entries = np.count_nonzero(np.abs(turned) > 1e-5)
+    return {
+        "sampling": (sampling, 8 * 4 * n),
+        "rotation": (3 * 6 * pairs + 2 * 2 * entries, 0),
+        "network": (2 * sum(n_out * n_in for n_out, n_in in shapes), 0),
+    }
+
+
+def batch(case, model):
+    """Return points on streamlines (voxels) and frames there, one of each."""
+    rng = np.random.default_rng(0)
+    points, tangents = [], []
+    seeds = case.jittered(2 * BATCH_SIZE)
+    for line in track(seeds, features=case.features, **rnn_options(case, model)):
+        if len(line.points_mm) > 1 and len(points) < BATCH_SIZE:
+            i = rng.integers(len(line.points_mm) - 1)
+            points.append(line.points_mm[i])
+            tangents.append(line.points_mm[i + 1] - line.points_mm[i])
+    axes = spaces.axes(case.affine)
+    tangents = np.array(tangents) @ axes
+    tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
+    return spaces.to_voxels(points, case.affine), frames.from_tangents(tangents, axes)
+
+
+def seconds_of_pieces(case, model):
+    """Return seconds: a row of sampling, with rotation, of a turn; of all seeds."""
+    loaded = load_model(model)
+    points, frame = batch(case, model)
+    data, axes = loaded.features(case.features), spaces.axes(case.affine)
+    propagator = Propagator(case.features, loaded, axes, case.max_angle, 1)
+    states = propagator.states(len(points))
+    torch.set_num_threads(1)
+    calls = (
+        lambda: interpolate.sample(data, points, normalise=True),
+        lambda: interpolate.sample(
+            data, points, frame, handedness=spaces.handedness(axes), normalise=True
+        ),
+        lambda: propagator.turn(points, frame, states),
+    )
+    seeds_vox = spaces.to_voxels(case.seeds, case.affine)
+    found, _ = timed(lambda: propagator.first_directions(seeds_vox, 1))
+    return *(seconds_of(call) / len(points) for call in calls), found
+
+
+def seconds_of_track(case, model, threads):
+    """Return the seconds of all of the tracking, and the rows."""
+    options = rnn_options(case, model) | {"nbr_threads": threads}
+
+    def call(seeds=case.seeds):
+        return list(track(seeds, features=case.features, **options))
+
+    call(case.seeds[:100])
+    seconds, lines = timed(call)
+    return seconds, count_rows(lines, model)
+
+
+def main():
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("head", type=Path, nargs="?", help="a simulated scan if absent")
+    parser.add_argument("--work", type=Path, default=Path("real_data"))
+    parser.add_argument("--model", default="default", help="name or file")
+    parser.add_argument("--n_seeds", type=int, default=5000)
+    parser.add_argument("--max_angle", type=float, default=45.0)
+    arguments = parser.parse_args()
+    print(machine())
+    case, model = Case(arguments), arguments.model
+    shapes = matrices(network(model))
+    counts = sorted({1, interpolate.count_threads(0)})
+
+    flops, copied, lines = {}, {}, []
+    for n in counts:
+        torch.set_num_threads(n)
+        flops[n], copied[n] = product_rate([(LARGE, LARGE)], LARGE), copy_rate()
+        lines.append((f"product {LARGE} x {LARGE} x {LARGE}", n, flops[n], ""))
+        for n_out, n_in in sorted(set(shapes)):
+            rate = product_rate([(n_out, n_in)], BATCH_SIZE)
+            lines.append((f"product {BATCH_SIZE} x {n_in} x {n_out}", n, rate, ""))
+        rate = product_rate(shapes, BATCH_SIZE)
+        lines.append((f"the {len(shapes)} products of {model}", n, rate, ""))
+        lines.append((f"copy of {4 * N_COPIED >> 20} MiB", n, "", copied[n]))
+    print_markdown(
+        ("", "threads", "GFLOP/s", "GB/s"),
+        [(a, b, *(x and number(x / 1e9) for x in rates)) for a, b, *rates in lines],
+    )
+
+    sampled, turned, asked, found = seconds_of_pieces(case, model)
+    whole = {}
+    for n in counts:
+        seconds, n_rows = seconds_of_track(case, model, n)
+        whole[n] = seconds / n_rows
+    order = load_model(model).metadata.order
+    needed = operations(order, shapes)
+    needed["all"] = tuple(map(sum, zip(*needed.values())))
+    taken = {
+        "sampling": sampled,
+        "rotation": turned - sampled,
+        "network": asked - turned,
+        "first directions": found / n_rows,
+        "rest": whole[1] - asked - found / n_rows,
+        "all": whole[1],
+    }
+    lines = []
+    for name, seconds in taken.items():
+        n_flops, n_bytes = needed.get(name, (0, 0))
+        bound = max(n_flops / flops[1], n_bytes / copied[1])
+        lines.append(
+            (
+                name,
+                number(n_flops) if n_flops else "",
+                number(n_bytes) if n_bytes else "",
+                number(1e9 * seconds),
+                number(1e9 * bound) if bound else "",
+                number(bound / seconds) if bound else "",
+            )
+        )
+    print_markdown(
+        ("piece", "operations a row", "bytes a row", "ns", "bound, ns", "share"), lines
+    )
+    lines = []
+    for n in counts:
+        bound = min(flops[n] / needed["all"][0], copied[n] / needed["all"][1])
+        lines.append((n, *map(number, (1 / whole[n], bound, 1 / whole[n] / bound))))
+    print_markdown(("threads", "rows/s", "bound, rows/s", "share"), lines)
+
+
+if __name__ == "__main__":
+    main()
