@@ -396,7 +396,7 @@ def _track(propagator, seeds_vox, tangents, task):
         max_half=task.max_half,
         unidirectional=task.unidirectional,
         random_seed=task.random_seed,
-        n_slots=engine.DEFAULT_BATCH_SIZE,
+        n_slots=0,
         nbr_threads=propagator.nbr_threads,
     ):
         seed_at = len(points) - n_forward

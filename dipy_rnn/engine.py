@@ -35,8 +35,9 @@ from dipy_rnn.stopping import StopReason
 _SEEDS = 8192
 _STEPS = 64
 
-#: Streamlines that advance together, if nobody says otherwise.
-DEFAULT_BATCH_SIZE = 1024
+# Streamlines that advance together, if nobody says otherwise: on the CPU enough that
+# what Python does in a step does not count, on a GPU enough to fill it.
+_BATCH_SIZE = {"cpu": 1024, "cuda": 65536}
 
 
 class SeedQueue:
@@ -304,7 +305,7 @@ def run(propagator, criterion, queue, *, n_slots, nbr_threads, **options):
     propagator, criterion, queue
         See :class:`Slots`.
     n_slots : int
-        In all groups together.
+        In all groups together; 0 for what suits the device.
     nbr_threads : int
         1 or more.
     **options
@@ -327,6 +328,7 @@ def run(propagator, criterion, queue, *, n_slots, nbr_threads, **options):
         nbr_threads = 1
     if not stopping.asks_in_any_order(criterion):
         nbr_threads = 1
+    n_slots = n_slots or _BATCH_SIZE[propagator.model.device.type]
     n_slots = max(1, min(n_slots, len(queue)))
     n_threads = min(nbr_threads, n_slots)
     groups = [

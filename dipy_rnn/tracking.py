@@ -65,7 +65,7 @@ def rnn_tracking(
     seed_buffer_fraction=1.0,
     return_all=True,
     save_seeds=False,
-    batch_size=engine.DEFAULT_BATCH_SIZE,
+    batch_size=0,
     device=None,
 ):
     """Track streamlines with a recurrent network.
@@ -119,7 +119,8 @@ def rnn_tracking(
     save_seeds : bool, optional
         Yield (streamline, seed) instead of the streamline.
     batch_size : int, optional
-        How many streamlines advance together. They do not depend on it.
+        How many streamlines advance together, 0 for what suits the device. They do
+        not depend on it.
     device : str, optional
         Where the network runs: ``"cpu"`` (also for None) or ``"cuda"``. A loaded
         ``model`` stays where it is.
@@ -188,7 +189,7 @@ def track(
     nbr_threads=0,
     random_seed=0,
     seed_buffer_fraction=1.0,
-    batch_size=engine.DEFAULT_BATCH_SIZE,
+    batch_size=0,
     device=None,
 ):
     """Track streamlines and tell why each ended; nothing is discarded.
@@ -251,9 +252,10 @@ def track(
             f"seed_buffer_fraction is {seed_buffer_fraction}; a share above 0 and up "
             "to 1 is allowed."
         )
-    if batch_size < 1 or int(batch_size) != batch_size:
+    if batch_size < 0 or int(batch_size) != batch_size:
         raise ValueError(
-            f"batch_size is {batch_size}; a whole number from 1 is needed."
+            f"batch_size is {batch_size}; a whole number is needed, 0 for what suits "
+            "the device."
         )
     if random_seed < 0:
         raise ValueError(f"random_seed is {random_seed}; 0 or more is needed.")

@@ -478,7 +478,7 @@ MISTAKES = {
     "count": (nothing, ("--seed_count", -3), "seed_count"),
     "seed": (nothing, ("--random_seed", -3), "random_seed"),
     "threads": (nothing, ("--nbr_threads", -3), "nbr_threads"),
-    "batch": (nothing, ("--batch_size", 0), "batch_size"),
+    "batch": (nothing, ("--batch_size", -1), "batch_size"),
     "fraction": (nothing, ("--seed_buffer_fraction", 2), "seed_buffer_fraction"),
 }
 

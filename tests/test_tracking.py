@@ -104,7 +104,7 @@ def test_the_backward_half_goes_on_with_the_state_the_replay_leaves(counter):
     assert lines[0].backward_stop == StopReason.NO_DIRECTION
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64, 4096])
+@pytest.mark.parametrize("batch_size", [0, 1, 7, 64, 4096])
 def test_streamlines_do_not_depend_on_the_batch_size(noisy, newton, batch_size):
     def lines(**options):
         return list(
@@ -536,7 +536,7 @@ def test_the_inputs_are_left_as_they_were(noisy, newton):
         ({"batch_size": 2.5}, "batch_size"),
         ({"min_len": 9, "max_len": 8}, "min_len"),
         ({"max_angle": 0}, "max_angle"),
-        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": -1}, "batch_size"),
         ({"nbr_threads": -1}, "nbr_threads"),
         ({"random_seed": -1}, "random_seed"),
         ({"seed_buffer_fraction": 0}, "seed_buffer_fraction"),

@@ -64,7 +64,7 @@ class RNNTrackingFlow(Workflow):
         save_seeds=False,
         nbr_threads=0,
         device="cpu",
-        batch_size=1024,
+        batch_size=0,
         random_seed=1,
         seed_buffer_fraction=1.0,
         out_dir="",
@@ -127,7 +127,8 @@ class RNNTrackingFlow(Workflow):
         device : string, optional
             Where the network runs: cpu or cuda.
         batch_size : int, optional
-            How many streamlines advance together. They do not depend on it.
+            How many streamlines advance together, 0 for what suits the device. They
+            do not depend on it.
         random_seed : int, optional
             Seed for the places of seed_count, must be >= 0; with 0 they vary.
             Nothing else is random.
