@@ -99,7 +99,7 @@ from dipy_rnn.tracking import track
 from dipy_rnn.training.recipe import Recipe, describe
 
 STEP_MM, MIN_LEN, MAX_LEN = 1.0, 2, 500
-BATCH_SIZE = 1024  # streamlines that advance together on the CPU
+BATCH_SIZE = 2048  # streamlines that advance together on the CPU
 CUTOFF, SEED_CUTOFF = 0.01, 0.1  # of tckgen; peaks in white matter are near 1
 FINER = 2  # grid of tckgen's mask
 N_SLOW, N_LOCAL = 2 * BATCH_SIZE, 300  # seeds at most

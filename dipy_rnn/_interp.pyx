@@ -15,11 +15,14 @@ is left in that layout for ``_network.pyx``.
 
 from cython.parallel cimport prange
 from libc.math cimport floor, sqrt
+from libc.stdlib cimport free, malloc
 
 cdef extern from "_lanes.h":
     ctypedef void wide_void
+    void prefetch(const void* address) noexcept nogil
 
 cdef enum:
+    LINE = 16  # floats in a line of the cache
     MAX_ORDER = 16
     MAX_COEFFS = 153  # (MAX_ORDER + 1) * (MAX_ORDER + 2) / 2
 
@@ -107,35 +110,27 @@ cdef inline void blend(
         )
 
 
-cdef inline unsigned char fetch(
-    const float* volume, Py_ssize_t nx, Py_ssize_t ny, Py_ssize_t nz,
-    Py_ssize_t channels, const double* point, bint normalise, float* out
+cdef inline unsigned char finish(
+    float* row, Py_ssize_t channels, bint normalise
 ) noexcept nogil:
-    """Sample one point, if asked divide it by the root of its summed squares."""
+    """Tell what is in a row, if asked divide it by the root of its summed squares."""
     cdef:
-        Corners corners
-        unsigned char found
+        unsigned char found = EMPTY
         double power = 0.0
         float scale
         Py_ssize_t c
 
-    if not find_corners(point, nx, ny, nz, channels, &corners):
-        for c in range(channels):
-            out[c] = 0.0
-        return OUTSIDE
-    blend(volume, &corners, channels, out)
-    found = EMPTY
     for c in range(channels):
-        if out[c] != 0.0:  # NaN is data
+        if row[c] != 0.0:  # NaN is data
             found = DATA
             break
     if normalise:
         for c in range(channels):
-            power += <double>out[c] * out[c]
+            power += <double>row[c] * row[c]
         if power > 0.0:
             scale = <float>(1.0 / sqrt(power))
             for c in range(channels):
-                out[c] *= scale
+                row[c] *= scale
     return found
 
 
@@ -300,12 +295,25 @@ cdef wide_void sample_rows(
     bint normalise, float* rows, unsigned char* found
 ) noexcept nogil:
     """Sample up to BLOCK points."""
-    cdef Py_ssize_t p
+    cdef:
+        Corners corners[BLOCK]
+        Py_ssize_t p, c, corner
 
+    # All voxels are on their way from memory before the first is needed.
     for p in range(n_points):
-        found[p] = fetch(
-            volume, nx, ny, nz, channels, points + 3 * p, normalise,
-            rows + p * channels)
+        found[p] = DATA if find_corners(
+            points + 3 * p, nx, ny, nz, channels, &corners[p]) else OUTSIDE
+        if found[p] == DATA:
+            for corner in range(8):
+                for c in range((channels + LINE - 1) // LINE):
+                    prefetch(volume + corners[p].offset[corner] + c * LINE)
+    for p in range(n_points):
+        if found[p] == DATA:
+            blend(volume, &corners[p], channels, rows + p * channels)
+            found[p] = finish(rows + p * channels, channels, normalise)
+        else:
+            for c in range(channels):
+                rows[p * channels + c] = 0.0
 
 
 cdef wide_void compass_block(
@@ -491,55 +499,86 @@ def rotate(
 
 
 def local_maxima(
-    const float[:, ::1] values, const int[:, ::1] neighbours, float relative_threshold,
-    Py_ssize_t most, int[:, ::1] found
+    const float[:, ::1] coeffs, const float[:, ::1] harmonics,
+    const int[:, ::1] neighbours, float least_share, int[:, ::1] found,
+    float[::1] least
 ):
     """Find the vertices at which functions are largest among their neighbours.
 
     Parameters
     ----------
-    values : array of shape (N, V)
-        Of N functions at V vertices.
+    coeffs : array of shape (N, C)
+        Of N functions.
+    harmonics : array of shape (C, V)
+        At V vertices.
     neighbours : array of shape (V, K)
         Of each vertex.
-    relative_threshold : float
+    least_share : float
         Maxima below this share of the function's largest value are left out.
-    most : int
-        As many are found at most for a function, the largest.
     found : array of shape (N, most)
         Written: the vertices, the largest value first, then -1.
+    least : array of shape (N,)
+        Written: the smallest value.
     """
     cdef:
-        Py_ssize_t n, v, k, at
-        const float* row
-        float largest
-        bint is_peak
+        Py_ssize_t n_vertices = harmonics.shape[1]
+        Py_ssize_t n
+        float* values
 
     with nogil:
-        for n in range(values.shape[0]):
-            row = &values[n, 0]
-            for k in range(most):
-                found[n, k] = -1
-            largest = 0.0
-            for v in range(values.shape[1]):
-                largest = max(largest, row[v])
-            for v in range(values.shape[1]):
-                if not row[v] > 0.0 or row[v] < relative_threshold * largest:
-                    continue
-                is_peak = True
-                for k in range(neighbours.shape[1]):
-                    if row[neighbours[v, k]] > row[v]:
-                        is_peak = False
-                        break
-                if not is_peak:
-                    continue
-                # In its place among those found so far; the smallest falls out.
-                at = most
-                while at > 0 and (
-                    found[n, at - 1] < 0 or row[found[n, at - 1]] < row[v]
-                ):
-                    at -= 1
-                for k in range(most - 1, at, -1):
-                    found[n, k] = found[n, k - 1]
-                if at < most:
-                    found[n, at] = <int>v
+        values = <float*>malloc(n_vertices * sizeof(float))
+        for n in range(coeffs.shape[0]):
+            evaluate(
+                &coeffs[n, 0], &harmonics[0, 0], coeffs.shape[1], n_vertices, values)
+            find_maxima(
+                values, n_vertices, neighbours, least_share, found.shape[1],
+                &found[n, 0], &least[n])
+        free(values)
+
+
+cdef wide_void evaluate(
+    const float* coeffs, const float* harmonics, Py_ssize_t n_coeffs,
+    Py_ssize_t n_vertices, float* values
+) noexcept nogil:
+    cdef Py_ssize_t c, v
+
+    for v in range(n_vertices):
+        values[v] = 0.0
+    for c in range(n_coeffs):
+        for v in range(n_vertices):
+            values[v] += coeffs[c] * harmonics[c * n_vertices + v]
+
+
+cdef void find_maxima(
+    const float* values, Py_ssize_t n_vertices, const int[:, ::1] neighbours,
+    float least_share, Py_ssize_t most, int* found, float* least
+) noexcept nogil:
+    cdef:
+        Py_ssize_t v, k, at
+        float largest = 0.0
+        bint is_peak
+
+    for k in range(most):
+        found[k] = -1
+    least[0] = values[0]
+    for v in range(n_vertices):
+        largest = max(largest, values[v])
+        least[0] = min(least[0], values[v])
+    for v in range(n_vertices):
+        if not values[v] > 0.0 or values[v] < least_share * largest:
+            continue
+        is_peak = True
+        for k in range(neighbours.shape[1]):
+            if values[neighbours[v, k]] > values[v]:
+                is_peak = False
+                break
+        if not is_peak:
+            continue
+        # In its place among those found so far; the smallest falls out.
+        at = most
+        while at > 0 and (found[at - 1] < 0 or values[found[at - 1]] < values[v]):
+            at -= 1
+        for k in range(most - 1, at, -1):
+            found[k] = found[k - 1]
+        if at < most:
+            found[at] = <int>v

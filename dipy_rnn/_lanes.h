@@ -25,9 +25,11 @@
 #endif
 
 #if defined(__GNUC__)
+#define prefetch(address) __builtin_prefetch(address)
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 #else
+#define prefetch(address)
 #define ALWAYS_INLINE static __forceinline
 #endif
 

@@ -14,7 +14,7 @@ from dipy.tracking.local_tracking import ParticleFilteringTracking
 from dipy.tracking.stopping_criterion import StoppingCriterion
 import numpy as np
 
-from dipy_rnn import engine, frames, peaks, sh, spaces
+from dipy_rnn import engine, frames, peaks, sh, spaces, stopping
 from dipy_rnn.model_file import load_model
 from dipy_rnn.propagator import Propagator
 from dipy_rnn.stopping import StopReason
@@ -47,8 +47,8 @@ class RNNDirectionGetter(DirectionGetter):
         The seeds in mm that LocalTracking is given, in the same order. The streamlines
         of some thousands are then tracked at once, before they are asked for, and come
         out as they would without, but much faster. (Where LocalTracking is given
-        ``initial_directions``, or turns them round at random, it is as if there were
-        no seeds.)
+        ``initial_directions``, turns directions round at random, or has a criterion
+        that draws at random in the order of points, it is as if there were no seeds.)
     nbr_threads : int, optional
         0 for every core. A single streamline gains nothing from more than one.
     device : str, optional
@@ -334,7 +334,9 @@ class _LookAhead:
         inverse = np.linalg.inv(affine)
         linear, offset = inverse[:3, :3], inverse[:3, 3]
         self._propagator = propagator
-        self._seeds_vox = np.array([np.dot(linear, s) + offset for s in seeds_mm])
+        self._seeds_vox = np.array(
+            [np.dot(linear, s) + offset for s in seeds_mm]
+        ).reshape(-1, 3)
         self._next = 0
         self._directions = {}
         self._streamlines = {}
@@ -364,6 +366,8 @@ class _LookAhead:
         """Return the streamline of a seed, None if it was not foreseen."""
         if seed.tobytes() not in self._directions:
             return None
+        if not stopping.asks_in_any_order(task.stopping_criterion):
+            return None
         if task != self._task:
             self._task = task
             max_cross = getattr(caller, "max_cross", None)
@@ -373,7 +377,8 @@ class _LookAhead:
                 for direction in directions[:max_cross]
             ]
             keys = [(seed.tobytes(), tangent.tobytes()) for seed, tangent in starts]
-            tracked = _track(self._propagator, *map(np.array, zip(*starts)), task)
+            seeds_vox, tangents = np.array(starts).reshape(-1, 2, 3).swapaxes(0, 1)
+            tracked = _track(self._propagator, seeds_vox, tangents, task)
             self._streamlines = dict(zip(keys, tracked))
         return self._streamlines.get((seed.tobytes(), tangent.tobytes()))
 

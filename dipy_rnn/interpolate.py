@@ -279,13 +279,15 @@ def rotate(coeffs, frames, *, handedness=1.0, nbr_threads=1):
     return rotated
 
 
-def local_maxima(values, neighbours, most, least_share):
+def local_maxima(coeffs, harmonics, neighbours, most, least_share):
     """Find the vertices at which functions are largest among their neighbours.
 
     Parameters
     ----------
-    values : ndarray of shape (N, V)
-        float32: N functions at V vertices of a sphere.
+    coeffs : ndarray of shape (N, C)
+        float32: N functions.
+    harmonics : ndarray of shape (C, V)
+        float32: what the coefficients are of, at V vertices of a sphere.
     neighbours : ndarray of shape (V, K)
         int32: the neighbours of each vertex.
     most : int
@@ -297,18 +299,23 @@ def local_maxima(values, neighbours, most, least_share):
     -------
     found : ndarray of shape (N, most)
         Vertices of positive maxima, the largest first, then -1.
+    least : ndarray of shape (N,)
+        The smallest value of each function.
 
     Examples
     --------
     >>> ring = np.array([[3, 1], [0, 2], [1, 3], [2, 0]], dtype=np.int32)
-    >>> local_maxima(np.array([[1, 0, 3, 2]], np.float32), ring, 3, 0.0).tolist()
-    [[2, -1, -1]]
+    >>> values = np.array([[1, 0, 3, 2]], np.float32)
+    >>> found, least = local_maxima(values, np.eye(4, dtype=np.float32), ring, 3, 0.0)
+    >>> found.tolist(), least.tolist()
+    ([[2, -1, -1]], [0.0])
     """
-    found = np.empty((len(values), most), dtype=np.int32)
+    found = np.empty((len(coeffs), most), dtype=np.int32)
+    least = np.empty(len(coeffs), dtype=np.float32)
     _interp.local_maxima(
-        np.ascontiguousarray(values), neighbours, least_share, most, found
+        np.ascontiguousarray(coeffs), harmonics, neighbours, least_share, found, least
     )
-    return found
+    return found, least
 
 
 def _check_frames(frames, n_points):

@@ -649,9 +649,14 @@ def check_device(device):
 
 def _compiled(module, metadata):
     """Compile a network that says it is a RecurrentPropagator, if that is true."""
-    weights = {name: w.detach().numpy() for name, w in module.state_dict().items()}
-    depth = sum(name.startswith("deeper.") for name in weights) // 2
     try:
+        # Of another type a parameter may be none that numpy knows; it is missed below.
+        weights = {
+            name: parameter.detach().numpy()
+            for name, parameter in module.state_dict().items()
+            if parameter.dtype == torch.float32
+        }
+        depth = sum(name.startswith("deeper.") for name in weights) // 2
         return CompiledPropagator(
             weights,
             Compasses.of(metadata.order),
@@ -666,25 +671,28 @@ def _compiled(module, metadata):
         ) from None
 
 
-def _check_compiled(model, features, expected):
+def _check_compiled(model, features, direction):
     """Compare a compiled network with the TorchScript that it stands for."""
     n, order = len(features), model.metadata.order
     answers, found = np.empty((n, 3), np.float32), np.empty(n, np.uint8)
-    model.compiled.turn(
-        np.ascontiguousarray(features[:, None, None]),
-        order,
-        interpolate.quarter_turns(order),
-        np.eye(3)[:1] * np.arange(n)[:, None],
-        np.tile(np.eye(3), (n, 1, 1)),
-        1.0,
-        model.compiled.init_state(n),
-        answers,
-        found,
-    )
-    if not np.allclose(answers, expected, atol=1e-4):
-        raise ModelFileError(
-            "its architecture is 'moving_frame', but its answers are others"
+    compiled_state, state = model.compiled.init_state(n), model.init_state(n)
+    for _ in range(3):  # memory shows from the second on
+        model.compiled.turn(
+            np.ascontiguousarray(features[:, None, None]),
+            order,
+            interpolate.quarter_turns(order),
+            np.eye(3)[:1] * np.arange(n)[:, None],
+            np.tile(np.eye(3), (n, 1, 1)),
+            1.0,
+            compiled_state,
+            answers,
+            found,
         )
+        expected, state = model.step(features, direction, state)
+        if not np.allclose(answers, expected, atol=1e-4):
+            raise ModelFileError(
+                "its architecture is 'moving_frame', but its answers are others"
+            )
 
 
 def _check_contract(model, path):
@@ -709,6 +717,10 @@ def _check_contract(model, path):
                 f"forward answers shapes {together.shape} and {tuple(after.shape)}, "
                 f"not {(n, 3)} and {shape}"
             )
+        if together.dtype != np.float32 or after.dtype != torch.float32:
+            raise ModelFileError(
+                f"forward answers {together.dtype} and {after.dtype}, not float32"
+            )
         for i in range(n):
             row = slice(i, i + 1)
             alone, _ = model.step(features[row], direction[row], model.init_state(1))
@@ -717,7 +729,7 @@ def _check_contract(model, path):
                     "a row of its answer depends on the other rows (batch statistics?)"
                 )
         if model.compiled is not None:
-            _check_compiled(model, features, together)
+            _check_compiled(model, features, direction)
     except ModelFileError as error:
         raise ModelFileError(f"{path} breaks the contract: {error}.") from None
     except (

@@ -241,7 +241,7 @@ class ScriptedStates:
         answers, self._states = asked.model.step(features, direction, self._states)
         found = np.where(features.any(axis=1), interpolate.DATA, interpolate.EMPTY)
         found[~inside] = interpolate.OUTSIDE
-        return answers, found.astype(np.uint8)
+        return np.ascontiguousarray(answers), found.astype(np.uint8)
 
     def reset(self, rows):
         """Make some states fresh."""

@@ -168,6 +168,83 @@ def test_sampling_in_frames_is_sampling_then_rotating(
     assert_allclose(fused, rotated, atol=1e-6)
 
 
+# Local maxima
+
+
+def ring(n):
+    """Return the neighbours of n vertices in a ring."""
+    vertices = np.arange(n)
+    return np.column_stack([vertices - 1, vertices + 1]).astype(np.int32) % n
+
+
+def maxima(values, neighbours, most, least_share):
+    """Find the maxima of functions given by their values."""
+    units = np.eye(values.shape[1], dtype=np.float32)
+    return interpolate.local_maxima(values, units, neighbours, most, least_share)[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 0, 3, 2, 0, 2], [2, 5]),  # the largest first
+        ([2, 0, 2, 0, 3, 0], [4, 0, 2]),  # of equals, the first first
+        ([3, 3, 0, 1, 1, 2], [0, 1, 3]),  # all of a plateau but where it goes on up
+        ([1, 1, 1, 1, 1, 1], [0, 1, 2, 3, 4, 5]),
+        ([-1, -3, -2, -3, -2, -3], []),  # none is positive
+        ([-1, 2, -1, -5, 1, -5], [1, 4]),
+        ([0, 0, 0, 0, 0, 0], []),
+        ([5, 4, 3, 2, 1, 0], [0]),  # over the ends of the ring
+        ([0, 1e-30, 0, 0, 0, 0], [1]),
+    ],
+)
+def test_maxima_of_a_ring_are_found_by_size(values, expected):
+    for most in (1, 2, 6, 9):
+        found = maxima(np.float32([values]), ring(6), most, 0.0)
+        assert found.shape == (1, most) and found.dtype == np.int32
+        padded = expected[:most] + [-1] * (most - len(expected))
+        assert found[0].tolist() == padded
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0.0, [6, 0, 2, 4]), (0.25, [6, 0, 2, 4]), (0.26, [6, 0, 2]), (0.5, [6, 0, 2])]
+    + [(0.51, [6, 0]), (0.75, [6, 0]), (0.76, [6]), (1.0, [6])],
+)
+def test_maxima_below_a_share_of_the_largest_value_are_left_out(share, expected):
+    values = np.float32([[3, 0, 2, 0, 1, 0, 4, -9]])
+    for scale in (1, 1024):
+        found = maxima(values * scale, ring(8), 4, share)
+        assert found[0].tolist() == expected + [-1] * (4 - len(expected))
+
+
+def test_maxima_of_many_functions_are_those_of_each():
+    rng = np.random.default_rng(0)
+    values = np.round(4 * rng.normal(size=(200, 30))).astype(np.float32)
+    neighbours = rng.integers(30, size=(30, 5)).astype(np.int32)
+    found = maxima(values, neighbours, 4, 0.3)
+    for row, vertices in zip(values, found, strict=True):
+        tops = np.flatnonzero(
+            (row >= row[neighbours].max(axis=1))
+            & (row > 0)
+            & (row >= np.float32(0.3) * row.max())
+        )
+        by_size = tops[np.argsort(-row[tops], kind="stable")].tolist()
+        assert vertices.tolist() == (by_size + [-1] * 4)[:4]
+    assert_array_equal(maxima(values[3:4], neighbours, 4, 0.3), found[3:4])
+    assert maxima(values[:0], neighbours, 4, 0.3).shape == (0, 4)
+
+
+def test_maxima_are_of_the_function_that_the_coefficients_are_of():
+    rng = np.random.default_rng(1)
+    coeffs = rng.normal(size=(50, 6)).astype(np.float32)
+    harmonics = rng.normal(size=(6, 20)).astype(np.float32)
+    neighbours = rng.integers(20, size=(20, 4)).astype(np.int32)
+    found, least = interpolate.local_maxima(coeffs, harmonics, neighbours, 3, 0.1)
+    values = coeffs @ harmonics
+    assert_array_equal(found, maxima(values, neighbours, 3, 0.1))
+    assert_allclose(least, values.min(axis=1), rtol=1e-5)
+
+
 # Threads and blocks
 
 

@@ -132,6 +132,31 @@ def test_no_more_than_max_peaks_are_given(lobes):
     assert peaks_of(coeffs, max_peaks=2).shape == (1, 2, 3)
 
 
+@pytest.mark.parametrize(
+    ("order", "lobe_deg"),
+    [
+        (4, 0.0),
+        (8, 0.0),
+        (8, 9.0),
+        (12, 9.0),
+        pytest.param(
+            16,
+            0.0,
+        ),
+    ],
+)
+def test_the_first_of_many_peaks_is_the_one_found_alone(lobes, order, lobe_deg):
+    # Up to three lobes of nearly one height, as sharp as can be, and noise.
+    rng, n = np.random.default_rng(order), 1500
+    coeffs = rng.normal(scale=0.01, size=(n, (order + 1) * (order + 2) // 2))
+    for share in (1.0, 0.7, 0.5):
+        heights = rng.uniform(0.95, 1.0, n) * (rng.random(n) < share)
+        coeffs += lobes(rng.normal(size=(n, 3)), order, lobe_deg) * heights[:, None]
+    alone, many = peaks_of(coeffs, max_peaks=1), peaks_of(coeffs)
+    assert count(alone) == n < count(many)
+    assert_allclose(alone[:, 0], many[:, 0], atol=1e-6)
+
+
 # Signs and storage
 
 
