@@ -650,11 +650,9 @@ def check_device(device):
 def _compiled(module, metadata):
     """Compile a network that says it is a RecurrentPropagator, if that is true."""
     try:
-        # Of another type a parameter may be none that numpy knows; it is missed below.
         weights = {
-            name: parameter.detach().numpy()
+            name: _as_array(name, parameter)
             for name, parameter in module.state_dict().items()
-            if parameter.dtype == torch.float32
         }
         depth = sum(name.startswith("deeper.") for name in weights) // 2
         return CompiledPropagator(
@@ -669,6 +667,13 @@ def _compiled(module, metadata):
             "its architecture is 'moving_frame', but its parameters are others "
             f"({error})"
         ) from None
+
+
+def _as_array(name, parameter):
+    try:
+        return parameter.detach().numpy()
+    except TypeError:  # one that numpy does not know
+        raise ValueError(f"{name} is {parameter.dtype}, not float32") from None
 
 
 def _check_compiled(model, features, direction):
