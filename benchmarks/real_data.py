@@ -33,6 +33,7 @@ from dipy_rnn.evaluation import alike
 
 STOPPING_THR = 0.15
 SEED_THR = 0.3
+LONGER_THAN_ANY = 5000  # mm: or one that is dropped has no partner
 ORDER_OF_DIRECTIONS = ((45, 8), (28, 6), (15, 4))
 
 
@@ -125,6 +126,7 @@ def measure(head, work, model, n_seeds):
                 step_size=step,
                 max_angle=30,
                 min_len=0,
+                max_len=LONGER_THAN_ANY,
                 **extra,
             )
         )
@@ -141,6 +143,7 @@ def measure(head, work, model, n_seeds):
                 max_angle=30,
                 step_size=step,
                 min_len=0,
+                max_len=LONGER_THAN_ANY,
                 random_seed=1,
             )
         )

@@ -44,11 +44,11 @@ RECIPES = {
     # Follows fibres: the true ones. Its memory is short: with more points replayed
     # the streamlines are the same (doc/design.md).
     "default": Recipe(
-        n_updates=3000, teacher="between", replay_points=32, random_seed=2026
+        n_updates=3000, teacher="between", replay_points=64, random_seed=2026
     ),
 }
 # Width of the smallest network that does it; halving it doubles the speed.
-HIDDEN = {"deterministic": 48, "default": 32}
+HIDDEN = {"deterministic": 48, "default": 64}
 N_PHANTOMS = 120
 N_HELD_OUT = 6
 
