@@ -511,6 +511,7 @@ class Meeting(Recorder):
     def __init__(self, n_threads):
         super().__init__(shape=(200, 3, 3))
         self.barrier, self.idents, self.n_calls = Barrier(n_threads), set(), 0
+        self.torch_threads = set()
         self.lock = Lock()
 
     def states(self, n):
@@ -528,6 +529,7 @@ class MeetingGroup:
             self.met = True
         with meeting.lock:
             meeting.idents.add(get_ident())
+            meeting.torch_threads.add(torch.get_num_threads())
             meeting.n_calls += 1
         n = len(points)
         return np.tile(meeting.answered, (n, 1)), np.full(n, DATA, np.uint8)
@@ -555,6 +557,16 @@ def test_each_thread_has_a_group_of_its_own(torch_threads):
     )
     assert len(lines) == 9
     assert len(meeting.idents) == 3 and get_ident() not in meeting.idents
+
+
+@pytest.mark.parametrize("nbr_threads", [1, 2])
+def test_torch_has_one_thread_in_each_of_ours(torch_threads, nbr_threads):
+    meeting = Meeting(nbr_threads)
+    seeds = seeds_before_the_end(4)
+    options = {"n_slots": 2, "nbr_threads": nbr_threads}
+    assert tracked(meeting, everywhere((200, 3, 3)), seeds, X, **options)
+    assert meeting.torch_threads == {1}
+    assert torch.get_num_threads() == torch_threads
 
 
 def test_there_are_no_more_threads_than_slots():
