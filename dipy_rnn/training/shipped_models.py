@@ -47,8 +47,6 @@ RECIPES = {
         n_updates=3000, teacher="between", replay_points=64, random_seed=2026
     ),
 }
-# Width of the smallest network that does it; halving it doubles the speed.
-HIDDEN = {"deterministic": 48, "default": 64}
 N_PHANTOMS = 120
 N_HELD_OUT = 6
 
@@ -175,9 +173,7 @@ def make_model(name, path):
         say(f"{len(numbers)} phantoms")
         references = [load(folder / str(number)) for number in numbers]
         references, held_out = references[:-N_HELD_OUT], references[-N_HELD_OUT:]
-        module = untrained(
-            "moving_frame", _ORDER, recipe.random_seed, hidden=HIDDEN[name]
-        )
+        module = untrained("moving_frame", _ORDER, recipe.random_seed)
         facts = describe(
             module,
             recipe,
