@@ -350,9 +350,11 @@ class _LookAhead:
 
     def _find(self, seed):
         """Find the first directions of this seed and of those that come next."""
-        (places,) = np.nonzero((self._seeds_vox[self._next :] == seed).all(axis=1))
+        (places,) = np.nonzero((self._seeds_vox == seed).all(axis=1))
         if len(places):
-            start = self._next + places[0]
+            # The next one, or from the beginning where LocalTracking begins again.
+            later = places[places >= self._next]
+            start = later[0] if len(later) else places[0]
             self._next = start + _AHEAD
             seeds_vox = self._seeds_vox[start : self._next]
             found = self._propagator.first_directions(seeds_vox, peaks.MAX_PEAKS)

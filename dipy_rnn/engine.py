@@ -366,7 +366,8 @@ def _streamlines(finished):
         yield (
             number,
             (
-                finished.points_mm[end - n_points : end],
+                # A copy: a view would hold on to all that ended with it.
+                finished.points_mm[end - n_points : end].copy(),
                 n_forward,
                 _REASONS[forward_stop],
                 _REASONS[backward_stop],
