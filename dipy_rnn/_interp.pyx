@@ -32,7 +32,6 @@ cdef struct Corners:
     double weight[8]
 
 
-
 cdef inline bint find_corners(
     const double* point, Py_ssize_t nx, Py_ssize_t ny, Py_ssize_t nz,
     Py_ssize_t channels, Corners* corners

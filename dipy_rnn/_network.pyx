@@ -15,7 +15,7 @@ from libc.string cimport memcpy
 
 import numpy as np
 
-from dipy_rnn._interp cimport BLOCK, DATA, Turns, see, turns_of
+from dipy_rnn._interp cimport BLOCK, Turns, see, turns_of
 
 cdef extern from "_lanes.h":
     enum:

@@ -396,7 +396,7 @@ cdef class SlotArrays:
         points_mm = np.empty((n_points.sum(), 3))
         cdef:
             double[:, ::1] out = points_mm
-            Py_ssize_t n, k, i, j, at = 0
+            Py_ssize_t n, k, i, at = 0
 
         with nogil:
             for k in range(rows.shape[0]):
