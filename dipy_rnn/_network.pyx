@@ -9,8 +9,8 @@ what else is in it, so that a streamline's answer is the same, bit for bit, howe
 many there are and wherever it lies among them.
 """
 
-from libc.stdlib cimport free, malloc
 from libc.math cimport sqrtf
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 import numpy as np
@@ -33,8 +33,8 @@ cdef extern from "_lanes.h":
     void leaky(Py_ssize_t n, float* x) noexcept nogil
 
 cdef enum:
-    # Where the layers lie in the list: the input, those deeper, then four for each
-    # layer of the GRU, then these two.
+    # The layers lie in a list: the input, those deeper, these three for each layer of
+    # the GRU, then where both join and the head.
     GATES = 0
     SEEN = 1
     REMEMBERED = 2
@@ -56,6 +56,7 @@ cdef wide_void think(
         float* gates = other + room
         float* candidate = gates + 2 * room
         float* remembered = candidate + room
+        const layer* gru
         Py_ssize_t i, k
 
     dense(&layers[0], seen, x)
@@ -68,14 +69,14 @@ cdef wide_void think(
     layers += 1 + depth
     memcpy(pair, x, rows * sizeof(float))
     for k in range(n_layers):
-        memcpy(pair + rows, state, rows * sizeof(float))
-        dense(&layers[GATES], pair, gates)
-        dense(&layers[SEEN], pair, candidate)
-        dense(&layers[REMEMBERED], pair + rows, remembered)
-        gru_gates(gates, candidate, remembered, hidden, state)
-        memcpy(pair, state, rows * sizeof(float))
-        layers += PER_LAYER
-        state += rows
+        gru = layers + PER_LAYER * k
+        memcpy(pair + rows, state + k * rows, rows * sizeof(float))
+        dense(&gru[GATES], pair, gates)
+        dense(&gru[SEEN], pair, candidate)
+        dense(&gru[REMEMBERED], pair + rows, remembered)
+        gru_gates(gates, candidate, remembered, hidden, state + k * rows)
+        memcpy(pair, state + k * rows, rows * sizeof(float))
+    layers += PER_LAYER * n_layers
     memcpy(pair + rows, pair, rows * sizeof(float))
     memcpy(pair, x, rows * sizeof(float))
     dense(&layers[0], pair, other)

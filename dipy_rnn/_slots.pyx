@@ -8,7 +8,6 @@ face that says what is called when.
 """
 
 from libc.math cimport fmax, isfinite, sqrt
-
 from libc.stdint cimport int64_t, uint64_t
 
 import numpy as np
@@ -145,15 +144,14 @@ cdef class SlotArrays:
         Py_ssize_t max_points, max_half, replay_points
         bint unidirectional
 
-    # The next point of a slot, why it cannot be one, and its number for criteria that
-    # draw at random: 1, 2 .. forward, -1, -2 .. backward.
     cdef public:
-        double[:, ::1] position, proposal
+        double[:, ::1] position
         double[:, :, ::1] frame
+        # The next point of a slot, why it cannot be one, and its number for criteria
+        # that draw at random: 1, 2 .. forward, -1, -2 .. backward.
+        double[:, ::1] proposal
         int64_t[::1] reasons, numbers
         uint64_t[::1] seed_keys
-
-    cdef public:
         int64_t[::1] sequence, n_points, n_forward, replayed, forward_stop
         unsigned char[::1] phase
         double[:, ::1] tangent
