@@ -152,7 +152,7 @@ cdef class SlotArrays:
         double[:, ::1] proposal
         int64_t[::1] reasons, numbers
         uint64_t[::1] seed_keys
-        int64_t[::1] sequence, n_points, n_forward, replayed, forward_stop
+        int64_t[::1] index, n_points, n_forward, replayed, forward_stop
         unsigned char[::1] phase
         double[:, ::1] tangent
         # The frame at the point from which the forward half is replayed.
@@ -177,7 +177,7 @@ cdef class SlotArrays:
         self.reasons = np.full(n_slots, NOT_ASKED)
         self.numbers = np.zeros(n_slots, np.int64)
         self.seed_keys = np.zeros(n_slots, np.uint64)
-        self.sequence = np.zeros(n_slots, np.int64)
+        self.index = np.zeros(n_slots, np.int64)
         self.n_points = np.zeros(n_slots, np.int64)
         self.n_forward = np.zeros(n_slots, np.int64)
         self.replayed = np.zeros(n_slots, np.int64)
@@ -195,13 +195,13 @@ cdef class SlotArrays:
         """Drop all slots but these."""
         for name in (
             "position", "proposal", "tangent", "frame", "far_frame", "points",
-            "reasons", "numbers", "seed_keys", "sequence", "n_points", "n_forward",
+            "reasons", "numbers", "seed_keys", "index", "n_points", "n_forward",
             "replayed", "forward_stop", "phase",
         ):
             setattr(self, name, np.asarray(getattr(self, name))[rows])
 
     def admit(
-        self, const int64_t[::1] rows, const int64_t[::1] sequence,
+        self, const int64_t[::1] rows, const int64_t[::1] index,
         const double[:, ::1] seeds, const double[:, :, ::1] frames,
         const uint64_t[::1] seed_keys
     ):
@@ -211,8 +211,8 @@ cdef class SlotArrays:
         ----------
         rows : array of shape (k,)
             The slots.
-        sequence : array of shape (k,)
-            A number for each streamline.
+        index : array of shape (k,)
+            The place of each one's seed among those given.
         seeds : array of shape (k, 3)
             Voxel coordinates.
         frames : array of shape (k, 3, 3)
@@ -227,7 +227,7 @@ cdef class SlotArrays:
         for k in range(rows.shape[0]):
             row = rows[k]
             self.phase[row] = FORWARD
-            self.sequence[row] = sequence[k]
+            self.index[row] = index[k]
             self.seed_keys[row] = seed_keys[k]
             self.position[row] = seeds[k]
             self.points[row, 0] = seeds[k]
@@ -386,7 +386,7 @@ cdef class SlotArrays:
 
         Returns
         -------
-        sequence, n_points, n_forward : ndarray of shape (k,)
+        index, n_points, n_forward : ndarray of shape (k,)
         points_mm : ndarray of shape (sum of n_points, 3)
         forward_stop, backward_stop : ndarray of shape (k,)
         """
@@ -406,7 +406,7 @@ cdef class SlotArrays:
                     self._write(n, i, &out[at, 0])
                     at += 1
         return (
-            np.asarray(self.sequence)[rows], n_points, np.asarray(self.n_forward)[rows],
+            np.asarray(self.index)[rows], n_points, np.asarray(self.n_forward)[rows],
             points_mm, np.asarray(self.forward_stop)[rows],
             np.asarray(self.reasons)[rows])
 

@@ -65,14 +65,14 @@ class DeviceSlots:
     ...     step_vox=np.ones(3), to_mm=phantom.affine, max_points=100, max_half=100,
     ...     n_slots=8)
     >>> while slots.busy:
-    ...     for number in slots.advance(100).sequence:
+    ...     for number in slots.advance(100).index:
     ...         print(number)
     0
     """
 
     # What there is of a slot, but the hidden state, whose rows are its second axis.
     _PER_SLOT = (
-        "sequence",
+        "index",
         "seed_key",
         "phase",
         "position",
@@ -135,7 +135,7 @@ class DeviceSlots:
         self.rows = torch.arange(n, device=device)
         self.phase = torch.full((n,), _IDLE, device=device)
         for name in (
-            "sequence",
+            "index",
             "seed_key",
             "n_points",
             "n_forward",
@@ -317,7 +317,7 @@ class DeviceSlots:
             [
                 column[rows]
                 for column in (
-                    self.sequence,
+                    self.index,
                     self.n_points,
                     self.n_forward,
                     self.forward_stop,
@@ -325,7 +325,7 @@ class DeviceSlots:
                 )
             ]
         )
-        sequence, n_points, n_forward, forward_stop, backward_stop = table.cpu().numpy()
+        index, n_points, n_forward, forward_stop, backward_stop = table.cpu().numpy()
         # For each point its slot, and its place in the streamline, from which follows
         # its place in the slot: there the forward half comes first.
         total = int(n_points.sum())
@@ -339,7 +339,7 @@ class DeviceSlots:
         )
         points_vox = self.points[rows[line], column].cpu().numpy()
         return Finished(
-            sequence,
+            index,
             n_points,
             n_forward,
             spaces.to_mm(points_vox, self.to_mm),
@@ -350,13 +350,13 @@ class DeviceSlots:
     def _refill(self, idle):
         """Give the next seeds to idle slots; drop some when no seed is left."""
         wanted = min(self.n_slots - self._n_busy, len(idle))
-        sequence, seeds_vox, first_frames = self.queue.take(wanted)
-        n = len(sequence)
+        index, seeds_vox, first_frames = self.queue.take(wanted)
+        n = len(index)
         if n:
             keys = stopping.seed_keys(self.random_seed, seeds_vox)
             rows = torch.from_numpy(idle[:n]).to(self.device)
             for name, values in (
-                ("sequence", sequence),
+                ("index", index),
                 ("seed_key", keys.view(np.int64)),
                 ("position", seeds_vox),
                 ("frame", first_frames),

@@ -17,7 +17,6 @@ Each thread has a group of slots to itself, and all take from one queue of seeds
 Nothing is tracked while the caller holds a streamline.
 """
 
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from threading import Lock
@@ -31,13 +30,17 @@ from dipy_rnn.propagator import torch_threads
 from dipy_rnn.stopping import StopReason
 
 # Seeds whose first directions are found at a time, and steps between two looks at what
-# is finished: enough that neither costs anything, few enough that memory stays small.
-_SEEDS = 8192
+# is finished: enough that neither costs anything, few enough that memory stays small
+# and that every thread finds something to do.
+_SEEDS = 1024
 _STEPS = 64
 
 # Streamlines that advance together, if nobody says otherwise: on the CPU enough that
 # what Python does in a step does not count, on a GPU enough to fill it.
 _BATCH_SIZE = {"cpu": 2048, "cuda": 65536}
+
+# Idle slots are dropped, once no seeds are left, when fewer than this share are busy.
+_LEAST_BUSY = 0.9
 
 _REASONS = tuple(StopReason)  # by value, and faster than StopReason(value)
 
@@ -68,9 +71,9 @@ class SeedQueue:
     ...     fodf_features(crossing_phantom(90).fodf()), load_model(), np.eye(3), 60, 1)
     >>> seeds = np.array([[-9.0, 0, 0], [11.5, 11.5, 5.5]])
     >>> queue = SeedQueue(propagator, seeds, np.eye(4))
-    >>> sequence, seeds_vox, first_frames = queue.take(5)
-    >>> sequence.tolist(), first_frames.shape, queue.next_index()
-    ([0], (1, 3, 3), 1)
+    >>> index, seeds_vox, first_frames = queue.take(5)
+    >>> index.tolist(), first_frames.shape, queue.left_out
+    ([1], (1, 3, 3), {0})
     """
 
     def __init__(self, propagator, seeds, affine, directions=None, *, n_ahead=_SEEDS):
@@ -80,17 +83,17 @@ class SeedQueue:
         self._directions = directions
         self._n_ahead = min(n_ahead, _SEEDS)
         self._lock = Lock()
-        self._next_seed = 0
         self._next = 0
-        self._ready = np.empty((0, 3)), np.empty((0, 3, 3))
-        self._indices = deque()
+        self._ready = np.empty(0, np.int64), np.empty((0, 3)), np.empty((0, 3, 3))
+        #: Places of seeds that were left out.
+        self.left_out = set()
 
     def __len__(self):
         """Tell how many are left at most."""
-        return len(self._seeds) - self._next_seed + len(self._ready[0])
+        return len(self._seeds) - self._next + len(self._ready[0])
 
     def take(self, n):
-        """Take the next seeds.
+        """Take the next seeds; several threads may.
 
         Parameters
         ----------
@@ -98,31 +101,26 @@ class SeedQueue:
 
         Returns
         -------
-        sequence : ndarray of shape (k,)
-            Their numbers; k is below n where no more are left.
+        index : ndarray of shape (k,)
+            Their places among the seeds; k is below n where no more are left.
         seeds_vox : ndarray of shape (k, 3)
         first_frames : ndarray of shape (k, 3, 3)
             Around their first directions.
         """
-        with self._lock:
-            while len(self._ready[0]) < n and self._next_seed < len(self._seeds):
-                self._prepare()
-            seeds_vox, first_frames = (part[:n] for part in self._ready)
-            self._ready = tuple(part[n:] for part in self._ready)
-            sequence = self._next + np.arange(len(seeds_vox))
-            self._next += len(seeds_vox)
-        return sequence, seeds_vox, first_frames
+        while True:
+            with self._lock:
+                start = self._next
+                if n <= len(self._ready[0]) or start == len(self._seeds):
+                    taken = tuple(part[:n] for part in self._ready)
+                    self._ready = tuple(part[n:] for part in self._ready)
+                    return taken
+                self._next = stop = min(start + self._n_ahead, len(self._seeds))
+            # Each thread that finds too few prepares some, beside the others.
+            prepared = self._prepare(start, stop)
+            with self._lock:
+                self._ready = tuple(map(np.concatenate, zip(self._ready, prepared)))
 
-    def next_index(self):
-        """Return the place among the seeds of the one whose streamline is due.
-
-        To be called once for each, in the order in which they were taken.
-        """
-        return self._indices.popleft()
-
-    def _prepare(self):
-        start, stop = self._next_seed, self._next_seed + self._n_ahead
-        self._next_seed = stop = min(stop, len(self._seeds))
+    def _prepare(self, start, stop):
         seeds_vox = spaces.to_voxels(self._seeds[start:stop], self._affine)
         propagator = self._propagator
         if self._directions is None:
@@ -132,15 +130,13 @@ class SeedQueue:
         length = np.linalg.norm(first, axis=1)
         limits = np.array(propagator.data.shape[:3]) - 0.5
         inside = ((seeds_vox >= -0.5) & (seeds_vox < limits)).all(axis=1)
-        kept = np.flatnonzero(inside & (length > 0))
-        self._indices.extend((start + kept).tolist())
+        good = inside & (length > 0)
+        self.left_out.update((start + np.flatnonzero(~good)).tolist())
+        kept = np.flatnonzero(good)
         first_frames = frames.from_tangents(
             first[kept] / length[kept, None], propagator.axes
         )
-        self._ready = tuple(
-            np.concatenate([left, new])
-            for left, new in zip(self._ready, (seeds_vox[kept], first_frames))
-        )
+        return start + kept, seeds_vox[kept], first_frames
 
 
 class Finished(NamedTuple):
@@ -148,8 +144,8 @@ class Finished(NamedTuple):
 
     Parameters
     ----------
-    sequence : ndarray of shape (k,)
-        Their numbers in the queue.
+    index : ndarray of shape (k,)
+        Places of their seeds among those given.
     n_points : ndarray of shape (k,)
     n_forward : ndarray of shape (k,)
         Points of the forward half among them, the seed included.
@@ -165,7 +161,7 @@ class Finished(NamedTuple):
     (0, 3)
     """
 
-    sequence: np.ndarray
+    index: np.ndarray
     n_points: np.ndarray
     n_forward: np.ndarray
     points_mm: np.ndarray
@@ -285,16 +281,16 @@ class Slots:
 
     def _refill(self, rows):
         """Give the next seeds to free slots, and drop slots for which none is left."""
-        sequence, seeds_vox, first_frames = self._queue.take(len(rows))
-        n = len(sequence)
+        index, seeds_vox, first_frames = self._queue.take(len(rows))
+        n = len(index)
         if n:
             keys = np.zeros(n, np.uint64)
             if self._draws:
                 keys = stopping.seed_keys(self._random_seed, seeds_vox)
-            self._arrays.admit(rows[:n], sequence, seeds_vox, first_frames, keys)
+            self._arrays.admit(rows[:n], index, seeds_vox, first_frames, keys)
         if n < len(rows):
             busy = self._arrays.busy()
-            if len(busy) < 0.75 * len(self._arrays):
+            if len(busy) < _LEAST_BUSY * len(self._arrays):
                 self._arrays.keep(busy)
                 self._states.keep(busy)
 
@@ -347,16 +343,18 @@ def run(propagator, criterion, queue, *, n_slots, nbr_threads, **options):
                 for done in advance_all(lambda slots: slots.advance(_STEPS), groups):
                     waiting.update(_streamlines(done))
             groups = [slots for slots in groups if slots.busy]
-            while due in waiting:
-                yield queue.next_index(), *waiting.pop(due)
+            while due in waiting or due in queue.left_out:
+                if due in waiting:
+                    yield due, *waiting.pop(due)
+                queue.left_out.discard(due)
                 due += 1
 
 
 def _streamlines(finished):
-    """Yield (sequence, (points_mm, n_forward, forward_stop, backward_stop))."""
+    """Yield (index, (points_mm, n_forward, forward_stop, backward_stop))."""
     ends = np.cumsum(finished.n_points)
-    for number, n_points, n_forward, end, forward_stop, backward_stop in zip(
-        finished.sequence.tolist(),
+    for index, n_points, n_forward, end, forward_stop, backward_stop in zip(
+        finished.index.tolist(),
         finished.n_points.tolist(),
         finished.n_forward.tolist(),
         ends.tolist(),
@@ -364,7 +362,7 @@ def _streamlines(finished):
         finished.backward_stop.tolist(),
     ):
         yield (
-            number,
+            index,
             (
                 # A copy: a view would hold on to all that ended with it.
                 finished.points_mm[end - n_points : end].copy(),

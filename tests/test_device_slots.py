@@ -88,7 +88,7 @@ def run(slots, n_steps=100):
         lines = np.split(finished.points_mm, np.cumsum(finished.n_points)[:-1])
         assert len(finished.points_mm) == finished.n_points.sum()
         records += zip(
-            finished.sequence,
+            finished.index,
             lines,
             finished.n_forward,
             finished.forward_stop,
@@ -498,7 +498,7 @@ def test_no_more_slots_are_busy_than_wanted(worlds, newton):
     while slots.busy:
         assert (slots.phase < 3).sum() <= 5
         assert len(slots.phase) % 32 == 0
-        handed_over += len(slots.advance(3).sequence)
+        handed_over += len(slots.advance(3).index)
     assert handed_over == len(world.seeds)
 
 

@@ -306,11 +306,6 @@ def queue_of(seeds, directions, affine=None, **options):
     return SeedQueue(propagator, seeds, affine, directions, **options)
 
 
-def indices_of(queue, n):
-    """Return the places among the seeds of the first n that were taken."""
-    return [queue.next_index() for _ in range(n)]
-
-
 def drained(queue, n):
     """Take n at a time until there are no more; return all three parts joined."""
     parts = []
@@ -329,10 +324,10 @@ def test_seeds_come_in_their_order_without_those_left_out(n, n_ahead):
     directions[5] = 0.0
     queue = queue_of(seeds, directions, n_ahead=n_ahead)
     assert len(queue) == 8
-    sequence, seeds_vox, first = drained(queue, n)
+    index, seeds_vox, first = drained(queue, n)
     assert len(queue) == 0
-    assert sequence.tolist() == [0, 1, 2, 3]
-    assert indices_of(queue, 4) == [0, 2, 3, 6]
+    assert index.tolist() == [0, 2, 3, 6]
+    assert queue.left_out == {1, 4, 5, 7}
     npt.assert_array_equal(seeds_vox, seeds[[0, 2, 3, 6]])
     npt.assert_allclose(first[:, 2], [[0.0, 0.6, 0.8]] * 4, atol=1e-15)
 
@@ -385,11 +380,11 @@ def test_threads_that_take_at_once_lose_nothing_and_get_nothing_twice():
             worker.join(60)
     finally:
         sys.setswitchinterval(switching)
-    sequence, seeds_vox, first = map(np.concatenate, zip(*taken))
-    assert len(sequence) == len(first) == n
-    assert indices_of(queue, n) == list(range(n))
-    order = np.argsort(sequence)
-    npt.assert_array_equal(sequence[order], np.arange(n))
+    index, seeds_vox, first = map(np.concatenate, zip(*taken))
+    assert len(index) == len(first) == n
+    assert not queue.left_out
+    order = np.argsort(index)
+    npt.assert_array_equal(index[order], np.arange(n))
     npt.assert_array_equal(seeds_vox[order], seeds)
 
 
