@@ -1,13 +1,21 @@
 """How good streamlines are: beside those of another tracker, and beside the truth.
 
-Two trackers are compared seed by seed (`alike`, `paired_difference`) and by the
-voxels they visit (`visits`, `dice`, `density_correlation`). Where the true bundles
-are known (`known_bundles`), `score` counts the streamlines that connect the right
-ends and the volume that these cover [1]_ [2]_. `followed` tells which known
-streamlines a tracker reproduced.
+Two trackers are compared seed by seed (`alike`, `hausdorff_mm`,
+`mean_closest_point_mm`, `end_point_mm`, `angular_difference_deg`), by the voxels they
+visit (`visits`, `dice`, `weighted_dice`, `density_correlation`, `coverage`), by what
+they connect (`connections`) and by their shape (`mean_curvature_per_mm`,
+`shape_similarity`). Tractograms without seeds find their partners with
+`nearest_streamlines`. Where the true bundles are known (`known_bundles`), `score`
+counts the streamlines that connect the right ends and the volume that these cover
+[1]_ [2]_. `followed` tells which known streamlines a tracker reproduced.
+
+Figures come with one kind of uncertainty, the `Estimate`: of a mean over streamlines
+(`estimated_mean`), of a difference of two (`paired_difference`) and of whatever is
+computed from what all streamlines visit or connect (`bootstrapped`).
 
 Streamlines are arrays of shape (M, 3) in mm (RAS+), and what is measured are their
 points: they should be closer together than a voxel, or than the distance asked about.
+Their lengths are :func:`dipy.tracking.streamline.length`.
 
 References
 ----------
@@ -18,16 +26,26 @@ References
 """
 
 from dataclasses import dataclass
+import warnings
 
-from dipy.tracking.utils import density_map
+from dipy.segment.bundles import bundle_shape_similarity
+from dipy.segment.metric import mdf
+from dipy.tracking.distances import mam_distances
+from dipy.tracking.streamline import length, set_number_of_points
 import numpy as np
+from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
-from scipy.stats import sem
+from scipy.stats import DegenerateDataWarning, bootstrap, sem
 
 from dipy_rnn import spaces
 
 INVALID_CONNECTION = -1
 NO_CONNECTION = -2
+
+# As many as FastStreamlineSearch of DIPY takes.
+_N_POINTS_OF_SHAPE = 24
+
+# Streamlines
 
 
 def _farthest_mm(points, others):
@@ -65,6 +83,83 @@ def hausdorff_mm(streamline, other):
     return max(_farthest_mm(streamline, other), _farthest_mm(other, streamline))
 
 
+def mean_closest_point_mm(streamline, other):
+    """Measure how far apart two streamlines are on average.
+
+    Parameters
+    ----------
+    streamline, other : ndarray of shape (M, 3)
+        In mm. M may differ.
+
+    Returns
+    -------
+    distance_mm : float
+        Mean distance from the points of one to the nearest point of the other,
+        averaged over both ways; infinite if there is no point in one of them.
+
+    Notes
+    -----
+    The mean closest-point distance of [1]_, made symmetric as in [2]_:
+    :func:`dipy.tracking.distances.mam_distances`, which computes in single precision.
+
+    References
+    ----------
+    .. [1] Corouge I, Gouttard S, Gerig G. Towards a shape model of white matter fiber
+       bundles using diffusion tensor MRI. IEEE International Symposium on Biomedical
+       Imaging, 2004.
+    .. [2] Zhang S, Correia S, Laidlaw DH. Identifying white-matter fiber bundles in
+       DTI data using an automated proximity-based fiber-clustering method. IEEE
+       Transactions on Visualization and Computer Graphics 14(5), 2008.
+
+    Examples
+    --------
+    >>> line = np.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]])
+    >>> mean_closest_point_mm(line, line + [0, 2, 0])
+    2.0
+    >>> mean_closest_point_mm(line, line[:1])  # (0 + 1 + 2) / 3 and 0
+    0.5
+    """
+    if not len(streamline) or not len(other):
+        return np.inf
+    return mam_distances(streamline, other, metric="avg")
+
+
+def end_point_mm(streamline, other):
+    """Measure how far apart the end points of two streamlines are.
+
+    Parameters
+    ----------
+    streamline, other : ndarray of shape (M, 3)
+        In mm. M may differ.
+
+    Returns
+    -------
+    distance_mm : float
+        Mean of the two distances from an end to an end, with the ends paired in the
+        better way; infinite if there is no point in one of them.
+
+    Notes
+    -----
+    The minimum average direct-flip distance [1]_ of what lies between the end points:
+    :func:`dipy.segment.metric.mdf`.
+
+    References
+    ----------
+    .. [1] Garyfallidis E, Brett M, Correia MM, Williams GB, Nimmo-Smith I.
+       QuickBundles, a method for tractography simplification. Frontiers in
+       Neuroscience 6:175, 2012.
+
+    Examples
+    --------
+    >>> line = np.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]])
+    >>> print(end_point_mm(line, line[::-1]), end_point_mm(line, line[:2]))
+    0.0 0.5
+    """
+    if not len(streamline) or not len(other):
+        return np.inf
+    return mdf(*(np.asarray(line)[[0, -1]] for line in (streamline, other)))
+
+
 def alike(streamlines, others, limit_mm=2.0):
     """Tell which of two trackers' streamlines are the same within a distance.
 
@@ -94,33 +189,6 @@ def alike(streamlines, others, limit_mm=2.0):
         ],
         dtype=bool,
     )
-
-
-def paired_difference(values, others):
-    """Take the difference of two means over the same seeds, and its standard error.
-
-    Parameters
-    ----------
-    values, others : array_like of shape (N,)
-        What was found for each seed with one tracker and with the other; booleans
-        count as 0 and 1, so that their means are shares.
-
-    Returns
-    -------
-    difference : float
-        Mean of `values` less that of `others`.
-    standard_error : float
-        Standard deviation of the N differences over the square root of N, as in the
-        paired t-test. Seeds count as independent of each other.
-
-    Examples
-    --------
-    >>> difference, error = paired_difference([True, True, False], [True, False, False])
-    >>> print(round(difference, 3), round(error, 3))
-    0.333 0.333
-    """
-    differences = np.asarray(values, float) - np.asarray(others, float)
-    return float(differences.mean()), float(sem(differences))
 
 
 def followed(references, tracked, limit_mm=2.0):
@@ -157,10 +225,202 @@ def followed(references, tracked, limit_mm=2.0):
     )
 
 
+def nearest_streamlines(streamlines, others):
+    """Find partners for streamlines that were not tracked from the same seeds.
+
+    Parameters
+    ----------
+    streamlines, others : sequences of ndarrays of shape (M, 3)
+        In mm.
+
+    Returns
+    -------
+    indices, partners : ndarrays of shape (P,), int
+        ``others[partners[p]]`` is the nearest of the others to
+        ``streamlines[indices[p]]``; several may have the same partner. A streamline
+        that has no length has none and is nobody's, so that P is 0 if one side is
+        empty.
+
+    Notes
+    -----
+    The distance is the root mean square of those between 24 points at equal spacing
+    along both, in the better of the two directions. As a Euclidean distance of vectors
+    it is found by a k-d tree: the exact nearest, however far away, in a hundredth of
+    the time that :class:`dipy.segment.fss.FastStreamlineSearch` takes for those within
+    20 mm. That one averages the distances instead of their squares; of 5000 streamlines
+    of a phantom 0.5 % had another partner then.
+
+    Examples
+    --------
+    >>> line = np.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]])
+    >>> others = [line + [0, 9, 0], line[::-1] + [0, 1, 0]]
+    >>> indices, partners = nearest_streamlines([line, line[:1]], others)
+    >>> indices.tolist(), partners.tolist()
+    ([0], [1])
+    """
+    indices, shapes = _shapes(streamlines)
+    of_others, other_shapes = _shapes(others)
+    if not len(indices) or not len(of_others):
+        return np.empty((2, 0), dtype=int)
+    both_ways = np.concatenate([other_shapes, other_shapes[:, ::-1]])
+    tree = cKDTree(both_ways.reshape(len(both_ways), -1))
+    _, nearest = tree.query(shapes.reshape(len(shapes), -1))
+    return indices, of_others[nearest % len(of_others)]
+
+
+def _shapes(streamlines):
+    """Return which streamlines have a length, and points (N, 24, 3) along these."""
+    some = _with_length(streamlines)
+    lines = [np.asarray(streamlines[i], dtype=float) for i in some]
+    return some, np.array(set_number_of_points(lines, _N_POINTS_OF_SHAPE))
+
+
+def _with_length(streamlines):
+    """Return the indices of streamlines with two different points."""
+    return np.flatnonzero([length(line) > 0 for line in streamlines])
+
+
+# Steps
+
+
+def _steps(streamline):
+    """Return mid-points, directions and lengths of the steps that have a length."""
+    streamline = np.asarray(streamline, dtype=float)
+    steps = np.diff(streamline, axis=0)
+    lengths = np.linalg.norm(steps, axis=1)
+    some = lengths > 0
+    middles = (streamline[:-1] + streamline[1:]) / 2
+    return middles[some], steps[some] / lengths[some, None], lengths[some]
+
+
+def angular_difference_deg(streamline, other):
+    """Measure by which angle two streamlines differ where they are nearest.
+
+    Parameters
+    ----------
+    streamline, other : ndarray of shape (M, 3)
+        In mm. M may differ.
+
+    Returns
+    -------
+    angle_deg : float
+        Mean over the steps of one of the angle, from 0 to 90, to the step of the other
+        whose mid-point is nearest, averaged over both ways, so that the direction of a
+        streamline does not matter; NaN if there is no step in one of them.
+
+    Examples
+    --------
+    >>> line = np.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]])
+    >>> print(angular_difference_deg(line, line[::-1] + [0, 2, 0]))
+    0.0
+    >>> corner = np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0]])
+    >>> print(angular_difference_deg(line, corner))  # (0 + 90) / 2, (0 + 90) / 2
+    45.0
+    """
+    middles, directions, _ = _steps(streamline)
+    other_middles, other_directions, _ = _steps(other)
+    if not len(middles) or not len(other_middles):
+        return np.nan
+    _, nearest = cKDTree(other_middles).query(middles)
+    _, back = cKDTree(middles).query(other_middles)
+    forth_deg = _angles_deg(directions, other_directions[nearest])
+    back_deg = _angles_deg(other_directions, directions[back])
+    return float(forth_deg.mean() + back_deg.mean()) / 2
+
+
+def _angles_deg(directions, others):
+    """Return angles between axes: an arccos would lose the small ones."""
+    sines = np.linalg.norm(np.cross(directions, others), axis=1)
+    cosines = np.abs(np.einsum("ij,ij->i", directions, others))
+    return np.rad2deg(np.arctan2(sines, cosines))
+
+
+def mean_curvature_per_mm(streamline):
+    """Measure how much a streamline bends.
+
+    Parameters
+    ----------
+    streamline : ndarray of shape (M, 3)
+        In mm.
+
+    Returns
+    -------
+    curvature_per_mm : float
+        Mean curvature along its length: 1 / R for points at equal spacing on a circle
+        of radius R mm, 0 for a straight line; NaN for less than two steps.
+
+    Notes
+    -----
+    Curvature is the length of dT/ds, the change of the unit tangent T over arc length
+    [1]_. Here T are the directions of the steps, between whose mid-points a streamline
+    turns: the sum of the lengths of all dT, over the length from the first to the last
+    mid-point.
+    :func:`dipy.tracking.metrics.mean_curvature` is 1 / R as well in the interior of a
+    circle, but half of it at the ends: 1.5 % too little for 100 points, 15 % for 10.
+
+    References
+    ----------
+    .. [1] do Carmo MP. Differential geometry of curves and surfaces. Prentice-Hall,
+       1976, section 1-5.
+
+    Examples
+    --------
+    >>> turn = np.linspace(0, np.pi, 20)
+    >>> arc = 40 * np.stack([np.cos(turn), np.sin(turn), 0 * turn], axis=1)
+    >>> print(round(mean_curvature_per_mm(arc), 6))
+    0.025
+    """
+    _, directions, lengths_mm = _steps(streamline)
+    if len(directions) < 2:
+        return np.nan
+    turns = np.linalg.norm(np.diff(directions, axis=0), axis=1)
+    return float(turns.sum() / (lengths_mm[:-1] + lengths_mm[1:]).sum() * 2)
+
+
+# Volume
+
+
 def _voxels(points_mm, affine, shape):
     """Return the voxels (N, 3) that own points, and which points are on the grid."""
     voxels = np.floor(spaces.to_voxels(points_mm, affine) + 0.5).astype(int)
     return voxels, np.all((voxels >= 0) & (voxels < shape), axis=1)
+
+
+def visited_voxels(streamlines, affine, shape):
+    """Tell which voxels each streamline visits.
+
+    Parameters
+    ----------
+    streamlines : iterable of N ndarrays of shape (M, 3)
+        In mm.
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+    shape : tuple of 3 ints
+        Voxels along each axis.
+
+    Returns
+    -------
+    visited : scipy.sparse.csr_array of shape (N, X * Y * Z), int
+        1 where the streamline has a point in the voxel; points outside the grid are
+        left out. Weights of the streamlines times this matrix are weighted visits,
+        and that is what :func:`bootstrapped` takes.
+
+    Examples
+    --------
+    >>> line = np.array([[0.0, 0, 0], [0.4, 0, 0], [1, 0, 0], [9, 0, 0]])
+    >>> visited_voxels([line, line[:2]], np.eye(4), (3, 1, 1)).toarray().tolist()
+    [[1, 1, 0], [1, 0, 0]]
+    """
+    of_each = [np.empty(0, dtype=int)]
+    for line in streamlines:
+        voxels, inside = _voxels(line, affine, shape)
+        of_each.append(np.unique(np.ravel_multi_index(voxels[inside].T, shape)))
+    where = np.concatenate(of_each)
+    ends = np.cumsum([len(voxels) for voxels in of_each])
+    return csr_array(
+        (np.ones(len(where), dtype=int), where, ends),
+        shape=(len(ends) - 1, np.prod(shape)),
+    )
 
 
 def visits(streamlines, affine, shape):
@@ -171,7 +431,7 @@ def visits(streamlines, affine, shape):
 
     Parameters
     ----------
-    streamlines : sequence of ndarrays of shape (M, 3)
+    streamlines : iterable of ndarrays of shape (M, 3)
         In mm.
     affine : ndarray of shape (4, 4)
         Voxel to mm.
@@ -189,8 +449,7 @@ def visits(streamlines, affine, shape):
     >>> visits([line, line[:2]], np.eye(4), (3, 1, 1)).ravel().tolist()
     [2, 1, 0]
     """
-    inside = (line[_voxels(line, affine, shape)[1]] for line in streamlines)
-    return density_map([line for line in inside if len(line)], affine, shape)
+    return visited_voxels(streamlines, affine, shape).sum(axis=0).reshape(shape)
 
 
 def dice(mask, other):
@@ -213,6 +472,48 @@ def dice(mask, other):
     """
     total = np.count_nonzero(mask) + np.count_nonzero(other)
     return float(2 * np.count_nonzero(mask & other) / total) if total else 1.0
+
+
+def weighted_dice(visits, other):
+    """Return the Dice coefficient of two maps of visits, weighted by these.
+
+    Parameters
+    ----------
+    visits, other : ndarray of shape (X, Y, Z)
+        What :func:`visits` counted for two sets of streamlines.
+
+    Returns
+    -------
+    dice : float
+        The share of all visits that lies in voxels which both sets visit, where each
+        set counts for a half: 1 if both visit the same voxels (or none), 0 if they
+        share none. A voxel that few streamlines visit hardly matters, unlike for
+        :func:`dice`.
+
+    Notes
+    -----
+    Over all voxels v, and over those v' with both w_a and w_b above 0, [1]_ ::
+
+        sum_v' (w_a + w_b) / sum_v (w_a + w_b)
+
+    where each map w is divided by its sum, so that the larger tractogram does not
+    count for more.
+
+    References
+    ----------
+    .. [1] Cousineau M, Jodoin PM, Garyfallidis E, et al. A test-retest study on
+       Parkinson's PPMI dataset yields statistically significant white matter
+       fascicles. NeuroImage: Clinical 16, 2017.
+
+    Examples
+    --------
+    >>> weighted_dice(np.array([3, 1, 0]), np.array([1, 0, 1]))  # 3 / 4 and 1 / 2
+    0.625
+    """
+    both = (visits > 0) & (other > 0)
+    if not both.any():
+        return 0.0 if visits.any() or other.any() else 1.0
+    return float(np.mean([w[both].sum() / w.sum() for w in (visits, other)]))
 
 
 def density_correlation(visits, other):
@@ -239,6 +540,137 @@ def density_correlation(visits, other):
     if not either.any() or min(map(np.ptp, maps)) == 0:
         return float("nan")
     return float(np.corrcoef(*maps)[0, 1])
+
+
+def coverage(visits, mask):
+    """Return the share of a mask that streamlines visit.
+
+    Parameters
+    ----------
+    visits : ndarray of shape (X, Y, Z)
+        What :func:`visits` counted.
+    mask : ndarray of shape (X, Y, Z), bool
+        Such as the white matter.
+
+    Returns
+    -------
+    coverage : float
+        NaN for an empty mask.
+
+    Examples
+    --------
+    >>> coverage(np.array([2, 0, 1, 1]), np.array([True, True, True, False]))
+    0.6666666666666666
+    """
+    return float((visits[mask] > 0).mean()) if mask.any() else np.nan
+
+
+# Tractogram
+
+
+def _end_voxels(streamlines, place, affine, shape):
+    """Return the streamlines whose first (0) or last (-1) point is on the grid.
+
+    And the voxels (N, 3) that own these points.
+    """
+    some = np.flatnonzero([len(line) > 0 for line in streamlines])
+    tips_mm = np.array([streamlines[i][place] for i in some]).reshape(-1, 3)
+    voxels, inside = _voxels(tips_mm, affine, shape)
+    return some[inside], voxels[inside]
+
+
+def connections(streamlines, affine, labels):
+    """Tell which two regions each streamline connects.
+
+    Parameters
+    ----------
+    streamlines : sequence of N ndarrays of shape (M, 3)
+        In mm.
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+    labels : ndarray of shape (X, Y, Z), int
+        Regions 1 to R; what is not above 0 is in none.
+
+    Returns
+    -------
+    connections : scipy.sparse.csr_array of shape (N, R * R), int
+        1 in column (a - 1) * R + b - 1 where the two end points of a streamline lie in
+        the regions a < b, in whichever order. Streamlines within one region connect
+        nothing.
+
+    Notes
+    -----
+    The sum over the streamlines, reshaped to (R, R), is the connectivity matrix above
+    its diagonal: :func:`dipy.tracking.utils.connectivity_matrix`, except that an end
+    outside the grid is in no region instead of an error. :func:`density_correlation`
+    of the sums is Pearson's correlation of two connectivity matrices over the pairs
+    which either connects, and :func:`bootstrapped` adds its standard error.
+
+    Examples
+    --------
+    >>> line = np.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]])
+    >>> labels = np.array([1, 0, 2]).reshape(3, 1, 1)
+    >>> connected = connections([line, line[::-1], line[:2]], np.eye(4), labels)
+    >>> connected.sum(axis=0).reshape(2, 2).tolist()
+    [[0, 2], [0, 0]]
+    """
+    ends = np.zeros((2, len(streamlines)), dtype=int)
+    for end, place in zip(ends, (0, -1)):
+        which, voxels = _end_voxels(streamlines, place, affine, labels.shape)
+        end[which] = labels[*voxels.T]
+    lower, upper = np.sort(ends, axis=0)
+    which = np.flatnonzero((lower > 0) & (lower < upper))
+    n_regions = int(labels.max())
+    pairs = (lower[which] - 1) * n_regions + upper[which] - 1
+    return csr_array(
+        (np.ones(len(which), dtype=int), (which, pairs)),
+        shape=(len(streamlines), n_regions**2),
+    )
+
+
+def shape_similarity(streamlines, others, *, random_seed=0):
+    """Compare the shapes of two bundles or tractograms: BUAN's bundle adjacency.
+
+    Parameters
+    ----------
+    streamlines, others : sequences of ndarrays of shape (M, 3)
+        In mm.
+    random_seed : int, optional
+        Of the clustering, which goes through the streamlines in random order.
+
+    Returns
+    -------
+    similarity : float
+        The share of the clusters of one that are within 6 mm of a cluster of the
+        other, averaged over both ways, from 0 to 1; 0 if no streamline of one has a
+        length.
+
+    Notes
+    -----
+    :func:`dipy.segment.bundles.bundle_shape_similarity` [1]_ as it comes, that is with
+    QuickBundlesX down to clusters of 1.5 mm.
+
+    References
+    ----------
+    .. [1] Chandio BQ, Risacher SL, Pestilli F, et al. Bundle analytics, a
+       computational framework for investigating the shapes and profiles of brain
+       pathways across populations. Scientific Reports 10:17149, 2020.
+
+    Examples
+    --------
+    >>> line = np.array([[0.0, 0, 0], [10, 0, 0], [20, 0, 0]])
+    >>> shape_similarity([line, line + [0, 50, 0]], [line[::-1]])  # 1 / 2 and 1 / 1
+    0.75
+    """
+    bundles = [
+        [np.asarray(lines[i], dtype=float) for i in _with_length(lines)]
+        for lines in (streamlines, others)
+    ]
+    rng = np.random.default_rng(random_seed)
+    return float(bundle_shape_similarity(*bundles, rng))
+
+
+# Known bundles
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,6 +708,40 @@ class KnownBundle:
                 f"ends share {np.count_nonzero(first & last)} voxels; make them "
                 "smaller, so that each voxel is in one of them at most."
             )
+
+    @classmethod
+    def from_labels(cls, labels):
+        """Make a known bundle of a label image.
+
+        Parameters
+        ----------
+        labels : ndarray of shape (X, Y, Z)
+            1 inside the bundle, 2 and 3 in its two end regions, which belong to the
+            bundle as well; 0 elsewhere.
+
+        Returns
+        -------
+        bundle : KnownBundle
+
+        Raises
+        ------
+        ValueError
+            If an end region is missing, or there are other labels.
+
+        Examples
+        --------
+        >>> labels = np.array([0, 2, 1, 1, 3]).reshape(5, 1, 1)
+        >>> KnownBundle.from_labels(labels).mask.ravel().tolist()
+        [False, True, True, True, True]
+        """
+        labels = np.asarray(labels)
+        found = set(np.unique(labels).tolist())
+        if not {2, 3} <= found <= {0, 1, 2, 3}:
+            raise ValueError(
+                f"labels holds {sorted(found)}; 1 is needed inside the bundle, 2 and 3 "
+                "in its two end regions and 0 elsewhere."
+            )
+        return cls(labels > 0, (labels == 2, labels == 3))
 
 
 def _near(points_mm, radius_mm, affine, shape):
@@ -472,11 +938,9 @@ def score(streamlines, bundles, affine):
     # Whether a streamline's first and last point are in a bundle's two end regions.
     first = np.zeros((len(streamlines), len(bundles), 2), dtype=bool)
     last = np.zeros_like(first)
-    some = np.flatnonzero([len(line) > 0 for line in streamlines])
     for end, place in ((first, 0), (last, -1)):
-        tips_mm = np.array([streamlines[i][place] for i in some]).reshape(-1, 3)
-        voxels, inside = _voxels(tips_mm, affine, shape)
-        end[some[inside]] = np.moveaxis(ends[:, :, *voxels[inside].T], -1, 0)
+        which, voxels = _end_voxels(streamlines, place, affine, shape)
+        end[which] = np.moveaxis(ends[:, :, *voxels.T], -1, 0)
 
     anywhere = first.any(axis=(1, 2)) & last.any(axis=(1, 2))
     together = (first & last).any(axis=(1, 2))
@@ -499,3 +963,186 @@ def score(streamlines, bundles, affine):
             dice(traversed, masks[b]),
         )
     return Scores(labels, *volumes)
+
+
+# Uncertainty
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and how sure it is.
+
+    Parameters
+    ----------
+    value : float
+        Of all streamlines.
+    standard_error : float
+        By how much it would vary with other streamlines of the same kind; NaN where
+        it is not known.
+
+    Examples
+    --------
+    >>> estimate = Estimate(0.5, 0.01)
+    >>> print(round(estimate.low, 4), round(estimate.high, 4))
+    0.4804 0.5196
+    """
+
+    value: float
+    standard_error: float
+
+    @property
+    def low(self):
+        """Lower end of the 95 % interval: 1.96 standard errors below the value."""
+        return self.value - 1.96 * self.standard_error
+
+    @property
+    def high(self):
+        """Upper end of the 95 % interval: 1.96 standard errors above the value."""
+        return self.value + 1.96 * self.standard_error
+
+
+def estimated_mean(values):
+    """Take the mean over streamlines or seeds, and its standard error.
+
+    Parameters
+    ----------
+    values : array_like of shape (N,)
+        One for each; booleans count as 0 and 1, so that their mean is a share. What is
+        not finite is left out: a streamline without points has no distance.
+
+    Returns
+    -------
+    mean : Estimate
+        NaN where no value is left; the standard error is NaN for one.
+
+    Notes
+    -----
+    The standard error is the standard deviation over the square root of N. It is what
+    a bootstrap tends to as its resamples become many, but for a factor of
+    sqrt((N - 1) / N) [1]_, so for a mean no resample needs to be drawn.
+
+    References
+    ----------
+    .. [1] Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman and Hall,
+       1993, chapter 5.
+
+    Examples
+    --------
+    >>> estimated_mean([1, 2, 3, np.inf])
+    Estimate(value=2.0, standard_error=0.5773502691896258)
+    """
+    values = np.asarray(values, dtype=float)
+    values = values[np.isfinite(values)]
+    return Estimate(
+        float(values.mean()) if len(values) else np.nan,
+        float(sem(values)) if len(values) > 1 else np.nan,
+    )
+
+
+def paired_difference(values, others):
+    """Take the difference of two means over the same seeds, and its standard error.
+
+    Parameters
+    ----------
+    values, others : array_like of shape (N,)
+        What was found for each seed with one tracker and with the other; booleans
+        count as 0 and 1, so that their means are shares.
+
+    Returns
+    -------
+    difference : float
+        Mean of `values` less that of `others`.
+    standard_error : float
+        Standard deviation of the N differences over the square root of N, as in the
+        paired t-test. Seeds count as independent of each other.
+
+    Examples
+    --------
+    >>> difference, error = paired_difference([True, True, False], [True, False, False])
+    >>> print(round(difference, 3), round(error, 3))
+    0.333 0.333
+    """
+    differences = np.asarray(values, float) - np.asarray(others, float)
+    return float(differences.mean()), float(sem(differences))
+
+
+def bootstrapped(figure, *of_each, paired=True, n_resamples=200, random_seed=0):
+    """Compute a figure of whole tractograms, and its standard error by resampling.
+
+    Parameters
+    ----------
+    figure : callable
+        Takes, for each tractogram, what its streamlines add up to (an ndarray of
+        shape (V,)), and returns a float: :func:`weighted_dice`, or
+        ``lambda visits, other: dice(visits > 0, other > 0)``.
+    of_each : scipy.sparse.csr_arrays of shape (N, V)
+        For each tractogram, what its streamlines visit (:func:`visited_voxels`) or
+        connect (:func:`connections`).
+    paired : bool, optional
+        Whether streamlines in the same place were tracked from the same seed. Then a
+        seed is drawn with all of its streamlines; else N may differ.
+    n_resamples : int, optional
+        How often N streamlines are drawn from N, with replacement.
+    random_seed : int, optional
+        Of the draws.
+
+    Returns
+    -------
+    estimate : Estimate
+        The figure of all streamlines, and the standard deviation of that of the
+        resamples [1]_; NaN where there are less than two streamlines, or where the
+        figure of a resample is NaN.
+
+    Notes
+    -----
+    Only the spread of the resamples is used, not their percentiles. For of the
+    streamlines only a share of 1 - 1/e, 63 %, is in a resample: it visits fewer
+    voxels, and overlaps and coverage are systematically lower than those of all
+    streamlines, which may then lie outside an interval of percentiles.
+
+    Voxels with few streamlines make the spread approximate: on a phantom, with 500 and
+    2000 pairs, it was 0.6 to 0.9 of that over new seeds for :func:`dice`, and 1.0 to
+    1.7 of it for :func:`weighted_dice`, :func:`coverage` and
+    :func:`density_correlation`.
+
+    References
+    ----------
+    .. [1] Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman and Hall,
+       1993, chapter 6.
+
+    Examples
+    --------
+    >>> line = np.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]])
+    >>> visited = visited_voxels([line, line[:2], line[:1]], np.eye(4), (3, 1, 1))
+    >>> mask = np.array([True, True, True])
+    >>> estimate = bootstrapped(lambda visits: coverage(visits, mask), visited)
+    >>> print(estimate.value, round(estimate.standard_error, 1))
+    1.0 0.2
+    """
+
+    def of_resample(*chosen):
+        return figure(
+            *(
+                np.bincount(rows, minlength=matrix.shape[0]) @ matrix
+                for rows, matrix in zip(chosen, of_each)
+            )
+        )
+
+    everything = [np.arange(matrix.shape[0]) for matrix in of_each]
+    value = float(of_resample(*everything))
+    if min(map(len, everything)) < 2:
+        return Estimate(value, np.nan)
+    with warnings.catch_warnings():
+        # Of percentiles, which are not looked at: that a figure is always the same.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        resampled = bootstrap(
+            everything,
+            of_resample,
+            n_resamples=n_resamples,
+            batch=1,  # resamples at a time: they need not be in memory together
+            vectorized=False,
+            paired=paired,
+            method="percentile",
+            random_state=np.random.default_rng(random_seed),
+        )
+    return Estimate(value, float(resampled.standard_error))

@@ -1,23 +1,46 @@
 """Scores of streamlines, against values counted on paper."""
 
+import shutil
+import subprocess
+
+from dipy.tracking.metrics import mean_curvature
+from dipy.tracking.streamline import length, set_number_of_points
+from dipy.tracking.utils import connectivity_matrix, density_map
+import nibabel as nib
+from nibabel.streamlines import Tractogram
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
-from scipy.spatial.distance import directed_hausdorff
+from scipy.spatial.distance import cdist, directed_hausdorff
+from scipy.spatial.transform import Rotation
+from scipy.stats import sem
 
 from dipy_rnn.evaluation import (
     INVALID_CONNECTION,
     NO_CONNECTION,
+    Estimate,
     KnownBundle,
     alike,
+    angular_difference_deg,
+    bootstrapped,
+    connections,
+    coverage,
     density_correlation,
     dice,
+    end_point_mm,
+    estimated_mean,
     followed,
     hausdorff_mm,
     known_bundles,
+    mean_closest_point_mm,
+    mean_curvature_per_mm,
+    nearest_streamlines,
     paired_difference,
     score,
+    shape_similarity,
+    visited_voxels,
     visits,
+    weighted_dice,
 )
 from dipy_rnn.phantom import crossing_phantom
 
@@ -41,7 +64,14 @@ def voxels(shape, *where):
     return mask
 
 
-# Distances
+def wander(rng, n_points):
+    """Walk at random, turning."""
+    return rng.normal(scale=0.5, size=(n_points, 3)).cumsum(axis=0).cumsum(axis=0)
+
+
+# Streamlines
+
+DISTANCES = [hausdorff_mm, mean_closest_point_mm, end_point_mm, angular_difference_deg]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +97,57 @@ def test_the_hausdorff_distance_is_scipys():
         a, b = rng.normal(size=(n, 3)), rng.normal(size=(m, 3))
         theirs = max(directed_hausdorff(a, b)[0], directed_hausdorff(b, a)[0])
         assert_allclose(hausdorff_mm(a, b), theirs)
+
+
+@pytest.mark.parametrize(
+    ("other", "closest_mm", "ends_mm", "angle_deg"),
+    [
+        (LINE, 0, 0, 0),
+        (LINE[::-1], 0, 0, 0),
+        (LINE + [0, 2, 0], 2, 2, 0),
+        (LINE[::-1] + [0, 0, 2], 2, 2, 0),
+        # Along the line: 11 points, of which the first and the last 2 mm stick out.
+        (LINE + [2, 0, 0], (1 + 2) / 11, 2, 0),
+        # Half of it: the other half's 5 points are 1 to 5 mm away.
+        (LINE[:6], (1 + 2 + 3 + 4 + 5) / 11 / 2, 5 / 2, 0),
+        # One point at 4 mm: 4 + 3 + 2 + 1 + 0 + 1 + ... + 6; ends 4 and 6 mm away.
+        (LINE[4:5], (10 + 21) / 11 / 2, (4 + 6) / 2, np.nan),
+        # Half of it, then as far to the side: the points 6 to 10 of either are 1 to 5
+        # mm from the corner, and the other's end is 5 sqrt(2) mm from the line's.
+        (
+            path((0, 0, 0), (5, 0, 0), (5, 5, 0), spacing=1),
+            (1 + 2 + 3 + 4 + 5) / 11,
+            5 * np.sqrt(2) / 2,
+            90 * 5 / 10,
+        ),
+        (NOTHING, np.inf, np.inf, np.nan),
+    ],
+)
+def test_partners_differ_by_what_is_measured_on_paper(
+    other, closest_mm, ends_mm, angle_deg
+):
+    for pair in ((LINE, other), (other, LINE)):
+        assert mean_closest_point_mm(*pair) == pytest.approx(closest_mm)
+        assert end_point_mm(*pair) == pytest.approx(ends_mm)
+        assert angular_difference_deg(*pair) == pytest.approx(angle_deg, nan_ok=True)
+
+
+def test_nothing_is_far_from_nothing():
+    for distance, expected in zip(DISTANCES, [np.inf, np.inf, np.inf, np.nan]):
+        assert_array_equal(distance(NOTHING, NOTHING), expected)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_a_distance_is_symmetric_and_free_of_direction_and_place(distance):
+    rng = np.random.default_rng(1)
+    a, b = wander(rng, 20), wander(rng, 30)
+    rotation = Rotation.from_euler("xyz", [20, 130, -75], degrees=True)
+    moved = [rotation.apply(line) + [3, -20, 9] for line in (a, b)]
+    value = distance(a, b)
+    assert value > 1
+    for pair in ((b, a), (a[::-1], b), (a, b[::-1]), moved):
+        assert_allclose(distance(*pair), value, rtol=1e-5)
+    assert distance(a, a) == distance(a, a[::-1]) == 0
 
 
 def test_streamlines_are_alike_up_to_the_limit():
@@ -98,16 +179,171 @@ def test_a_reference_is_followed_if_all_of_it_was_tracked():
     assert_array_equal(followed([LINE, NOTHING], [NOTHING, LINE]), [False, False])
 
 
-def test_a_paired_difference_comes_with_its_standard_error():
-    # Differences 1, 0, 0, -1: mean 0, variance 2 / 3, standard error sqrt(2 / 3 / 4).
-    difference, error = paired_difference([1, 1, 0, 0], [0, 1, 0, 1])
-    assert_allclose((difference, error), (0, np.sqrt(1 / 6)))
-    # Where both agree in every seed, nothing is left to chance.
-    assert paired_difference([True, False], [True, False]) == (0.0, 0.0)
-    assert paired_difference([True, True, True], [False, False, False])[0] == 1.0
+def test_the_nearest_streamline_is_the_partner():
+    lines = [LINE + [0, 10 * i, 0] for i in range(4)]
+    shifted = [line + [0, 2, 0] for line in lines]
+    for others in (lines, shifted, [line[::-1] for line in shifted]):
+        assert_array_equal(nearest_streamlines(lines, others), [range(4), range(4)])
+        assert_array_equal(
+            nearest_streamlines(lines, others[::-1]), [range(4), range(4)[::-1]]
+        )
+    # Half of them, at 0 and 20 mm; 30 mm is nearer to 22 mm.
+    assert_array_equal(
+        nearest_streamlines(lines, shifted[::2]), [[0, 1, 2, 3], [0, 0, 1, 1]]
+    )
+
+
+def test_a_streamline_is_as_near_backwards():
+    others = [LINE + [0, 2, 0], LINE[::-1] + [0, 1, 0]]
+    assert_array_equal(nearest_streamlines([LINE], others), [[0], [1]])
+    assert_array_equal(nearest_streamlines([LINE[::-1]], others), [[0], [1]])
+
+
+def test_of_what_has_no_length_nobody_is_the_partner():
+    spot = np.zeros((3, 3))
+    lines = [NOTHING, LINE, LINE[:1], spot]
+    assert_array_equal(nearest_streamlines(lines, [spot, NOTHING, LINE]), [[1], [2]])
+    for pair in ((lines, []), ([], lines), ([], []), (lines, [spot])):
+        indices, partners = nearest_streamlines(*pair)
+        assert indices.shape == partners.shape == (0,)
+
+
+def test_no_other_streamline_is_nearer():
+    rng = np.random.default_rng(2)
+    lines, others = (
+        [wander(rng, n) for n in rng.integers(5, 40, size=n_lines)]
+        for n_lines in (30, 50)
+    )
+    shapes, theirs, backwards = (
+        np.reshape(set_number_of_points(some, 24), (len(some), -1))
+        for some in (lines, others, [line[::-1] for line in others])
+    )
+    distances = np.minimum(cdist(shapes, theirs), cdist(shapes, backwards))
+    indices, partners = nearest_streamlines(lines, others)
+    assert_array_equal(indices, range(30))
+    assert_array_equal(partners, distances.argmin(axis=1))
+
+
+# Steps
+
+
+def test_the_angle_is_that_between_the_lines():
+    line = LINE - [5, 0, 0]
+    for turn_deg, angle_deg in ((30, 30), (90, 90), (120, 60), (180, 0), (1e-6, 1e-6)):
+        turned = Rotation.from_euler("z", turn_deg, degrees=True).apply(line)
+        assert_allclose(angular_difference_deg(line, turned), angle_deg, atol=1e-12)
+
+
+def test_a_step_without_length_has_no_direction():
+    twice = np.repeat(LINE, 2, axis=0)
+    assert angular_difference_deg(LINE, twice) == 0
+    assert mean_curvature_per_mm(twice) == 0
+    assert np.isnan(angular_difference_deg(LINE, LINE[[3, 3]]))
+    assert np.isnan(mean_curvature_per_mm(LINE[[3, 3, 3]]))
+
+
+@pytest.mark.parametrize("n_points", [3, 4, 10, 200])
+def test_a_circle_has_the_curvature_of_its_radius(n_points):
+    turn = 0.2 * np.arange(n_points)
+    circle = 25 * np.stack([np.cos(turn), np.sin(turn), 0 * turn], axis=1)
+    rotation = Rotation.from_euler("xyz", [20, 130, -75], degrees=True)
+    for line in (circle, circle[::-1], rotation.apply(circle) + [3, -20, 9]):
+        assert_allclose(mean_curvature_per_mm(line), 1 / 25)
+    assert_allclose(mean_curvature_per_mm(2 * circle), 1 / 50)
+    # DIPY's is the same but at the ends, which count for half and three quarters.
+    if n_points > 3:
+        ends = 2 * (1 / 2 + 1 / 4) / n_points
+        assert_allclose(mean_curvature(circle), (1 - ends) / 25, rtol=0.01)
+
+
+def test_a_helix_has_its_curvature():
+    turn = 0.01 * np.arange(1000)
+    helix = np.stack([4 * np.cos(turn), 4 * np.sin(turn), 3 * turn], axis=1)
+    assert_allclose(mean_curvature_per_mm(helix), 4 / (4**2 + 3**2), rtol=1e-4)
+
+
+def test_what_is_straight_does_not_bend_and_a_corner_does():
+    assert mean_curvature_per_mm(LINE) == 0
+    # Steps of 1 mm at a right angle: |dT| = sqrt(2) over 1 mm; back: 2 over 1 mm.
+    corner = path((0, 0, 0), (1, 0, 0), (1, 1, 0), spacing=1)
+    assert_allclose(mean_curvature_per_mm(corner), np.sqrt(2))
+    assert_allclose(mean_curvature_per_mm(LINE[[0, 1, 0]]), 2)
+    # Two of them between steps of 2, 3 and 1 mm: mid-points at 1, 3.5 and 5.5 mm.
+    corners = np.array([[0, 0, 0], [2, 0, 0], [2, 3, 0], [3, 3, 0]])
+    assert_allclose(mean_curvature_per_mm(corners), 2 * np.sqrt(2) / 4.5)
+    for line in (NOTHING, LINE[:1], LINE[:2]):
+        assert np.isnan(mean_curvature_per_mm(line))
 
 
 # Volumes
+#
+# A tractogram of four streamlines: three in the row y = 0, one of which is half as
+# long, and one in the row y = 4; beside it others on the same grid.
+
+GRID = (np.eye(4), (11, 8, 1))
+TRACTS = [LINE, LINE, LINE[:6], LINE + [0, 4, 0]]
+MASK = voxels(GRID[1], np.s_[:, 0], np.s_[:, 2])
+# Where its visits are 3, 2 and 1: 6, 5 and 11 voxels, together 39 visits.
+MEAN, VARIANCE = 39 / 22, (6 * 9 + 5 * 4 + 11 * 1) / 22 - (39 / 22) ** 2
+WIDE_MEAN, WIDE_VARIANCE = 39 / 44, 85 / 44 - (39 / 44) ** 2
+
+
+@pytest.mark.parametrize(
+    ("others", "dice_", "weighted", "correlation", "covered"),
+    [
+        (TRACTS, 1, 1, 1, 11 / 22),
+        (TRACTS[::-1], 1, 1, 1, 11 / 22),
+        ([line[::-1] for line in TRACTS], 1, 1, 1, 11 / 22),
+        (TRACTS * 2, 1, 1, 1, 11 / 22),
+        # No voxel in common: the mean of the product is 0 over 2 x 22 voxels.
+        (
+            [line + [0, 2, 0] for line in TRACTS],
+            0,
+            0,
+            -(WIDE_MEAN**2) / WIDE_VARIANCE,
+            11 / 22,
+        ),
+        # Half of them: 2 visits in the 11 voxels of the row y = 0, whose 28 of 39
+        # visits and all of these are in common; the mean of the product is 56 / 22.
+        (
+            TRACTS[:2],
+            2 * 11 / (22 + 11),
+            (28 / 39 + 1) / 2,
+            (56 / 22 - MEAN * 1) / np.sqrt(VARIANCE * 1),
+            11 / 22,
+        ),
+        # Constant, so without a correlation.
+        (TRACTS[2:3], 2 * 6 / (22 + 6), (18 / 39 + 1) / 2, None, 6 / 22),
+        ([], 0, 0, np.nan, 0),
+        ([NOTHING], 0, 0, np.nan, 0),
+    ],
+)
+def test_volumes_agree_by_what_is_counted_on_paper(
+    others, dice_, weighted, correlation, covered
+):
+    maps = visits(TRACTS, *GRID), visits(others, *GRID)
+    for a, b in (maps, maps[::-1]):
+        assert_allclose(dice(a > 0, b > 0), dice_)
+        assert_allclose(weighted_dice(a, b), weighted)
+        if correlation is not None:
+            assert_allclose(density_correlation(a, b), correlation)
+    assert_allclose(coverage(maps[1], MASK), covered)
+
+
+def test_two_empty_maps_are_the_same_and_cover_nothing():
+    nothing = visits([], *GRID)
+    assert weighted_dice(nothing, nothing) == dice(nothing > 0, nothing > 0) == 1
+    assert coverage(nothing, MASK) == 0
+    assert np.isnan(coverage(visits(TRACTS, *GRID), MASK & ~MASK))
+
+
+def test_weighted_dice_does_not_depend_on_how_many_streamlines_there_are():
+    first, second = np.array([3, 1, 0]), np.array([1, 0, 1])
+    assert_allclose(weighted_dice(first, second), (3 / 4 + 1 / 2) / 2)
+    assert_allclose(weighted_dice(first, 100 * second), (3 / 4 + 1 / 2) / 2)
+    # Without it: (w_a + w_b) of the shared voxels over all.
+    shares = np.array([first / 4, second / 2])
+    assert_allclose(weighted_dice(first, second), shares[:, 0].sum() / shares.sum())
 
 
 def test_a_streamline_visits_a_voxel_once():
@@ -116,6 +352,28 @@ def test_a_streamline_visits_a_voxel_once():
     # Voxel 0 owns 9 to 11 mm, so 11 mm is the first point of voxel 1.
     line = np.array([[10.0, 0, 0], [10.9, 0, 0], [11, 0, 0], [10, 0, 0]])
     assert_array_equal(visits([line, line[:2]], affine, (3, 1, 1)).ravel(), [2, 1, 0])
+
+
+def test_visits_are_dipys_density_map():
+    rng = np.random.default_rng(3)
+    affine = np.array([[0, -2.0, 0, 5], [2, 0, 0, -7], [0, 0, 2, 3], [0, 0, 0, 1]])
+    lines = [
+        rng.uniform(0, 5, size=(n, 3)) @ affine[:3, :3].T + affine[:3, 3]
+        for n in range(1, 20)
+    ]
+    assert_array_equal(
+        visits(lines, affine, (6, 6, 6)), density_map(lines, affine, (6, 6, 6))
+    )
+
+
+def test_each_streamline_has_its_voxels():
+    visited = visited_voxels([NOTHING, *TRACTS, LINE[[0, 0, 0]]], *GRID)
+    assert visited.shape == (6, 11 * 8)
+    assert_array_equal(visited.sum(axis=1), [0, 11, 11, 6, 11, 1])
+    maps = visited.toarray().reshape(6, *GRID[1])
+    assert_array_equal(maps[4], voxels(GRID[1], np.s_[:, 4]))
+    assert_array_equal(maps.sum(axis=0), visits([*TRACTS, LINE[:1]], *GRID))
+    assert visited_voxels([], *GRID).shape == (0, 11 * 8)
 
 
 def test_points_outside_the_grid_are_left_out():
@@ -142,6 +400,102 @@ def test_voxels_that_nobody_visits_do_not_correlate():
     assert_allclose(density_correlation(first, 4 * first), 1)
     assert np.isnan(density_correlation(first, np.sign(first)))
     assert np.isnan(density_correlation(0 * first, 0 * first))
+
+
+@pytest.mark.skipif(not shutil.which("tckmap"), reason="needs MRtrix3")
+def test_mrtrix_counts_the_same_visits_and_lengths(tmp_path):
+    phantom = crossing_phantom(60)
+    lines = [line.astype(np.float32) for line in phantom.streamlines(50)[0]]
+    tracks, image = str(tmp_path / "a.tck"), str(tmp_path / "a.nii")
+    nib.streamlines.save(Tractogram(lines, affine_to_rasmm=np.eye(4)), tracks)
+    nib.save(nib.Nifti1Image(np.zeros(phantom.shape), phantom.affine), image)
+    # Without points of its own in between.
+    counts = str(tmp_path / "counts.nii")
+    options = ("-template", image, "-upsample", "1", "-quiet")
+    subprocess.run(["tckmap", tracks, counts, *options], check=True)
+    expected = visits(lines, phantom.affine, phantom.shape)
+    assert_array_equal(nib.load(counts).get_fdata(), expected)
+
+    lengths = str(tmp_path / "lengths.txt")
+    subprocess.run(["tckstats", tracks, "-dump", lengths, "-quiet"], check=True)
+    assert_allclose(np.loadtxt(lengths), length(lines), rtol=1e-5)
+
+
+# Tractograms
+
+# Regions 1 to 5: the ends of the rows and the middle of the first.
+REGIONS = np.zeros(GRID[1], dtype=np.int16)
+REGIONS[[0, 10, 5, 0, 10], [0, 0, 0, 4, 4], 0] = range(1, 6)
+
+
+def connectivity(streamlines):
+    return connections(streamlines, np.eye(4), REGIONS).sum(axis=0)
+
+
+def test_streamlines_connect_the_regions_of_their_ends():
+    expected = np.zeros((5, 5))
+    expected[0, 1], expected[0, 2], expected[3, 4] = 2, 1, 1
+    for lines in (TRACTS, TRACTS[::-1], [line[::-1] for line in TRACTS]):
+        assert_array_equal(connectivity(lines).reshape(5, 5), expected)
+    assert connections(TRACTS, np.eye(4), REGIONS).indices.tolist() == [1, 1, 2, 19]
+    # One end in no region, or outside, or both in the same one; one point; none.
+    lines = [LINE[:8], LINE + [1, 0, 0], LINE[[0, 3, 0]], LINE[:1], NOTHING]
+    assert not connectivity(lines).any()
+    assert connectivity([]).shape == (25,)
+
+
+@pytest.mark.parametrize(
+    ("others", "correlation"),
+    [
+        (TRACTS, 1),
+        (TRACTS * 3, 1),
+        ([line[::-1] for line in TRACTS[::-1]], 1),
+        # (2, 1, 1) beside (1, 0, 1): covariance 1 - 8 / 9, both of variance 2 / 9.
+        (TRACTS[::3], 1 / 2),
+        ([line + [0, 2, 0] for line in TRACTS], np.nan),
+        ([], np.nan),
+    ],
+)
+def test_connections_correlate(others, correlation):
+    pair = connectivity(TRACTS), connectivity(others)
+    assert_allclose(density_correlation(*pair), correlation)
+    assert_allclose(density_correlation(*pair[::-1]), correlation)
+
+
+def test_connections_are_dipys_connectivity_matrix():
+    rng = np.random.default_rng(4)
+    lines = list(rng.uniform(0, 5, size=(200, 3, 3)))
+    labels = rng.integers(5, size=(6, 6, 6))
+    matrix = connectivity_matrix(lines, np.eye(4), labels)
+    counts = connections(lines, np.eye(4), labels).sum(axis=0).reshape(4, 4)
+    assert_array_equal(counts, np.triu(matrix[1:, 1:], k=1))
+
+
+def test_shapes_are_similar_within_6_mm():
+    first = [LINE + [0, i, 0] for i in range(4)]
+    both = first + [line + [0, 100, 0] for line in first]
+    for others, similarity in (
+        (both, 1),
+        (both[::-1], 1),
+        ([line[::-1] for line in both], 1),
+        ([line + [0, 0, 2] for line in both], 1),
+        ([line + [0, 0, 20] for line in both], 0),
+        # Half: half of the clusters of one, and all of the other.
+        (first, (1 / 2 + 1) / 2),
+        (both[::2], 1),
+        ([*both, NOTHING, LINE[:1], np.zeros((3, 3))], 1),
+        ([NOTHING], 0),
+        ([], 0),
+    ):
+        assert shape_similarity(both, others) == similarity
+        assert shape_similarity(others, both) == similarity
+    rng = np.random.default_rng(5)
+    one, other = (
+        [LINE + at for at in rng.normal(centre, 3, size=(50, 3))] for centre in (0, 4)
+    )
+    found = {shape_similarity(one, other, random_seed=seed) for seed in range(5)}
+    assert len(found) > 1
+    assert shape_similarity(one, other) == shape_similarity(one, other) in found
 
 
 # Known bundles
@@ -250,6 +604,21 @@ def test_a_known_bundle_is_checked():
         KnownBundle(mask, (first, first))
 
 
+def test_a_bundle_is_known_by_a_label_image():
+    labels = np.zeros(SHAPE)
+    labels[1:6, 0], labels[0, 0], labels[6, 0] = 1, 2, 3
+    bundle = KnownBundle.from_labels(labels)
+    assert_array_equal(bundle.mask, ROWS[0].mask)
+    assert_array_equal(bundle.ends, ROWS[0].ends)
+    scores = score([STRAIGHT, SHORT], [bundle], np.eye(4))
+    assert_array_equal(scores.labels, [0, NO_CONNECTION])
+    # All of it may be end regions.
+    assert KnownBundle.from_labels(np.arange(2, 4).reshape(1, 1, 2)).mask.all()
+    for wrong in (labels % 3, labels * 2, labels + 1, labels / 2, 0 * labels):
+        with pytest.raises(ValueError, match=r"labels holds \[.*1 is needed inside"):
+            KnownBundle.from_labels(wrong)
+
+
 def test_a_bundle_is_known_by_its_streamlines():
     (bundle,) = known_bundles([[STRAIGHT, DETOUR]], np.eye(4), SHAPE, end_mm=1.0)
     expected = voxels(SHAPE, np.s_[:, 0], np.s_[2:5, 1])
@@ -280,3 +649,120 @@ def test_true_streamlines_connect_their_own_bundle():
     assert (scores.overlap, scores.overreach, scores.f1) == (1, 0, 1)
     others, ids = phantom.streamlines(20, random_seed=1)
     assert_array_equal(score(others, bundles, phantom.affine).labels, ids)
+
+
+# Uncertainty
+
+
+def test_an_interval_is_1_96_standard_errors_wide_on_either_side():
+    estimate = Estimate(0.5, 0.1)
+    assert_allclose((estimate.low, estimate.high), (0.304, 0.696))
+
+
+def test_a_mean_comes_with_its_standard_error():
+    # Deviations -2, 0, 0, 2: variance 8 / 3, standard error sqrt(8 / 3 / 4).
+    for values in ([1, 3, 3, 5], [5, 3, np.nan, 3, 1, np.inf]):
+        estimate = estimated_mean(values)
+        assert_allclose((estimate.value, estimate.standard_error), (3, np.sqrt(2 / 3)))
+    share = estimated_mean([True, False])
+    assert_allclose((share.value, share.standard_error), (0.5, 0.5))
+    assert estimated_mean([2, 2, 2]) == Estimate(2, 0)
+    assert_array_equal(estimated_mean([7]).standard_error, np.nan)
+    assert_array_equal(estimated_mean([7]).value, 7)
+    for values in ([], [np.inf]):
+        assert np.isnan(estimated_mean(values).value)
+        assert np.isnan(estimated_mean(values).standard_error)
+
+
+def test_a_paired_difference_comes_with_its_standard_error():
+    # Differences 1, 0, 0, -1: mean 0, variance 2 / 3, standard error sqrt(2 / 3 / 4).
+    difference, error = paired_difference([1, 1, 0, 0], [0, 1, 0, 1])
+    assert_allclose((difference, error), (0, np.sqrt(1 / 6)))
+    # Where both agree in every seed, nothing is left to chance.
+    assert paired_difference([True, False], [True, False]) == (0.0, 0.0)
+    assert paired_difference([True, True, True], [False, False, False])[0] == 1.0
+
+
+def covers_all(visits):
+    return coverage(visits, np.ones(visits.shape, dtype=bool))
+
+
+def masks_dice(visits, other):
+    return dice(visits > 0, other > 0)
+
+
+def test_a_resample_of_two_misses_one_half_of_the_time():
+    # Two streamlines with a voxel each: both are drawn, or one of them twice.
+    visited = visited_voxels([LINE[:1], LINE[1:2]], np.eye(4), (2, 1, 1))
+    estimate = bootstrapped(covers_all, visited, n_resamples=2000)
+    assert estimate.value == 1
+    assert estimate.standard_error == pytest.approx(1 / 4, abs=0.002)
+
+
+def test_the_bootstrap_of_a_mean_is_its_standard_error():
+    visited = visited_voxels([LINE[:n] for n in range(1, 12)] * 3, *GRID)
+    estimate = bootstrapped(lambda visits: visits.sum() / 33, visited, n_resamples=4000)
+    assert_allclose(estimate.value, 6)
+    expected = sem(visited.sum(axis=1)) * np.sqrt(32 / 33)
+    assert estimate.standard_error == pytest.approx(expected, rel=0.04)
+
+
+def test_partners_are_drawn_together_and_others_are_not():
+    rows = [LINE + [0, y, 0] for y in range(8)]
+    visited = visited_voxels(rows, *GRID)
+    same = bootstrapped(masks_dice, visited, visited)
+    assert same == Estimate(1, 0)
+    # The order is that of the partners, not of the voxels.
+    swapped = visited_voxels(rows[::-1], *GRID)
+    assert bootstrapped(masks_dice, visited, swapped).standard_error > 0.02
+    apart = bootstrapped(masks_dice, visited, visited, paired=False)
+    assert apart.value == 1
+    assert apart.standard_error > 0.02
+
+
+def test_the_number_of_streamlines_may_differ_unless_they_are_partners():
+    one, other = visited_voxels(TRACTS, *GRID), visited_voxels(TRACTS[:2], *GRID)
+    estimate = bootstrapped(weighted_dice, one, other, paired=False)
+    assert_allclose(estimate.value, (28 / 39 + 1) / 2)
+    assert estimate.standard_error > 0
+    with pytest.raises(ValueError, match="same length"):
+        bootstrapped(weighted_dice, one, other)
+
+
+def test_a_bootstrap_has_a_seed_and_knows_no_order():
+    rng = np.random.default_rng(6)
+    lines = [wander(rng, 10) for _ in range(100)]
+    one, other = (
+        visited_voxels([line + shift for line in lines], np.eye(4), (20, 20, 20))
+        for shift in (10, 10.5)
+    )
+    estimate = bootstrapped(weighted_dice, one, other)
+    assert estimate == bootstrapped(weighted_dice, one, other)
+    another = bootstrapped(weighted_dice, one, other, random_seed=1)
+    shuffled = rng.permutation(100)
+    mixed = bootstrapped(weighted_dice, one[shuffled], other[shuffled])
+    for again in (another, mixed):
+        assert_allclose(again.value, estimate.value)
+        assert again.standard_error != estimate.standard_error
+        assert again.standard_error == pytest.approx(estimate.standard_error, rel=0.3)
+
+
+def test_one_streamline_has_no_spread():
+    for lines in ([LINE], []):
+        visited = visited_voxels(lines, *GRID)
+        estimate = bootstrapped(masks_dice, visited, visited)
+        assert estimate.value == 1
+        assert np.isnan(estimate.standard_error)
+
+
+def test_connections_have_standard_errors_as_well():
+    connected = connections(TRACTS * 20, np.eye(4), REGIONS)
+    other = connections(TRACTS[:2] * 20 + TRACTS[::3] * 20, np.eye(4), REGIONS)
+    # Of the three pairs.
+    estimate = bootstrapped(density_correlation, connected, other)
+    assert_allclose(estimate.value, np.corrcoef([40, 20, 20], [60, 0, 20])[0, 1])
+    rng = np.random.default_rng(7)
+    drawn = rng.multinomial(80, np.full(80, 1 / 80), size=500)
+    pairs = (drawn @ connected, drawn @ other)
+    resampled = [density_correlation(*maps) for maps in zip(*pairs)]
+    assert estimate.standard_error == pytest.approx(np.std(resampled), rel=0.2)

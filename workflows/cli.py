@@ -7,6 +7,7 @@ import warnings
 from dipy.utils.logging import logger
 from dipy.workflows.flow_runner import run_flow
 
+from dipy_rnn.workflows.compare import RNNComparisonFlow
 from dipy_rnn.workflows.track import RNNTrackingFlow
 from dipy_rnn.workflows.train import RNNTrainingFlow
 
@@ -19,6 +20,11 @@ def track():
 def train():
     """Run ``dipy_train_rnn``."""
     _run("dipy_train_rnn", RNNTrainingFlow())
+
+
+def compare():
+    """Run ``dipy_compare_rnn``."""
+    _run("dipy_compare_rnn", RNNComparisonFlow())
 
 
 def _run(command, flow):

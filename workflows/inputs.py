@@ -3,6 +3,9 @@
 The library is imported where it is used, so that a help text does not wait for it.
 """
 
+import struct
+from zipfile import BadZipFile
+
 import numpy as np
 
 SUFFIXES = (".trx", ".trk", ".tck")  # of tractograms
@@ -166,6 +169,118 @@ def check_same_grid(path, shape, affine, other_path, other_shape, other_affine):
             f"{other_path} and {path} have different affines; resample one onto the "
             "other's grid (dipy_reslice, or nibabel.processing.resample_from_to)."
         )
+
+
+def place_seeds(mask, affine, path, seed_density, seed_count, random_seed):
+    """Place seeds in a mask.
+
+    Parameters
+    ----------
+    mask : ndarray of shape (X, Y, Z)
+    affine : ndarray of shape (4, 4)
+    path : Path
+        Of the mask, for errors.
+    seed_density, seed_count, random_seed : int
+        As the command's.
+
+    Returns
+    -------
+    seeds_mm : ndarray of shape (N, 3)
+
+    Raises
+    ------
+    ValueError
+        If the mask is empty or not finite.
+    """
+    from dipy.tracking.utils import random_seeds_from_mask, seeds_from_mask
+
+    if not np.isfinite(mask).all():
+        raise ValueError(f"{path} holds NaN or infinity; a mask of 0 and 1 is needed.")
+    mask = mask > 0
+    if not mask.any():
+        raise ValueError(f"{path} is an empty seed mask; it needs voxels above 0.")
+    if seed_count:
+        return random_seeds_from_mask(
+            mask,
+            affine,
+            seeds_count=seed_count,
+            seed_count_per_voxel=False,
+            random_seed=random_seed or None,
+        )
+    return seeds_from_mask(mask, affine, density=seed_density)
+
+
+def make_criterion(image, use_binary_mask, stopping_thr):
+    """Make the stopping criterion that dipy_track makes.
+
+    Parameters
+    ----------
+    image : ndarray of shape (X, Y, Z)
+    use_binary_mask : bool
+    stopping_thr : float
+
+    Returns
+    -------
+    criterion : dipy.tracking.stopping_criterion.StoppingCriterion
+    """
+    from dipy_rnn.stopping import BinaryStoppingCriterion, ThresholdStoppingCriterion
+
+    if use_binary_mask:
+        return BinaryStoppingCriterion(image > stopping_thr)
+    return ThresholdStoppingCriterion(image, stopping_thr)
+
+
+def read_tractogram(path):
+    """Read the streamlines of a tractogram; they are never all in memory.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in one of ``SUFFIXES``.
+
+    Yields
+    ------
+    streamline : ndarray of shape (M, 3)
+        In mm.
+    seed : ndarray of shape (3,) or None
+        In mm, where the file holds seeds.
+
+    Raises
+    ------
+    ValueError
+        If it is no readable tractogram.
+    """
+    from nibabel.streamlines import load
+    from nibabel.streamlines.tractogram_file import DataError, HeaderError
+
+    try:
+        if path.suffix.lower() == ".trx":
+            from trx.trx_file_memmap import load as load_trx
+
+            trx = load_trx(str(path))
+            try:
+                seeds = trx.data_per_streamline.get("seeds")
+                for i, line in enumerate(trx.streamlines):
+                    yield np.array(line), None if seeds is None else np.array(seeds[i])
+            finally:
+                trx.close()
+        else:
+            for item in load(path, lazy_load=True).tractogram:
+                yield item.streamline, item.data_for_streamline.get("seeds")
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        KeyError,
+        BadZipFile,
+        struct.error,
+        DataError,
+        HeaderError,
+    ) as error:
+        raise ValueError(
+            f"{path} is no readable tractogram ({first_line(error)})."
+        ) from None
 
 
 def first_line(error):

@@ -4,7 +4,6 @@ Torch is imported when tracking starts, so that the help does not wait for it.
 """
 
 from collections import Counter
-import os
 from pathlib import Path
 import sys
 
@@ -18,32 +17,22 @@ from dipy_rnn.workflows.inputs import (
     check_sh_format,
     load_features,
     load_volume,
+    make_criterion,
+    place_seeds,
+)
+from dipy_rnn.workflows.outputs import (
+    WholeOutputs,
+    check_installed,
+    save_streamlines,
 )
 
 
-class RNNTrackingFlow(Workflow):
+class RNNTrackingFlow(WholeOutputs, Workflow):
     """Track the streamlines of one subject or many with a recurrent network."""
 
     @classmethod
     def get_short_name(cls):
         return "track_rnn"
-
-    def manage_output_overwrite(self):
-        """Refuse to write one file twice, or over one that exists."""
-        outputs = [str(output) for output in self.flat_outputs]
-        twice = [output for output, n in Counter(outputs).items() if n > 1]
-        if twice:
-            raise ValueError(
-                f"{outputs.count(twice[0])} subjects would write {twice[0]}; add "
-                "--mix_names, or --out_strat append with a relative --out_dir, to give "
-                "each its own."
-            )
-        existing = [output for output in outputs if Path(output).exists()]
-        if existing and not self._force_overwrite:
-            raise FileExistsError(
-                f"{existing[0]} exists already; add --force to overwrite it."
-            )
-        return True
 
     def run(
         self,
@@ -62,6 +51,7 @@ class RNNTrackingFlow(Workflow):
         sh_basis=None,
         sh_frame="voxel",
         save_seeds=False,
+        save_picture=False,
         nbr_threads=0,
         device="cpu",
         batch_size=0,
@@ -121,6 +111,9 @@ class RNNTrackingFlow(Workflow):
             If True, save the seeds associated to their streamline
             in the 'data_per_streamline' Tractogram dictionary using
             'seeds' as the key.
+        save_picture : bool, optional
+            If True, save a picture of the tractogram over the stopping image beside
+            it, as .png.
         nbr_threads : int, optional
             Number of threads to use for the processing. By default, all available
             threads will be used. The streamlines do not depend on it.
@@ -171,6 +164,9 @@ class RNNTrackingFlow(Workflow):
                 "pam_files, stopping_files and seeding_files match different numbers "
                 "of files; give one of each for every subject."
             ) from None
+        if save_picture:
+            check_installed(("matplotlib",), "save_picture")
+            self.refuse_existing(Path(out).with_suffix(".png") for *_, out in io_it)
 
         from dipy_rnn.model_file import load_model
 
@@ -188,6 +184,7 @@ class RNNTrackingFlow(Workflow):
                 sh_format=(sh_basis, sh_frame),
                 lengths_mm=(minlen, maxlen),
                 save_seeds=save_seeds,
+                save_picture=save_picture,
                 model=model,
                 step_size=step_size,
                 max_angle=max_angle,
@@ -209,6 +206,7 @@ class RNNTrackingFlow(Workflow):
         sh_format,
         lengths_mm,
         save_seeds,
+        save_picture,
         **tracking,
     ):
         from dipy_rnn.stopping import format_tally
@@ -254,65 +252,12 @@ class RNNTrackingFlow(Workflow):
             out_path, streamlines, seeding_path, kept_seeds if save_seeds else None
         )
         logger.info(f"Saved {out_path}")
+        if save_picture:
+            from dipy_rnn.pictures import save_picture as save
 
-
-def place_seeds(mask, affine, path, seed_density, seed_count, random_seed):
-    """Place seeds in a mask.
-
-    Parameters
-    ----------
-    mask : ndarray of shape (X, Y, Z)
-    affine : ndarray of shape (4, 4)
-    path : Path
-        Of the mask, for errors.
-    seed_density, seed_count, random_seed : int
-        As the command's.
-
-    Returns
-    -------
-    seeds_mm : ndarray of shape (N, 3)
-
-    Raises
-    ------
-    ValueError
-        If the mask is empty or not finite.
-    """
-    from dipy.tracking.utils import random_seeds_from_mask, seeds_from_mask
-
-    if not np.isfinite(mask).all():
-        raise ValueError(f"{path} holds NaN or infinity; a mask of 0 and 1 is needed.")
-    mask = mask > 0
-    if not mask.any():
-        raise ValueError(f"{path} is an empty seed mask; it needs voxels above 0.")
-    if seed_count:
-        return random_seeds_from_mask(
-            mask,
-            affine,
-            seeds_count=seed_count,
-            seed_count_per_voxel=False,
-            random_seed=random_seed or None,
-        )
-    return seeds_from_mask(mask, affine, density=seed_density)
-
-
-def make_criterion(image, use_binary_mask, stopping_thr):
-    """Make the stopping criterion that dipy_track makes.
-
-    Parameters
-    ----------
-    image : ndarray of shape (X, Y, Z)
-    use_binary_mask : bool
-    stopping_thr : float
-
-    Returns
-    -------
-    criterion : dipy.tracking.stopping_criterion.StoppingCriterion
-    """
-    from dipy_rnn.stopping import BinaryStoppingCriterion, ThresholdStoppingCriterion
-
-    if use_binary_mask:
-        return BinaryStoppingCriterion(image > stopping_thr)
-    return ThresholdStoppingCriterion(image, stopping_thr)
+            picture_path = out_path.with_suffix(".png")
+            save(picture_path, streamlines, stopping, affine)
+            logger.info(f"Saved {picture_path}")
 
 
 def show_progress(records, n_seeds):
@@ -343,34 +288,3 @@ def show_progress(records, n_seeds):
         if 10 * (record.seed_index + 1) // n_seeds > tenth:
             tenth = 10 * (record.seed_index + 1) // n_seeds
             logger.info(f"{record.seed_index + 1} of {n_seeds} seeds")
-
-
-def save_streamlines(path, streamlines, reference, seeds=None):
-    """Write a tractogram under a temporary name and move it into place.
-
-    Parameters
-    ----------
-    path : Path
-        Ends in ``.trx``, ``.trk`` or ``.tck``.
-    streamlines : list of ndarray of shape (M, 3)
-        In mm.
-    reference : Path
-        Image whose space the tractogram is in.
-    seeds : list of ndarray of shape (3,), optional
-        One for each streamline, in mm.
-    """
-    from dipy.io.stateful_tractogram import Space, StatefulTractogram
-    from dipy.io.streamline import save_tractogram
-
-    tractogram = StatefulTractogram(
-        streamlines,
-        str(reference),
-        Space.RASMM,
-        data_per_streamline={} if seeds is None else {"seeds": seeds},
-    )
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        save_tractogram(tractogram, str(partial), bbox_valid_check=False)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -9,8 +9,6 @@ from glob import glob
 from itertools import chain
 from pathlib import Path
 import shutil
-import struct
-from zipfile import BadZipFile
 
 from dipy.utils.logging import logger
 from dipy.workflows.workflow import Workflow
@@ -23,6 +21,7 @@ from dipy_rnn.workflows.inputs import (
     first_line,
     load_features,
     load_volume,
+    read_tractogram,
 )
 
 #: In place of tractograms: track them with DIPY's deterministic tracking.
@@ -457,7 +456,7 @@ def _prepare_subject(
         )
     shape = features.data.shape[:3]
     if tractogram_path is not None:
-        streamlines = _read_streamlines(tractogram_path)
+        streamlines = (line for line, _ in read_tractogram(tractogram_path))
     else:
         above = None
         if stopping_path is not None:
@@ -495,38 +494,6 @@ def _prepare_subject(
     logger.info(f"{name}: {_tally(counts)}")
     _check_fit(reference, name, pam_path)
     return sh_order(features.data.shape[3])
-
-
-def _read_streamlines(path):
-    """Yield the streamlines of a tractogram in mm; they are never all in memory."""
-    from nibabel.streamlines import load
-    from nibabel.streamlines.tractogram_file import DataError, HeaderError
-
-    try:
-        if path.suffix.lower() == ".trx":
-            from trx.trx_file_memmap import load as load_trx
-
-            trx = load_trx(str(path))
-            try:
-                yield from trx.streamlines
-            finally:
-                trx.close()
-        else:
-            yield from load(path, lazy_load=True).streamlines
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        KeyError,
-        BadZipFile,
-        struct.error,
-        DataError,
-        HeaderError,
-    ) as error:
-        raise ValueError(
-            f"{path} is no readable tractogram ({first_line(error)})."
-        ) from None
 
 
 def _tally(counts):

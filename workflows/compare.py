@@ -1,0 +1,519 @@
+"""The workflow behind ``dipy_compare_rnn``.
+
+Torch is imported when tracking starts, so that the help does not wait for it.
+"""
+
+from datetime import date
+from glob import glob
+from importlib import metadata
+import json
+import os
+from pathlib import Path
+import platform
+import shlex
+import sys
+
+from dipy.utils.logging import logger
+from dipy.workflows.workflow import Workflow
+import numpy as np
+
+from dipy_rnn.workflows.inputs import (
+    SUFFIXES,
+    check_same_grid,
+    check_sh_format,
+    load_features,
+    load_volume,
+    make_criterion,
+    place_seeds,
+    read_tractogram,
+)
+from dipy_rnn.workflows.outputs import (
+    WholeOutputs,
+    check_installed,
+    save_streamlines,
+)
+
+_TRACTOGRAMS = ("out_candidate", "out_reference", "out_yardstick")
+_OUTPUTS = ("out_report", "out_metrics", *_TRACTOGRAMS)  # in the order of run
+_PACKAGES = ("dipy_rnn", "dipy", "torch", "numpy", "scipy", "nibabel", "plotly")
+
+
+class RNNComparisonFlow(WholeOutputs, Workflow):
+    """Hold a recurrent network against an algorithm of DIPY."""
+
+    @classmethod
+    def get_short_name(cls):
+        return "compare_rnn"
+
+    def manage_output_overwrite(self):
+        """Refuse to write one file twice, or over one that exists."""
+        if self._compares_existing:
+            n = len(_OUTPUTS)
+            self.flat_outputs = [
+                path
+                for place, path in enumerate(self.flat_outputs)
+                if _OUTPUTS[place % n] not in _TRACTOGRAMS
+            ]
+        return super().manage_output_overwrite()
+
+    def run(
+        self,
+        pam_files,
+        stopping_files,
+        seeding_files,
+        tracking_method="deterministic",
+        use_binary_mask=False,
+        stopping_thr=0.2,
+        seed_density=1,
+        seed_count=0,
+        minlen=2,
+        maxlen=500,
+        step_size=0.5,
+        pmf_threshold=0.1,
+        max_angle=30.0,
+        model_file="default",
+        bundle_files="",
+        bundle_radius=0.0,
+        bundle_end=4.0,
+        label_file="",
+        sh_basis=None,
+        sh_frame="voxel",
+        nbr_threads=0,
+        device="cpu",
+        batch_size=0,
+        random_seed=1,
+        out_dir="",
+        out_report="report.html",
+        out_metrics="metrics.json",
+        out_candidate="candidate.trx",
+        out_reference="reference.trx",
+        out_yardstick="yardstick.trx",
+    ):
+        """Workflow for comparing a recurrent network with an algorithm of DIPY.
+
+        Tracks the same seeds from the same first directions with the network, with
+        DIPY's deterministic tracking (see tracking_method), and with that once more on
+        another sphere: how far it is from itself is the yardstick. Writes a page to
+        read and to send on, its figures, and the tractograms.
+
+        With two tractograms and an image in place of the three files (dipy_compare_rnn
+        candidate.trk reference.trk fa.nii.gz), these are compared instead: nothing is
+        tracked, and there is no yardstick. Partners are streamlines of the same seed
+        where both files hold seeds, else the nearest.
+
+        Parameters
+        ----------
+        pam_files : string or Path
+            Path to the peaks and metrics files of dipy_fit_csd, or to NIfTI files with
+            the spherical harmonics of a fODF (see sh_basis). This path may contain
+            wildcards to compare on many subjects; files are paired in sorted order.
+        stopping_files : string or Path
+            Path to images (e.g. FA) used for the stopping criterion.
+        seeding_files : string or Path
+            A binary image showing where to seed.
+        tracking_method : string, optional
+            What the network is held against: deterministic, probabilistic or eudx
+            (which follows the peaks saved in the pam_files).
+        use_binary_mask : bool, optional
+            If True, uses a binary stopping criterion. If the provided
+            `stopping_files` are not binary, `stopping_thr` will be used to
+            binarize the images.
+        stopping_thr : float, optional
+            Threshold applied to the stopping image: tracking ends where it is not
+            above.
+        seed_density : int, optional
+            Number of seeds per dimension inside a voxel: 2 means 8 regularly
+            distributed points in the voxel, 1 its centre.
+        seed_count : int, optional
+            If above 0, this number of seeds at random places in the seeding mask,
+            instead of seed_density. Some thousands are enough for a comparison.
+        minlen : int, optional
+            Minimum length (mm) of the streamlines.
+        maxlen : int, optional
+            Maximum length (mm) of the streamlines.
+        step_size : float, optional
+            Step size (in mm) used for tracking.
+        pmf_threshold : float, optional
+            Threshold for ODF functions, of DIPY's algorithm.
+        max_angle : float, optional
+            Maximum angle between streamline segments (degrees), of both.
+        model_file : string, optional
+            Name of a model that comes with dipy_rnn, or a model file.
+        bundle_files : string or Path, optional
+            Path to known bundles, wildcards allowed, one file for each: a tractogram
+            (.trx, .trk, .tck), or a NIfTI image that is 1 inside the bundle and 2 and
+            3 in its two end regions. Streamlines are then scored by them.
+        bundle_radius : float, optional
+            How far (mm) a bundle reaches around the streamlines of its file: 0 where
+            these fill it, half of its width where there is a centreline alone.
+        bundle_end : float, optional
+            How far (mm) its end regions reach around their end points.
+        label_file : string or Path, optional
+            Path to an image with labels of grey matter regions, whose connectivity
+            is then compared; with several subjects on one grid.
+        sh_basis : string, optional
+            Basis of the spherical harmonics: descoteaux07_legacy (DIPY's default),
+            descoteaux07, tournier07_legacy or tournier07 (MRtrix3). By default it is
+            found out for peaks and metrics files, and DIPY's for NIfTI.
+        sh_frame : string, optional
+            Axes of the spherical harmonics of a NIfTI file: voxel (DIPY) or scanner
+            (MRtrix3). Those of peaks and metrics files are along the voxels.
+        nbr_threads : int, optional
+            Number of threads to use for the processing. By default, all available
+            threads will be used.
+        device : string, optional
+            Where the network runs: cpu or cuda.
+        batch_size : int, optional
+            How many streamlines advance together, 0 for what suits the device.
+        random_seed : int, optional
+            Seed for the places of seed_count, for probabilistic tracking and for the
+            resamples behind standard errors, must be >= 1.
+        out_dir : string or Path, optional
+            Output directory.
+        out_report : string, optional
+            Name of the page to be saved (.html).
+        out_metrics : string, optional
+            Name of the file with its figures to be saved (.json).
+        out_candidate : string, optional
+            Name of the tractogram of the network to be saved: .trx, .trk or .tck.
+        out_reference : string, optional
+            Name of that of DIPY's algorithm.
+        out_yardstick : string, optional
+            Name of that of the same on another sphere.
+
+        References
+        ----------
+        Cai, L. Y., H. H. Lee, N. R. Newlin, M. E. Kim, D. Moyer, F. Rheault, K. G.
+        Schilling, and B. A. Landman. Implementation considerations for deep learning
+        with diffusion MRI streamline tractography. MIDL, 2023.
+        """
+        self._compares_existing = Path(pam_files).suffix.lower() in SUFFIXES
+        for name, value in zip(
+            _TRACTOGRAMS, (out_candidate, out_reference, out_yardstick)
+        ):
+            if Path(value).suffix not in SUFFIXES:
+                raise ValueError(
+                    f"{name} is {value}; a name that ends in {', '.join(SUFFIXES)} is "
+                    "needed."
+                )
+        check_sh_format(sh_basis, sh_frame)
+        for name, value, least in (
+            ("seed_density", seed_density, 1),
+            ("seed_count", seed_count, 0),
+            ("random_seed", random_seed, 1),
+            ("bundle_radius", bundle_radius, 0),
+            ("bundle_end", bundle_end, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} is {value}; {least} or more is needed.")
+        bundle_paths = [Path(path) for path in sorted(glob(str(bundle_files)))]
+        if bundle_files and not bundle_paths:
+            raise FileNotFoundError(
+                f"bundle_files is {bundle_files}, which matches no file."
+            )
+        try:
+            io_it = self.get_io_iterator()
+        except ImportError:  # DIPY's word for lists of unequal length
+            raise ValueError(
+                "pam_files, stopping_files and seeding_files match different numbers "
+                "of files; give one of each for every subject."
+            ) from None
+
+        check_installed(("jinja2", "matplotlib", "plotly"), "The report")
+        options = {
+            "model_file": model_file,
+            "tracking_method": tracking_method,
+            "use_binary_mask": use_binary_mask,
+            "stopping_thr": stopping_thr,
+            "seed_density": seed_density,
+            "seed_count": seed_count,
+            "minlen": minlen,
+            "maxlen": maxlen,
+            "step_size": step_size,
+            "pmf_threshold": pmf_threshold,
+            "max_angle": max_angle,
+            "random_seed": random_seed,
+        }
+        truth = {
+            "bundle_paths": bundle_paths,
+            "radius_mm": bundle_radius,
+            "end_mm": bundle_end,
+            "label_path": Path(label_file) if label_file else None,
+        }
+        for first, second, third, report_path, metrics_path, *tractograms in io_it:
+            report_path, metrics_path = Path(report_path), Path(metrics_path)
+            paths = Path(first), Path(second), Path(third)
+            if self._compares_existing:
+                subject = _existing(*paths)
+                settings = {"random_seed": random_seed}
+            else:
+                subject = _track(
+                    *paths,
+                    options=options,
+                    sh_format=(sh_basis, sh_frame),
+                    nbr_threads=nbr_threads,
+                    device=device,
+                    batch_size=batch_size,
+                )
+                settings = options
+                for tracked, path in zip(subject["tracked"].values(), tractograms):
+                    lines = [line for line in tracked.streamlines if len(line)]
+                    save_streamlines(Path(path), lines, paths[1])
+                    logger.info(f"Saved {path}")
+            _report(subject, truth, settings, nbr_threads, report_path, metrics_path)
+
+
+def _track(
+    pam_path,
+    stopping_path,
+    seeding_path,
+    *,
+    options,
+    sh_format,
+    nbr_threads,
+    device,
+    batch_size,
+):
+    """Track a subject with all trackers."""
+    from dipy.io.peaks import load_pam
+
+    from dipy_rnn.comparison import track_beside
+    from dipy_rnn.model_file import load_model
+
+    model = load_model(options["model_file"], device=device)
+    model.check_step(options["step_size"])
+    features, pam_affine = load_features(pam_path, "sh", *sh_format)
+    stopping, affine = load_volume(stopping_path)
+    mask, mask_affine = load_volume(seeding_path)
+    for path, shape, other in (
+        (pam_path, features.data.shape[:3], pam_affine),
+        (seeding_path, mask.shape, mask_affine),
+    ):
+        check_same_grid(stopping_path, stopping.shape, affine, path, shape, other)
+    seeds = place_seeds(
+        mask,
+        affine,
+        seeding_path,
+        *(options[name] for name in ("seed_density", "seed_count", "random_seed")),
+    )
+    logger.info(
+        f"Tracking {len(seeds)} seeds on {pam_path} with the model {model.name}, with "
+        f"{options['tracking_method']} tracking, and with that on another sphere"
+    )
+    tracked = track_beside(
+        seeds,
+        make_criterion(stopping, options["use_binary_mask"], options["stopping_thr"]),
+        affine,
+        features=features,
+        method=options["tracking_method"],
+        pam=load_pam(pam_path) if pam_path.suffix.lower() == ".pam5" else None,
+        model=model,
+        min_len=options["minlen"],
+        max_len=options["maxlen"],
+        step_size=options["step_size"],
+        max_angle=options["max_angle"],
+        pmf_threshold=options["pmf_threshold"],
+        nbr_threads=nbr_threads,
+        random_seed=options["random_seed"],
+        batch_size=batch_size,
+    )
+    return {
+        "title": pam_path.resolve().parent.name + ", " + pam_path.name,
+        "tracked": tracked,
+        "image": stopping,
+        "affine": affine,
+        "mask": stopping > options["stopping_thr"],
+        "inputs": {
+            "fODF": str(pam_path),
+            "stopping image": str(stopping_path),
+            "seeding image": str(seeding_path),
+        },
+        "model": _model_facts(model),
+        "pairs": None,
+    }
+
+
+def _model_facts(model):
+    """Return what is known of a model: the short form of its card."""
+    from hashlib import sha256
+
+    from dipy_rnn.model_file import model_path
+
+    path = model_path(model.name)
+    known = model.metadata
+    provenance = known.provenance
+    return {
+        "name": model.name,
+        "sha256": sha256(path.read_bytes()).hexdigest(),
+        "architecture": known.architecture or "a network of its own",
+        "parameters": provenance.get("parameters"),
+        "frame": known.frame,
+        "orders": ", ".join(map(str, known.orders)) or None,
+        "steps": "{:g} to {:g} mm".format(*known.step_mm),
+        "trained on": provenance.get("data"),
+        "with": ", ".join(
+            f"{name} {version}"
+            for name, version in provenance.get("versions", {}).items()
+        )
+        or None,
+    }
+
+
+def _existing(candidate_path, reference_path, image_path):
+    """Take two tractograms that are there."""
+    from dipy_rnn.comparison import Tracked
+    from dipy_rnn.evaluation import nearest_streamlines
+
+    image, affine = load_volume(image_path)
+    paths = {"candidate": candidate_path, "reference": reference_path}
+    loaded = {key: list(read_tractogram(path)) for key, path in paths.items()}
+    streamlines = {key: [line for line, _ in lines] for key, lines in loaded.items()}
+    names = {key: path.name for key, path in paths.items()}
+    if len(set(names.values())) == 1:
+        names = {key: str(path) for key, path in paths.items()}
+    pairs = np.full(len(loaded["candidate"]), -1)
+    if all(seed is not None for lines in loaded.values() for _, seed in lines):
+        logger.info("Partners are streamlines of the same seed")
+        place = {_key(seed): i for i, (_, seed) in enumerate(loaded["reference"])}
+        for i, (_, seed) in enumerate(loaded["candidate"]):
+            pairs[i] = place.get(_key(seed), -1)
+    else:
+        logger.info("No seeds in both: the partner of a streamline is the nearest one")
+        indices, partners = nearest_streamlines(*streamlines.values())
+        pairs[indices] = partners
+    return {
+        "title": f"{names['candidate']} beside {names['reference']}",
+        "tracked": {key: Tracked(names[key], streamlines[key]) for key in paths},
+        "image": image,
+        "affine": affine,
+        "mask": image > 0,
+        "inputs": {
+            "candidate": str(candidate_path),
+            "reference": str(reference_path),
+            "image": str(image_path),
+        },
+        "model": None,
+        "pairs": pairs,
+    }
+
+
+def _key(seed_mm):
+    """Return what is the same for the same seed in two files."""
+    return tuple(np.round(np.asarray(seed_mm, dtype=float), 2))
+
+
+def _report(subject, truth, settings, nbr_threads, report_path, metrics_path):
+    """Measure, and write the figures and the page."""
+    from dipy_rnn.comparison import measure, partner_distances
+    from dipy_rnn.interpolate import count_threads
+    from dipy_rnn.pictures import write_whole
+    from dipy_rnn.report import write_report
+
+    tracked, affine, mask = subject["tracked"], subject["affine"], subject["mask"]
+    bundles = _load_bundles(truth, mask, affine, subject["inputs"])
+    regions = None
+    if truth["label_path"] is not None:
+        regions, labels_affine = load_volume(truth["label_path"])
+        check_same_grid(
+            "the stopping image",
+            mask.shape,
+            affine,
+            truth["label_path"],
+            regions.shape,
+            labels_affine,
+        )
+        regions = np.rint(regions).astype(int)
+    logger.info("Measuring")
+    distances = partner_distances(tracked, subject["pairs"])
+    figures = measure(
+        tracked,
+        distances,
+        affine,
+        mask,
+        pairs=subject["pairs"],
+        bundles=bundles,
+        regions=regions,
+        random_seed=settings["random_seed"],
+    )
+    metrics = {
+        "title": subject["title"],
+        "date": date.today().isoformat(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in _PACKAGES},
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": os.cpu_count(),
+            "threads": count_threads(nbr_threads),
+        },
+        "inputs": subject["inputs"],
+        "options": settings,
+    }
+    if subject["model"]:
+        metrics["model"] = subject["model"]
+    metrics |= figures
+    write_whole(metrics_path, json.dumps(metrics, indent=2, allow_nan=False).encode())
+    logger.info(f"Saved {metrics_path}")
+    write_report(
+        report_path,
+        metrics,
+        {key: by.streamlines for key, by in tracked.items()},
+        subject["image"],
+        affine,
+        distances,
+        subject["pairs"],
+    )
+    logger.info(f"Saved {report_path}")
+    for figure in figures["between"][:1]:
+        logger.info(
+            f"{figure['label']}: "
+            + ", ".join(
+                f"{tracked[key].label} {figure[key]['value']:.3f}"
+                for key in ("candidate", "yardstick")
+                if key in figure and figure[key]["value"] is not None
+            )
+        )
+
+
+def _load_bundles(truth, mask, affine, inputs):
+    """Load known bundles, by the names of their files."""
+    from dipy_rnn.evaluation import KnownBundle, known_bundles
+
+    bundles = {}
+    for path in truth["bundle_paths"]:
+        name = path.name.split(".")[0]
+        if path.suffix.lower() in SUFFIXES:
+            streamlines = [line for line, _ in read_tractogram(path)]
+            if not streamlines:
+                raise ValueError(f"{path} holds no streamline of a bundle.")
+            (bundles[name],) = known_bundles(
+                [_one_way(streamlines)],
+                affine,
+                mask.shape,
+                radius_mm=truth["radius_mm"],
+                end_mm=truth["end_mm"],
+            )
+        else:
+            labels, labels_affine = load_volume(path)
+            check_same_grid(
+                "the stopping image",
+                mask.shape,
+                affine,
+                path,
+                labels.shape,
+                labels_affine,
+            )
+            try:
+                bundles[name] = KnownBundle.from_labels(np.rint(labels).astype(int))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+    if bundles:
+        inputs["known bundles"] = ", ".join(map(str, truth["bundle_paths"]))
+    return bundles
+
+
+def _one_way(streamlines):
+    """Turn streamlines round so that all run like the first one."""
+    from dipy.tracking.streamline import orient_by_streamline
+
+    return list(orient_by_streamline(streamlines, streamlines[0]))
