@@ -6,7 +6,8 @@ INSTALLED := $(VENV)/installed
 .PHONY: help demo test models clean
 
 help:
-	@echo "make demo    track a simulated scan, with dipy_track beside it: demo/demo.png"
+	@echo "make demo    track a simulated scan, with dipy_track beside it: demo/demo.png,"
+	@echo "             demo/comparison/report.html"
 	@echo "make test    run the tests"
 	@echo "make models  train the models that ship again (about an hour)"
 	@echo "make clean   remove what these made, $(VENV) included"

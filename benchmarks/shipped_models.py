@@ -72,7 +72,8 @@ TRUTH_WORLDS = range(920_000, 920_006)
 N_DIRECTIONS, B_VALUE = 64, 2000
 EVALS, S0 = (1.7e-3, 3e-4, 3e-4), 100.0
 PHANTOM_SEED_THR, PHANTOM_STOPPING_THR = 0.5, 0.1  # fraction of fibres
-N_KNOWN = 3000  # streamlines that make a phantom's bundle known; 300 leave out a tenth of it
+# Streamlines that make a phantom's bundle known; 300 leave out a tenth of its voxels.
+N_KNOWN = 3000
 
 B_VALUES_OF_FIBERCUP = (650, 1500, 2000)
 FIBERCUP_ORDER = 6

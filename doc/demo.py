@@ -2,7 +2,8 @@
 
 Run by ``make demo``. Makes a diffusion scan of bundles that cross, bend and fan out,
 takes it through the same commands as one's own data, and leaves everything in
-``demo/``, with a picture of both results beside the truth.
+``demo/``, with a picture of both results beside the truth, and the page of
+dipy_compare_rnn.
 """
 
 import argparse
@@ -14,7 +15,8 @@ import time
 from dipy.core.gradients import gradient_table
 from dipy.io.gradients import read_bvals_bvecs
 from dipy.io.image import save_nifti
-from dipy.io.streamline import load_tractogram
+from dipy.io.stateful_tractogram import Space, StatefulTractogram
+from dipy.io.streamline import load_tractogram, save_tractogram
 import matplotlib
 
 matplotlib.use("Agg")
@@ -35,11 +37,12 @@ SNR = 20
 RANDOM_SEED = 2026
 
 OPTIONS = [
-    *("--seed_density", "2"),
     *("--step_size", "1.0"),
     *("--stopping_thr", "0.15"),
     *("--minlen", "20"),
 ]
+BUNDLES = ("straight", "winding", "arch", "fan")
+N_KNOWN = 1000  # true streamlines of each, enough to fill it
 N_DRAWN = 400  # streamlines in a panel
 
 
@@ -101,6 +104,28 @@ def write_scan(phantom, folder):
     for name, volume in (("dwi", dwi), ("mask", mask), ("seeds", seeds)):
         save_nifti(
             str(folder / f"{name}.nii.gz"), volume.astype(np.float32), phantom.affine
+        )
+
+
+def write_truth(phantom, folder):
+    """Write the true streamlines of each bundle.
+
+    Parameters
+    ----------
+    phantom : dipy_rnn.phantom.Phantom
+    folder : Path
+        Where truth/ goes, with a tractogram for each of ``BUNDLES``.
+    """
+    (folder / "truth").mkdir(exist_ok=True)
+    lines, _ = phantom.streamlines(N_KNOWN, random_seed=RANDOM_SEED)
+    for i, name in enumerate(BUNDLES):
+        tractogram = StatefulTractogram(
+            lines[i * N_KNOWN : (i + 1) * N_KNOWN],
+            str(folder / "mask.nii.gz"),
+            Space.RASMM,
+        )
+        save_tractogram(
+            tractogram, str(folder / "truth" / f"{name}.trk"), bbox_valid_check=False
         )
 
 
@@ -190,6 +215,7 @@ def main():
     start = time.perf_counter()
     phantom = make_phantom()
     write_scan(phantom, folder)
+    write_truth(phantom, folder)
     print(f"  {time.perf_counter() - start:5.1f} s  simulation", flush=True)
 
     scan = ["dwi.nii.gz", "dwi.bval", "dwi.bvec", "mask.nii.gz"]
@@ -197,11 +223,14 @@ def main():
     run("dipy_fit_dti", *scan, *fa, folder=folder)
     fodf = ["--sh_order_max", "8", "--out_pam", "csd.pam5"]
     run("dipy_fit_csd", *scan, *fodf, folder=folder)
-    data = ["csd.pam5", "fa.nii.gz", "seeds.nii.gz", *OPTIONS, "--out_tractogram"]
-    seconds_rnn = run(
-        "dipy_track_rnn", *data, "rnn.trk", "--model_file", model_file, folder=folder
-    )
-    seconds_dipy = run("dipy_track", *data, "deterministic.trk", folder=folder)
+    data = ["csd.pam5", "fa.nii.gz", "seeds.nii.gz", "--seed_density", "2", *OPTIONS]
+    model, out = ["--model_file", model_file], "--out_tractogram"
+    seconds_rnn = run("dipy_track_rnn", *data, *model, out, "rnn.trk", folder=folder)
+    seconds_dipy = run("dipy_track", *data, out, "deterministic.trk", folder=folder)
+    # From all over the bundles, or those would not be filled.
+    data = ["csd.pam5", "fa.nii.gz", "mask.nii.gz", "--seed_count", "5000", *OPTIONS]
+    known = ["--bundle_files", "truth/*.trk", "--out_dir", "comparison"]
+    run("dipy_compare_rnn", *data, *model, *known, folder=folder)
 
     truth, _ = phantom.streamlines(100, step_mm=1.0, random_seed=RANDOM_SEED)
     rnn, dipy = (
@@ -221,17 +250,20 @@ def main():
     print(f"""
 In {folder}:
   dwi.nii.gz, dwi.bval, dwi.bvec   the simulated scan; mask.nii.gz, seeds.nii.gz
+  truth/                           the true streamlines of each bundle
   fa.nii.gz, csd.pam5              what the models made of it
   rnn.trk                          {len(rnn)} streamlines of dipy_track_rnn
   deterministic.trk                {len(dipy)} streamlines of dipy_track
   demo.png                         both beside the truth
+  comparison/report.html           how both differ, and which is nearer to the truth
 (The seconds are of whole commands, start included.)
 
 On your own data, with a brain mask, and a white matter mask for the seeds:
   dipy_fit_dti dwi.nii.gz dwi.bval dwi.bvec mask.nii.gz --save_metrics fa \\
       --out_pam dti.pam5
   dipy_fit_csd dwi.nii.gz dwi.bval dwi.bvec mask.nii.gz --out_pam csd.pam5
-  dipy_track_rnn csd.pam5 fa.nii.gz seeds.nii.gz --out_tractogram streamlines.trx""")
+  dipy_track_rnn csd.pam5 fa.nii.gz seeds.nii.gz --out_tractogram streamlines.trx
+  dipy_compare_rnn csd.pam5 fa.nii.gz seeds.nii.gz --seed_count 5000""")
 
 
 if __name__ == "__main__":

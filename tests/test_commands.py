@@ -14,13 +14,14 @@ from dipy.io.streamline import load_tractogram
 from dipy.reconst.shm import convert_sh_descoteaux_tournier, sh_to_sf_matrix
 import numpy as np
 import numpy.testing as npt
+from PIL import Image
 import pytest
 from stubs import FieldFollower, save_stub
 from worlds import OBLIQUE_ROTATION, share_identical, share_within
 
 from dipy_rnn import interpolate, spaces
 from dipy_rnn.phantom import crossing_phantom
-from dipy_rnn.workflows import cli, track
+from dipy_rnn.workflows import cli, outputs, track
 
 
 @pytest.fixture(autouse=True)
@@ -549,6 +550,34 @@ def test_the_installed_command_says_its_versions_and_refuses_with_a_status(subje
     assert (subject.folder / "out_tractogram.trx").exists()
 
 
+def test_a_picture_lies_beside_the_tractogram(subject):
+    picture = subject.folder / "out" / "out.png"
+    picture.parent.mkdir()
+    picture.write_text("an old one")
+    subject.run("--save_picture")
+    with Image.open(picture) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    # The seeds are on the bundle along x, which is drawn red.
+    red = (pixels[..., 0] > 150) & (pixels[..., 1:] < 100).all(axis=2)
+    assert red.any()
+    with pytest.raises(SystemExit, match=r"out\.png exists already; add --force"):
+        (subject.folder / "out" / "out.trk").unlink()
+        command(
+            *subject.inputs,
+            *("--out_dir", subject.folder / "out", "--out_tractogram", "out.trk"),
+            "--save_picture",
+        )
+    assert not (subject.folder / "out" / "out.trk").exists()
+
+
+def test_a_picture_without_matplotlib_is_refused_before_tracking(subject, monkeypatch):
+    monkeypatch.setattr(outputs, "find_spec", lambda name: None)
+    line = refusal(*subject.inputs, "--out_dir", subject.folder, "--save_picture")
+    assert (
+        'save_picture needs matplotlib; install it with pip install "dipy_rnn[' in line
+    )
+
+
 def test_its_flags_are_those_of_dipy_track_and_the_documented_new_ones():
     from inspect import signature
 
@@ -568,6 +597,7 @@ def test_its_flags_are_those_of_dipy_track_and_the_documented_new_ones():
         "sh_frame",
         "device",
         "batch_size",
+        "save_picture",
     }
     for name in theirs.keys() & ours.keys() - {"max_angle"}:
         assert theirs[name].default == ours[name].default, name

@@ -17,7 +17,9 @@ LAYERS = [
         "direction_getter",
         "tracking",
         "training",
+        "comparison",
         "evaluation",
+        "pictures",
         "report",
         "phantom",
     ],
@@ -36,9 +38,22 @@ MAY_IMPORT_KERNELS = {
 }
 LAYER_OF = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 # Training: deterministic tracking is the teacher.
-MAY_IMPORT_DIPYS_TRACKING = {"direction_getter", "stopping", "training", "workflows"}
-MAY_IMPORT_DIPYS_STREAMLINE_FUNCTIONS = {"evaluation"}
-STREAMLINE_FUNCTIONS = {"distances", "metrics", "streamline", "utils", "vox2track"}
+MAY_IMPORT_DIPYS_TRACKING = {
+    "comparison",
+    "direction_getter",
+    "stopping",
+    "training",
+    "workflows",
+}
+MAY_IMPORT_DIPYS_STREAMLINE_FUNCTIONS = {"evaluation", "pictures"}
+STREAMLINE_FUNCTIONS = {
+    "distances",
+    "metrics",
+    "streamline",
+    "streamlinespeed",
+    "utils",
+    "vox2track",
+}
 MAY_IMPORT_TORCH = {"device_slots", "model", "model_file", "propagator", "training"}
 
 

@@ -265,8 +265,10 @@ def read_tractogram(path):
             finally:
                 trx.close()
         else:
-            for item in load(path, lazy_load=True).tractogram:
-                yield item.streamline, item.data_for_streamline.get("seeds")
+            tractogram = load(path, lazy_load=True).tractogram
+            # The items themselves are not yet in mm.
+            for line, item in zip(tractogram.streamlines, tractogram, strict=True):
+                yield line, item.data_for_streamline.get("seeds")
     except (
         OSError,
         EOFError,

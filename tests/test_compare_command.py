@@ -1,0 +1,247 @@
+"""dipy_compare_rnn on real files: tracked or given, every error a user can make."""
+
+import json
+import logging
+import sys
+
+from dipy.io.image import save_nifti
+from dipy.io.stateful_tractogram import Space, StatefulTractogram
+from dipy.io.streamline import save_tractogram
+import numpy as np
+import numpy.testing as npt
+import pytest
+from test_commands import Subject, load
+
+from dipy_rnn.workflows import cli, compare, outputs
+
+# Marks of the page's own tests; it takes a second to write.
+ALL = ("candidate.trx", "metrics.json", "reference.trx", "report.html", "yardstick.trx")
+STEP = ("--step_size", 1.0, "--nbr_threads", 1)
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch):
+    """Leave logging and arguments as they were."""
+    dipy, root = logging.getLogger("dipy"), logging.getLogger()
+    before = dipy.level, root.level, root.handlers[:]
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    yield
+    dipy.setLevel(before[0])
+    root.setLevel(before[1])
+    for handler in set(root.handlers) - set(before[2]):
+        handler.close()
+    root.handlers[:] = before[2]
+
+
+@pytest.fixture
+def subject(tmp_path):
+    return Subject(tmp_path)
+
+
+def command(*arguments):
+    sys.argv = ["dipy_compare_rnn", *map(str, arguments)]
+    cli.compare()
+
+
+def refusal(*arguments):
+    """Return the one line with which the command refuses."""
+    with pytest.raises(SystemExit) as caught:
+        command(*arguments)
+    line = caught.value.code
+    assert isinstance(line, str) and line.startswith("dipy_compare_rnn: error: ")
+    assert "\n" not in line and "please report" not in line
+    return line
+
+
+def compared(folder, *arguments):
+    """Compare and return the figures: all of the file, and values by name."""
+    command(*arguments, "--out_dir", folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    values = {
+        (figure["name"], key): figure[key]["value"]
+        for figure in metrics["between"] + metrics["each"]
+        for key in ("candidate", "reference", "yardstick")
+        if key in figure
+    }
+    return metrics, values
+
+
+def save_lines(path, lines, image, **data):
+    tractogram = StatefulTractogram(
+        lines, str(image), Space.RASMM, data_per_streamline=data
+    )
+    save_tractogram(tractogram, str(path), bbox_valid_check=False)
+
+
+def test_it_tracks_measures_and_writes_all(subject):
+    out = subject.folder / "out"
+    known = subject.folder / "across.nii.gz"
+    labels = subject.phantom.mask().astype(np.int16)
+    labels[:4, :, :] *= 2
+    labels[16:, :, :] *= 3
+    save_nifti(known, labels, subject.phantom.affine)
+    metrics, values = compared(
+        out, *subject.inputs, *STEP, "--bundle_files", known, "--label_file", known
+    )
+    assert sorted(path.name for path in out.iterdir()) == list(ALL)
+    for key, tracker in metrics["trackers"].items():
+        lines = load(out / f"{key}.trx", subject.stopping)
+        assert len(lines) == tracker["n_streamlines"]
+        assert sum(map(len, lines)) == tracker["n_points"]
+        assert tracker["seconds"] > 0
+        assert values["valid", key] > 0.5
+    assert list(metrics["trackers"]) == ["candidate", "reference", "yardstick"]
+    assert 0 < values["alike", "candidate"] <= 1
+    assert values["connectivity_correlation", "candidate"] is None  # one pair alone
+    assert metrics["bundles"][0]["name"] == "across"
+    assert metrics["title"].endswith("peaks.pam5")
+    assert metrics["command"].startswith("dipy_compare_rnn ")
+    assert metrics["options"]["step_size"] == 1.0
+    assert (
+        metrics["model"]["name"] == "default" and len(metrics["model"]["sha256"]) == 64
+    )
+    assert {"dipy_rnn", "dipy", "torch", "numpy"} <= set(metrics["versions"])
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert metrics["title"] in page and metrics["model"]["sha256"] in page
+
+
+def test_its_figures_depend_on_nothing_but_the_seed(subject):
+    first, second = (
+        compared(subject.folder / name, *subject.inputs, *STEP, "--seed_count", 6)[1]
+        for name in ("one", "two")
+    )
+    assert first == second
+
+
+def test_two_tractograms_are_compared_as_on_paper(subject):
+    lines, _ = subject.phantom.streamlines(6)
+    ours, theirs = subject.folder / "ours.trk", subject.folder / "theirs.tck"
+    save_lines(ours, [line + [0, 0, 2] for line in lines[::-1]], subject.stopping)
+    save_lines(theirs, lines, subject.stopping)
+    out = subject.folder / "out"
+    metrics, values = compared(out, ours, theirs, subject.stopping)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "metrics.json",
+        "report.html",
+    ]
+    labels = [tracker["label"] for tracker in metrics["trackers"].values()]
+    assert labels == ["ours.trk", "theirs.tck"]
+    assert "seconds" not in metrics["trackers"]["candidate"]
+    assert "yardstick" not in metrics["trackers"] and "model" not in metrics
+    # The nearest is found whatever the order; it may be another within 2 mm.
+    assert 0 < values["hausdorff", "candidate"] <= 2.001
+    assert values["length", "candidate"] == pytest.approx(
+        values["length", "reference"], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("suffix", [".trk", ".trx"])
+def test_streamlines_of_the_same_seeds_are_partners(subject, suffix):
+    lines, _ = subject.phantom.streamlines(3)
+    seeds = np.array([line[5] for line in lines])
+    ours, theirs = (subject.folder / f"{name}{suffix}" for name in ("a", "b"))
+    save_lines(ours, lines, subject.stopping, seeds=seeds)
+    # The last one is missing in the other, and the order is another one.
+    moved = [line + [0, 0, 30] for line in lines[:-1]][::-1]
+    save_lines(theirs, moved, subject.stopping, seeds=seeds[:-1][::-1])
+    _, values = compared(subject.folder / "out", ours, theirs, subject.stopping)
+    assert values["end_point", "candidate"] == pytest.approx(30, abs=1e-3)
+    _, values = compared(subject.folder / "same", ours, ours, subject.stopping)
+    assert values["alike", "candidate"] == 1 and values["dice", "candidate"] == 1
+
+
+def test_bundles_are_tractograms_too(subject):
+    lines, _ = subject.phantom.streamlines(40)
+    for name, bundle in (("one", lines[:40]), ("two", lines[40:])):
+        # Half of them the other way round.
+        turned = [line[:: (-1) ** i] for i, line in enumerate(bundle)]
+        save_lines(subject.folder / f"{name}.trk", turned, subject.stopping)
+    _, values = compared(
+        subject.folder / "out",
+        subject.folder / "one.trk",
+        subject.folder / "two.trk",
+        subject.stopping,
+        "--bundle_files",
+        subject.folder / "*.trk",
+    )
+    assert values["valid", "candidate"] == values["valid", "reference"] == 1
+    assert values["valid_bundles", "candidate"] == 1
+    assert (
+        values["overlap", "reference"] == 0.5 and values["overreach", "reference"] == 0
+    )
+
+
+def test_tractograms_of_this_very_folder_can_be_compared(subject):
+    lines, _ = subject.phantom.streamlines(3)
+    for name in ("candidate.trx", "reference.trx"):
+        save_lines(subject.folder / name, lines, subject.stopping)
+    paths = [subject.folder / name for name in ("candidate.trx", "reference.trx")]
+    before = paths[0].read_bytes()
+    compared(subject.folder, *paths, subject.stopping)
+    assert paths[0].read_bytes() == before
+    line = refusal(*paths, subject.stopping, "--out_dir", subject.folder)
+    assert "report.html exists already; add --force" in line
+
+
+ERRORS = {
+    "method": (["--tracking_method", "ptt"], "method is ptt"),
+    "threshold of seeds": (["--random_seed", 0], "random_seed is 0; 1 or more"),
+    "suffix": (["--out_reference", "x.vtk"], "out_reference is x.vtk; a name that"),
+    "no bundles": (["--bundle_files", "no/*.trk"], "which matches no file"),
+    "radius": (["--bundle_radius", -1], "bundle_radius is -1"),
+    "model": (["--model_file", "nothing.pt"], "nothing.pt"),
+    "step": (["--step_size", 9], "step_size"),
+    "eudx": (
+        ["--tracking_method", "eudx"],
+        "eudx follows peaks",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_cannot_be_compared_is_refused_before_anything_is_written(subject, name):
+    options, message = ERRORS[name]
+    inputs = subject.inputs
+    if name == "eudx":
+        inputs[0] = subject.folder / "sh.nii.gz"
+        save_nifti(inputs[0], subject.fodf, subject.phantom.affine)
+    out = subject.folder / "out"
+    assert message in refusal(*inputs, *options, "--out_dir", out)
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_without_what_pages_need_nothing_is_tracked(subject, monkeypatch):
+    monkeypatch.setattr(outputs, "find_spec", lambda name: None)
+    monkeypatch.setattr(compare, "_track", None)
+    line = refusal(*subject.inputs, "--out_dir", subject.folder / "out")
+    assert "The report needs jinja2, matplotlib, plotly; install it with" in line
+
+
+def test_bundles_of_another_grid_or_without_ends_are_refused(subject):
+    labels = np.ones((3, 3, 3), dtype=np.int16)
+    known = subject.folder / "known.nii.gz"
+    save_nifti(known, labels, subject.phantom.affine)
+    options = ("--bundle_files", known, "--out_dir", subject.folder / "out")
+    assert "known.nii.gz" in refusal(*subject.inputs, *STEP, *options)
+    save_nifti(known, np.ones(subject.mask.shape), subject.phantom.affine)
+    (subject.folder / "out").rename(subject.folder / "before")
+    assert "known.nii.gz: " in refusal(*subject.inputs, *STEP, *options)
+
+
+def test_a_broken_tractogram_is_refused(subject):
+    broken = subject.folder / "broken.trk"
+    broken.write_bytes(b"TRACK" + bytes(100))
+    line = refusal(broken, broken, subject.stopping, "--out_dir", subject.folder)
+    assert "broken.trk is no readable tractogram" in line
+
+
+def test_every_option_is_documented():
+    from inspect import signature
+
+    parameters = signature(compare.RNNComparisonFlow.run).parameters
+    for name in parameters.keys() - {"self"}:
+        assert f"        {name} : " in compare.RNNComparisonFlow.run.__doc__, name
+    npt.assert_equal(
+        tuple(name for name in parameters if name.startswith("out_"))[1:],
+        compare._OUTPUTS,
+    )

@@ -1,0 +1,394 @@
+"""Pictures: what is where, in which colour, whatever the grid of the image."""
+
+from io import BytesIO
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from worlds import OBLIQUE_ROTATION, affine_of
+
+from dipy_rnn import pictures, spaces
+
+SHAPE = (40, 40, 40)
+# Bright balls in the planes of the streamline below, which tell where a mm is.
+MARKS_MM = {
+    "sagittal": [[20.0, 6, 8], [20, 32, 34]],
+    "coronal": [[6.0, 12, 8], [32, 12, 36]],
+    "axial": [[6.0, 5, 25], [32, 33, 25]],
+}
+RADIUS_MM = 3.0
+ALONG_X = np.stack([np.linspace(10, 30, 41), np.full(41, 12.0), np.full(41, 25.0)], 1)
+
+
+def grids():
+    """Grids that cover 0 to 40 mm: straight, flipped, oblique and anisotropic."""
+    oblique = affine_of((1.0, 1.3, 0.8), OBLIQUE_ROTATION)
+    shape = (76, 60, 92)
+    middle = spaces.to_mm((np.array(shape) - 1) / 2, oblique)
+    oblique[:3, 3] += 19.5 - middle
+    flipped = np.diag([-1.0, 1, 1, 1])
+    flipped[0, 3] = 39
+    return {
+        "straight": (np.eye(4), SHAPE),
+        "flipped": (flipped, SHAPE),
+        "oblique": (oblique, shape),
+    }
+
+
+def marked_image(affine, shape):
+    points_mm = spaces.to_mm(np.moveaxis(np.indices(shape), 0, -1), affine)
+    centres_mm = np.concatenate(list(MARKS_MM.values()))
+    distances_mm = [np.linalg.norm(points_mm - c, axis=-1) for c in centres_mm]
+    return np.clip(RADIUS_MM + 1 - np.min(distances_mm, axis=0), 0, 1)
+
+
+def pixels(figure):
+    """Return what a figure looks like: rows from the top, colours of 0 to 255."""
+    from matplotlib.image import imread
+
+    return np.rint(255 * imread(BytesIO(pictures.png(figure)))[..., :3]).astype(int)
+
+
+def panels(figure):
+    """Return the pixels of each panel."""
+    picture = pixels(figure)
+    height, width = picture.shape[:2]
+    cut = []
+    for axes in figure.axes:
+        (x0, y0), (x1, y1) = axes.get_position().get_points()
+        rows = slice(round(height * (1 - y1)), round(height * (1 - y0)))
+        cut.append(picture[rows, round(width * x0) : round(width * x1)])
+    return cut
+
+
+def red(picture):
+    return (picture[..., 0] > 180) & (picture[..., 1:].max(axis=-1) < 70)
+
+
+def white(picture):
+    return picture.min(axis=-1) > 245  # letters are darker
+
+
+def mm_of_pixels(panel, marks_mm):
+    """Return a function (column, row) -> (right, up) in mm, from two bright marks."""
+    from scipy.ndimage import center_of_mass, label
+
+    spots, _ = label(white(panel))
+    largest = np.argsort(np.bincount(spots.ravel())[1:])[-2:] + 1
+    rows, columns = np.transpose(center_of_mass(spots > 0, spots, largest))
+    places = np.stack([columns, rows], axis=1)
+    if places[0, 0] > places[1, 0]:
+        places = places[::-1]
+    marks_mm = np.asarray(marks_mm)
+    scale = (marks_mm[1] - marks_mm[0]) / (places[1] - places[0])
+    return lambda where: marks_mm[0] + (where - places[0]) * scale
+
+
+@pytest.mark.parametrize("grid", grids())
+def test_a_streamline_along_x_is_red_in_its_place(grid):
+    affine, shape = grids()[grid]
+    image = marked_image(affine, shape)
+    drawn = panels(pictures.draw_tractograms({"": [ALONG_X]}, image, affine))
+    for panel, (name, (right, up)) in zip(
+        drawn, {"sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}.items()
+    ):
+        to_mm = mm_of_pixels(panel, np.array(MARKS_MM[name])[:, [right, up]])
+        rows, columns = np.nonzero(red(panel))
+        if name == "sagittal":  # no more than its end is seen
+            assert len(rows) < 20
+            continue
+        ends = to_mm(np.array([[columns.min(), rows.mean()], [columns.max(), 0]]))
+        assert ends[0, 0] == pytest.approx(10, abs=0.7)
+        assert ends[1, 0] == pytest.approx(30, abs=0.7)
+        assert ends[0, 1] == pytest.approx(ALONG_X[0, up], abs=0.7)
+
+
+def test_an_image_stored_from_right_to_left_gives_the_same_picture():
+    (straight, _), (flipped, _) = grids()["straight"], grids()["flipped"]
+    image = marked_image(straight, SHAPE)
+    image[:8] += 0.3  # the left is not the right
+    one = pixels(pictures.draw_tractograms({"": [ALONG_X]}, image, straight))
+    other = pixels(pictures.draw_tractograms({"": [ALONG_X]}, image[::-1], flipped))
+    wrong = pixels(pictures.draw_tractograms({"": [ALONG_X]}, image[::-1], straight))
+    assert np.abs(one - other).mean() < 0.05
+    assert np.abs(one - wrong).mean() > 1
+
+
+def test_sides_are_named_left_on_the_left():
+    figure = pictures.draw_tractograms({"": [ALONG_X]}, np.ones(SHAPE), np.eye(4))
+    for axes, letters in zip(figure.axes, ("PAIS", "LRIS", "LRPA")):
+        place = {text.get_text(): text.get_position() for text in axes.texts}
+        assert place[letters[0]][0] < 0.1 and place[letters[1]][0] > 0.9
+        assert place[letters[2]][1] < 0.1 and place[letters[3]][1] > 0.9
+    assert [axes.texts[-1].get_text() for axes in figure.axes] == [
+        "x = 20 mm",
+        "y = 12 mm",
+        "z = 25 mm",
+    ]
+
+
+def test_streamlines_far_from_the_plane_are_not_drawn():
+    far = np.stack([np.full(20, 15.0), np.arange(10.0, 30), np.full(20, 35.0)], 1)
+    image = np.zeros(SHAPE)
+    for apart_mm, is_drawn in ((0, False), (10, True)):
+        lines = [ALONG_X, ALONG_X, far - [0, 0, apart_mm]]
+        drawn = pictures.draw_tractograms({"": lines}, image, np.eye(4))
+        axial = panels(drawn)[2]
+        green = (axial[..., 1] > 180) & (axial[..., [0, 2]].max(axis=-1) < 70)
+        assert green.any() == is_drawn
+
+
+@pytest.mark.parametrize(
+    ("streamlines", "title"),
+    [
+        ([], "0 streamlines"),
+        ([np.empty((0, 3))], "0 streamlines"),
+        ([np.ones((1, 3))], "1 streamline"),
+    ],
+)
+def test_an_empty_tractogram_leaves_the_image(streamlines, title):
+    figure = pictures.draw_tractograms({"": streamlines}, np.ones((9, 8, 7)), np.eye(4))
+    assert figure.texts[0].get_text() == title
+    for panel in panels(figure):
+        assert white(panel).mean() > 0.1
+        assert not red(panel).any()
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0, -3.0, np.nan])
+@pytest.mark.parametrize("shape", [(12, 10, 1), (1, 1, 1), (6, 6, 6)])
+def test_a_flat_image_is_drawn(value, shape):
+    lines = [np.array([[0.0, 0, 0], [3, 0, 0]])]
+    image = np.full(shape, value)
+    figure = pictures.draw_tractograms({"": lines}, image, np.eye(4))
+    coronal, axial = panels(figure)[1:]
+    assert red(coronal).any() and red(axial).any()
+    assert white(axial).any() == (value == 5)
+
+
+def test_what_is_no_image_is_refused(tmp_path):
+    for image, affine, said in (
+        (np.ones((4, 4)), np.eye(4), r"image has the shape \(4, 4\)"),
+        (np.ones((4, 4, 4)), np.eye(3), r"affine has the shape \(3, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            pictures.save_picture(tmp_path / "a.png", [], image, affine)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    pictures.save_picture(tmp_path / "a.png", [ALONG_X], np.ones(SHAPE), np.eye(4))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        pictures.write_whole(tmp_path / "folder", b"never")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "folder"}
+
+
+def test_the_title_counts_the_streamlines_and_those_that_are_drawn(monkeypatch):
+    monkeypatch.setattr(pictures, "N_DRAWN", 2)
+    for lines, title in (
+        ([ALONG_X, ALONG_X[:0], ALONG_X, ALONG_X], "3 streamlines, 2 of them drawn"),
+        ([ALONG_X, ALONG_X[:0], ALONG_X], "2 streamlines"),
+    ):
+        figure = pictures.draw_tractograms({"mine": lines}, np.ones(SHAPE), np.eye(4))
+        assert figure.texts[0].get_text() == f"mine: {title}"
+
+
+def test_the_same_streamlines_are_chosen_each_time():
+    lines = [ALONG_X + [0, i, 0] for i in range(50)]
+    first, second = (pictures.choose(lines, 7) for _ in range(2))
+    assert len(first) == 7 == len({line[0, 1] for line in first})
+    for one, other in zip(first, second):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_chosen_streamline_keeps_its_course():
+    t = np.linspace(0, np.pi, 200)
+    arc = 30 * np.stack([np.cos(t), np.sin(t), 0 * t], axis=1)
+    (line,) = pictures.choose([arc], 1)
+    assert len(line) < 40
+    np.testing.assert_array_equal(line[[0, -1]], arc[[0, -1]].astype(np.float32))
+    middles = (line[1:] + line[:-1]) / 2  # where a chord is farthest from the arc
+    assert np.abs(np.linalg.norm(middles, axis=1) - 30).max() < 0.15
+
+
+def orange(picture):
+    return (picture[..., 0] > 150) & (picture[..., 2] < 60)
+
+
+def blue(picture):
+    return (picture[..., 2] > 110) & (picture[..., 0] < 60)
+
+
+class TwoBundles:
+    """Along x at y = 10 and y = 30: more of the candidate's in the first."""
+
+    image, affine = np.full(SHAPE, 0.01), np.eye(4)
+    image[0, 0, 0] = 1
+    low = ALONG_X * [1, 0, 1] + [0, 10, 0]
+    high = low + [0, 20, 0]
+    candidate, reference = [low, low, low, high], [low, high, high, high]
+
+    @classmethod
+    def difference(cls):
+        return pictures.Difference(cls.candidate, cls.reference, cls.image, cls.affine)
+
+
+def test_densities_and_their_difference_count_streamlines():
+    where = TwoBundles.difference()
+    assert where.densities["candidate"][20, 10, 25] == 750
+    assert where.densities["reference"][20, 10, 25] == 250
+    assert where.difference[20, 10, 25] == 500 == -where.difference[20, 30, 25]
+    assert where.difference[20, 20, 25] == 0
+
+
+def test_seeds_without_a_streamline_count():
+    line, nothing = ALONG_X, ALONG_X[:0]
+    where = pictures.Difference(
+        [line, nothing], [line, line], np.ones(SHAPE), np.eye(4)
+    )
+    assert where.densities["candidate"][20, 12, 25] == 500
+    assert where.densities["reference"][20, 12, 25] == 1000
+    assert where.sign == -1
+
+
+def test_the_difference_is_largest_where_more_of_one_go():
+    where = pictures.Difference(
+        [TwoBundles.low, TwoBundles.high], [TwoBundles.high], np.ones(SHAPE), np.eye(4)
+    )
+    assert where.sign == 1
+    assert where.point_mm[1:].tolist() == [10, 25]
+    assert 10 <= where.point_mm[0] <= 30
+
+
+def test_tractograms_that_are_the_same_differ_nowhere():
+    lines = [ALONG_X, ALONG_X + [0, 3, 0]]
+    where = pictures.Difference(lines, lines[::-1], np.ones(SHAPE), np.eye(4))
+    assert where.sign == 0
+    assert not where.difference.any()
+    picture = pixels(where.draw_map())
+    assert not orange(picture).any() and not blue(picture).any()
+
+
+def test_orange_is_more_of_the_candidate_and_blue_of_the_reference():
+    picture = pixels(TwoBundles.difference().draw_map())  # axial: front is up
+    rows = np.arange(len(picture))[:, None]
+    low, high = (
+        np.mean(np.broadcast_to(rows, c.shape)[c])
+        for c in (orange(picture), blue(picture))
+    )
+    assert low > len(picture) / 2 > high
+    size = orange(picture).sum() / blue(picture).sum()
+    assert size == pytest.approx(1, abs=0.2)
+
+
+def test_the_picture_of_densities_names_both():
+    labels = {"candidate": "price $5 and $6", "reference": "theirs"}
+    figure = TwoBundles.difference().draw(labels)
+    said = [text.get_text() for text in figure.texts]
+    assert said[0] == r"Density: price \$5 and \$6"
+    assert said[1] == "Density: theirs"
+    assert len(figure.axes) == 12  # three planes and a bar in each of three rows
+    assert orange(pixels(figure)).any() and blue(pixels(figure)).any()
+
+
+LABELS = {"candidate": "mine", "reference": "theirs", "yardstick": "again"}
+
+
+def steps(figure):
+    """Return (edges, heights) of each histogram in a figure."""
+    return {
+        patch.get_label(): (patch.get_data().edges, patch.get_data().values)
+        for patch in figure.axes[0].patches
+    }
+
+
+def test_distances_are_shares_of_what_could_have_a_partner():
+    distances = {
+        "candidate": np.array([0.0, 3, 3, 50, np.inf, np.nan]),
+        "yardstick": np.array([0.0, 0]),
+    }
+    histograms = steps(pictures.draw_distances(distances, LABELS))
+    edges, heights = histograms["mine"]
+    assert heights.sum() == pytest.approx(80)
+    assert heights[0] == pytest.approx(20)
+    assert heights[(edges[:-1] <= 3) & (edges[1:] > 3)] == pytest.approx(40)
+    assert edges[-1] == pytest.approx(50)
+    np.testing.assert_array_equal(histograms["again"][0], edges)
+    assert histograms["again"][1][0] == 100
+
+
+def test_shares_within_a_distance_rise_to_what_has_a_partner():
+    distances = {"candidate": np.array([4.0, 1, np.inf, np.nan, 2])}
+    (line,) = pictures.draw_shares_within(distances, LABELS).axes[0].lines
+    at_mm, percent = line.get_data()
+    for distance, share in ((0.5, 0), (1, 25), (1.5, 25), (2, 50), (9, 75)):
+        assert percent[np.flatnonzero(at_mm <= distance)[-1]] == share
+
+
+def test_lengths_are_those_along_the_streamlines():
+    bent = np.array([[0.0, 0, 0], [30, 0, 0], [30, 40, 0]])
+    figure = pictures.draw_lengths(
+        {"candidate": [bent, bent[:2], bent[:0]], "yardstick": [bent[:2]]}, LABELS
+    )
+    histograms = steps(figure)
+    edges, heights = histograms["mine"]
+    assert edges[-1] == 70
+    assert heights[-1] == heights[(edges[:-1] <= 30) & (edges[1:] > 30)] == 50
+    assert histograms["again"][1].max() == 100
+
+
+def test_nothing_to_draw_is_no_error():
+    nothing = np.array([])
+    for figure in (
+        pictures.draw_distances({"candidate": nothing}, LABELS),
+        pictures.draw_shares_within({"candidate": nothing}, LABELS),
+        pictures.draw_lengths({"candidate": []}, LABELS),
+        pictures.draw_pairs([], [], nothing, np.ones(SHAPE), np.eye(4)),
+    ):
+        assert pictures.png(figure)
+
+
+def test_the_pairs_that_differ_most_come_first_and_once():
+    low, high = TwoBundles.low, TwoBundles.high
+    candidate = [low, low + [0, 1, 0], low, low, high, low[:0]]
+    reference = [high, high, low[:3], low, low, low]
+    distances = np.array([20.0, 19, 18.5, 0, 21, np.inf])
+    figure = pictures.draw_pairs(
+        candidate, reference, distances, TwoBundles.image, TwoBundles.affine
+    )
+    said = [text.get_text() for text in figure.texts]
+    assert said == ["21.0 mm", "20.0 mm", "18.5 mm", "0.0 mm"]
+    for panel, mine_is_above in zip(panels(figure), (True, False)):
+        above, below = np.vsplit(panel[: len(panel) // 2 * 2], 2)
+        for part, mine in ((above, mine_is_above), (below, not mine_is_above)):
+            assert orange(part).any() == mine
+            assert blue(part).any() != mine
+
+
+def test_without_matplotlib_it_can_be_imported_but_says_what_is_missing():
+    code = """
+import sys
+sys.modules["matplotlib"] = None
+from dipy_rnn import pictures
+try:
+    pictures.draw_lengths({}, {})
+except ImportError as error:
+    print(error)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout == "Pictures need matplotlib: pip install dipy_rnn[viz]\n"
+
+
+def test_drawing_leaves_pyplot_and_its_backend_alone():
+    code = """
+import sys
+import numpy as np
+from dipy_rnn import pictures
+pictures.png(pictures.draw_tractograms({"": []}, np.ones((5, 5, 5)), np.eye(4)))
+print("matplotlib.pyplot" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout == "False\n", ran.stderr
