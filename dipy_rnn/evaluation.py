@@ -411,16 +411,18 @@ def visited_voxels(streamlines, affine, shape):
     >>> visited_voxels([line, line[:2]], np.eye(4), (3, 1, 1)).toarray().tolist()
     [[1, 1, 0], [1, 0, 0]]
     """
-    of_each = [np.empty(0, dtype=int)]
-    for line in streamlines:
-        voxels, inside = _voxels(line, affine, shape)
-        of_each.append(np.unique(np.ravel_multi_index(voxels[inside].T, shape)))
-    where = np.concatenate(of_each)
-    ends = np.cumsum([len(voxels) for voxels in of_each])
-    return csr_array(
-        (np.ones(len(where), dtype=int), where, ends),
-        shape=(len(ends) - 1, np.prod(shape)),
+    streamlines = [np.reshape(line, (-1, 3)) for line in streamlines]
+    which = np.repeat(np.arange(len(streamlines)), [len(line) for line in streamlines])
+    points_mm = np.concatenate([np.empty((0, 3)), *streamlines])
+    voxels, inside = _voxels(points_mm, affine, shape)
+    where = np.ravel_multi_index(voxels[inside].T, shape)
+    visited = csr_array(
+        (np.ones(len(where), dtype=int), (which[inside], where)),
+        shape=(len(streamlines), np.prod(shape)),
     )
+    visited.sum_duplicates()
+    visited.data[:] = 1
+    return visited
 
 
 def visits(streamlines, affine, shape):

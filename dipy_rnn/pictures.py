@@ -16,11 +16,7 @@ import os
 import textwrap
 
 from dipy.tracking.distances import bundles_distances_mdf
-from dipy.tracking.streamlinespeed import (
-    compress_streamlines,
-    length,
-    set_number_of_points,
-)
+from dipy.tracking.streamlinespeed import compress_streamlines, length
 import numpy as np
 from scipy.ndimage import find_objects, gaussian_filter, map_coordinates
 
@@ -450,7 +446,7 @@ def draw_shares_within(distances, labels):
     --------
     >>> distances = {"candidate": np.array([1.0, np.inf])}
     >>> figure = draw_shares_within(distances, {"candidate": "mine"})
-    >>> figure.axes[0].lines[0].get_ydata().max()
+    >>> print(figure.axes[0].lines[0].get_ydata().max())
     50.0
     """
     figure, axes = _chart("distance (mm)", "streamlines within it (%)")
@@ -581,10 +577,10 @@ def _most_different(candidate, reference, distances):
     """Choose the pairs that are farthest apart and not beside each other."""
     finite = np.flatnonzero(np.isfinite(distances))
     sides = [
-        set_number_of_points(
-            [np.resize(lines[i], (max(len(lines[i]), 2), 3)) for i in finite],
-            nb_points=_N_COMPARED,
-        )
+        [
+            lines[i][np.linspace(0, len(lines[i]) - 1, _N_COMPARED).round().astype(int)]
+            for i in finite
+        ]
         for lines in (candidate, reference)
     ]
     left = distances[finite]

@@ -353,8 +353,8 @@ def test_nothing_to_draw_is_no_error():
 
 def test_the_pairs_that_differ_most_come_first_and_once():
     low, high = TwoBundles.low, TwoBundles.high
-    candidate = [low, low + [0, 1, 0], low, low, high, low[:0]]
-    reference = [high, high, low[:3], low, low, low]
+    candidate = [low, low + [0, 1, 0], low, high, high, low[:0]]
+    reference = [high, high, low[:3], high, low, low]
     distances = np.array([20.0, 19, 18.5, 0, 21, np.inf])
     figure = pictures.draw_pairs(
         candidate, reference, distances, TwoBundles.image, TwoBundles.affine
@@ -366,6 +366,17 @@ def test_the_pairs_that_differ_most_come_first_and_once():
         for part, mine in ((above, mine_is_above), (below, not mine_is_above)):
             assert orange(part).any() == mine
             assert blue(part).any() != mine
+
+
+def test_a_streamline_of_one_point_has_a_pair():
+    figure = pictures.draw_pairs(
+        [ALONG_X[:1], TwoBundles.high],
+        [ALONG_X, TwoBundles.high[5:6]],
+        np.array([20.0, 15.0]),
+        TwoBundles.image,
+        TwoBundles.affine,
+    )
+    assert [text.get_text() for text in figure.texts] == ["20.0 mm", "15.0 mm"]
 
 
 def test_without_matplotlib_it_can_be_imported_but_says_what_is_missing():
