@@ -139,6 +139,23 @@ def test_streamlines_far_from_the_plane_are_not_drawn():
         assert green.any() == is_drawn
 
 
+def test_a_streamline_through_the_plane_is_drawn_3_mm_to_both_sides():
+    through = np.stack(
+        [np.full(41, 20), np.linspace(9, 29, 41), np.linspace(15, 35, 41)], 1
+    )
+    figure = pictures.draw_tractograms(
+        {"": [through]}, marked_image(np.eye(4), SHAPE), np.eye(4)
+    )
+    axial = panels(figure)[2]
+    to_mm = mm_of_pixels(axial, np.array(MARKS_MM["axial"])[:, :2])
+    rows, columns = np.nonzero(
+        (axial[..., 0] < 60) & (axial[..., 1:].min(axis=-1) > 120)
+    )
+    ends = to_mm(np.array([[columns.mean(), rows.max()], [columns.mean(), rows.min()]]))
+    assert ends[:, 0] == pytest.approx(20, abs=0.7)
+    assert ends[:, 1] == pytest.approx([16, 22], abs=1.2)
+
+
 @pytest.mark.parametrize(
     ("streamlines", "title"),
     [

@@ -459,12 +459,32 @@ const lit = (canvas) => {
 };
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 const eye = (view) => view.layout.scene.camera.eye.x;
+// Drag with the mouse; return how often the other view followed on the way.
+const drag = async (view, other) => {
+  view.scrollIntoView();
+  await wait(100);
+  const canvas = view.querySelector("canvas");
+  const {left, top} = canvas.getBoundingClientRect();
+  const mouse = (kind, x, buttons) => canvas.dispatchEvent(new MouseEvent(kind,
+    {bubbles: true, view: window, buttons, clientX: left + x, clientY: top + 100}));
+  const seen = new Set([eye(other)]);
+  mouse("mousedown", 100, 1);
+  for (let x = 100; x < 200; x += 20) {
+    mouse("mousemove", x, 1);
+    await wait(200);
+    seen.add(eye(other));
+  }
+  mouse("mouseup", 200, 0);
+  await wait(1000);
+  return seen.size - 1;
+};
 addEventListener("load", async () => {
   await wait(3000);
   const views = [...document.querySelectorAll("[id^=view-]")];
   const canvases = views.map((view) => lit(view.querySelector("canvas")));
   let turns = 0;
-  views.forEach((view) => view.on("plotly_relayout", () => { turns += 1; }));
+  const count = () => { turns += 1; };
+  views.forEach((view) => view.on("plotly_relayout", count));
   const eyes = [];
   for (const [i, x] of [[0, 0.5], [1, 1.75]]) {
     const camera = {...views[i].layout.scene.camera, eye: {x, y: 0.3, z: 1}};
@@ -472,9 +492,12 @@ addEventListener("load", async () => {
     await wait(1500);
     eyes.push(views.map(eye));
   }
+  views.forEach((view) => view.removeListener("plotly_relayout", count));
+  const followed = await drag(views[0], views[1]);
+  eyes.push(views.map(eye));
   const out = document.createElement("pre");
   out.id = "told";
-  out.textContent = JSON.stringify({told, canvases, eyes, turns});
+  out.textContent = JSON.stringify({told, canvases, eyes, turns, followed});
   document.body.append(out);
 });
 </script>"""
@@ -524,8 +547,11 @@ def test_a_browser_shows_both_views_and_turns_them_together(page, tmp_path):
     seen = browse(page, tmp_path)
     assert seen["told"] == []
     assert min(seen["canvases"]) > 20  # red: the streamlines along x
-    assert seen["eyes"] == [[0.5, 0.5], [1.75, 1.75]]
+    assert seen["eyes"][:2] == [[0.5, 0.5], [1.75, 1.75]]
     assert seen["turns"] == 4  # each once, and once more as the other's echo
+    assert seen["followed"] > 2
+    dragged, other = seen["eyes"][2]
+    assert dragged == other != 1.75
 
 
 @needs_a_browser

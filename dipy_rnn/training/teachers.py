@@ -91,7 +91,7 @@ def peak_along(coeffs, along, *, straightness=8, widest_deg=28.0):
     return directions[best]
 
 
-def between(coeffs, along, *, share=0.25, **chosen):
+def between(coeffs, along, *, share=0.15, **chosen):
     """Return a direction between the peak and that of the streamline.
 
     Peaks are noisy, and the streamlines of a phantom are not: a share of them teaches
