@@ -179,7 +179,7 @@ def _decimals(value, unit, error):
         decimals = 0
     else:
         decimals = 2 - floor(log10(abs(value) or 1))
-    return min(max(decimals, 1 if unit == "%" else 0), 6)
+    return min(max(decimals, 1 if unit == "%" else 0), 4)
 
 
 def _cells(figures, unit):
