@@ -757,7 +757,10 @@ def draw(path, table, sweep, title):
     from matplotlib.ticker import LogLocator
 
     keys = list(dict.fromkeys(row["key"] for row in table))
-    heights = [0.45 * len(keys) + 1.2] * bool(table) + [2.8, 2.2] * bool(sweep)
+    quantities = {"steps per second": steps_per_second} if sweep else {}
+    if any(row.get("memory_mb") is not None for row in sweep):
+        quantities["memory, MB"] = lambda row: row["memory_mb"]
+    heights = [0.45 * len(keys) + 1.2] * bool(table) + [2.8, 2.2][: len(quantities)]
     figure = plt.figure(figsize=(10, sum(heights) + 0.6), layout="constrained")
     figure.suptitle(title, fontsize=9)
     panels = iter(
@@ -785,19 +788,19 @@ def draw(path, table, sweep, title):
         low, high = axes.get_xlim()
         axes.set_xlim(low / 2, 2 * high)
         axes.legend(fontsize=8)
-    for quantity, of in (
-        ("steps per second", steps_per_second),
-        ("memory, MB", lambda row: row.get("memory_mb")),
-    ):
-        if not sweep:
-            break
+    for quantity, of in quantities.items():
         panel = next(panels)[0].subplots(1, len(AXES), sharey=True)
         for axes, what in zip(panel, AXES):
             for n in counts:
                 rows = [r for r in sweep if (r["what"], r["threads"]) == (what, n)]
                 values = [row["value"] for row in rows]
-                results = [np.nan if of(r) is None else of(r) for r in rows]
-                axes.plot(values, results, "o-", color=colours[n], label=labels[n])
+                axes.plot(
+                    values,
+                    [of(row) for row in rows],
+                    "o-",
+                    color=colours[n],
+                    label=labels[n],
+                )
             axes.set(xscale="log", yscale="log", xlabel=AXES[what])
             axes.grid(alpha=0.3)
             axes.set_xticks(values, [number(v, 8) for v in values], fontsize=7)
