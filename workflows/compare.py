@@ -21,7 +21,7 @@ from dipy_rnn.workflows.inputs import (
     SUFFIXES,
     check_same_grid,
     check_sh_format,
-    load_features,
+    load_subject,
     load_volume,
     make_criterion,
     place_seeds,
@@ -282,14 +282,9 @@ def _track(
 
     model = load_model(options["model_file"], device=device)
     model.check_step(options["step_size"])
-    features, pam_affine = load_features(pam_path, "sh", *sh_format)
-    stopping, affine = load_volume(stopping_path)
-    mask, mask_affine = load_volume(seeding_path)
-    for path, shape, other in (
-        (pam_path, features.data.shape[:3], pam_affine),
-        (seeding_path, mask.shape, mask_affine),
-    ):
-        check_same_grid(stopping_path, stopping.shape, affine, path, shape, other)
+    features, stopping, mask, affine = load_subject(
+        pam_path, stopping_path, seeding_path, "sh", sh_format
+    )
     seeds = place_seeds(
         mask,
         affine,

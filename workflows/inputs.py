@@ -144,6 +144,39 @@ def load_volume(path, n_axes=3):
     return data, affine
 
 
+def load_subject(pam_path, stopping_path, seeding_path, kind, sh_format):
+    """Load what tracking takes, and refuse what does not lie on one grid.
+
+    Parameters
+    ----------
+    pam_path, stopping_path, seeding_path : Path
+    kind : str
+        As for :func:`load_features`.
+    sh_format : tuple of (str or None, str)
+        ``sh_basis`` and ``sh_frame``.
+
+    Returns
+    -------
+    features : dipy_rnn.sh.FeatureVolume
+    stopping, mask : ndarray of shape (X, Y, Z)
+    affine : ndarray of shape (4, 4)
+
+    Raises
+    ------
+    ValueError
+        If a file cannot be read, or lies on another grid than the stopping image.
+    """
+    features, pam_affine = load_features(pam_path, kind, *sh_format)
+    stopping, affine = load_volume(stopping_path)
+    mask, mask_affine = load_volume(seeding_path)
+    for path, shape, other in (
+        (pam_path, features.data.shape[:3], pam_affine),
+        (seeding_path, mask.shape, mask_affine),
+    ):
+        check_same_grid(stopping_path, stopping.shape, affine, path, shape, other)
+    return features, stopping, mask, affine
+
+
 def check_same_grid(path, shape, affine, other_path, other_shape, other_affine):
     """Refuse images that do not lie on one grid.
 

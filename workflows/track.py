@@ -13,10 +13,8 @@ import numpy as np
 
 from dipy_rnn.workflows.inputs import (
     SUFFIXES,
-    check_same_grid,
     check_sh_format,
-    load_features,
-    load_volume,
+    load_subject,
     make_criterion,
     place_seeds,
 )
@@ -212,16 +210,13 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
         from dipy_rnn.stopping import format_tally
         from dipy_rnn.tracking import length_limits, track
 
-        features, pam_affine = load_features(
-            pam_path, tracking["model"].metadata.kind, *sh_format
+        features, stopping, mask, affine = load_subject(
+            pam_path,
+            stopping_path,
+            seeding_path,
+            tracking["model"].metadata.kind,
+            sh_format,
         )
-        stopping, affine = load_volume(stopping_path)
-        mask, mask_affine = load_volume(seeding_path)
-        for path, shape, other in (
-            (pam_path, features.data.shape[:3], pam_affine),
-            (seeding_path, mask.shape, mask_affine),
-        ):
-            check_same_grid(stopping_path, stopping.shape, affine, path, shape, other)
         seeds = place_seeds(mask, affine, seeding_path, *seeding)
         min_points, max_points = length_limits(*lengths_mm, tracking["step_size"])
 
