@@ -228,15 +228,20 @@ def test_without_what_pages_need_nothing_is_tracked(subject, monkeypatch):
     assert "The report needs jinja2, matplotlib, plotly; install it with" in line
 
 
-def test_bundles_of_another_grid_or_without_ends_are_refused(subject):
+def test_bundles_of_another_grid_or_without_ends_are_refused(subject, monkeypatch):
+    monkeypatch.setattr(compare, "_track", None)  # before anything is tracked
     labels = np.ones((3, 3, 3), dtype=np.int16)
     known = subject.folder / "known.nii.gz"
     save_nifti(known, labels, subject.phantom.affine)
     options = ("--bundle_files", known, "--out_dir", subject.folder / "out")
     assert "known.nii.gz" in refusal(*subject.inputs, *STEP, *options)
     save_nifti(known, np.ones(subject.mask.shape), subject.phantom.affine)
-    (subject.folder / "out").rename(subject.folder / "before")
     assert "known.nii.gz: " in refusal(*subject.inputs, *STEP, *options)
+    known = subject.folder / "elsewhere.trk"
+    save_lines(known, [np.full((5, 3), 1e3)], subject.stopping)
+    options = ("--bundle_files", known, *options[2:])
+    line = refusal(*subject.inputs, *STEP, *options)
+    assert "elsewhere.trk: mask is empty" in line
 
 
 def test_a_broken_tractogram_is_refused(subject):

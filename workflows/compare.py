@@ -234,15 +234,17 @@ class RNNComparisonFlow(WholeOutputs, Workflow):
             "max_angle": max_angle,
             "random_seed": random_seed,
         }
-        truth = {
-            "bundle_paths": bundle_paths,
-            "radius_mm": bundle_radius,
-            "end_mm": bundle_end,
-            "label_path": Path(label_file) if label_file else None,
-        }
+        label_path = Path(label_file) if label_file else None
         for first, second, third, report_path, metrics_path, *tractograms in io_it:
             report_path, metrics_path = Path(report_path), Path(metrics_path)
             paths = Path(first), Path(second), Path(third)
+            truth = _load_truth(
+                bundle_paths,
+                label_path,
+                paths[2 if self._compares_existing else 1],
+                radius_mm=bundle_radius,
+                end_mm=bundle_end,
+            )
             if self._compares_existing:
                 subject = _existing(*paths)
                 settings = {"random_seed": random_seed}
@@ -405,19 +407,9 @@ def _report(subject, truth, settings, nbr_threads, report_path, metrics_path):
     from dipy_rnn.report import write_report
 
     tracked, affine, mask = subject["tracked"], subject["affine"], subject["mask"]
-    bundles = _load_bundles(truth, mask, affine, subject["inputs"])
-    regions = None
-    if truth["label_path"] is not None:
-        regions, labels_affine = load_volume(truth["label_path"])
-        check_same_grid(
-            "the stopping image",
-            mask.shape,
-            affine,
-            truth["label_path"],
-            regions.shape,
-            labels_affine,
-        )
-        regions = np.rint(regions).astype(int)
+    bundles, regions, known_paths = truth
+    if bundles:
+        subject["inputs"]["known bundles"] = known_paths
     logger.info("Measuring")
     distances = partner_distances(tracked, subject["pairs"])
     figures = measure(
@@ -470,41 +462,45 @@ def _report(subject, truth, settings, nbr_threads, report_path, metrics_path):
         )
 
 
-def _load_bundles(truth, mask, affine, inputs):
-    """Load known bundles, by the names of their files."""
+def _load_truth(bundle_paths, label_path, image_path, *, radius_mm, end_mm):
+    """Load known bundles, by the names of their files, and regions, on one grid."""
     from dipy_rnn.evaluation import KnownBundle, known_bundles
 
+    if not bundle_paths and label_path is None:
+        return {}, None, ""
+    image, affine = load_volume(image_path)
+
+    def load_labels(path):
+        labels, labels_affine = load_volume(path)
+        check_same_grid(
+            image_path, image.shape, affine, path, labels.shape, labels_affine
+        )
+        return np.rint(labels).astype(int)
+
+    def load_bundle(path):
+        if path.suffix.lower() not in SUFFIXES:
+            return KnownBundle.from_labels(load_labels(path))
+        streamlines = [line for line, _ in read_tractogram(path)]
+        if not streamlines:
+            raise ValueError("it holds no streamline of a bundle.")
+        (bundle,) = known_bundles(
+            [_one_way(streamlines)],
+            affine,
+            image.shape,
+            radius_mm=radius_mm,
+            end_mm=end_mm,
+        )
+        return bundle
+
     bundles = {}
-    for path in truth["bundle_paths"]:
-        name = path.name.split(".")[0]
-        if path.suffix.lower() in SUFFIXES:
-            streamlines = [line for line, _ in read_tractogram(path)]
-            if not streamlines:
-                raise ValueError(f"{path} holds no streamline of a bundle.")
-            (bundles[name],) = known_bundles(
-                [_one_way(streamlines)],
-                affine,
-                mask.shape,
-                radius_mm=truth["radius_mm"],
-                end_mm=truth["end_mm"],
-            )
-        else:
-            labels, labels_affine = load_volume(path)
-            check_same_grid(
-                "the stopping image",
-                mask.shape,
-                affine,
-                path,
-                labels.shape,
-                labels_affine,
-            )
-            try:
-                bundles[name] = KnownBundle.from_labels(np.rint(labels).astype(int))
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
-    if bundles:
-        inputs["known bundles"] = ", ".join(map(str, truth["bundle_paths"]))
-    return bundles
+    for path in bundle_paths:
+        try:
+            bundles[path.name.split(".")[0]] = load_bundle(path)
+        except ValueError as error:
+            text = str(error)
+            raise ValueError(text if str(path) in text else f"{path}: {text}") from None
+    regions = None if label_path is None else load_labels(label_path)
+    return bundles, regions, ", ".join(map(str, bundle_paths))
 
 
 def _one_way(streamlines):
