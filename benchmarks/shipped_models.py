@@ -53,6 +53,7 @@ import numpy as np
 from real_data import SEED_THR, STOPPING_THR, prepare
 
 from dipy_rnn import load_model, peaks, rnn_tracking, sh, spaces
+from dipy_rnn.comparison import by_seed
 from dipy_rnn.evaluation import (
     alike,
     density_correlation,
@@ -116,20 +117,9 @@ class Case:
         found = directions.any(axis=1)
         return replace(self, seeds=seeds[found], directions=directions[found])
 
-    def _by_seed(self, tracked):
-        """Put (streamline, seed) at the place of the seed; no points if it is lost."""
-        lines = [np.empty((0, 3))] * len(self.seeds)
-        place = 0
-        for line, seed in tracked:
-            while not np.allclose(seed, self.seeds[place], rtol=0, atol=1e-6):
-                place += 1
-            lines[place] = line
-            place += 1
-        return lines
-
     def ours(self, model, step_mm, max_angle):
         """Track with a network."""
-        return self._by_seed(
+        return by_seed(
             rnn_tracking(
                 self.seeds,
                 self.criterion,
@@ -142,12 +132,13 @@ class Case:
                 min_len=0,
                 max_len=MAX_LEN,
                 save_seeds=True,
-            )
+            ),
+            self.seeds,
         )
 
     def theirs(self, step_mm, max_angle, sphere=default_sphere):
         """Track with DIPY's deterministic algorithm."""
-        return self._by_seed(
+        return by_seed(
             deterministic_tracking(
                 self.seeds,
                 self.criterion,
@@ -161,7 +152,8 @@ class Case:
                 max_len=MAX_LEN,
                 random_seed=1,
                 save_seeds=True,
-            )
+            ),
+            self.seeds,
         )
 
 

@@ -235,6 +235,11 @@ class RNNComparisonFlow(WholeOutputs, Workflow):
             "random_seed": random_seed,
         }
         label_path = Path(label_file) if label_file else None
+        if not self._compares_existing:
+            from dipy_rnn.model_file import load_model
+
+            model = load_model(model_file, device=device)
+            model.check_step(step_size)
         for first, second, third, report_path, metrics_path, *tractograms in io_it:
             report_path, metrics_path = Path(report_path), Path(metrics_path)
             paths = Path(first), Path(second), Path(third)
@@ -253,8 +258,8 @@ class RNNComparisonFlow(WholeOutputs, Workflow):
                     *paths,
                     options=options,
                     sh_format=(sh_basis, sh_frame),
+                    model=model,
                     nbr_threads=nbr_threads,
-                    device=device,
                     batch_size=batch_size,
                 )
                 settings = options
@@ -272,18 +277,15 @@ def _track(
     *,
     options,
     sh_format,
+    model,
     nbr_threads,
-    device,
     batch_size,
 ):
     """Track a subject with all trackers."""
     from dipy.io.peaks import load_pam
 
     from dipy_rnn.comparison import track_beside
-    from dipy_rnn.model_file import load_model
 
-    model = load_model(options["model_file"], device=device)
-    model.check_step(options["step_size"])
     features, stopping, mask, affine = load_subject(
         pam_path, stopping_path, seeding_path, "sh", sh_format
     )
