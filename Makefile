@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/installed
 
-.PHONY: help demo test models clean
+.PHONY: help demo test sanitize sanitize-address sanitize-thread models clean
 
 help:
 	@echo "make demo    track a simulated scan, with dipy_track beside it: demo/demo.png,"
 	@echo "             demo/comparison/report.html"
 	@echo "make test    run the tests"
+	@echo "make sanitize  run the kernels' tests under gcc's sanitizers (Linux)"
 	@echo "make models  train the models that ship again (about an hour)"
 	@echo "make clean   remove what these made, $(VENV) included"
 	@echo "Variables: PYTHON=$(PYTHON), the interpreter that makes $(VENV)"
@@ -18,6 +19,30 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest
+
+KERNEL_TESTS := interpolate sh network peaks stopping engine direction_getter
+sanitize: sanitize-address sanitize-thread
+sanitize-address: FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+sanitize-address: PRELOAD := libasan.so libstdc++.so.6
+sanitize-thread: FLAGS := -fsanitize=thread
+sanitize-thread: PRELOAD := libtsan.so
+# Built in a temporary folder. BLAS and torch stay out of it: one thread for each.
+sanitize-address sanitize-thread: $(INSTALLED)
+	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	cp -r dipy_rnn workflows setup.py pyproject.toml README.md LICENSE "$$folder"; \
+	rm -f "$$folder"/dipy_rnn/*.so "$$folder"/dipy_rnn/*.c; \
+	sed -i s/-O3/-O1/ "$$folder/setup.py"; \
+	gcc $(FLAGS) -fPIC -fvisibility=hidden -c tests/openmp_of_threads.c \
+	    -o "$$folder/openmp.o"; \
+	CC=gcc CFLAGS="-g $(FLAGS)" LDFLAGS="$(FLAGS) $$folder/openmp.o" \
+	    $(VENV)/bin/python -m pip install -q --no-deps -c constraints.txt \
+	    --target "$$folder/built" "$$folder"; \
+	cd tests; \
+	LD_PRELOAD="$(foreach library,$(PRELOAD),$$(gcc -print-file-name=$(library)))" \
+	    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+	    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONPATH="$$folder/built" \
+	    $(abspath $(VENV))/bin/python -m pytest -q -s -p no:cacheprovider \
+	    $(KERNEL_TESTS:%=test_%.py)
 
 models: $(INSTALLED)
 	$(VENV)/bin/python -m dipy_rnn.training.shipped_models
@@ -31,7 +56,7 @@ KERNELS := $(wildcard dipy_rnn/*.pyx dipy_rnn/*.pxd dipy_rnn/*.h)
 
 # Editable: a change in a .py file needs no new installation.
 $(INSTALLED): $(VENV)/bin/python pyproject.toml setup.py constraints.txt $(KERNELS)
-	$(VENV)/bin/python -m pip install -c constraints.txt -e ".[viz,test]"
+	$(VENV)/bin/python -m pip install -c constraints.txt -e ".[test]"
 	touch $@
 
 $(VENV)/bin/python:

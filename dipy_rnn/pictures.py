@@ -12,7 +12,6 @@ Left is on the left, and each panel says so. Streamlines are drawn where they ar
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import product
-import os
 import textwrap
 
 from dipy.tracking.distances import bundles_distances_mdf
@@ -22,6 +21,7 @@ from scipy.ndimage import find_objects, gaussian_filter, map_coordinates
 
 from dipy_rnn import spaces
 from dipy_rnn.evaluation import visits
+from dipy_rnn.whole_file import whole_file
 
 # Told apart by colour-blind eyes, on black, on white and in grey.
 COLOURS = {"candidate": "#E98300", "reference": "#1F78B4", "yardstick": "#8C8C8C"}
@@ -86,7 +86,7 @@ def png(figure):
 
 
 def write_whole(path, content):
-    """Write a file under a temporary name beside it, and move it into place.
+    """Write a file that is there when it is complete.
 
     Parameters
     ----------
@@ -102,12 +102,8 @@ def write_whole(path, content):
     >>> path.read_text()
     'all of it'
     """
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
+    with whole_file(path) as partial:
         partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def direction_colours(vectors):
@@ -174,7 +170,7 @@ def choose(streamlines, n, longest_mm=10.0):
     )
 
 
-def save_picture(path, streamlines, image, affine):
+def save_picture(path, streamlines, image, affine, title=""):
     """Write a picture of a tractogram in three planes over an image.
 
     Parameters
@@ -187,6 +183,7 @@ def save_picture(path, streamlines, image, affine):
         Such as the one that stops streamlines.
     affine : array_like of shape (4, 4)
         Voxel to mm.
+    title : str, optional
 
     Raises
     ------
@@ -207,7 +204,7 @@ def save_picture(path, streamlines, image, affine):
     >>> path.read_bytes()[1:4]
     b'PNG'
     """
-    write_whole(path, png(draw_tractograms({"": streamlines}, image, affine)))
+    write_whole(path, png(draw_tractograms({title: streamlines}, image, affine)))
 
 
 def draw_tractograms(tractograms, image, affine):

@@ -21,6 +21,7 @@ from worlds import OBLIQUE_ROTATION, share_identical, share_within
 
 from dipy_rnn import interpolate, spaces
 from dipy_rnn.phantom import crossing_phantom
+from dipy_rnn.stopping import StopReason
 from dipy_rnn.workflows import cli, outputs, track
 
 
@@ -185,6 +186,103 @@ def test_seeds_can_be_denser_or_random_and_are_saved(subject):
     assert not np.array_equal(seeds("--random_seed", 0), seeds("--random_seed", 0))
 
 
+def test_seeds_come_from_a_list(subject):
+    places = np.array([[-3.0, 0, 0], [3.0, 0, 0]])
+    np.savetxt(subject.folder / "list.txt", places)
+    inputs = [*subject.inputs[:2], subject.folder / "list.txt"]
+    subject.run("--save_seeds", inputs=inputs)
+    tractogram = load_tractogram(
+        str(subject.folder / "out" / "out.trk"),
+        str(subject.stopping),
+        bbox_valid_check=False,
+    )
+    npt.assert_allclose(tractogram.data_per_streamline["seeds"], places, atol=1e-5)
+    assert "list of seeds" in refusal(*inputs, "--seed_count", 3, "--force")
+
+
+@pytest.mark.parametrize("at_most", [10_000, 4])
+def test_tracking_ends_when_enough_are_selected(subject, capsys, at_most):
+    lines = subject.run("--select", 5, "--seed_count", at_most)
+    n = min(5, at_most)
+    assert len(lines) == n
+    assert f" {n} seeds, 0 without" in capsys.readouterr().out
+    more = subject.run("--select", 9, "--seed_count", at_most)
+    assert share_identical(list(lines), list(more)[:n]) == 1
+
+
+def tissues(subject):
+    """Split the mask: white matter with grey ends of the bundle along x."""
+    wm, gm = subject.mask.astype(np.float32), np.zeros(subject.mask.shape, np.float32)
+    gm[:4], gm[16:] = wm[:4], wm[16:]
+    wm -= gm
+    csf = np.zeros_like(gm)
+    csf[:, :4], csf[:, 16:] = subject.mask[:, :4], subject.mask[:, 16:]
+    return wm - csf * wm, gm - csf * gm, csf
+
+
+def test_with_tissues_streamlines_end_in_grey_matter_or_are_rejected(subject, capsys):
+    wm, gm, csf = tissues(subject)
+    affine = subject.phantom.affine
+    zero = np.zeros_like(gm)
+    save_nifti(subject.stopping, np.stack([gm, zero, wm, csf, zero], 3), affine)
+    seeds = np.zeros(wm.shape, np.uint8)
+    seeds[8:12, 8:12, 5] = 1  # on both bundles, along x and along y
+    save_nifti(subject.seeding, seeds, affine)
+    capsys.readouterr()
+    kept = subject.run("--act", "--step_size", 1.0, "--save_stops")
+    text = capsys.readouterr().out
+    assert "both ends are valid" in text
+    assert "it came into tissue that the criterion excludes" in text
+    assert 0 < len(kept) < seeds.sum()
+    inverse = np.linalg.inv(affine)
+    for line in kept:
+        ends = np.rint(line[[0, -1]] @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
+        # A step before or in the grey matter, at the two ends of the bundle along x.
+        assert sorted(ends[:, 0])[0] <= 5 and sorted(ends[:, 0])[1] >= 14
+    every = subject.run("--act", "--step_size", 1.0, "--keep_rejected", "--save_stops")
+    assert len(every) == seeds.sum()
+    # The same of three maps, and of the three in one image.
+    for name, data in (("wm", wm), ("gm", gm), ("csf", csf)):
+        save_nifti(subject.folder / f"{name}.nii.gz", data, affine)
+    maps = ("--gm_files", subject.folder / "gm.nii.gz")
+    maps += ("--csf_files", subject.folder / "csf.nii.gz")
+    inputs = [subject.pam, subject.folder / "wm.nii.gz", subject.seeding]
+    of_maps = subject.run("--act", "--step_size", 1.0, *maps, inputs=inputs)
+    assert share_identical(list(kept), list(of_maps)) == 1
+    save_nifti(subject.stopping, np.stack([csf, gm, wm], 3), affine)
+    of_one = subject.run("--act", "--step_size", 1.0, "--save_picture")
+    assert share_identical(list(kept), list(of_one)) == 1
+    assert subject.run("--cmc", "--step_size", 1.0)
+    save_nifti(subject.seeding, subject.mask.astype(np.uint8), affine)
+    at_interface = ("--seed_at_interface", "--seed_count", 6)
+    assert 0 < len(subject.run("--act", *at_interface)) <= 6
+
+
+def test_points_are_left_out_when_asked_for(subject):
+    whole = subject.run("--step_size", 0.5, out="a.trx")
+    fifth = subject.run("--step_size", 0.5, "--downsample", 5, out="b.trx")
+    few = subject.run("--step_size", 0.5, "--compress", 0.1, out="c.trx")
+    half = subject.run("--step_size", 0.5, "--float16", out="d.trx")
+    for line, thin, straight, rough in zip(whole, fifth, few, half):
+        npt.assert_array_equal(thin[[0, 1, -1]], line[[0, 5, -1]])
+        npt.assert_array_equal(straight[[0, -1]], line[[0, -1]])
+        assert len(straight) < len(line)
+        npt.assert_allclose(rough, line, atol=0.02)  # at 30 mm from the origin
+    sizes = [(subject.folder / "out" / f"{n}.trx").stat().st_size for n in "abcd"]
+    assert sizes[0] > max(sizes[1:])
+
+
+def test_why_halves_stopped_is_saved(subject):
+    subject.run("--step_size", 1.0, "--save_stops", "--save_seeds")
+    saved = load_tractogram(
+        str(subject.folder / "out" / "out.trk"),
+        str(subject.stopping),
+        bbox_valid_check=False,
+    ).data_per_streamline
+    assert set(saved) == {"seeds", "forward_stop", "backward_stop"}
+    assert set(np.ravel(saved["forward_stop"])) == {StopReason.ENDPOINT}
+
+
 def test_step_and_lengths_are_in_mm(subject):
     for step in (0.2, 0.5, 1.5):
         steps = np.concatenate(
@@ -316,7 +414,8 @@ def test_a_foreign_model_tracks_its_own_features(subject, tmp_path):
         )
 
 
-def test_many_subjects_need_names_of_their_own(subject, tmp_path):
+def test_many_subjects_need_names_of_their_own(subject, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for name in ("sub-1", "sub-2"):
         (tmp_path / name).mkdir()
         for path in subject.inputs:
@@ -481,6 +580,47 @@ MISTAKES = {
     "threads": (nothing, ("--nbr_threads", -3), "nbr_threads"),
     "batch": (nothing, ("--batch_size", -1), "batch_size"),
     "fraction": (nothing, ("--seed_buffer_fraction", 2), "seed_buffer_fraction"),
+    "two numbers of seeds": (
+        nothing,
+        ("--seed_count", 3, "--seeds_per_voxel", 1),
+        "seed_count and seeds_per_voxel are given",
+    ),
+    "stops in a tck": (
+        nothing,
+        ("--out_tractogram", "lines.tck", "--save_stops"),
+        "cannot hold forward_stop",
+    ),
+    "half precision in a trk": (nothing, ("--float16",), "float16"),
+    "every 0th point": (nothing, ("--downsample", 0), "downsample is 0"),
+    "compressed by less than nothing": (nothing, ("--compress", -1), "compress is -1"),
+    "no such engine": (nothing, ("--engine", "slurm"), "engine is slurm"),
+    "no processes": (nothing, ("--num_processes", 0), "num_processes is 0"),
+    "no parts": (nothing, ("--nbr_parts", 0), "nbr_parts is 0"),
+    "parts of a selection": (
+        nothing,
+        ("--nbr_parts", 2, "--select", 5),
+        "select ends tracking",
+    ),
+    "act and cmc": (nothing, ("--act", "--cmc"), "act and cmc"),
+    "act and a mask": (nothing, ("--act", "--use_binary_mask"), "use_binary_mask"),
+    "grey matter alone": (
+        nothing,
+        ("--act", "--gm_files", "fa.nii.gz"),
+        "gm_files and csf_files",
+    ),
+    "grey matter without act": (nothing, ("--gm_files", "fa.nii.gz"), "gm_files is"),
+    "rejected without act": (nothing, ("--keep_rejected",), "keep_rejected is"),
+    "an interface without act": (
+        nothing,
+        ("--seed_at_interface", "--seed_count", 3),
+        "seed_at_interface is",
+    ),
+    "act with a 3D image": (nothing, ("--act",), "fa.nii.gz"),
+    "tissues that are not there": (
+        nothing,
+        ("--act", "--gm_files", "g.nii", "--csf_files", "c.nii"),
+        "g.nii, which matches 0 files for 1 subjects",
+    ),
 }
 
 
@@ -508,20 +648,6 @@ def test_a_number_of_coefficients_that_is_no_even_order_is_refused(subject):
     )
     line = refusal(subject.folder / "sh.nii.gz", *subject.inputs[1:])
     assert "sh.nii.gz" in line and "20 coefficients" in line
-
-
-def test_a_full_disk_leaves_no_half_written_output(subject, monkeypatch):
-    import dipy.io.streamline
-
-    def fails(_, path, **__):
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device", path)
-
-    monkeypatch.setattr(dipy.io.streamline, "save_tractogram", fails)
-    out = subject.folder / "out"
-    line = refusal(*subject.inputs, "--out_dir", out, "--step_size", 1)
-    assert "No space left on device" in line
-    assert not list(out.iterdir())
 
 
 def test_the_installed_command_says_its_versions_and_refuses_with_a_status(subject):
@@ -591,7 +717,26 @@ def test_its_flags_are_those_of_dipy_track_and_the_documented_new_ones():
         "pmf_threshold",
     }
     assert ours.keys() - theirs.keys() == {
+        "act",
+        "cmc",
+        "gm_files",
+        "csf_files",
+        "keep_rejected",
         "seed_count",
+        "seeds_per_voxel",
+        "seeds_per_mm3",
+        "seed_at_interface",
+        "select",
+        "save_stops",
+        "downsample",
+        "compress",
+        "float16",
+        "engine",
+        "num_processes",
+        "scheduler",
+        "nbr_parts",
+        "skip_existing",
+        "summary_file",
         "model_file",
         "sh_basis",
         "sh_frame",

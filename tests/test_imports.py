@@ -17,16 +17,19 @@ LAYERS = [
         "direction_getter",
         "tracking",
         "training",
+        "anatomy",
         "comparison",
         "evaluation",
+        "gradients",
         "pictures",
         "report",
         "phantom",
+        "tractogram_file",
     ],
     ["engine", "device_slots"],
     ["propagator"],
     ["model_file", "peaks"],
-    ["model", "frames", "sh", "spaces", "stopping", "interpolate"],
+    ["model", "frames", "sh", "spaces", "stopping", "interpolate", "whole_file"],
     ["_interp", "_network", "_slots", "_stopping"],
 ]
 # Each kernel has one face that checks what goes in, but for the engine's own.
@@ -45,7 +48,7 @@ MAY_IMPORT_DIPYS_TRACKING = {
     "training",
     "workflows",
 }
-MAY_IMPORT_DIPYS_STREAMLINE_FUNCTIONS = {"evaluation", "pictures"}
+MAY_IMPORT_DIPYS_STREAMLINE_FUNCTIONS = {"evaluation", "pictures", "tractogram_file"}
 STREAMLINE_FUNCTIONS = {
     "distances",
     "metrics",
@@ -171,7 +174,12 @@ def test_importing_the_package_does_not_import_torch():
 
 
 @pytest.mark.parametrize(
-    ("command", "option"), [("track", "--step_size"), ("train", "--learning_rate")]
+    ("command", "option"),
+    [
+        ("track", "--step_size"),
+        ("train", "--learning_rate"),
+        ("check_gradients", "--seed_count"),
+    ],
 )
 def test_the_help_of_a_command_does_not_wait_for_torch(command, option):
     code = f"""

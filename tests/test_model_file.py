@@ -1,8 +1,12 @@
 """Model files: what comes back, and every way of being refused."""
 
+import ast
+from hashlib import sha256
 import json
 from pathlib import Path
+import random
 import re
+import shutil
 import zipfile
 
 import numpy as np
@@ -12,6 +16,7 @@ from stubs import StepCounter, save_stub
 import torch
 from torch import nn
 
+import dipy_rnn
 from dipy_rnn import model_file, sh
 from dipy_rnn.model import CaiPropagator, RecurrentPropagator
 from dipy_rnn.model_file import (
@@ -22,7 +27,10 @@ from dipy_rnn.model_file import (
     model_path,
     read_metadata,
     save_model,
+    shipped_models,
 )
+from dipy_rnn.training.checkpoint import load_checkpoint, save_checkpoint
+from dipy_rnn.training.shipped_models import write_checksums
 
 LOCAL = ModelMetadata(
     "sh",
@@ -135,6 +143,37 @@ def write_text(path, text):
     return path
 
 
+def rewrite(path, change, compression=zipfile.ZIP_STORED):
+    """Write an archive again with what `change` makes of its entries, in place."""
+    with zipfile.ZipFile(path) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    change(held)
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in held.items():
+            archive.writestr(name, content)
+
+
+def entry(held, end):
+    """Return the only name among those of an archive that ends so."""
+    (name,) = [name for name in held if name.endswith(end)]
+    return name
+
+
+def mutate(content, rng):
+    """Change a few bytes, leave some out, or cut the rest off."""
+    content, at = bytearray(content), rng.randrange(len(content))
+    which = rng.randrange(4)
+    if which == 0:
+        content[at] ^= 1 << rng.randrange(8)
+    elif which == 1:
+        content[at : at + 4] = b"\xff\xff\xff\x7f"
+    elif which == 2:
+        del content[at : at + rng.randrange(1, 40)]
+    else:
+        del content[at:]
+    return bytes(content)
+
+
 def entries(metadata=LOCAL, **changes):
     return {**json.loads(metadata.to_json()), **changes}
 
@@ -159,12 +198,17 @@ def no_code_runs(monkeypatch):
     monkeypatch.setattr(torch.jit, "load", load)
 
 
-@pytest.fixture
-def saved(tmp_path):
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
     torch.manual_seed(0)
-    path = tmp_path / "small.pt"
+    path = tmp_path_factory.mktemp("small") / "small.pt"
     save_model(RecurrentPropagator(order=4, hidden=8), LOCAL, path)
     return path
+
+
+@pytest.fixture
+def saved(tmp_path, small):
+    return Path(shutil.copy(small, tmp_path / "small.pt"))
 
 
 # What comes back
@@ -352,6 +396,7 @@ def test_metadata_that_are_no_metadata_are_refused(
         ({"layers": True}, "layers is True"),
         ({"hidden": None}, "hidden is None"),
         ({"hidden": 10**9}, "hidden is 1000000000"),
+        ({"hidden": 1025, "layers": 16}, "16 and 1025; 16384 floats of state"),
         ({"orders": 4}, "orders is 4; give a list"),
         ({"orders": ["four"]}, "even orders from 4 to 4 are allowed"),
         ({"orders": [[4]]}, "even orders from 4 to 4 are allowed"),
@@ -378,6 +423,284 @@ def test_missing_entries_are_named(tmp_path, no_code_runs, name):
     del left[name]
     path = write_text(tmp_path / "less.pt", json.dumps(left))
     assert_refused(lambda: load_model(path), re.escape(f"lacks ['{name}']"), path)
+
+
+# Files that are refused though zipfile opens them
+
+
+def test_a_file_of_more_than_the_limit_is_not_read(tmp_path, no_code_runs, monkeypatch):
+    path = write_text(tmp_path / "large.pt", json.dumps(entries()))
+    size = path.stat().st_size
+    monkeypatch.setattr(model_file, "FILE_LIMIT", size)
+    assert read_metadata(path) == LOCAL
+    monkeypatch.setattr(model_file, "FILE_LIMIT", size - 1)
+    assert_refused(lambda: load_model(path), "it is larger than 0 MiB", path)
+
+
+def test_what_inflates_to_more_than_the_limit_is_not_inflated(
+    saved, no_code_runs, monkeypatch
+):
+    monkeypatch.setattr(model_file, "FILE_LIMIT", 1 << 20)
+
+    def inflate(held):
+        held[entry(held, "/data/0")] = bytes(1 << 20)
+
+    rewrite(saved, inflate, zipfile.ZIP_DEFLATED)
+    assert saved.stat().st_size < 1 << 15
+    assert_refused(lambda: load_model(saved), "larger than 1 MiB together", saved)
+
+
+def test_an_entry_that_says_less_than_it_inflates_to_is_refused(tmp_path, no_code_runs):
+    path = write_text(tmp_path / "bomb.pt", json.dumps(entries()) + " " * 900_000)
+    content = bytearray(path.read_bytes())
+    directory = content.find(b"PK\x01\x02")
+    for at in (22, directory + 24):  # the size in the local header and the directory
+        content[at : at + 4] = (5000).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert_refused(lambda: load_model(path), "is no model file", path)
+
+
+def test_more_entries_than_the_limit_are_refused(saved, no_code_runs):
+    rewrite(saved, lambda held: held.update({f"small/{i}": b"" for i in range(4096)}))
+    assert_refused(lambda: load_model(saved), "more than 4096 entries", saved)
+
+
+def test_entries_in_several_folders_are_refused(saved, no_code_runs):
+    rewrite(saved, lambda held: held.update({"../elsewhere": b""}))
+    assert_refused(lambda: load_model(saved), "do not lie in one folder", saved)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+def test_an_entry_that_is_there_twice_is_refused(saved, no_code_runs):
+    with zipfile.ZipFile(saved, "a") as archive:
+        name = entry(archive.namelist(), "/version")
+        archive.writestr(name, b"3")
+    assert_refused(lambda: load_model(saved), "two entries 'version'", saved)
+
+
+@pytest.mark.parametrize("length", [0, 4, 511, 513])
+def test_a_tensor_is_as_long_as_it_says(saved, no_code_runs, length):
+    # torch would show what lies in memory behind it.
+    def shorten(held):
+        # 8 x 16 floats
+        (name,) = (n for n in held if "/data/" in n and len(held[n]) == 512)
+        held[name] = bytes(length)
+
+    rewrite(saved, shorten)
+    assert_refused(lambda: load_model(saved), f"has {length} bytes, not 512", saved)
+
+
+def test_a_tensor_does_not_reach_beyond_its_entry(saved, no_code_runs):
+    def widen(held):
+        name = entry(held, "data.pkl")
+        shape = b"K\x08K\x08t"  # of a layer of 8 x 8
+        assert shape in held[name]
+        held[name] = held[name].replace(shape, b"K\x08K\x09t")
+
+    rewrite(saved, widen)
+    assert_refused(lambda: load_model(saved), "larger than its entry", saved)
+
+
+@pytest.mark.parametrize("which", ["data.pkl", "constants.pkl"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"cbuiltins\nopen\n(V{made}\nVw\ntR.", "holds a builtins.open"),
+        (b"\x80\x02cposix\nsystem\n(V{made}\ntR.", "holds a posix.system"),
+        (b"\x80\x02Nr\xff\xff\xff\x7f.", "cannot be read"),
+        (b"\x80\x02", "cannot be read"),
+    ],
+    ids=["open", "system", "memo", "empty"],
+)
+def test_nothing_is_unpickled_but_tensors_and_plain_values(
+    saved, no_code_runs, tmp_path, which, text, message
+):
+    made = tmp_path / "made"
+    text = text.replace(b"{made}", str(made).encode())
+    rewrite(saved, lambda held: held.update({entry(held, f"/{which}"): text}))
+    assert_refused(lambda: load_model(saved), f"{which} {message}", saved)
+    assert not made.exists()
+
+
+def test_what_torch_may_pickle_is_let_through(tmp_path):
+    class Rich(Straight):
+        def __init__(self):
+            super().__init__()
+            self.numbers = [1, 2]
+            self.names = {"a": 1.0}
+            self.pair = (1, torch.ones(2, dtype=torch.float16)[1:])
+            self.register_buffer("expanded", torch.ones(1, 2).t())
+            self.register_buffer("nothing", torch.ones(0, dtype=torch.int64))
+
+        def forward(
+            self, features: torch.Tensor, direction: torch.Tensor, state: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            # A constant, and what is left of it.
+            return direction * self.weight * float(self.pair[1][0]), state
+
+    path = write(tmp_path / "rich.pt", Rich(), RAW)
+    assert load_model(path).metadata == RAW
+    frozen = torch.jit.freeze(
+        torch.jit.script(Straight().eval()), preserved_attrs=["init_state"]
+    )
+    extra = {"metadata.json": RAW.to_json()}
+    torch.jit.save(frozen, str(path), _extra_files=extra)
+    with zipfile.ZipFile(path) as archive:
+        assert entry(archive.namelist(), "/constants/0")
+    assert load_model(path).metadata == RAW
+
+
+def test_parameters_that_are_not_finite_are_refused_by_name(tmp_path):
+    network = RecurrentPropagator(order=4, hidden=8)
+    with torch.no_grad():
+        network.joined.bias[3] = float("nan")
+    metadata = ModelMetadata(
+        "sh", 15, "local", 1, 8, normalisation="power", architecture="moving_frame"
+    )
+    path = tmp_path / "nan.pt"
+    assert_refused(
+        lambda: save_model(network, metadata, path), "joined.bias is not finite", path
+    )
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["entry", "file"])
+@pytest.mark.parametrize("seed", range(30))
+def test_a_damaged_file_is_refused_in_one_line_or_is_none_the_worse(
+    saved, seed, inside
+):
+    rng = random.Random(seed)
+    if inside:  # with a checksum of its own: as a bad program would write it
+
+        def damage(held):
+            name = rng.choice(sorted(n for n in held if held[n]))
+            held[name] = mutate(held[name], rng)
+
+        rewrite(saved, damage)
+    else:
+        saved.write_bytes(mutate(saved.read_bytes(), rng))
+    try:
+        load_model(saved)
+    except ModelFileError as error:
+        assert str(saved) in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_damaged_checkpoint_is_refused_in_one_line_or_is_none_the_worse(
+    tmp_path, seed
+):
+    rng, path = random.Random(seed), tmp_path / "checkpoint.pt"
+    save_checkpoint({"update": 3, "weights": torch.ones(20)}, path)
+    rewrite(
+        path,
+        lambda held: held.update({n: mutate(held[n], rng) for n in held if held[n]}),
+    )
+    try:
+        load_checkpoint(path)
+    except ValueError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+
+
+# The models that ship
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Return a copy of the folder of models, which is taken for the package's."""
+    folder = Path(model_file.__file__).parent / "models"
+    copy = Path(shutil.copytree(folder, tmp_path / "models"))
+    monkeypatch.setattr(model_file, "model_path", lambda name: copy / f"{name}.pt")
+    return copy
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_shipped_model_with_one_bit_flipped_is_refused(package, name, no_code_runs):
+    path = package / f"{name}.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert_refused(
+        lambda: load_model(name), "not the model that was shipped .* install", path
+    )
+
+
+def test_a_shipped_model_without_a_checksum_is_refused(package, no_code_runs):
+    (package / "SHA256SUMS").write_text("")
+    assert_refused(lambda: load_model("default"), "not the model that was shipped")
+
+
+def test_the_checksums_are_those_of_the_models(package):
+    before = (package / "SHA256SUMS").read_text()
+    for line, name in zip(before.splitlines(), shipped_models(), strict=True):
+        digest = sha256((package / f"{name}.pt").read_bytes()).hexdigest()
+        assert line == f"{digest}  {name}.pt"
+    write_checksums(package)
+    assert (package / "SHA256SUMS").read_text() == before
+
+
+def test_the_same_network_gives_the_same_file(tmp_path):
+    contents = []
+    for name in ("one.pt", "other.pt"):
+        torch.manual_seed(0)
+        save_model(RecurrentPropagator(order=4, hidden=8), LOCAL, tmp_path / name)
+        contents.append((tmp_path / name).read_bytes())
+    assert contents[0] == contents[1]
+
+
+# Everything else that is loaded
+
+
+def unrestricted(tree):
+    """Name the calls in a source that would unpickle, or run, whatever they are given.
+
+    torch.load may be called with weights_only=True, np.load without allow_pickle.
+    """
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Import | ast.ImportFrom):
+            names = {alias.name.split(".")[0] for alias in call.names}
+            if isinstance(call, ast.ImportFrom):
+                names = {(call.module or "").split(".")[0]}
+            if names & {"dill", "cloudpickle", "joblib", "marshal", "shelve"}:
+                yield ast.unparse(call)
+        if not isinstance(call, ast.Call):
+            continue
+        name = ast.unparse(call.func)
+        options = {k.arg: ast.unparse(k.value) for k in call.keywords}
+        if (
+            name in ("eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler")
+            or (name == "torch.load" and options.get("weights_only") != "True")
+            or (name == "np.load" and options.get("allow_pickle", "False") != "False")
+            or name.endswith("read_pickle")
+        ):
+            yield ast.unparse(call)
+
+
+def test_nothing_is_unpickled_without_restriction():
+    root = Path(dipy_rnn.__file__).parents[1]
+    sources = [
+        path
+        for folder in ("dipy_rnn", "workflows", "benchmarks", "doc", "tests")
+        for path in (root / folder).rglob("*.py")
+    ]
+    assert len(sources) > 20
+    for path in sources:
+        found = list(unrestricted(ast.parse(path.read_text("utf-8"))))
+        assert not found, f"{path.name}: {found}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+        "pickle.loads(text)",
+        "import joblib",
+        "from dill import load",
+        "eval(text)",
+    ],
+)
+def test_that_test_finds_what_it_looks_for(source):
+    assert list(unrestricted(ast.parse(source)))
 
 
 # Networks that do not do what they say

@@ -16,7 +16,13 @@ from numpy.testing import assert_array_equal
 import pytest
 
 from dipy_rnn import stopping
-from dipy_rnn.stopping import StopReason, check_points, format_tally, seed_keys
+from dipy_rnn.stopping import (
+    StopReason,
+    check_points,
+    format_fates,
+    format_tally,
+    seed_keys,
+)
 
 SHAPES = [(4, 5, 3), (1, 1, 1), (1, 5, 2), (3, 1, 4), (2, 6, 1)]
 # What each criterion is made of, from two maps with values around a half.
@@ -598,3 +604,37 @@ def test_a_tally_takes_plain_numbers_for_reasons():
 @pytest.mark.parametrize("counts", [{}, {StopReason.ENDPOINT: 0}])
 def test_a_tally_of_nothing_says_so(counts):
     assert format_tally(counts) == "no streamline was tracked"
+
+
+def test_fates_say_how_many_are_kept_and_why_the_others_are_not():
+    end, outside = StopReason.ENDPOINT, StopReason.OUTSIDE_IMAGE
+    fluid, turn = StopReason.INVALID_POINT, StopReason.SHARP_TURN
+    counts = {
+        (end, outside): 500,
+        (end, end): 100,
+        (end, turn): 100,
+        (turn, turn): 50,
+        (fluid, end): 200,
+        (end, StopReason.NO_DATA): 0,
+    }
+    # Excluded tissue goes before whatever happened at the other end.
+    counts |= {(turn, fluid): 49, (fluid, StopReason.NOT_FINITE): 1}
+    assert format_fates(counts).splitlines() == [
+        "kept      60.0 %       600  both ends are valid",
+        "rejected  25.0 %       250  it came into tissue that the criterion excludes",
+        "rejected  15.0 %       150  a step would turn by more than max_angle",
+    ]
+
+
+def test_fates_take_plain_numbers_for_reasons():
+    table = format_fates({(2, 1): 4})
+    assert table == "kept     100.0 %         4  both ends are valid"
+    assert format_fates({(6, 5): 1}).splitlines() == [
+        "kept       0.0 %         0  both ends are valid",
+        "rejected 100.0 %         1  it would be longer than max_len",
+    ]
+
+
+@pytest.mark.parametrize("counts", [{}, {(1, 1): 0}])
+def test_fates_of_nothing_say_so(counts):
+    assert format_fates(counts) == "no streamline was tracked"

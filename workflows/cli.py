@@ -1,6 +1,7 @@
 """Entry points of the commands."""
 
 from importlib import metadata
+import signal
 import sys
 import warnings
 
@@ -8,6 +9,7 @@ from dipy.utils.logging import logger
 from dipy.workflows.flow_runner import run_flow
 
 from dipy_rnn.workflows.compare import RNNComparisonFlow
+from dipy_rnn.workflows.gradients import RNNGradientCheckFlow
 from dipy_rnn.workflows.track import RNNTrackingFlow
 from dipy_rnn.workflows.train import RNNTrainingFlow
 
@@ -25,6 +27,11 @@ def train():
 def compare():
     """Run ``dipy_compare_rnn``."""
     _run("dipy_compare_rnn", RNNComparisonFlow())
+
+
+def check_gradients():
+    """Run ``dipy_check_gradients_rnn``."""
+    _run("dipy_check_gradients_rnn", RNNGradientCheckFlow())
 
 
 def _run(command, flow):
@@ -48,6 +55,11 @@ def _run(command, flow):
             "help": "Least important log messages to show. (default: INFO)",
         },
     }
+
+    def end(number, frame):
+        raise KeyboardInterrupt("terminated")
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default", UserWarning)
@@ -62,6 +74,8 @@ def _run(command, flow):
             f"{command}: error: {type(error).__name__}: {_one_line(error)} (this "
             "should have been caught earlier; please report it)"
         )
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _one_line(error):

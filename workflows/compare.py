@@ -24,14 +24,13 @@ from dipy_rnn.workflows.inputs import (
     load_subject,
     load_volume,
     make_criterion,
-    place_seeds,
     read_tractogram,
 )
 from dipy_rnn.workflows.outputs import (
     WholeOutputs,
     check_installed,
-    save_streamlines,
 )
+from dipy_rnn.workflows.seeding import Seeding
 
 _TRACTOGRAMS = ("out_candidate", "out_reference", "out_yardstick")
 _OUTPUTS = ("out_report", "out_metrics", *_TRACTOGRAMS)  # in the order of run
@@ -219,7 +218,7 @@ class RNNComparisonFlow(WholeOutputs, Workflow):
                 "of files; give one of each for every subject."
             ) from None
 
-        check_installed(("jinja2", "matplotlib", "plotly"), "The report")
+        check_installed(("jinja2", "matplotlib", "plotly"), "The report", "viz")
         options = {
             "model_file": model_file,
             "tracking_method": tracking_method,
@@ -237,6 +236,7 @@ class RNNComparisonFlow(WholeOutputs, Workflow):
         label_path = Path(label_file) if label_file else None
         if not self._compares_existing:
             from dipy_rnn.model_file import load_model
+            from dipy_rnn.tractogram_file import write_tractogram
 
             model = load_model(model_file, device=device)
             model.check_step(step_size)
@@ -264,8 +264,12 @@ class RNNComparisonFlow(WholeOutputs, Workflow):
                 )
                 settings = options
                 for tracked, path in zip(subject["tracked"].values(), tractograms):
-                    lines = [line for line in tracked.streamlines if len(line)]
-                    save_streamlines(Path(path), lines, paths[1])
+                    write_tractogram(
+                        Path(path),
+                        ((line, {}) for line in tracked.streamlines if len(line)),
+                        subject["affine"],
+                        subject["image"].shape,
+                    )
                     logger.info(f"Saved {path}")
             _report(subject, truth, settings, nbr_threads, report_path, metrics_path)
 
@@ -289,12 +293,13 @@ def _track(
     features, stopping, mask, affine = load_subject(
         pam_path, stopping_path, seeding_path, "sh", sh_format
     )
-    seeds = place_seeds(
-        mask,
-        affine,
-        seeding_path,
-        *(options[name] for name in ("seed_density", "seed_count", "random_seed")),
+    seeding = Seeding(
+        **{
+            name: options[name]
+            for name in ("seed_density", "seed_count", "random_seed")
+        }
     )
+    seeds = next(seeding.place(mask, affine, seeding_path))
     logger.info(
         f"Tracking {len(seeds)} seeds on {pam_path} with the model {model.name}, with "
         f"{options['tracking_method']} tracking, and with that on another sphere"
@@ -371,11 +376,11 @@ def _existing(candidate_path, reference_path, image_path):
     if len(set(names.values())) == 1:
         names = {key: str(path) for key, path in paths.items()}
     pairs = np.full(len(loaded["candidate"]), -1)
-    if all(seed is not None for lines in loaded.values() for _, seed in lines):
+    if all("seeds" in values for lines in loaded.values() for _, values in lines):
         logger.info("Partners are streamlines of the same seed")
-        place = {_key(seed): i for i, (_, seed) in enumerate(loaded["reference"])}
-        for i, (_, seed) in enumerate(loaded["candidate"]):
-            pairs[i] = place.get(_key(seed), -1)
+        seeds = {key: [_key(v["seeds"]) for _, v in loaded[key]] for key in loaded}
+        place = {seed: i for i, seed in enumerate(seeds["reference"])}
+        pairs[:] = [place.get(seed, -1) for seed in seeds["candidate"]]
     else:
         logger.info("No seeds in both: the partner of a streamline is the nearest one")
         indices, partners = nearest_streamlines(*streamlines.values())

@@ -3,12 +3,19 @@
 The library is imported where it is used, so that a help text does not wait for it.
 """
 
-import struct
-from zipfile import BadZipFile
+from glob import glob
+import math
+import os
+from pathlib import Path
+import warnings
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
 SUFFIXES = (".trx", ".trk", ".tck")  # of tractograms
+POINT_SUFFIXES = (".txt", ".csv", ".tsv", ".npy")  # of lists of seeds
+# deflate makes at most this of a byte: 258 bytes take two bits.
+_MOST_COMPRESSED = 1032
 SH_FRAMES = ("voxel", "scanner")
 SH_BASES = (
     "descoteaux07_legacy",
@@ -71,24 +78,16 @@ def load_features(path, kind, sh_basis, sh_frame):
                 "takes other features; leave them out."
             )
         data, affine = load_volume(path, n_axes=4)
-        return raw_features(data, name=str(path)), affine
+        return raw_features(data, name=shown(path)), affine
     if path.suffix.lower() == ".pam5":
-        from dipy.io.peaks import load_pam
-
-        try:
-            pam = load_pam(path)
-        except (OSError, KeyError) as error:
-            raise ValueError(
-                f"{path} is no peaks and metrics file ({first_line(error)}); make it "
-                "with dipy_fit_csd."
-            ) from None
+        pam = _load_pam(path)
         if sh_frame != SH_FRAMES[0]:
             raise ValueError(
                 f"sh_frame is {sh_frame}, but {path} is a peaks and metrics file, "
                 "which is along the voxels; leave sh_frame out."
             )
         if sh_basis is None or pam.shm_coeff is None:
-            return pam_features(pam, name=str(path)), pam.affine
+            return pam_features(pam, name=shown(path)), pam.affine
         coeffs, affine = pam.shm_coeff, pam.affine
     else:
         coeffs, affine = load_volume(path, n_axes=4)
@@ -99,9 +98,48 @@ def load_features(path, kind, sh_basis, sh_frame):
         legacy=sh_basis.endswith("_legacy"),
         sh_frame=sh_frame,
         affine=affine,
-        name=str(path),
+        name=shown(path),
     )
     return features, affine
+
+
+def _load_pam(path):
+    """Load what is needed of peaks and metrics: the fODF, its affine and its basis.
+
+    DIPY's load_pam also loads all the rest, and the version: a string, and where those
+    are in a file a flipped bit can lead HDF5 in a circle for ever.
+    """
+    from dipy.core.sphere import Sphere
+    from dipy.direction.peaks import PeaksAndMetrics
+    import h5py
+
+    from dipy_rnn.spaces import check_affine
+
+    def read(group, name):
+        if name not in group:
+            return None
+        data = group[name]
+        if data.dtype.kind not in "biuf":
+            raise ValueError(f"{name} is of type {data.dtype}, not of real numbers")
+        _check_size(path, data.size * data.dtype.itemsize, data.compression, name)
+        return data[:]
+
+    _check_is_file(path)
+    pam = PeaksAndMetrics()
+    try:
+        with h5py.File(path, "r") as file:
+            group = file["pam"]
+            pam.shm_coeff, pam.affine = read(group, "shm_coeff"), read(group, "affine")
+            pam.B, vertices = read(group, "B"), read(group, "sphere_vertices")
+        pam.sphere = None if vertices is None else Sphere(xyz=vertices)
+    except Exception as error:  # HDF5 has its own for every way a file can be broken
+        raise ValueError(
+            f"{shown(path)} is no peaks and metrics file ({first_line(error)}); make "
+            "it with dipy_fit_csd."
+        ) from None
+    if pam.affine is not None:
+        pam.affine = check_affine(pam.affine, f"the affine of {shown(path)}")
+    return pam
 
 
 def load_volume(path, n_axes=3):
@@ -123,28 +161,43 @@ def load_volume(path, n_axes=3):
         If it is no readable image, or has another number of axes.
     """
     from dipy.io.image import load_nifti
-    from nibabel.filebasedimages import ImageFileError
+    import nibabel as nib
 
-    from dipy_rnn.spaces import check_affine
+    from dipy_rnn.spaces import check_affine, check_numbers
 
+    _check_is_file(path)
     try:
-        data, affine = load_nifti(path)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
+        # What a header claims may be more than the machine's memory.
+        image = nib.load(path)
+        on_disk = image.file_map.get("image") or image.file_map["header"]
+        _check_size(
+            on_disk.filename,
+            math.prod(image.shape) * image.get_data_dtype().itemsize,
+            not str(on_disk.filename).lower().endswith((".nii", ".img")),
+        )
+        with np.errstate(all="ignore"):  # scaled beyond its type, it is infinite
+            data, affine = load_nifti(path)
+    except Exception as error:  # nibabel passes on what zlib, struct and others raise
         raise ValueError(
-            f"{path} is no readable NIfTI image ({first_line(error)})."
+            f"{shown(path)} is no readable NIfTI image ({first_line(error)})."
         ) from None
-    check_affine(affine, f"the affine of {path}")
+    affine = check_affine(affine, f"the affine of {shown(path)}")
+    data = check_numbers(data, shown(path))
+    if not data.size:
+        raise ValueError(f"{shown(path)} has no voxel: its shape is {data.shape}.")
     if data.ndim == n_axes + 1 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim != n_axes:
         raise ValueError(
-            f"{path} has {data.ndim} axes {data.shape}; an image with {n_axes} is "
-            "needed here."
+            f"{shown(path)} has {data.ndim} axes {data.shape}; an image with {n_axes} "
+            "is needed here."
         )
     return data, affine
 
 
-def load_subject(pam_path, stopping_path, seeding_path, kind, sh_format):
+def load_subject(
+    pam_path, stopping_path, seeding_path, kind, sh_format, *, n_stopping_axes=3
+):
     """Load what tracking takes, and refuse what does not lie on one grid.
 
     Parameters
@@ -154,11 +207,15 @@ def load_subject(pam_path, stopping_path, seeding_path, kind, sh_format):
         As for :func:`load_features`.
     sh_format : tuple of (str or None, str)
         ``sh_basis`` and ``sh_frame``.
+    n_stopping_axes : int, optional
+        4 for an image of tissues.
 
     Returns
     -------
     features : dipy_rnn.sh.FeatureVolume
-    stopping, mask : ndarray of shape (X, Y, Z)
+    stopping : ndarray of shape (X, Y, Z) or (X, Y, Z, T)
+    seeding : ndarray of shape (X, Y, Z) or (N, 3)
+        A mask, or a list of seeds in mm.
     affine : ndarray of shape (4, 4)
 
     Raises
@@ -167,14 +224,127 @@ def load_subject(pam_path, stopping_path, seeding_path, kind, sh_format):
         If a file cannot be read, or lies on another grid than the stopping image.
     """
     features, pam_affine = load_features(pam_path, kind, *sh_format)
-    stopping, affine = load_volume(stopping_path)
+    stopping, affine = load_volume(stopping_path, n_stopping_axes)
+    grid = stopping_path, stopping.shape[:3], affine
+    check_same_grid(*grid, pam_path, features.data.shape[:3], pam_affine)
+    if seeding_path.suffix.lower() in POINT_SUFFIXES:
+        return features, stopping, load_points(seeding_path), affine
     mask, mask_affine = load_volume(seeding_path)
-    for path, shape, other in (
-        (pam_path, features.data.shape[:3], pam_affine),
-        (seeding_path, mask.shape, mask_affine),
-    ):
-        check_same_grid(stopping_path, stopping.shape, affine, path, shape, other)
+    check_same_grid(*grid, seeding_path, mask.shape, mask_affine)
     return features, stopping, mask, affine
+
+
+def load_tissues(stopping_path, stopping, affine, gm_path=None, csf_path=None):
+    """Make tissues of an image of all of them, or of three maps.
+
+    Parameters
+    ----------
+    stopping_path : Path
+    stopping : ndarray of shape (X, Y, Z, T) or (X, Y, Z)
+        An image of all tissues, or the map of white matter.
+    affine : ndarray of shape (4, 4)
+        Of that image.
+    gm_path, csf_path : Path, optional
+        Maps of the other two.
+
+    Returns
+    -------
+    tissues : dipy_rnn.anatomy.Tissues
+
+    Raises
+    ------
+    ValueError
+        If a file cannot be read, lies on another grid, or holds no shares of tissues.
+    """
+    from dipy_rnn.anatomy import Tissues
+
+    if gm_path is None:
+        return Tissues.from_image(stopping, name=str(stopping_path))
+    maps = []
+    for path in (gm_path, csf_path):
+        data, other = load_volume(path)
+        check_same_grid(stopping_path, stopping.shape, affine, path, data.shape, other)
+        maps.append(data)
+    return Tissues(stopping, *maps)
+
+
+def load_points(path):
+    """Load a list of seeds.
+
+    Parameters
+    ----------
+    path : Path
+        A text file with x, y and z in mm in each row, apart by blanks, commas
+        (``.csv``) or tabs (``.tsv``), where ``#`` begins a comment; or a NumPy array.
+
+    Returns
+    -------
+    points_mm : ndarray of shape (N, 3)
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, or has another shape, or is not finite.
+    """
+    from dipy_rnn.spaces import check_numbers, check_points
+
+    _check_is_file(path)
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".npy":
+            # Mapped, an array that is longer than its file takes no memory.
+            points = np.load(path, mmap_mode="r", allow_pickle=False)
+            points = check_numbers(points, "the array").astype(np.float64)
+        else:
+            delimiter = {".csv": ",", ".tsv": "\t"}.get(suffix)
+            with warnings.catch_warnings():  # of empty files: refused below
+                warnings.simplefilter("ignore", UserWarning)
+                points = np.loadtxt(path, delimiter=delimiter, ndmin=2)
+    except Exception as error:  # whatever comes of a file that is none
+        raise ValueError(
+            f"{shown(path)} is no readable list of seeds ({first_line(error)}); give "
+            "x, y and z in mm in each row."
+        ) from None
+    if points.ndim != 2 or points.shape[1] != 3 or not len(points):
+        raise ValueError(
+            f"{shown(path)} is a list of seeds of shape {points.shape}; give x, y and "
+            "z in mm in each row."
+        )
+    if not np.isfinite(points).all():
+        raise ValueError(
+            f"{shown(path)} holds NaN or infinity; seeds in mm are needed."
+        )
+    return check_points(points, shown(path))
+
+
+def match_files(pattern, n_subjects, name):
+    """Find the files of an option that has one for each subject.
+
+    Parameters
+    ----------
+    pattern : str or Path
+        A path, which may contain wildcards.
+    n_subjects : int
+    name : str
+        Of the option, for errors.
+
+    Returns
+    -------
+    paths : list of Path
+        In sorted order.
+
+    Raises
+    ------
+    ValueError
+        If it does not match one file for each subject.
+    """
+    paths = sorted(map(Path, glob(str(pattern))))
+    if len(paths) != n_subjects:
+        raise ValueError(
+            f"{name} is {pattern}, which matches {len(paths)} files for {n_subjects} "
+            "subjects; give one for each."
+        )
+    return paths
 
 
 def check_same_grid(path, shape, affine, other_path, other_shape, other_affine):
@@ -202,45 +372,6 @@ def check_same_grid(path, shape, affine, other_path, other_shape, other_affine):
             f"{other_path} and {path} have different affines; resample one onto the "
             "other's grid (dipy_reslice, or nibabel.processing.resample_from_to)."
         )
-
-
-def place_seeds(mask, affine, path, seed_density, seed_count, random_seed):
-    """Place seeds in a mask.
-
-    Parameters
-    ----------
-    mask : ndarray of shape (X, Y, Z)
-    affine : ndarray of shape (4, 4)
-    path : Path
-        Of the mask, for errors.
-    seed_density, seed_count, random_seed : int
-        As the command's.
-
-    Returns
-    -------
-    seeds_mm : ndarray of shape (N, 3)
-
-    Raises
-    ------
-    ValueError
-        If the mask is empty or not finite.
-    """
-    from dipy.tracking.utils import random_seeds_from_mask, seeds_from_mask
-
-    if not np.isfinite(mask).all():
-        raise ValueError(f"{path} holds NaN or infinity; a mask of 0 and 1 is needed.")
-    mask = mask > 0
-    if not mask.any():
-        raise ValueError(f"{path} is an empty seed mask; it needs voxels above 0.")
-    if seed_count:
-        return random_seeds_from_mask(
-            mask,
-            affine,
-            seeds_count=seed_count,
-            seed_count_per_voxel=False,
-            random_seed=random_seed or None,
-        )
-    return seeds_from_mask(mask, affine, density=seed_density)
 
 
 def make_criterion(image, use_binary_mask, stopping_thr):
@@ -275,8 +406,8 @@ def read_tractogram(path):
     ------
     streamline : ndarray of shape (M, 3)
         In mm.
-    seed : ndarray of shape (3,) or None
-        In mm, where the file holds seeds.
+    values : dict of str to ndarray
+        What the file holds for the streamline, such as its ``"seeds"`` in mm.
 
     Raises
     ------
@@ -284,40 +415,76 @@ def read_tractogram(path):
         If it is no readable tractogram.
     """
     from nibabel.streamlines import load
-    from nibabel.streamlines.tractogram_file import DataError, HeaderError
 
+    _check_is_file(path)
     try:
         if path.suffix.lower() == ".trx":
             from trx.trx_file_memmap import load as load_trx
 
+            _check_zip(path)
             trx = load_trx(str(path))
             try:
-                seeds = trx.data_per_streamline.get("seeds")
+                values = trx.data_per_streamline
                 for i, line in enumerate(trx.streamlines):
-                    yield np.array(line), None if seeds is None else np.array(seeds[i])
+                    yield (
+                        _check_streamline(np.array(line)),
+                        {name: np.array(each[i]) for name, each in values.items()},
+                    )
             finally:
                 trx.close()
         else:
             tractogram = load(path, lazy_load=True).tractogram
             # The items themselves are not yet in mm.
             for line, item in zip(tractogram.streamlines, tractogram, strict=True):
-                yield line, item.data_for_streamline.get("seeds")
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        KeyError,
-        BadZipFile,
-        struct.error,
-        DataError,
-        HeaderError,
-    ) as error:
+                yield _check_streamline(line), dict(item.data_for_streamline)
+    except Exception as error:  # the readers check little of what they take from a file
         raise ValueError(
-            f"{path} is no readable tractogram ({first_line(error)})."
+            f"{shown(path)} is no readable tractogram ({first_line(error)})."
         ) from None
+
+
+def _check_is_file(path):
+    """Refuse what cannot be read from its beginning again, such as a pipe."""
+    if not path.is_file():
+        raise ValueError(
+            f"{shown(path)} is no file; a folder or a pipe cannot be read."
+        )
+
+
+def _check_size(path, n_bytes, is_compressed, what="it"):
+    """Refuse a file that claims to hold more than it can, before memory is taken."""
+    n_most = os.path.getsize(path) * (_MOST_COMPRESSED if is_compressed else 1)
+    if n_bytes > n_most:
+        raise ValueError(f"{what} should take {n_bytes} bytes; the file is shorter")
+
+
+def _check_zip(path):
+    """Refuse a zip file that is damaged: trx-python opens it to be written to."""
+    with ZipFile(path) as archive:
+        for entry in archive.infolist():
+            is_compressed = entry.compress_type != ZIP_STORED
+            if not is_compressed and entry.file_size != entry.compress_size:
+                raise ValueError(f"{entry.filename} has two sizes")
+            _check_size(path, entry.file_size, is_compressed, entry.filename)
+        damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+
+
+def _check_streamline(points_mm):
+    from dipy_rnn.spaces import FARTHEST_MM
+
+    # Written so that NaN is refused.
+    if len(points_mm) and not np.abs(points_mm).max() <= FARTHEST_MM:
+        raise ValueError(f"a point is not finite, or farther than {FARTHEST_MM:g} mm")
+    return points_mm
+
+
+def shown(path):
+    """Return a path, or a text with one, as a line that any terminal takes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
 
 
 def first_line(error):
     """Return the first line of an error, or its name where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return shown((str(error).strip() or type(error).__name__).splitlines()[0])

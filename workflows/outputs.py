@@ -2,7 +2,6 @@
 
 from collections import Counter
 from importlib.util import find_spec
-import os
 from pathlib import Path
 
 
@@ -23,7 +22,7 @@ class WholeOutputs:
         return True
 
     def refuse_existing(self, paths):
-        """Refuse to write over a file, unless it was asked for.
+        """Refuse to write over a file, unless it was asked for or is to be skipped.
 
         Parameters
         ----------
@@ -34,52 +33,22 @@ class WholeOutputs:
         FileExistsError
         """
         existing = [path for path in paths if Path(path).exists()]
-        if existing and not self._force_overwrite:
+        if existing and not (self._force_overwrite or self._skip):
             raise FileExistsError(
                 f"{existing[0]} exists already; add --force to overwrite it."
             )
 
 
-def save_streamlines(path, streamlines, reference, seeds=None):
-    """Write a tractogram under a temporary name and move it into place.
-
-    Parameters
-    ----------
-    path : Path
-        Ends in ``.trx``, ``.trk`` or ``.tck``.
-    streamlines : list of ndarray of shape (M, 3)
-        In mm.
-    reference : Path
-        Image whose space the tractogram is in.
-    seeds : list of ndarray of shape (3,), optional
-        One for each streamline, in mm.
-    """
-    from dipy.io.stateful_tractogram import Space, StatefulTractogram
-    from dipy.io.streamline import save_tractogram
-
-    tractogram = StatefulTractogram(
-        streamlines,
-        str(reference),
-        Space.RASMM,
-        data_per_streamline={} if seeds is None else {"seeds": seeds},
-    )
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        save_tractogram(tractogram, str(partial), bbox_valid_check=False)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def check_installed(packages, what):
+def check_installed(packages, what, extra):
     """Refuse to begin what would end for want of a package.
 
     Parameters
     ----------
     packages : sequence of str
-        Of the extra ``viz``.
     what : str
         What needs them.
+    extra : str
+        That of this package which installs them.
 
     Raises
     ------
@@ -90,5 +59,5 @@ def check_installed(packages, what):
     if missing:
         raise ValueError(
             f"{what} needs {', '.join(missing)}; install it with "
-            'pip install "dipy_rnn[viz]".'
+            f'pip install "dipy_rnn[{extra}]".'
         )

@@ -4,25 +4,37 @@ Torch is imported when tracking starts, so that the help does not wait for it.
 """
 
 from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 import sys
+import time
+from types import SimpleNamespace
 
 from dipy.utils.logging import logger
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
+from dipy_rnn.workflows.cohort import (
+    ENGINES,
+    Outcome,
+    joined,
+    work_on,
+    write_summary,
+)
 from dipy_rnn.workflows.inputs import (
-    SUFFIXES,
     check_sh_format,
     load_subject,
+    load_tissues,
+    load_volume,
     make_criterion,
-    place_seeds,
+    match_files,
+    read_tractogram,
 )
-from dipy_rnn.workflows.outputs import (
-    WholeOutputs,
-    check_installed,
-    save_streamlines,
-)
+from dipy_rnn.workflows.outputs import WholeOutputs, check_installed
+from dipy_rnn.workflows.seeding import Seeding
 
 
 class RNNTrackingFlow(WholeOutputs, Workflow):
@@ -39,8 +51,17 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
         seeding_files,
         use_binary_mask=False,
         stopping_thr=0.2,
+        act=False,
+        cmc=False,
+        gm_files="",
+        csf_files="",
+        keep_rejected=False,
         seed_density=1,
         seed_count=0,
+        seeds_per_voxel=0,
+        seeds_per_mm3=0.0,
+        seed_at_interface=False,
+        select=0,
         minlen=2,
         maxlen=500,
         step_size=0.5,
@@ -49,12 +70,22 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
         sh_basis=None,
         sh_frame="voxel",
         save_seeds=False,
+        save_stops=False,
         save_picture=False,
+        downsample=1,
+        compress=0.0,
+        float16=False,
         nbr_threads=0,
         device="cpu",
         batch_size=0,
         random_seed=1,
         seed_buffer_fraction=1.0,
+        engine="serial",
+        num_processes=-1,
+        scheduler="",
+        nbr_parts=1,
+        skip_existing=False,
+        summary_file="track_rnn_summary.csv",
         out_dir="",
         out_tractogram="out_tractogram.trx",
     ):
@@ -73,7 +104,8 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
         stopping_files : string or Path
             Path to images (e.g. FA) used for the stopping criterion.
         seeding_files : string or Path
-            A binary image showing where to seed.
+            A binary image showing where to seed, or a list of seeds: a file (.txt,
+            .csv, .tsv, .npy) with x, y and z in mm in each row.
         use_binary_mask : bool, optional
             If True, uses a binary stopping criterion. If the provided
             `stopping_files` are not binary, `stopping_thr` will be used to
@@ -81,12 +113,40 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
         stopping_thr : float, optional
             Threshold applied to the stopping image: tracking ends where it is not
             above.
+        act : bool, optional
+            If True, anatomically constrained tracking: `stopping_files` are images of
+            tissues, a 5TT image of MRtrix3 or one of the shares of cerebrospinal fluid,
+            grey and white matter (in this order, as of dipy_classify_tissue and FAST).
+            Streamlines that end elsewhere than in grey matter or at the border of the
+            image are rejected.
+        cmc : bool, optional
+            If True, as act, but with the continuous map criterion, which draws at
+            random where to end by the shares of tissues.
+        gm_files : string or Path, optional
+            Path to images of the share of grey matter, for act and cmc: then
+            `stopping_files` are those of white matter, and csf_files are needed.
+        csf_files : string or Path, optional
+            Path to images of the share of cerebrospinal fluid.
+        keep_rejected : bool, optional
+            If True, act and cmc keep what they reject (save_stops tells which).
         seed_density : int, optional
             Number of seeds per dimension inside a voxel: 2 means 8 regularly
             distributed points in the voxel, 1 its centre.
         seed_count : int, optional
             If above 0, this number of seeds at random places in the seeding mask,
             instead of seed_density.
+        seeds_per_voxel : int, optional
+            If above 0, this number of seeds at random places in each voxel.
+        seeds_per_mm3 : float, optional
+            If above 0, this number of seeds at random places in a cubic millimetre of
+            the seeding mask, on average.
+        seed_at_interface : bool, optional
+            If True, the seeds of seed_count or select are on the interface of grey and
+            white matter inside the seeding mask; for act and cmc.
+        select : int, optional
+            If above 0, tracking ends when this number of streamlines is selected. Seeds
+            are drawn at random, at most as many as seed_count, seeds_per_voxel or
+            seeds_per_mm3 say, else 100 for each streamline.
         minlen : int, optional
             Minimum length (mm) of the streamlines.
         maxlen : int, optional
@@ -109,12 +169,26 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
             If True, save the seeds associated to their streamline
             in the 'data_per_streamline' Tractogram dictionary using
             'seeds' as the key.
+        save_stops : bool, optional
+            If True, save why the two halves of a streamline stopped as 'forward_stop'
+            and 'backward_stop' beside the seeds (1 the criterion was met, 2 it left
+            the image, 3 excluded tissue, 4 sharp turn, 5 too long, 6 no direction,
+            7 no data, 8 not finite).
         save_picture : bool, optional
             If True, save a picture of the tractogram over the stopping image beside
             it, as .png.
+        downsample : int, optional
+            Save every n-th point of a streamline, and both ends.
+        compress : float, optional
+            If above 0, leave out points that are within this distance (mm) of the
+            lines between those that are saved; 0.1 is usual.
+        float16 : bool, optional
+            If True, save coordinates with half the digits (.trx alone): they are off
+            by up to 0.06 mm at 100 mm from the origin.
         nbr_threads : int, optional
             Number of threads to use for the processing. By default, all available
-            threads will be used. The streamlines do not depend on it.
+            threads will be used, or the share of each process; with scheduler, one.
+            The streamlines do not depend on it.
         device : string, optional
             Where the network runs: cpu or cuda.
         batch_size : int, optional
@@ -126,6 +200,24 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
         seed_buffer_fraction : float, optional
             Share of the seeds to prepare at a time. With less than 1.0 less memory is
             used and tracking starts sooner.
+        engine : string, optional
+            How many subjects are tracked: serial, one after the other, or with joblib
+            or ray several at a time on this machine.
+        num_processes : int, optional
+            For joblib and ray. If < 0, the number of cores + 1 + num_processes; -1 for
+            as many as there are cores.
+        scheduler : string, optional
+            Address of a running dask scheduler, such as tcp://host:8786: subjects are
+            tracked by its workers, which see the same files.
+        nbr_parts : int, optional
+            Split the seeds of each subject into this number of parts, which are
+            tracked by the engine or the scheduler beside each other. The streamlines
+            do not depend on it.
+        skip_existing : bool, optional
+            If True, leave out subjects whose tractogram is there.
+        summary_file : string or Path, optional
+            Name of a table (.csv) of what became of each subject, in out_dir. It is
+            written if there is more than one.
         out_dir : string or Path, optional
             Output directory.
         out_tractogram : string, optional
@@ -137,24 +229,9 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
         Schilling, and B. A. Landman. Implementation considerations for deep learning
         with diffusion MRI streamline tractography. MIDL, 2023.
         """
-        if Path(out_tractogram).suffix not in SUFFIXES:
-            raise ValueError(
-                f"out_tractogram is {out_tractogram}; a name that ends in "
-                f"{', '.join(SUFFIXES)} is needed."
-            )
-        check_sh_format(sh_basis, sh_frame)
-        if save_seeds and Path(out_tractogram).suffix == ".tck":
-            raise ValueError(
-                f"out_tractogram is {out_tractogram}: a .tck file cannot hold seeds; "
-                "name a .trx or .trk file, or leave out --save_seeds."
-            )
-        for name, value, least in (
-            ("seed_density", seed_density, 1),
-            ("seed_count", seed_count, 0),
-            ("random_seed", random_seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} is {value}; {least} or more is needed.")
+        options = SimpleNamespace(**{k: v for k, v in locals().items() if k != "self"})
+        self._skip = skip_existing
+        _check_options(options)
         try:
             io_it = self.get_io_iterator()
         except ImportError:  # DIPY's word for lists of unequal length
@@ -162,124 +239,441 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
                 "pam_files, stopping_files and seeding_files match different numbers "
                 "of files; give one of each for every subject."
             ) from None
+        subjects = _subjects(io_it, options)
+        due = [s for s in subjects if not (skip_existing and s.tractogram.exists())]
         if save_picture:
-            check_installed(("matplotlib",), "save_picture")
-            self.refuse_existing(Path(out).with_suffix(".png") for *_, out in io_it)
+            check_installed(("matplotlib",), "save_picture", "viz")
+            self.refuse_existing(each.tractogram.with_suffix(".png") for each in due)
 
         from dipy_rnn.model_file import load_model
 
-        model = load_model(model_file, device=device)
-        model.check_step(step_size)
-        for pam_path, stopping_path, seeding_path, out_path in io_it:
-            logger.info(f"Tracking on {pam_path} with the model {model_file}")
-            self._track_subject(
-                Path(pam_path),
-                Path(stopping_path),
-                Path(seeding_path),
-                Path(out_path),
-                criterion=(use_binary_mask, stopping_thr),
-                seeding=(seed_density, seed_count, random_seed),
-                sh_format=(sh_basis, sh_frame),
-                lengths_mm=(minlen, maxlen),
-                save_seeds=save_seeds,
-                save_picture=save_picture,
-                model=model,
-                step_size=step_size,
-                max_angle=max_angle,
-                nbr_threads=nbr_threads,
-                random_seed=random_seed,
-                seed_buffer_fraction=seed_buffer_fraction,
-                batch_size=batch_size,
+        load_model(model_file, device=device).check_step(step_size)
+        outcomes = {
+            each: Outcome(str(each.fodf), str(each.tractogram), "skipped")
+            for each in subjects
+            if each not in due
+        }
+        if outcomes:
+            logger.info(f"{len(outcomes)} of {len(subjects)} tractograms exist already")
+        errors = []
+        try:
+            for subject, outcome in _track_all(due, options):
+                if isinstance(outcome, Exception):
+                    errors.append(outcome)
+                    outcome = Outcome(
+                        str(subject.fodf),
+                        str(subject.tractogram),
+                        "failed",
+                        error=" ".join(str(outcome).split()),
+                    )
+                outcomes[subject] = outcome
+                if len(subjects) > 1 or outcome.status != "failed":
+                    _report(outcome, options)
+        finally:
+            if len(subjects) > 1:
+                folder = Path() if self._output_strategy == "append" else Path(out_dir)
+                rows = [outcomes[each] for each in subjects if each in outcomes]
+                write_summary(folder / summary_file, rows)
+                logger.info(f"Saved {folder / summary_file}")
+        if len(subjects) == len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise ValueError(
+                f"{len(errors)} of {len(due)} subjects failed, the first one: "
+                f"{errors[0]}"
             )
 
-    def _track_subject(
-        self,
-        pam_path,
-        stopping_path,
-        seeding_path,
-        out_path,
-        *,
-        criterion,
-        seeding,
-        sh_format,
-        lengths_mm,
-        save_seeds,
-        save_picture,
-        **tracking,
-    ):
-        from dipy_rnn.stopping import format_tally
-        from dipy_rnn.tracking import length_limits, track
 
-        features, stopping, mask, affine = load_subject(
-            pam_path,
-            stopping_path,
-            seeding_path,
-            tracking["model"].metadata.kind,
-            sh_format,
-        )
-        seeds = place_seeds(mask, affine, seeding_path, *seeding)
-        min_points, max_points = length_limits(*lengths_mm, tracking["step_size"])
-
-        stops, streamlines, kept_seeds = Counter(), [], []
-        records = track(
-            seeds,
-            make_criterion(stopping, *criterion),
-            affine,
-            features=features,
-            max_len=lengths_mm[1],
-            **tracking,
-        )
-        for line in show_progress(records, len(seeds)):
-            stops.update((line.forward_stop, line.backward_stop))
-            if min_points <= len(line.points_mm) <= max_points:
-                streamlines.append(line.points_mm.astype(np.float32))
-                kept_seeds.append(line.seed_mm)
-
-        n_tracked = sum(stops.values()) // 2
-        logger.info(
-            f"{len(seeds)} seeds, {len(seeds) - n_tracked} without a fibre direction, "
-            f"{len(streamlines)} streamlines of {lengths_mm[0]} to {lengths_mm[1]} mm. "
-            "Why their ends stopped:"
-        )
-        for row in format_tally(stops).splitlines():
-            logger.info(row)
-        save_streamlines(
-            out_path, streamlines, seeding_path, kept_seeds if save_seeds else None
-        )
-        logger.info(f"Saved {out_path}")
-        if save_picture:
-            from dipy_rnn.pictures import save_picture as save
-
-            picture_path = out_path.with_suffix(".png")
-            save(picture_path, streamlines, stopping, affine)
-            logger.info(f"Saved {picture_path}")
-
-
-def show_progress(records, n_seeds):
-    """Pass streamlines on, and show how many seeds are done.
+@dataclass(frozen=True)
+class Subject:
+    """The files of a subject, or of a part of one.
 
     Parameters
     ----------
-    records : iterable of dipy_rnn.tracking.Streamline
-        In the order of the seeds.
-    n_seeds : int
+    fodf, stopping, seeding : Path
+        What is read: the fODF, the image where to stop, and the mask or list of seeds.
+    tractogram : Path
+        What is written.
+    gm, csf : Path, optional
+        Maps of tissues.
+    part, n_parts : int, optional
+        Which share of the seeds is tracked.
+    """
+
+    fodf: Path
+    stopping: Path
+    seeding: Path
+    tractogram: Path
+    gm: Path | None = None
+    csf: Path | None = None
+    part: int = 0
+    n_parts: int = 1
+
+    @property
+    def is_part(self):
+        """Whether it is not the whole subject."""
+        return self.n_parts > 1
+
+
+def _check_options(options):
+    """Refuse options that are wrong whatever the files are."""
+    from dipy.utils.multiproc import determine_num_processes
+
+    from dipy_rnn.interpolate import count_threads
+    from dipy_rnn.tractogram_file import check_format
+
+    check_format(
+        options.out_tractogram,
+        data_types=_data_types(options),
+        dtype=_dtype(options),
+        name="out_tractogram",
+    )
+    check_sh_format(options.sh_basis, options.sh_frame)
+    options.constrained = options.act or options.cmc
+    if options.act and options.cmc:
+        raise ValueError("act and cmc are two criteria; give one of them.")
+    for name in ("gm_files", "csf_files", "keep_rejected", "seed_at_interface"):
+        if getattr(options, name) and not options.constrained:
+            raise ValueError(f"{name} is for act or cmc; give one of these as well.")
+    if options.constrained and options.use_binary_mask:
+        raise ValueError(
+            "use_binary_mask is for masks, and act and cmc take shares of tissues; "
+            "leave it out."
+        )
+    if bool(options.gm_files) != bool(options.csf_files):
+        raise ValueError(
+            "gm_files and csf_files belong together; give both, or an image with all "
+            "tissues as stopping_files."
+        )
+    options.seeding = Seeding(
+        **{name: getattr(options, name) for name in Seeding.__dataclass_fields__}
+    )
+    for name, least in (("downsample", 1), ("compress", 0), ("nbr_parts", 1)):
+        if not getattr(options, name) >= least:
+            raise ValueError(
+                f"{name} is {getattr(options, name)}; {least} or more is needed."
+            )
+    if options.nbr_parts > 1 and options.select:
+        raise ValueError(
+            "select ends tracking at a number of streamlines, which parts that are "
+            "tracked beside each other cannot know; leave nbr_parts out."
+        )
+    if options.engine not in ENGINES:
+        raise ValueError(
+            f"engine is {options.engine}; {', '.join(ENGINES)} are allowed."
+        )
+    if options.num_processes == 0:
+        raise ValueError("num_processes is 0; give 1 or more, or -1 for every core.")
+    n_threads = count_threads(options.nbr_threads)
+    if options.scheduler:
+        check_installed(("distributed",), "scheduler", "dask")
+        options.num_processes = 1
+        n_threads = options.nbr_threads or 1
+    elif options.engine == "serial":
+        options.num_processes = 1
+    else:
+        check_installed((options.engine,), f"engine {options.engine}", options.engine)
+        options.num_processes = determine_num_processes(options.num_processes)
+        if not options.nbr_threads:
+            n_threads = max(1, n_threads // options.num_processes)
+    options.nbr_threads = n_threads
+    options.shows_progress = options.engine == "serial" and not options.scheduler
+
+
+def _subjects(io_it, options):
+    """Bring together the files of each subject."""
+    subjects = [Subject(*map(Path, paths)) for paths in io_it]
+    for name in ("gm", "csf"):
+        pattern = getattr(options, f"{name}_files")
+        if pattern:
+            paths = match_files(pattern, len(subjects), f"{name}_files")
+            subjects = [
+                replace(subject, **{name: path})
+                for subject, path in zip(subjects, paths)
+            ]
+    if options.engine == "serial" and not options.scheduler:
+        return subjects
+    # Who tracks them may be in another folder.
+    if Path(options.model_file).exists():
+        options.model_file = str(Path(options.model_file).absolute())
+    return [
+        replace(
+            subject,
+            **{
+                k: v.absolute() for k, v in vars(subject).items() if isinstance(v, Path)
+            },
+        )
+        for subject in subjects
+    ]
+
+
+def _track_all(subjects, options):
+    """Track subjects with an engine; yield (subject, Outcome or exception)."""
+    workers = {
+        "engine": options.engine,
+        "num_processes": options.num_processes,
+        "scheduler": options.scheduler,
+    }
+    if options.nbr_parts == 1:
+        yield from work_on(subjects, partial(track_subject, options), **workers)
+        return
+    from dipy_rnn.whole_file import whole_file
+
+    for subject in subjects:
+        try:
+            with whole_file(subject.tractogram) as path:
+                outcome, *grid = _track_parts(subject, path, options, workers)
+            if options.save_picture:
+                _save_picture(subject.tractogram, outcome.streamlines, *grid)
+        except (OSError, ValueError, RuntimeError) as error:
+            outcome = error
+        yield subject, outcome
+
+
+def _track_parts(subject, path, options, workers):
+    """Track the parts of a subject beside each other, and join them in a file."""
+    n = options.nbr_parts
+    parts = [
+        replace(subject, tractogram=path.with_name(f"part{i}.trx"), part=i, n_parts=n)
+        for i in range(n)
+    ]
+    outcomes = {}
+    for part, outcome in work_on(parts, partial(track_subject, options), **workers):
+        if isinstance(outcome, Exception):
+            raise outcome
+        outcomes[part] = outcome
+    n_axes = 4 if _in_one_image(subject, options) else 3
+    image, affine = load_volume(subject.stopping, n_axes)
+    lines = chain.from_iterable(read_tractogram(part.tractogram) for part in parts)
+    _write(replace(subject, tractogram=path), lines, image, affine, options)
+    outcome = joined([outcomes[part] for part in parts])
+    return replace(outcome, tractogram=str(subject.tractogram)), image, affine
+
+
+def track_subject(options, subject):
+    """Track one subject, or a part of its seeds, and save its tractogram.
+
+    Parameters
+    ----------
+    options : types.SimpleNamespace
+        Those of the command, checked.
+    subject : Subject
+
+    Returns
+    -------
+    outcome : dipy_rnn.workflows.cohort.Outcome
+
+    Raises
+    ------
+    ValueError, OSError
+        If a file cannot be used, or the tractogram not be written.
+    """
+    from dipy_rnn.model_file import load_model
+    from dipy_rnn.spaces import voxel_sizes
+    from dipy_rnn.tracking import length_limits, track
+
+    start = time.monotonic()
+    model = load_model(options.model_file, device=options.device)
+    features, image, seeding, affine = load_subject(
+        subject.fodf,
+        subject.stopping,
+        subject.seeding,
+        model.metadata.kind,
+        (options.sh_basis, options.sh_frame),
+        n_stopping_axes=4 if _in_one_image(subject, options) else 3,
+    )
+    tissues = None
+    if options.constrained:
+        tissues = load_tissues(subject.stopping, image, affine, subject.gm, subject.csf)
+    if options.act:
+        criterion = tissues.act_criterion()
+    elif options.cmc:
+        criterion = tissues.cmc_criterion(options.step_size, voxel_sizes(affine))
+    else:
+        criterion = make_criterion(image, options.use_binary_mask, options.stopping_thr)
+    batches = options.seeding.place(seeding, affine, subject.seeding, tissues)
+    if not options.select:
+        (seeds,) = batches
+        share = slice(
+            len(seeds) * subject.part // subject.n_parts,
+            len(seeds) * (subject.part + 1) // subject.n_parts,
+        )
+        batches = [seeds[share]]
+
+    count = SimpleNamespace(seeds=0, streamlines=0, steps=0, ends=Counter())
+    min_points, max_points = length_limits(
+        options.minlen, options.maxlen, options.step_size
+    )
+
+    def every():
+        for seeds in batches:
+            done = count.seeds
+            for record in track(
+                seeds,
+                criterion,
+                affine,
+                features=features,
+                model=model,
+                max_len=options.maxlen,
+                step_size=options.step_size,
+                max_angle=options.max_angle,
+                nbr_threads=options.nbr_threads,
+                random_seed=options.random_seed,
+                seed_buffer_fraction=options.seed_buffer_fraction,
+                batch_size=options.batch_size,
+            ):
+                count.seeds = done + record.seed_index + 1
+                yield record
+            count.seeds = done + len(seeds)
+
+    def selected(records):
+        for record in records:
+            count.ends[record.forward_stop, record.backward_stop] += 1
+            if not min_points <= len(record.points_mm) <= max_points:
+                continue
+            if (
+                options.constrained
+                and not options.keep_rejected
+                and not record.has_valid_ends
+            ):
+                continue
+            count.streamlines += 1
+            count.steps += len(record.points_mm) - 1
+            values = {}
+            if options.save_seeds:
+                values["seeds"] = record.seed_mm
+            if options.save_stops:
+                values["forward_stop"] = [record.forward_stop]
+                values["backward_stop"] = [record.backward_stop]
+            yield record.points_mm.astype(np.float32), values
+            if count.streamlines == options.select:
+                return
+
+    with closing(every()) as records:
+        if options.shows_progress and not options.select:
+            records = show_progress(records, len(seeds), "seeds", lambda: count.seeds)
+        lines = selected(records)
+        if options.shows_progress and options.select:
+            lines = show_progress(
+                lines, options.select, "streamlines", lambda: count.streamlines
+            )
+        _write(subject, lines, image, affine, options)
+    if options.save_picture and not subject.is_part:
+        _save_picture(subject.tractogram, count.streamlines, image, affine)
+    return Outcome(
+        str(subject.fodf),
+        str(subject.tractogram),
+        "tracked",
+        seeds=count.seeds,
+        streamlines=count.streamlines,
+        mean_length_mm=count.steps * options.step_size / max(count.streamlines, 1),
+        seconds=time.monotonic() - start,
+        ends=count.ends,
+    )
+
+
+def _in_one_image(subject, options):
+    """Tell whether the stopping image holds all tissues."""
+    return options.constrained and subject.gm is None
+
+
+def _write(subject, lines, image, affine, options):
+    """Write the tractogram of a subject or a part, which is as it was tracked."""
+    from dipy_rnn.tractogram_file import thinned, write_tractogram
+
+    dtype = np.float32
+    if not subject.is_part:
+        lines = thinned(lines, every=options.downsample, tolerance_mm=options.compress)
+        dtype = _dtype(options)
+    write_tractogram(
+        subject.tractogram,
+        lines,
+        affine,
+        image.shape[:3],
+        data_types=_data_types(options),
+        dtype=dtype,
+    )
+
+
+def _data_types(options):
+    types = {"seeds": (3, np.float32)} if options.save_seeds else {}
+    if options.save_stops:
+        types |= {"forward_stop": (1, np.uint8), "backward_stop": (1, np.uint8)}
+    return types
+
+
+def _dtype(options):
+    return np.float16 if options.float16 else np.float32
+
+
+def _save_picture(path, n_streamlines, image, affine):
+    """Draw a tractogram that was written, over the stopping image."""
+    from dipy_rnn.pictures import N_DRAWN, save_picture
+
+    every = -(-max(n_streamlines, 1) // N_DRAWN)
+    lines = [line for line, _ in islice(read_tractogram(path), 0, None, every)]
+    if image.ndim == 4:
+        image = image[..., 2]  # white matter, in both kinds of images of tissues
+    title = f"1 of {every}" if every > 1 else ""
+    save_picture(path.with_suffix(".png"), lines, image, affine, title=title)
+
+
+def show_progress(items, total, unit, done):
+    """Pass items on, and show how much is done.
+
+    Parameters
+    ----------
+    items : iterable
+    total : int
+        Of what is counted.
+    unit : str
+        Its name.
+    done : callable
+        Tells how many are done.
 
     Yields
     ------
-    record : dipy_rnn.tracking.Streamline
+    item : object
     """
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(total=n_seeds, unit=" seeds") as bar:
-            for record in records:
-                yield record
-                bar.update(record.seed_index + 1 - bar.n)
-            bar.update(n_seeds - bar.n)
+        with tqdm(total=total, unit=f" {unit}") as bar:
+            for item in items:
+                yield item
+                bar.update(done() - bar.n)
+            bar.update(done() - bar.n)
         return
     tenth = 0
-    for record in records:
-        yield record
-        if 10 * (record.seed_index + 1) // n_seeds > tenth:
-            tenth = 10 * (record.seed_index + 1) // n_seeds
-            logger.info(f"{record.seed_index + 1} of {n_seeds} seeds")
+    for item in items:
+        yield item
+        if 10 * done() // total > tenth:
+            tenth = 10 * done() // total
+            logger.info(f"{done()} of {total} {unit}")
+
+
+def _report(outcome, options):
+    """Log what became of a subject."""
+    from dipy_rnn.stopping import format_fates, format_tally
+
+    if outcome.status == "failed":
+        logger.error(f"{outcome.fodf}: {outcome.error}")
+        return
+    n_tracked = sum(outcome.ends.values())
+    logger.info(
+        f"{outcome.fodf}: {outcome.seeds} seeds, {outcome.seeds - n_tracked} without a "
+        f"fibre direction, {outcome.streamlines} streamlines of {options.minlen} to "
+        f"{options.maxlen} mm. "
+        + ("What became of all:" if options.constrained else "Why their ends stopped:")
+    )
+    if options.constrained:
+        table = format_fates(outcome.ends)
+    else:
+        stops = Counter()
+        for ends, n in outcome.ends.items():
+            for stop in ends:
+                stops[stop] += n
+        table = format_tally(stops)
+    for row in table.splitlines():
+        logger.info(row)
+    logger.info(f"Saved {outcome.tractogram}")

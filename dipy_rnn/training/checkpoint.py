@@ -1,10 +1,11 @@
 """Checkpoints: what a training has come to, complete or not at all."""
 
-import os
+import io
 from pathlib import Path
-import pickle
 
 import torch
+
+from dipy_rnn.whole_file import whole_file
 
 
 def save_checkpoint(snapshot, path):
@@ -15,7 +16,7 @@ def save_checkpoint(snapshot, path):
     snapshot : dict
         Tensors and plain values.
     path : Path
-        Written under a temporary name and moved into place when complete.
+        It is there when it is complete.
 
     Raises
     ------
@@ -30,17 +31,14 @@ def save_checkpoint(snapshot, path):
     >>> load_checkpoint(path)
     {'update': 1}
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        torch.save(snapshot, temporary)
-        os.replace(temporary, path)
+        with whole_file(path) as partial:
+            torch.save(snapshot, partial)
     except RuntimeError as error:  # torch's word for a disk that is full
         reason = str(error).splitlines()[0]
         raise OSError(
             f"{path} cannot be written ({reason}); is the disk full?"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path):
@@ -61,9 +59,10 @@ def load_checkpoint(path):
     """
     if not Path(path).is_file():
         raise ValueError(f"There is no checkpoint {path}; start without resume.")
+    content = io.BytesIO(Path(path).read_bytes())
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        return torch.load(content, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises a dozen kinds
         reason = (str(error) or "it is empty").splitlines()[0]
         raise ValueError(
             f"{path} is no checkpoint ({reason}); start without resume."

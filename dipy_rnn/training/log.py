@@ -1,9 +1,10 @@
 """What a training leaves to look at: a table, curves, TensorBoard."""
 
 import csv
-import os
 
 import numpy as np
+
+from dipy_rnn.whole_file import whole_file
 
 
 class TrainingLog:
@@ -43,13 +44,13 @@ class TrainingLog:
 
     def __call__(self, history):
         """Write all rows; the last one is new."""
-        table = self._folder / "log.csv"
-        partial = table.with_suffix(".partial")
-        with open(partial, "w", newline="", encoding="utf-8") as file:
+        with (
+            whole_file(self._folder / "log.csv") as partial,
+            open(partial, "w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, fieldnames=history[-1])
             writer.writeheader()
             writer.writerows(history)
-        os.replace(partial, table)
         if self._events:
             row = history[-1]
             for name in row.keys() - {"update"}:
@@ -98,6 +99,5 @@ def draw_curves(history, path):
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend()
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, format="png", dpi=120)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)

@@ -1,12 +1,14 @@
 """Make the models that ship: ``python -m dipy_rnn.training.shipped_models``.
 
 Seeded phantoms, a fixed recipe, a fixed number of updates: the same command gives the
-same models on the same machine. Their cards are beside them, in ``dipy_rnn/models``.
+same models on the same machine. Their cards are beside them, in ``dipy_rnn/models``,
+and their checksums, which loading compares.
 """
 
 import argparse
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+import hashlib
 from multiprocessing import get_context
 from pathlib import Path
 import tempfile
@@ -22,7 +24,7 @@ import torch
 
 from dipy_rnn import sh
 from dipy_rnn.model import untrained
-from dipy_rnn.model_file import save_model
+from dipy_rnn.model_file import CHECKSUMS, save_model
 from dipy_rnn.phantom import random_phantom
 from dipy_rnn.training.fit import best_row, fit
 from dipy_rnn.training.recipe import Recipe, describe
@@ -201,14 +203,37 @@ def make_model(name, path):
     say(f"saved {path}")
 
 
+def write_checksums(folder):
+    """Write the SHA-256 of each model of a folder, as ``sha256sum --check`` reads it.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Examples
+    --------
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "empty.pt").write_bytes(b"")
+    >>> write_checksums(folder)
+    >>> (folder / CHECKSUMS).read_text()[:12], (folder / CHECKSUMS).read_text()[-9:-1]
+    ('e3b0c44298fc', 'empty.pt')
+    """
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+        for path in sorted(folder.glob("*.pt"))
+    ]
+    (folder / CHECKSUMS).write_text("".join(lines), "utf-8", newline="\n")
+
+
 def main():
-    """Make the models named, or all."""
+    """Make the models named, or all, and write the checksums of all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(RECIPES), choices=RECIPES)
     parser.add_argument("--out_dir", default="dipy_rnn/models", type=Path)
     arguments = parser.parse_args()
     for name in arguments.names:
         make_model(name, arguments.out_dir / f"{name}.pt")
+        write_checksums(arguments.out_dir)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,233 @@
+"""What writing costs: ``python benchmarks/streaming.py --data FOLDER``.
+
+FOLDER holds the head (``--head``) as for real_data.py; ``--work`` keeps its fODF, the
+tractograms for as long as they are measured, and streaming.json with all that was
+found so far. The default model tracks ``--seeds`` random seeds where FA is above 0.3,
+as in speed.py, and what comes is
+
+* counted and dropped: the engine alone;
+* kept in memory: what the others are compared with;
+* written to a file, in one format after the other; once with seeds and stop reasons.
+
+Each row is measured in a process of its own, one after the other, ``--repeats`` times
+over. Seconds are from the first call to the last streamline, or until the file is
+complete and on the disk; CPU seconds are of all threads together, and depend less on
+what else the machine does. Memory is of the whole process with fODF and FA: the most
+that was resident (Linux: VmHWM), and without pages of files (RssAnon, looked at ten
+times a second). Medians over the repeats; the ratio of streamlines/s is taken within
+each.
+"""
+
+import argparse
+import json
+from pathlib import Path
+import subprocess
+import sys
+from threading import Event, Thread
+import time
+
+from dipy.io.image import load_nifti
+from dipy.io.peaks import load_pam
+from dipy.tracking.utils import random_seeds_from_mask
+import numpy as np
+from real_data import SEED_THR, STOPPING_THR, prepare
+from speed import MAX_LEN, MIN_LEN, STEP_MM, machine, number, print_markdown
+
+from dipy_rnn import load_model, pam_features, stopping
+from dipy_rnn.tracking import length_limits, track
+from dipy_rnn.tractogram_file import thinned, write_tractogram
+
+MAX_ANGLE_DEG = 45.0
+DATA_TYPES = {
+    "seeds": (3, np.float32),
+    "forward_stop": (1, np.uint8),
+    "backward_stop": (1, np.uint8),
+}
+# What is done with the streamlines: a suffix, and what write_tractogram is told.
+FORMATS = {
+    "trx": (".trx", {}),
+    "trx16": (".trx", {"dtype": np.float16}),
+    "trx_values": (".trx", {"data_types": DATA_TYPES}),
+    "trx_every_2": (".trx", {}),
+    "trx_tolerance": (".trx", {}),
+    "trk": (".trk", {}),
+    "tck": (".tck", {}),
+}
+THINNING = {"trx_every_2": {"every": 2}, "trx_tolerance": {"tolerance_mm": 0.1}}
+LABELS = {
+    "alone": "engine alone",
+    "memory": "kept in memory",
+    "trx": ".trx, float32",
+    "trx16": ".trx, float16",
+    "trx_values": ".trx, float32, with seeds and stop reasons",
+    "trx_every_2": ".trx, float32, every second point",
+    "trx_tolerance": ".trx, float32, compressed to 0.1 mm",
+    "trk": ".trk",
+    "tck": ".tck",
+}
+
+
+def status_mb(name):
+    """Return a figure of this process's memory."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) / 1024
+    raise KeyError(name)
+
+
+class Watch:
+    """The most anonymous memory within a block."""
+
+    def __enter__(self):
+        self.most_mb, self._end = 0.0, Event()
+        self._thread = Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def _look(self):
+        while not self._end.wait(0.1):
+            self.most_mb = max(self.most_mb, status_mb("RssAnon"))
+
+    def __exit__(self, *_):
+        self._end.set()
+        self._thread.join()
+        self.most_mb = max(self.most_mb, status_mb("RssAnon"))
+
+
+def measure(key, arguments):
+    """Measure a row in this process."""
+    work = arguments.work / arguments.head
+    fa, affine = load_nifti(arguments.data / arguments.head / "fa.nii.gz")
+    features = pam_features(load_pam(work / "peaks.pam5"))
+    seeds = random_seeds_from_mask(
+        fa > SEED_THR,
+        affine,
+        seeds_count=arguments.seeds,
+        seed_count_per_voxel=False,
+        random_seed=1,
+    )
+    min_points, max_points = length_limits(MIN_LEN, MAX_LEN, STEP_MM)
+    model = load_model("default")
+
+    def streamlines(seeds):
+        for line in track(
+            seeds,
+            stopping.ThresholdStoppingCriterion(fa, STOPPING_THR),
+            affine,
+            features=features,
+            model=model,
+            max_len=MAX_LEN,
+            step_size=STEP_MM,
+            max_angle=MAX_ANGLE_DEG,
+            nbr_threads=arguments.threads,
+        ):
+            if min_points <= len(line.points_mm) <= max_points:
+                yield (
+                    line.points_mm,
+                    {
+                        "seeds": line.seed_mm,
+                        "forward_stop": (line.forward_stop,),
+                        "backward_stop": (line.backward_stop,),
+                    },
+                )
+
+    sum(1 for _ in streamlines(seeds[:100]))
+    row = {"key": key, "start_mb": status_mb("VmRSS")}
+    path = None
+    with Watch() as watch:
+        began, began_cpu = time.perf_counter(), time.process_time()
+        if key == "alone":
+            n_streamlines = sum(1 for _ in streamlines(seeds))
+        elif key == "memory":
+            kept = [points_mm for points_mm, _ in streamlines(seeds)]
+            n_streamlines = len(kept)
+        else:
+            suffix, options = FORMATS[key]
+            path = work / f"streaming{suffix}"
+            lines = thinned(streamlines(seeds), **THINNING.get(key, {}))
+            n_streamlines = write_tractogram(path, lines, affine, fa.shape, **options)
+        row["seconds"] = time.perf_counter() - began
+        row["cpu_seconds"] = time.process_time() - began_cpu
+    row |= {"streamlines": n_streamlines, "anonymous_mb": watch.most_mb}
+    row["peak_mb"] = status_mb("VmHWM")
+    if path:
+        row["file_mb"] = path.stat().st_size / 2**20
+        path.unlink()
+    return row
+
+
+def print_rows(rows):
+    """Print medians."""
+
+    def of(key, name):
+        return [row[name] for row in rows if row["key"] == key and name in row]
+
+    def median(key, name):
+        values = of(key, name)
+        return number(np.median(values)) if values else ""
+
+    def rates(key):
+        return np.divide(of(key, "streamlines"), of(key, "seconds"))
+
+    def ratio(key):
+        ratios = [a / b for a, b in zip(rates(key), rates("memory"))]
+        return number(np.median(ratios)) if ratios else ""
+
+    names = ("start_mb", "peak_mb", "anonymous_mb", "file_mb")
+    print_markdown(
+        ("", "streamlines", "seconds", "streamlines/s", "ratio", "CPU seconds")
+        + ("memory before, MB", "peak, MB", "without files, MB", "file, MB"),
+        [
+            (
+                LABELS[key],
+                of(key, "streamlines")[0],
+                median(key, "seconds"),
+                number(np.median(rates(key))),
+                ratio(key),
+                median(key, "cpu_seconds"),
+                *(median(key, name) for name in names),
+            )
+            for key in dict.fromkeys(row["key"] for row in rows)
+        ],
+    )
+
+
+def main():
+    """Measure row after row, or one of them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--head", default="siemens2mm", help="a folder in it")
+    parser.add_argument("--work", type=Path, default=Path("real_data"))
+    parser.add_argument("--seeds", type=int, default=1_000_000)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=LABELS, default=list(LABELS))
+    parser.add_argument("--row", choices=LABELS, help="this one, here and now")
+    arguments = parser.parse_args()
+    if arguments.row:
+        print(json.dumps(measure(arguments.row, arguments)))
+        return
+    title = machine()
+    print(f"{title}; {arguments.head}, {arguments.seeds} seeds")
+    prepare(arguments.data / arguments.head, arguments.work / arguments.head)
+    rows = []
+    for _ in range(arguments.repeats):
+        for key in arguments.only:
+            found = subprocess.run(
+                [sys.executable, __file__, *sys.argv[1:], "--row", key],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            ).stdout
+            rows.append(json.loads(found.splitlines()[-1]))
+            print(rows[-1], file=sys.stderr)
+            found = {"machine": title, "seeds": arguments.seeds, "rows": rows}
+            path = arguments.work / arguments.head / "streaming.json"
+            path.write_text(json.dumps(found, indent=1))
+    print_rows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Files that are complete under their name, or not there at all."""
+
+from contextlib import contextmanager
+import errno
+import os
+from pathlib import Path
+import re
+import shutil
+import socket
+import tempfile
+
+# There is no more room; such errors often do not say where.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+@contextmanager
+def whole_file(path):
+    """Write a file elsewhere, and move it into place when it is complete.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of the file; one that is there stays until the new one takes its place.
+
+    Yields
+    ------
+    partial : Path
+        To be written, under the same name in a hidden folder beside `path`, where
+        there is room for other files as long as this one is written.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; it names `path`.
+
+    Notes
+    -----
+    The file is on the disk (:func:`os.fsync`) before it is moved. Whatever ends the
+    block, Ctrl-C too, nothing else is left. Only a process that is killed cannot clean
+    up: the next one that writes `path` on the same host does so, and knows by the
+    process number in the folder's name whether that process still lives. On Windows,
+    where this cannot be asked safely, the folder stays.
+
+    Examples
+    --------
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with whole_file(path) as partial:
+    ...     _ = partial.write_text("all of it")
+    ...     path.exists()
+    False
+    >>> path.read_text()
+    'all of it'
+    """
+    path = Path(path)
+    try:
+        _sweep(path)
+        prefix = f"{_prefix(path)}{os.getpid()}."
+        folder = Path(tempfile.mkdtemp(".partial", prefix, path.parent))
+    except OSError as error:
+        raise _naming(path, error) from None
+    try:
+        partial = folder / path.name
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        if str(folder) in str(error.filename) or (
+            error.filename is None and error.errno in _NO_ROOM
+        ):
+            raise _naming(path, error) from None
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _naming(path, error):
+    return OSError(error.errno, error.strerror, str(path))
+
+
+def _prefix(path):
+    """Return how the names of the folders begin that this host makes for a file."""
+    return f".{path.name}.{socket.gethostname()}."
+
+
+def _sweep(path):
+    """Remove what processes of this host left that were killed."""
+    pattern = re.compile(re.escape(_prefix(path)) + r"(\d+)\.\w+\.partial")
+    for name in os.listdir(path.parent):
+        leftover = pattern.fullmatch(name)
+        if leftover and not _lives(int(leftover[1])):
+            shutil.rmtree(path.parent / name, ignore_errors=True)
+
+
+def _lives(process):
+    if os.name != "posix":
+        return True  # os.kill would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # somebody else's; no number of a process
+        pass
+    return True

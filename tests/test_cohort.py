@@ -1,0 +1,323 @@
+"""Many subjects: engines, what dies, what is interrupted, what is there already."""
+
+import csv
+from functools import partial
+from pathlib import Path
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from jobs import double
+import numpy as np
+import pytest
+from test_commands import Subject, command, load, refusal
+
+from dipy_rnn.workflows.cohort import Outcome, joined, work_on, write_summary
+
+PROGRAM = Path(sys.executable).parent / "dipy_track_rnn"
+STEP = ("--step_size", "1")
+
+
+@pytest.fixture(autouse=True)
+def keep_arguments(monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+
+
+class Cohort:
+    """Subjects with different seeds, and the second of them with a broken image."""
+
+    def __init__(self, folder, n=3, broken=None):
+        self.folder = folder
+        for i in range(1, n + 1):
+            path = folder / f"sub-{i}"
+            path.mkdir(parents=True)
+            subject = Subject(path)
+            if i == broken:
+                subject.stopping.write_text("FA")
+        self.inputs = [
+            folder / "sub-*" / path.name
+            for path in (subject.pam, subject.stopping, subject.seeding)
+        ]
+        self.summary = folder / "summary.csv"
+
+    def arguments(self, *options, out_dir):
+        return [
+            *self.inputs,
+            *("--out_strat", "append", "--out_dir", out_dir),
+            *("--summary_file", self.summary),
+            *STEP,
+            *options,
+        ]
+
+    def saved(self, out_dir):
+        return {
+            path.parent.parent.name: path.read_bytes()
+            for path in sorted(self.folder.glob(f"sub-*/{out_dir}/*.trx"))
+        }
+
+    def rows(self):
+        with open(self.summary, newline="") as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("engine", ["serial", "joblib"])
+def test_what_a_job_raises_is_its_outcome_and_stops_no_other(engine):
+    outcomes = dict(work_on([1, "wrong", 3], double, engine=engine, num_processes=2))
+    assert outcomes[1], outcomes[3] == (2, 6)
+    assert isinstance(outcomes["wrong"], ValueError)
+    assert str(outcomes["wrong"]) == "it is wrong"
+
+
+def test_a_process_that_dies_fails_its_own_job_alone():
+    jobs = [1, 2, "deadly", 4, 5]
+    outcomes = dict(work_on(jobs, double, engine="joblib", num_processes=2))
+    assert [outcomes[job] for job in (1, 2, 4, 5)] == [2, 4, 8, 10]
+    assert isinstance(outcomes["deadly"], RuntimeError)
+    assert "its process died" in str(outcomes["deadly"])
+
+
+def test_outcomes_of_parts_are_joined():
+    parts = [
+        Outcome("a", "b", "tracked", seeds=4, streamlines=n, mean_length_mm=mm)
+        for n, mm in ((0, 0.0), (1, 10.0), (3, 2.0))
+    ]
+    whole = joined(parts)
+    assert (whole.seeds, whole.streamlines, whole.mean_length_mm) == (12, 4, 4.0)
+
+
+def test_the_table_has_a_row_for_each_subject(tmp_path):
+    path = tmp_path / "summary.csv"
+    write_summary(path, [Outcome("a, b", "c", "failed", error='"no"')])
+    with open(path, newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["fodf"], row["status"], row["error"]) == ("a, b", "failed", '"no"')
+
+
+def test_a_subject_that_fails_is_told_and_the_others_are_tracked(tmp_path, capsys):
+    cohort = Cohort(tmp_path, broken=2)
+    line = refusal(*cohort.arguments(out_dir="tracked"))
+    assert "1 of 3 subjects failed" in line and "sub-2" in line
+    assert cohort.saved("tracked").keys() == {"sub-1", "sub-3"}
+    assert [row["status"] for row in cohort.rows()] == ["tracked", "failed", "tracked"]
+    assert "fa.nii.gz is no readable NIfTI image" in cohort.rows()[1]["error"]
+    assert int(cohort.rows()[0]["streamlines"]) > 0
+    # The next run does what is missing, and that alone.
+    shutil.copy(tmp_path / "sub-1" / "fa.nii.gz", tmp_path / "sub-2" / "fa.nii.gz")
+    before = (tmp_path / "sub-1" / "tracked" / "out_tractogram.trx").stat().st_mtime_ns
+    command(*cohort.arguments("--skip_existing", out_dir="tracked"))
+    after = (tmp_path / "sub-1" / "tracked" / "out_tractogram.trx").stat().st_mtime_ns
+    assert before == after
+    assert cohort.saved("tracked").keys() == {"sub-1", "sub-2", "sub-3"}
+    assert [row["status"] for row in cohort.rows()] == ["skipped", "tracked", "skipped"]
+
+
+@pytest.mark.parametrize("engine", ["joblib", "ray"])
+def test_engines_give_the_streamlines_of_one_after_the_other(tmp_path, engine):
+    pytest.importorskip(engine)
+    cohort = Cohort(tmp_path)
+    command(*cohort.arguments(out_dir="serial"))
+    command(*cohort.arguments("--engine", engine, "--num_processes", 2, out_dir=engine))
+    assert len(cohort.saved("serial")) == 3
+    assert cohort.saved("serial") == cohort.saved(engine)
+
+
+def until(found, what):
+    """Wait for something, some minutes at most: the machine may be busy."""
+    for _ in range(3000):
+        if found():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"waited in vain: {what}")
+
+
+@pytest.fixture
+def scheduler(tmp_path):
+    """Start a scheduler of dask and two workers, each a process of its own."""
+    pytest.importorskip("distributed")
+    dask = [sys.executable, "-m", "dask"]
+    log = tmp_path / "scheduler.log"
+    with log.open("w") as file:
+        processes = [
+            subprocess.Popen(
+                [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0"]
+                + ["--no-dashboard"],
+                stderr=file,
+            )
+        ]
+        address = partial(_address_in, log)
+        until(address, "a scheduler")
+        for _ in range(2):
+            processes.append(
+                subprocess.Popen(
+                    [*dask, "worker", address(), "--nthreads", "1", "--no-dashboard"]
+                    + ["--local-directory", tmp_path / "dask"],
+                    stderr=file,
+                )
+            )
+        until(lambda: log.read_text().count("Registered to:") >= 2, "two workers")
+        yield address()
+        for process in processes[::-1]:
+            process.terminate()
+        for process in processes:
+            process.wait(timeout=60)
+
+
+def _address_in(log):
+    for line in log.read_text().splitlines():
+        if "Scheduler at:" in line:
+            return line.split()[-1]
+    return None
+
+
+def test_workers_of_dask_give_the_same_streamlines_and_one_poisoned_is_told(
+    tmp_path, scheduler
+):
+    cohort = Cohort(tmp_path / "all", n=8, broken=5)
+    refusal(*cohort.arguments(out_dir="serial"))
+    line = refusal(*cohort.arguments("--scheduler", scheduler, out_dir="dask"))
+    assert "1 of 8 subjects failed" in line and "sub-5" in line
+    assert len(cohort.saved("dask")) == 7
+    assert cohort.saved("serial") == cohort.saved("dask")
+    statuses = [row["status"] for row in cohort.rows()]
+    assert statuses == ["tracked"] * 4 + ["failed"] + ["tracked"] * 3
+
+
+def test_no_scheduler_is_one_line(tmp_path):
+    pytest.importorskip("distributed")
+    subject = Subject(tmp_path)
+    line = refusal(
+        *subject.inputs,
+        *("--scheduler", "nonsense://there"),
+        *("--out_dir", tmp_path / "out"),
+    )
+    assert "scheduler is nonsense://there" in line
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--save_seeds", "--save_stops"),
+        ("--downsample", 3, "--float16"),
+        ("--compress", 0.2),
+    ],
+)
+def test_parts_make_the_same_file(tmp_path, options):
+    subject = Subject(tmp_path)
+    out = ("--out_dir", tmp_path / "out", *STEP, *options)
+    command(*subject.inputs, *out, "--out_tractogram", "whole.trx")
+    parts = ("--nbr_parts", 3, "--engine", "joblib", "--num_processes", 2)
+    command(*subject.inputs, *out, "--out_tractogram", "parts.trx", *parts)
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["parts.trx", "whole.trx"]
+    whole, parts = ((tmp_path / "out" / name).read_bytes() for name in names[::-1])
+    assert whole == parts
+
+
+@pytest.fixture
+def started():
+    """Return a function that starts the command; what goes on at the end is ended."""
+    processes = []
+
+    def start(arguments, **options):
+        process = subprocess.Popen(
+            [PROGRAM, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def children(process):
+    pattern = ["pgrep", "-P", str(process.pid)]
+    return subprocess.run(pattern, capture_output=True, text=True).stdout.split()
+
+
+def lives(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def writing(folder):
+    """Tell whether a tractogram is being written."""
+    return [path for path in folder.rglob("*.partial") if any(path.iterdir())]
+
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists() or shutil.which("pgrep") is None,
+    reason="processes are found in /proc",
+)
+
+
+@needs_proc
+@pytest.mark.parametrize("engine", ["serial", "joblib"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_leaves_nothing_by_halves(tmp_path, started, number, engine):
+    cohort = Cohort(tmp_path)
+    arguments = cohort.arguments(
+        *("--seed_count", 20_000, "--step_size", 0.2),
+        *("--engine", engine, "--num_processes", 2, "--nbr_threads", 1),
+        out_dir="out",
+    )
+    process = started(arguments)
+    until(lambda: writing(tmp_path) or process.poll() is not None, "a streamline")
+    workers = children(process)
+    assert bool(workers) == (engine == "joblib")
+    process.send_signal(number)
+    _, error = process.communicate(timeout=300)
+    until(lambda: not any(map(lives, workers)), "the end of the workers")
+    assert not cohort.saved("out")
+    if number != signal.SIGKILL:
+        assert process.returncode != 0
+        word = "interrupted" if number == signal.SIGINT else "terminated"
+        assert f"dipy_track_rnn: {word}" in error.splitlines()
+        assert "Traceback" not in error
+        if engine == "serial":
+            assert not writing(tmp_path)
+    # The next run works, and removes what a killed process could not.
+    command(*cohort.arguments("--seed_count", 5, out_dir="out"))
+    assert len(cohort.saved("out")) == 3
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, started):
+    subject = Subject(tmp_path)
+    out = tmp_path / "out"
+    process = started(
+        [*subject.inputs, "--out_dir", out, *STEP],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)),
+    )
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert error.startswith("dipy_track_rnn: error: ")
+    assert "File too large" in error and "out_tractogram.trx" in error
+    assert len(error.splitlines()) == 1
+    assert not list(out.iterdir())
+
+
+def test_the_streamlines_of_a_file_written_on_the_way_are_those_that_were_tracked(
+    tmp_path,
+):
+    subject = Subject(tmp_path)
+    lines = {
+        suffix: subject.run("--step_size", 1.0, out=f"lines.{suffix}")
+        for suffix in ("trx", "trk", "tck")
+    }
+    for suffix in ("trk", "tck"):
+        assert len(lines[suffix]) == len(lines["trx"]) == subject.n_seeds
+        for one, other in zip(lines["trx"], lines[suffix]):
+            np.testing.assert_allclose(one, other, atol=1e-4)
+    assert load(tmp_path / "out" / "lines.trk", subject.stopping)

@@ -1,0 +1,259 @@
+"""Flipped and swapped axes of the gradients: the 24 cases, and which one is right."""
+
+import re
+
+from dipy.core.gradients import gradient_table
+from dipy.core.sphere import Sphere
+from dipy.data import get_sphere
+from dipy.reconst.csdeconv import AxSymShResponse, ConstrainedSphericalDeconvModel
+from dipy.tracking.utils import random_seeds_from_mask
+import numpy as np
+import numpy.testing as npt
+import pytest
+from worlds import OBLIQUE_ROTATION, affine_of, everywhere, signed_permutations
+
+from dipy_rnn.gradients import (
+    AXIS_CASES,
+    GIVEN,
+    GradientCheck,
+    check_gradients,
+    reoriented,
+)
+from dipy_rnn.phantom import Bundle, Phantom, random_phantom
+from dipy_rnn.sh import FeatureVolume, fodf_features, raw_features
+from dipy_rnn.stopping import BinaryStoppingCriterion
+
+ONE_THREAD = {"step_size": 1.0, "nbr_threads": 1}
+
+
+def check_phantom(phantom, case=GIVEN, n_seeds=200):
+    """Check the gradients of a phantom whose axes were mixed up as in a case."""
+    mask = phantom.mask()
+    seeds = random_seeds_from_mask(
+        mask,
+        phantom.affine,
+        seeds_count=n_seeds,
+        seed_count_per_voxel=False,
+        random_seed=1,
+    )
+    features = reoriented(fodf_features(phantom.fodf(noise=0.1)), case)
+    criterion = BinaryStoppingCriterion(mask)
+    return check_gradients(features, criterion, seeds, phantom.affine, **ONE_THREAD)
+
+
+def undoing(case):
+    """Return the name of the case that takes another one back."""
+    (name,) = (
+        name
+        for name, matrix in AXIS_CASES.items()
+        if abs(np.trace(matrix @ AXIS_CASES[case])) == 3
+    )
+    return name
+
+
+def lengths(longest=GIVEN, by=1.0, n=100):
+    """Return lengths of 10 mm for all cases, but for one."""
+    return {
+        case: np.full(n, 10.0 * (by if case == longest else 1)) for case in AXIS_CASES
+    }
+
+
+def test_there_are_24_cases_and_no_two_differ_by_a_sign_alone():
+    assert len(AXIS_CASES) == 24
+    npt.assert_array_equal(AXIS_CASES[GIVEN], np.eye(3))
+    for matrix in signed_permutations():
+        same = [np.array_equal(each, matrix) for each in AXIS_CASES.values()]
+        opposite = [np.array_equal(each, -matrix) for each in AXIS_CASES.values()]
+        assert sum(same) + sum(opposite) == 1
+
+
+@pytest.mark.parametrize(
+    ("case", "rows"),
+    [("x -y z", (1, -2, 3)), ("y x z", (2, 1, 3)), ("-y z x", (-2, 3, 1))],
+)
+def test_the_name_of_a_case_says_what_becomes_of_the_rows(case, rows):
+    assert tuple(AXIS_CASES[case] @ [1, 2, 3]) == rows
+
+
+@pytest.mark.parametrize("order", [4, 8])
+def test_the_fodf_is_turned_as_the_gradients_are(order, harmonics):
+    rng = np.random.default_rng(1)
+    directions = rng.normal(size=(20, 3))
+    n = (order + 1) * (order + 2) // 2
+    features = FeatureVolume(np.float32(rng.normal(size=(2, 3, 1, n))), "sh", "mine")
+    values = features.data @ harmonics(directions, order).T
+    for case, matrix in AXIS_CASES.items():
+        turned = reoriented(features, case)
+        at_turned = turned.data @ harmonics(directions @ matrix.T, order).T
+        npt.assert_allclose(at_turned, values, atol=1e-5, err_msg=case)
+        assert (turned.data.dtype, turned.name) == (np.float32, "mine")
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # DIPY's own basis
+@pytest.mark.parametrize("case", ["-x y z", "x y -z", "y x z", "z -x y"])
+def test_a_fit_with_turned_gradients_gives_the_turned_fodf(case, random_frames):
+    """DIPY's CSD, but for what it takes from other axes than those of the gradients.
+
+    The sphere of its constraint is turned as well, and the response is not sampled at
+    the gradients.
+    """
+    sphere = get_sphere(name="symmetric362")
+    bvecs = np.vstack([np.zeros(3), random_frames(30, seed=4)[:, 0]])
+    bvals = np.r_[0, np.full(30, 1500.0)]
+    phantom = random_phantom(2, shape=(8, 8, 8), voxel_size_mm=6.0)
+    signal = phantom.dwi(gradient_table(bvals, bvecs=bvecs), snr=30)
+    signal = signal[phantom.mask()][:20, None, None]
+
+    def fit(matrix):
+        model = ConstrainedSphericalDeconvModel(
+            gradient_table(bvals, bvecs=bvecs @ matrix.T),
+            AxSymShResponse(100.0, np.array([150.0, -60.0, 15.0])),
+            reg_sphere=Sphere(xyz=sphere.vertices @ matrix.T),
+            sh_order_max=4,
+        )
+        return fodf_features(model.fit(signal).shm_coeff)
+
+    given = fit(np.eye(3))
+    again = fit(AXIS_CASES[case])
+    assert np.abs(again.data - given.data).max() > 0.1
+    npt.assert_allclose(again.data, reoriented(given, case).data, atol=1e-5)
+
+
+def test_what_cannot_be_turned_is_refused():
+    features = raw_features(np.ones((2, 2, 2, 15)), name="wm.nii.gz")
+    with pytest.raises(ValueError, match=r"wm\.nii\.gz is of kind 'raw'; spherical"):
+        reoriented(features, GIVEN)
+    features = FeatureVolume(np.ones((2, 2, 2, 15), np.float32), "sh")
+    with pytest.raises(ValueError, match=r"case is 'x y'; one of x y z, -x y z"):
+        reoriented(features, "x y")
+
+
+def test_the_longest_case_is_found_and_all_are_held_against_it():
+    of_cases = lengths()
+    of_cases["x -y z"] = np.array([20.0, 40.0] * 50)
+    check = GradientCheck.from_lengths(of_cases)
+    assert check.candidates == ("x -y z",)
+    assert [row.case for row in check.rows[:2]] == ["x -y z", GIVEN]
+    given = check.rows[1]
+    assert (given.mean_length_mm, given.ratio, given.shortfall_mm) == (10, 1, 20)
+    # Differences of 10 and 30 mm: a standard deviation of 10, over 100 seeds.
+    assert given.standard_error_mm == pytest.approx(10 / np.sqrt(99))
+    assert (check.rows[0].ratio, check.rows[0].shortfall_mm) == (3, 0)
+    assert check.table().splitlines()[:2] == [
+        "  30.0 mm  3.00  x -y z",
+        "  10.0 mm  1.00  x y z",
+    ]
+
+
+def test_a_tenth_and_four_standard_errors_are_needed():
+    assert len(GradientCheck.from_lengths(lengths(by=1.09)).candidates) == 24
+    assert GradientCheck.from_lengths(lengths(by=1.11)).candidates == (GIVEN,)
+    # One seed of n is longer by 10 n mm: on average 10 mm, a standard error of 10 mm.
+    of_cases = lengths()
+    of_cases[GIVEN][0] += 1000
+    assert len(GradientCheck.from_lengths(of_cases).candidates) == 24
+    # Half of the seeds are longer by 20 mm: 10 mm, and 1.005 mm.
+    of_cases[GIVEN] = np.array([10.0, 30.0] * 50)
+    assert GradientCheck.from_lengths(of_cases).candidates == (GIVEN,)
+
+
+def test_seeds_are_compared_one_by_one():
+    """Long and short streamlines vary by much, but all are longer by a fifth."""
+    of_seeds = np.geomspace(1, 200, 40)
+    of_cases = dict.fromkeys(AXIS_CASES, of_seeds) | {"z x y": 1.2 * of_seeds}
+    assert GradientCheck.from_lengths(of_cases).candidates == ("z x y",)
+
+
+def test_no_streamline_at_all_is_no_answer():
+    check = GradientCheck.from_lengths(dict.fromkeys(AXIS_CASES, np.zeros(50)))
+    assert len(check.candidates) == 24 and check.rows[0].ratio == np.inf
+    assert check.verdict.startswith("No clear answer")
+
+
+VERDICTS = {
+    GIVEN: "The gradients look right: streamlines are 2.0 times as long as with axes "
+    "flipped or swapped",
+    "x -y z": "y looks flipped: streamlines are 2.0 times as long with y negated; "
+    "negate row 2 of the bvec file and fit again",
+    "z y x": "x and z look swapped: streamlines are 2.0 times as long with these "
+    "swapped; swap rows 1 and 3 of the bvec file and fit again",
+    "y x -z": "The axes look mixed up: streamlines are 2.0 times as long with "
+    "(y x -z); make row 2, row 1, minus row 3 the rows of the bvec file and fit again",
+}
+
+
+@pytest.mark.parametrize("case", VERDICTS)
+def test_the_verdict_is_one_line_that_says_what_to_do(case):
+    check = GradientCheck.from_lengths(lengths(longest=case, by=2.0))
+    assert check.verdict == VERDICTS[case]
+
+
+def test_the_rows_that_a_verdict_tells_are_those_of_the_case():
+    mixed_up = 0
+    for case, matrix in AXIS_CASES.items():
+        verdict = GradientCheck.from_lengths(lengths(longest=case, by=2.0)).verdict
+        if "mixed up" in verdict:
+            mixed_up += 1
+            told = re.findall(r"(minus )?row (\d)", verdict)
+            rows = [(-1 if minus else 1) * int(row) for minus, row in told]
+            assert rows == list(matrix @ [1, 2, 3]), case
+    assert mixed_up == 24 - 4 - 3
+
+
+@pytest.mark.parametrize(
+    ("case", "handedness"), [(GIVEN, 1), ("-x y z", -1), ("x z y", 1), ("z -x y", -1)]
+)
+def test_the_right_case_is_named_on_any_grid(case, handedness):
+    phantom = random_phantom(3, shape=(20, 20, 20))
+    rotation = OBLIQUE_ROTATION * handedness
+    affine = affine_of((2.0, 2.0, 2.5), rotation)
+    affine[:3, 3] = -affine[:3, :3] @ ((20 - 1) / 2 * np.array([1, 1, 0.8]))
+    phantom = phantom.on_grid(affine, (20, 20, 16))
+    assert check_phantom(phantom, case).candidates == (undoing(case),)
+
+
+def test_a_straight_bundle_cannot_tell_what_leaves_its_direction_alone():
+    along_mm = np.linspace(-20, 20, 80)[:, None] * np.array([1.0, 0, 0])
+    affine = affine_of((2.0, 2, 2), offset_mm=(-24.0, -12.0, -12.0))
+    phantom = Phantom([Bundle(along_mm, 6.0)], affine, (25, 13, 13))
+    keep_x = {case for case in AXIS_CASES if case.split()[0] in ("x", "-x")}
+    check = check_phantom(phantom, n_seeds=100)
+    assert set(check.candidates) == keep_x and len(keep_x) == 8
+    named, rest = check.verdict.removeprefix("No clear answer: with ").split(" and 3 ")
+    assert set(named.strip("()").split("), (")) < keep_x - {GIVEN}
+    assert (
+        rest == "more streamlines are about as long as with the gradients as they are"
+    )
+    # With x and y swapped it is clear that something is wrong, but not what.
+    check = check_phantom(phantom, "y x z", n_seeds=100)
+    assert {case.split()[0].strip("-") for case in check.candidates} == {"y"}
+    assert len(check.candidates) == 8
+    assert check.verdict.startswith("The gradients look wrong, but it is not clear how")
+
+
+def test_a_seed_without_a_streamline_counts_as_zero():
+    phantom = random_phantom(3, shape=(10, 10, 10), voxel_size_mm=4.0)
+    features = fodf_features(phantom.fodf())
+    inside = np.argwhere(phantom.mask())[:30] * 4.0 + phantom.affine[:3, 3]
+    far = np.full((30, 3), 1e4)
+    criterion = everywhere(phantom.shape)
+
+    def check(seeds):
+        return check_gradients(
+            features, criterion, seeds, phantom.affine, **ONE_THREAD
+        ).rows[0]
+
+    alone, diluted = check(inside), check(np.vstack([far, inside]))
+    assert alone.case == diluted.case and alone.mean_length_mm > 5
+    assert diluted.mean_length_mm == pytest.approx(alone.mean_length_mm / 2)
+
+
+def test_too_few_seeds_are_refused():
+    phantom = random_phantom(3, shape=(8, 8, 8), voxel_size_mm=6.0)
+    with pytest.raises(ValueError, match=r"seeds has 29 rows; 30 or more are needed"):
+        check_gradients(
+            fodf_features(phantom.fodf()),
+            everywhere(phantom.shape),
+            np.zeros((29, 3)),
+            phantom.affine,
+        )

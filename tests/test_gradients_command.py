@@ -1,0 +1,177 @@
+"""dipy_check_gradients_rnn on real files."""
+
+import csv
+from inspect import signature
+import logging
+import sys
+
+from dipy.io.image import save_nifti
+from dipy.reconst.shm import convert_sh_descoteaux_tournier
+import numpy as np
+import pytest
+from test_commands import write_pam
+from worlds import OBLIQUE_ROTATION, affine_of
+
+from dipy_rnn import interpolate, spaces
+from dipy_rnn.gradients import AXIS_CASES
+from dipy_rnn.phantom import random_phantom
+from dipy_rnn.workflows import cli, gradients
+
+QUICK = ("--step_size", 1.0, "--nbr_threads", 1, "--seed_count", 200)
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch):
+    """Leave logging and arguments as they were."""
+    dipy, root = logging.getLogger("dipy"), logging.getLogger()
+    before = dipy.level, root.level, root.handlers[:]
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    yield
+    dipy.setLevel(before[0])
+    root.setLevel(before[1])
+    for handler in set(root.handlers) - set(before[2]):
+        handler.close()
+    root.handlers[:] = before[2]
+
+
+def command(*arguments):
+    sys.argv = ["dipy_check_gradients_rnn", *map(str, arguments)]
+    cli.check_gradients()
+
+
+def refusal(*arguments):
+    """Return the one line with which the command refuses."""
+    with pytest.raises(SystemExit) as caught:
+        command(*arguments)
+    line = caught.value.code
+    assert isinstance(line, str)
+    assert line.startswith("dipy_check_gradients_rnn: error: ")
+    assert "\n" not in line and "please report" not in line
+    return line
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def mirrored_y(fodf):
+    """Negate the coefficients of DIPY's default basis that are odd in y."""
+    order = interpolate.sh_order(fodf.shape[3])
+    is_odd = [m > 0 for n in range(0, order + 1, 2) for m in range(-n, n + 1)]
+    return fodf * np.where(is_odd, -1, 1)
+
+
+def write_subject(folder, affine=None, change=None):
+    """Write the three files of a phantom and return their paths, and the phantom."""
+    folder.mkdir(exist_ok=True)
+    phantom = random_phantom(3, shape=(20, 20, 20))
+    if affine is not None:
+        phantom = phantom.on_grid(affine, phantom.shape)
+    fodf = phantom.fodf(noise=0.1)
+    mask = phantom.mask()
+    paths = [folder / name for name in ("peaks.pam5", "fa.nii.gz", "seeds.nii.gz")]
+    write_pam(paths[0], fodf if change is None else change(fodf), phantom.affine)
+    save_nifti(paths[1], mask.astype(np.float32), phantom.affine)
+    save_nifti(paths[2], mask.astype(np.uint8), phantom.affine)
+    return paths, phantom, fodf
+
+
+def test_right_gradients_are_told_and_the_table_is_saved(tmp_path, capsys):
+    paths, *_ = write_subject(tmp_path)
+    command(*paths, *QUICK, "--out_dir", tmp_path / "out")
+    rows = rows_of(tmp_path / "out" / "gradients.csv")
+    assert {row["case"] for row in rows} == set(AXIS_CASES)
+    assert [row["case"] for row in rows if row["is_candidate"] == "True"] == ["x y z"]
+    means_mm = [float(row["mean_length_mm"]) for row in rows]
+    assert means_mm == sorted(means_mm, reverse=True)
+    assert rows[0]["shortfall_mm"] == "0.0" and float(rows[0]["ratio"]) == 1
+    text = capsys.readouterr().out
+    assert text.index("1.00  x y z") < text.index("The gradients look right: ")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["gradients.csv"]
+
+
+def test_a_flipped_axis_is_told_and_is_no_error(tmp_path, capsys):
+    paths, *_ = write_subject(tmp_path, change=mirrored_y)
+    command(*paths, *QUICK, "--out_dir", tmp_path, "--out_table", "mine.csv")
+    text = capsys.readouterr().out
+    assert "y looks flipped: streamlines are " in text
+    assert "; negate row 2 of the bvec file and fit again" in text
+    assert rows_of(tmp_path / "mine.csv")[0]["case"] == "x -y z"
+
+
+def test_harmonics_of_mrtrix_along_scanner_axes_give_the_same(tmp_path):
+    affine = affine_of((2.0, 2.0, 2.0), OBLIQUE_ROTATION)
+    affine[:3, 3] = -affine[:3, :3] @ np.full(3, 9.5)
+    paths, _, fodf = write_subject(tmp_path, affine)
+    rows = convert_sh_descoteaux_tournier(fodf).reshape(-1, fodf.shape[3])
+    scanner = interpolate.rotate(
+        rows,
+        np.broadcast_to(spaces.axes(affine), (len(rows), 3, 3)),
+        handedness=spaces.handedness(affine),
+    )
+    harmonics = tmp_path / "wmfod.nii.gz"
+    save_nifti(harmonics, scanner.reshape(fodf.shape), affine)
+    mrtrix = ("--sh_basis", "tournier07", "--sh_frame", "scanner")
+    command(*paths, *QUICK, "--out_dir", tmp_path / "a")
+    command(harmonics, *paths[1:], *QUICK, *mrtrix, "--out_dir", tmp_path / "b")
+    a, b = (
+        {row["case"]: row for row in rows_of(tmp_path / name / "gradients.csv")}
+        for name in "ab"
+    )
+    for case in AXIS_CASES:
+        assert (
+            a[case]["is_candidate"] == b[case]["is_candidate"] == str(case == "x y z")
+        )
+        lengths_mm = [float(each[case]["mean_length_mm"]) for each in (a, b)]
+        assert lengths_mm[0] == pytest.approx(lengths_mm[1], rel=0.02)
+
+
+def test_many_subjects_have_tables_of_their_own(tmp_path):
+    for name in ("sub-1", "sub-2"):
+        paths, *_ = write_subject(tmp_path / name)
+    inputs = [tmp_path / "sub-*" / path.name for path in paths]
+    assert "2 subjects would write" in refusal(*inputs, "--out_dir", tmp_path / "all")
+    few = (*QUICK[:4], "--seed_count", 30)
+    command(*inputs, *few, "--out_strat", "append", "--out_dir", "check")
+    tables = [tmp_path / f"sub-{i}" / "check" / "gradients.csv" for i in (1, 2)]
+    assert rows_of(tables[0]) == rows_of(tables[1])
+
+
+def test_an_existing_table_is_kept_unless_forced(tmp_path):
+    paths, *_ = write_subject(tmp_path)
+    table = tmp_path / "gradients.csv"
+    table.write_text("precious")
+    assert "add --force" in refusal(*paths, "--out_dir", tmp_path)
+    assert table.read_text() == "precious"
+
+
+MISTAKES = {
+    "seeds": (("--seed_count", 29), "seed_count is 29; 30 or more"),
+    "random seed": (("--random_seed", -1), "random_seed is -1"),
+    "basis": (("--sh_basis", "mrtrix"), "sh_basis is mrtrix"),
+    "model": (("--model_file", "nothing.pt"), "nothing.pt"),
+    "step": (("--step_size", 9), "step_size"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_in_one_line_before_anything_is_tracked(tmp_path, mistake):
+    options, named = MISTAKES[mistake]
+    paths, *_ = write_subject(tmp_path / "in")
+    assert named in refusal(*paths, *options, "--out_dir", tmp_path / "out")
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_model_of_other_features_is_refused(tmp_path, follower):
+    paths, phantom, fodf = write_subject(tmp_path)
+    field = tmp_path / "field.nii.gz"
+    save_nifti(field, fodf[..., :3].astype(np.float32), phantom.affine)
+    inputs = (field, *paths[1:], "--model_file", follower, "--out_dir", tmp_path)
+    assert "field.nii.gz is of kind 'raw'" in refusal(*inputs)
+
+
+def test_every_option_is_documented():
+    run = gradients.RNNGradientCheckFlow.run
+    for name in signature(run).parameters.keys() - {"self"}:
+        assert f"        {name} : " in run.__doc__, name

@@ -1,0 +1,177 @@
+"""Where the commands seed: counted by hand in masks of a few voxels."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+from worlds import affine_of
+
+from dipy_rnn.anatomy import Tissues
+from dipy_rnn.workflows.inputs import load_points
+from dipy_rnn.workflows.seeding import Seeding
+
+# 2 x 3 x 5 mm: a voxel has 30 cubic millimetres.
+AFFINE = affine_of((2.0, 3.0, 5.0))
+
+
+def mask_of(n_voxels, shape=(6, 5, 4)):
+    mask = np.zeros(shape)
+    mask.reshape(-1)[:n_voxels] = 1
+    return mask
+
+
+def place(mask, tissues=None, **options):
+    return list(Seeding(**options).place(mask, AFFINE, "mask.nii.gz", tissues))
+
+
+def voxels(seeds):
+    moved = (seeds - AFFINE[:3, 3]) @ np.linalg.inv(AFFINE[:3, :3]).T
+    return np.rint(moved).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("options", "n_seeds"),
+    [
+        ({}, 7),
+        ({"seed_density": 2}, 7 * 8),
+        ({"seed_count": 11}, 11),
+        ({"seeds_per_voxel": 3}, 21),
+        ({"seeds_per_mm3": 0.1}, 21),  # 7 voxels of 30 mm3
+    ],
+)
+def test_each_way_of_seeding_places_as_many_as_it_says(options, n_seeds):
+    mask = mask_of(7)
+    (seeds,) = place(mask, **options)
+    assert seeds.shape == (n_seeds, 3)
+    assert mask[tuple(voxels(seeds).T)].all()
+
+
+def test_seeds_in_each_voxel_are_as_many_in_each():
+    (seeds,) = place(mask_of(7), seeds_per_voxel=3)
+    _, counts = np.unique(voxels(seeds), axis=0, return_counts=True)
+    assert counts.tolist() == [3] * 7
+
+
+def test_random_seeds_depend_on_the_random_seed_alone():
+    def seeds(random_seed):
+        return place(mask_of(7), seed_count=20, random_seed=random_seed)[0]
+
+    npt.assert_array_equal(seeds(1), seeds(1))
+    assert not np.array_equal(seeds(1), seeds(2))
+    assert not np.array_equal(seeds(0), seeds(0))
+
+
+def test_until_enough_are_selected_seeds_come_in_batches_without_repeats():
+    batches = place(mask_of(7), select=1, seed_count=25_000)
+    assert [len(batch) for batch in batches] == [10_000, 10_000, 5_000]
+    seeds = np.concatenate(batches)
+    assert len(np.unique(seeds, axis=0)) == len(seeds)
+
+
+def test_without_a_number_a_hundred_seeds_for_each_streamline_are_allowed():
+    assert sum(map(len, place(mask_of(7), select=30))) == 3000
+    assert sum(map(len, place(mask_of(7), select=30, seeds_per_voxel=2))) == 14
+
+
+def test_a_list_of_seeds_is_taken_as_it_is():
+    points = np.array([[1.0, 2, 3], [4, 5, 6]])
+    (seeds,) = place(points)
+    npt.assert_array_equal(seeds, points)
+    with pytest.raises(ValueError, match="is a list of seeds, and seed_count"):
+        place(points, seed_count=3)
+
+
+def test_seeds_on_the_interface_are_where_grey_meets_white():
+    wm = np.zeros((8, 8, 8))
+    wm[:4] = 1  # up to x = 3; the border between shares is at 3.5
+    tissues = Tissues(wm, 1 - wm, 0 * wm)
+    mask = np.zeros(wm.shape)
+    mask[:, 2:6, 2:6] = 1
+    seeds = np.concatenate(place(mask, tissues, seed_count=40, seed_at_interface=True))
+    in_voxels = (seeds - AFFINE[:3, 3]) @ np.linalg.inv(AFFINE[:3, :3]).T
+    assert len(seeds) == 40
+    npt.assert_allclose(in_voxels[:, 0], 3.5, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"seed_density": 0}, "seed_density is 0"),
+        ({"seed_count": -1}, "seed_count is -1"),
+        ({"seeds_per_voxel": -1}, "seeds_per_voxel is -1"),
+        ({"seeds_per_mm3": float("nan")}, "seeds_per_mm3 is nan"),
+        ({"select": -5}, "select is -5"),
+        ({"random_seed": -1}, "random_seed is -1"),
+        ({"seed_count": 3, "seeds_per_voxel": 1}, "seed_count and seeds_per_voxel"),
+        ({"seed_at_interface": True}, "seed_at_interface needs"),
+        ({"seed_at_interface": True, "seeds_per_voxel": 1}, "seed_at_interface goes"),
+        ({"select": 3, "seed_density": 2}, "select draws"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, named):
+    with pytest.raises(ValueError, match=named):
+        Seeding(**options)
+
+
+@pytest.mark.parametrize(
+    ("mask", "options", "named"),
+    [
+        (mask_of(0), {}, "empty seed mask"),
+        (-mask_of(3), {}, "empty seed mask"),
+        (mask_of(3) * np.nan, {}, "NaN or infinity"),
+        (mask_of(1), {"seeds_per_mm3": 0.001}, "makes no seed"),
+    ],
+)
+def test_masks_without_a_place_for_a_seed_are_refused(mask, options, named):
+    with pytest.raises(ValueError, match=named):
+        place(mask, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("seeds.txt", "# x y z\n1 2 3\n4 5.5 6\n"),
+        ("seeds.csv", "1,2,3\n4, 5.5, 6\n"),
+        ("seeds.tsv", "1\t2\t3\n4\t5.5\t6\n"),
+    ],
+)
+def test_lists_of_seeds_are_read(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    npt.assert_array_equal(load_points(path), [[1, 2, 3], [4, 5.5, 6]])
+
+
+def test_an_array_of_seeds_is_read(tmp_path):
+    path = tmp_path / "seeds.npy"
+    np.save(path, np.arange(6, dtype=np.float32).reshape(2, 3))
+    npt.assert_array_equal(load_points(path), [[0, 1, 2], [3, 4, 5]])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("seeds.txt", b""),
+        ("seeds.txt", b"1 2\n"),
+        ("seeds.txt", b"1 2 3\n4 5\n"),
+        ("seeds.txt", b"1 2 x\n"),
+        ("seeds.csv", b"1 2 3\n"),
+        ("seeds.txt", b"1 2 nan\n"),
+        ("seeds.txt", b"\xff\xfe\x00"),
+        ("seeds.npy", b"no array"),
+        ("seeds.npy", b""),
+    ],
+)
+def test_lists_that_are_none_are_refused(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=name) as caught:
+        load_points(Path(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_pickled_seeds_are_never_read(tmp_path):
+    path = tmp_path / "seeds.npy"
+    np.save(path, np.array([print, {}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"seeds\.npy is no readable list"):
+        load_points(path)

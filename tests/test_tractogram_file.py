@@ -1,0 +1,475 @@
+"""Tractogram files: what trx-python, nibabel and DIPY read from them, and write."""
+
+from itertools import islice
+import json
+import resource
+import weakref
+from zipfile import ZipFile
+
+from dipy.io.stateful_tractogram import Space, StatefulTractogram
+from dipy.io.streamline import load_tractogram, save_tractogram
+from dipy.tracking.streamlinespeed import compress_streamlines
+import nibabel as nib
+import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
+import pytest
+from trx.trx_file_memmap import load as load_trx
+
+from dipy_rnn import tractogram_file
+from dipy_rnn.tractogram_file import SUFFIXES, check_format, thinned, write_tractogram
+
+SHAPE = (20, 22, 24)
+DATA_TYPES = {
+    "seeds": (3, np.float32),
+    "forward_stop": (1, np.uint8),
+    "weight": (1, np.float64),
+}
+LINES = [
+    np.array([[0.0, 0.1, 0.2], [1, 1.1, 1.2], [2, 2.1, 2.2]]),
+    np.array([[-3.0, 4, 5.5]]),
+    np.array([[7.0, 8, 9], [7.25, 8, 9]]),
+]
+VALUES = [
+    {"seeds": line[0], "forward_stop": (7 * i,), "weight": [i / 3], "other": "ignored"}
+    for i, line in enumerate(LINES)
+]
+WITH_VALUES = [".trx", ".trk"]
+
+
+def pairs():
+    return zip(LINES, VALUES)
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def entries(path):
+    """Return the arrays of a TRX archive as bytes, and its header."""
+    with ZipFile(path) as archive:
+        assert archive.testzip() is None
+        content = {name: archive.read(name) for name in archive.namelist()}
+    return content, json.loads(content.pop("header.json"))
+
+
+@pytest.fixture
+def affine(oblique_affine):
+    return oblique_affine(-1.0)
+
+
+@pytest.fixture
+def dipys(affine):
+    """Return a function that has DIPY write streamlines."""
+
+    def write(path, streamlines, values=None, dtypes=None):
+        image = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), affine)
+        tractogram = StatefulTractogram(
+            streamlines,
+            image,
+            Space.RASMM,
+            data_per_streamline=values or {},
+        )
+        tractogram.dtype_dict = dtypes or tractogram.dtype_dict
+        save_tractogram(tractogram, str(path), bbox_valid_check=False)
+        return image
+
+    return write
+
+
+def values_of_all():
+    return {
+        name: np.array([values[name] for values in VALUES], dtype).reshape(-1, width)
+        for name, (width, dtype) in DATA_TYPES.items()
+    }
+
+
+# What is in the file
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_dipy_reads_what_was_written(suffix, affine, tmp_path):
+    path = tmp_path / f"with ü{suffix}"
+    types = DATA_TYPES if suffix in WITH_VALUES else None
+    assert write_tractogram(path, pairs(), affine, SHAPE, data_types=types) == 3
+    assert names(tmp_path) == {path.name}
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), affine)
+    tractogram = load_tractogram(str(path), image, bbox_valid_check=False)
+    assert len(tractogram) == 3
+    for line, read in zip(LINES, tractogram.streamlines):
+        assert_allclose(read, line, atol=5e-6)
+    read = tractogram.data_per_streamline
+    assert set(read) == set(types or ())
+    for name in read:
+        assert_allclose(read[name], values_of_all()[name], rtol=1e-6)
+
+
+def test_trx_python_reads_what_was_written(affine, tmp_path):
+    path = tmp_path / "a.trx"
+    write_tractogram(path, pairs(), affine, SHAPE, data_types=DATA_TYPES)
+    trx = load_trx(str(path))
+    assert_array_equal(trx.header["DIMENSIONS"], SHAPE)
+    assert_array_equal(trx.header["VOXEL_TO_RASMM"], affine.astype(np.float32))
+    assert (trx.header["NB_STREAMLINES"], trx.header["NB_VERTICES"]) == (3, 6)
+    assert_array_equal(trx.streamlines._offsets, [0, 3, 4])
+    assert_array_equal(trx.streamlines._lengths, [3, 1, 2])
+    assert_array_equal(trx.streamlines._data, np.concatenate(LINES).astype(np.float32))
+    assert set(trx.data_per_streamline) == set(DATA_TYPES)
+    for name, values in values_of_all().items():
+        assert trx.data_per_streamline[name].dtype == DATA_TYPES[name][1]
+        assert_array_equal(trx.data_per_streamline[name], values)
+    trx.close()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("with_values", [False, True])
+def test_a_trx_file_holds_what_trx_python_writes(
+    dtype, with_values, affine, dipys, tmp_path
+):
+    types = DATA_TYPES if with_values else {}
+    write_tractogram(
+        tmp_path / "a.trx", pairs(), affine, SHAPE, data_types=types, dtype=dtype
+    )
+    dipys(
+        tmp_path / "theirs.trx",
+        LINES,
+        values_of_all() if with_values else None,
+        {
+            "positions": dtype,
+            "offsets": np.uint32,
+            "dpv": {},
+            "dps": {name: kind for name, (_, kind) in types.items()},
+        },
+    )
+    arrays, header = entries(tmp_path / "a.trx")
+    theirs, their_header = entries(tmp_path / "theirs.trx")
+    assert arrays == theirs
+    assert header == their_header
+
+
+@pytest.mark.parametrize(
+    ("suffix", "with_values"), [(".trk", False), (".trk", True), (".tck", False)]
+)
+def test_trk_and_tck_are_the_bytes_that_dipy_writes(
+    suffix, with_values, affine, dipys, tmp_path
+):
+    path, theirs = tmp_path / f"a{suffix}", tmp_path / f"theirs{suffix}"
+    types = DATA_TYPES if with_values else {}
+    write_tractogram(path, pairs(), affine, SHAPE, data_types=types)
+    dipys(theirs, LINES, values_of_all() if with_values else None)
+    if suffix == ".trk":
+        ours, dipys_header = (nib.streamlines.load(p).header for p in (path, theirs))
+        assert_allclose(ours["voxel_sizes"], dipys_header["voxel_sizes"], rtol=1e-6)
+    sizes = slice(12, 24)  # computed from the affine by us, stored in an image by DIPY
+    contents = [bytearray(p.read_bytes()) for p in (path, theirs)]
+    if suffix == ".trk":
+        for content in contents:
+            content[sizes] = bytes(12)
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_empty_tractogram_is_a_file(suffix, affine, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    types = DATA_TYPES if suffix in WITH_VALUES else None
+    assert write_tractogram(path, iter(()), affine, SHAPE, data_types=types) == 0
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), affine)
+    assert len(load_tractogram(str(path), image, bbox_valid_check=False)) == 0
+    if suffix == ".trx":
+        arrays, header = entries(path)
+        assert arrays == {
+            "positions.3.float32": b"",
+            "offsets.uint32": bytes(4),
+            "dps/seeds.3.float32": b"",
+            "dps/forward_stop.uint8": b"",
+            "dps/weight.float64": b"",
+        }
+        assert header["NB_STREAMLINES"] == header["NB_VERTICES"] == 0
+        assert header["DIMENSIONS"] == list(SHAPE)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_streamlines_without_points_are_left_out(suffix, affine, tmp_path):
+    nothing = np.empty((0, 3))
+    some = [(nothing, {}), *pairs(), (nothing, {})]
+    ours, only = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    assert write_tractogram(ours, some, affine, SHAPE) == 3
+    assert write_tractogram(only, pairs(), affine, SHAPE) == 3
+    assert ours.read_bytes() == only.read_bytes()
+    assert write_tractogram(ours, [(nothing, {})], affine, SHAPE) == 0
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_same_streamlines_give_the_same_bytes(
+    suffix, affine, tmp_path, monkeypatch
+):
+    types = DATA_TYPES if suffix in WITH_VALUES else None
+    paths = [tmp_path / f"{name}{suffix}" for name in ("a", "b")]
+    for path, batch_size in zip(paths, (1024, 2)):
+        monkeypatch.setattr(tractogram_file, "_BATCH_SIZE", batch_size)
+        monkeypatch.setattr(tractogram_file, "_BLOCK", 8 * batch_size)
+        many = (pair for _ in range(5) for pair in pairs())
+        assert write_tractogram(path, many, affine, SHAPE, data_types=types) == 15
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    if suffix == ".trx":
+        with ZipFile(paths[0]) as archive:
+            times = {entry.date_time for entry in archive.infolist()}
+        assert times == {(1980, 1, 1, 0, 0, 0)}  # the first that an archive can hold
+
+
+def test_more_points_than_uint32_counts_have_offsets_in_uint64(
+    affine, tmp_path, monkeypatch
+):
+    for most, kind in ((6, np.uint32), (5, np.uint64)):
+        monkeypatch.setattr(tractogram_file, "_MOST_POINTS", most)
+        write_tractogram(tmp_path / "a.trx", pairs(), affine, SHAPE)
+        trx = load_trx(str(tmp_path / "a.trx"))
+        assert trx.streamlines._offsets.dtype == kind
+        assert_array_equal(trx.streamlines._offsets, [0, 3, 4])
+        trx.close()
+
+
+def test_float16_rounds_as_the_docstring_says(affine, tmp_path):
+    places_mm = np.linspace(64, 256, 9973)
+    line = np.stack([places_mm, -places_mm, 0 * places_mm], axis=1)
+    for dtype, most_mm in ((np.float16, (0.03125, 0.0625)), (np.float32, (4e-6, 8e-6))):
+        write_tractogram(tmp_path / "a.trx", [(line, {})], affine, SHAPE, dtype=dtype)
+        trx = load_trx(str(tmp_path / "a.trx"))
+        error_mm = np.abs(trx.streamlines[0].astype(float) - line).max(axis=1)
+        trx.close()
+        for near, most in zip((places_mm < 128, places_mm > 128), most_mm):
+            assert 0.9 * most < error_mm[near].max() <= most
+
+
+# Memory
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_few_streamlines_are_held_at_a_time(suffix, affine, tmp_path, monkeypatch):
+    monkeypatch.setattr(tractogram_file, "_BATCH_SIZE", 4)
+    held, most = weakref.WeakSet(), 0
+
+    class Points(np.ndarray):
+        __hash__ = object.__hash__
+        __eq__ = object.__eq__
+
+    def lines():
+        nonlocal most
+        for i in range(60):
+            points = LINES[i % 3].view(Points)
+            held.add(points)
+            most = max(most, len(held))
+            yield points, {"seeds": points[0]}
+
+    types = {"seeds": (3, np.float32)} if suffix in WITH_VALUES else None
+    path = tmp_path / f"a{suffix}"
+    every = thinned(lines(), every=2, tolerance_mm=0.1)
+    assert write_tractogram(path, every, affine, SHAPE, data_types=types) == 60
+    assert 4 <= most <= 20
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("a.vtk", {}, r"path is .*a\.vtk; a name that ends in \.trx, \.trk, \.tck"),
+        ("a.TRX", {}, "a name that ends in"),
+        ("a.tck", {"data_types": DATA_TYPES}, r"\.tck file cannot hold seeds, forward"),
+        ("a.trk", {"dtype": np.float16}, r"float16 are for \.trx files alone"),
+        ("a.tck", {"dtype": np.float16}, r"float16 are for \.trx files alone"),
+        ("a.trx", {"dtype": np.float64}, "dtype is float64; float32 or float16"),
+        ("a.trx", {"dtype": np.int32}, "dtype is int32; float32 or float16"),
+        ("a.trx", {"data_types": {"a.b": (1, "f4")}}, r"data_types names 'a\.b'"),
+        ("a.trx", {"data_types": {"../x": (1, "f4")}}, r"data_types names '\.\./x'"),
+        ("a.trk", {"data_types": {"x" * 19: (1, "f4")}}, "data_types names 'xxx"),
+        ("a.trx", {"data_types": {"x": (0, "f4")}}, "data_types has 0 of float32"),
+        ("a.trx", {"data_types": {"x": (1, bool)}}, "data_types has 1 of bool"),
+        ("a.trx", {"affine": np.zeros((4, 4))}, "affine ends in the row"),
+        ("a.trx", {"affine": np.eye(3)}, r"affine has the shape \(3, 3\)"),
+        ("a.trx", {"shape": (5, 5)}, r"shape is \(5, 5\)"),
+        ("a.trk", {"shape": (5, 5, 2**15)}, r"shape is \(5, 5, 32768\)"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_streamline_is_asked_for(
+    name, options, said, affine, tmp_path
+):
+    arguments = {"affine": affine, "shape": SHAPE} | options
+    with pytest.raises(ValueError, match=said) as caught:
+        write_tractogram(
+            tmp_path / name, iter(lambda: pytest.fail("asked"), None), **arguments
+        )
+    assert "\n" not in str(caught.value)
+    assert not names(tmp_path)
+
+
+def test_the_longest_name_that_is_allowed_fits(affine, tmp_path):
+    name, path = "x" * 18, tmp_path / "a.trk"
+    lines = [(LINES[0], {name: np.arange(9)})]
+    write_tractogram(path, lines, affine, SHAPE, data_types={name: (9, np.float32)})
+    values = nib.streamlines.load(path).tractogram.data_per_streamline[name]
+    assert_array_equal(values, [np.arange(9)])
+
+
+def test_errors_call_the_path_what_the_caller_calls_it():
+    with pytest.raises(ValueError, match=r"^out_tractogram is a\.txt;"):
+        check_format("a.txt", name="out_tractogram")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (np.array([[0, 0, 0], [np.nan, 0, 0]]), "no finite numbers in float32"),
+        (np.array([[0, 0, np.inf]]), "no finite numbers in float32"),
+        (np.array([[0, 0, 1e39]]), "no finite numbers in float32"),
+        (np.zeros((4, 2)), r"shape \(4, 2\), not \(M, 3\)"),
+    ],
+)
+def test_a_streamline_that_is_none_is_an_error_and_leaves_nothing(
+    suffix, line, said, affine, tmp_path
+):
+    with pytest.raises(ValueError, match=said):
+        write_tractogram(tmp_path / f"a{suffix}", [(line, {})], affine, SHAPE)
+    assert not names(tmp_path)
+
+
+def test_what_float16_cannot_hold_is_an_error(affine, tmp_path):
+    line = np.array([[70000.0, 0, 0]])
+    path = tmp_path / "a.trx"
+    assert write_tractogram(path, [(line, {})], affine, SHAPE) == 1
+    with pytest.raises(ValueError, match="no finite numbers in float16"):
+        write_tractogram(path, [(line, {})], affine, SHAPE, dtype=np.float16)
+
+
+@pytest.mark.parametrize("suffix", WITH_VALUES)
+def test_values_of_another_width_are_an_error(suffix, affine, tmp_path):
+    lines = [(LINES[0], {"seeds": LINES[0][0, :2]})]
+    types = {"seeds": (3, np.float32)}
+    with pytest.raises(ValueError, match=r"seeds has the shape \(2,\); .* \(3,\)"):
+        write_tractogram(
+            tmp_path / f"a{suffix}", lines, affine, SHAPE, data_types=types
+        )
+    assert not names(tmp_path)
+
+
+# What goes wrong on the way
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_one(
+    suffix, affine, tmp_path
+):
+    path = tmp_path / f"a{suffix}"
+    path.write_text("old")
+    types = DATA_TYPES if suffix in WITH_VALUES else None
+    many = (pair for _ in range(1000) for pair in pairs())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            write_tractogram(path, many, affine, SHAPE, data_types=types)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(path)
+    assert "\n" not in str(caught.value)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == {path.name}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("ends", [KeyboardInterrupt, RuntimeError])
+def test_tracking_that_ends_early_leaves_nothing(
+    suffix, ends, affine, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tractogram_file, "_BATCH_SIZE", 2)
+
+    def lines():
+        yield from pairs()
+        raise ends
+
+    with pytest.raises(ends):
+        write_tractogram(tmp_path / f"a{suffix}", lines(), affine, SHAPE)
+    assert not names(tmp_path)
+
+
+# Fewer points
+
+STRAIGHT = np.arange(11.0)[:, None] * [0.5, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("n", "every", "kept"),
+    [
+        (11, 1, range(11)),
+        (11, 5, [0, 5, 10]),
+        (11, 4, [0, 4, 8, 10]),
+        (11, 3, [0, 3, 6, 9, 10]),
+        (11, 10, [0, 10]),
+        (11, 99, [0, 10]),
+        (2, 3, [0, 1]),
+        (1, 3, [0]),
+        (0, 3, []),
+    ],
+)
+def test_every_so_many_th_point_and_both_ends_are_kept(n, every, kept):
+    ((points, values),) = thinned([(STRAIGHT[:n], "passed on")], every=every)
+    assert_array_equal(points, STRAIGHT[list(kept)])
+    assert values == "passed on"
+
+
+def test_points_that_make_no_difference_are_left_out():
+    corner = np.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [2, 1, 0], [2, 2, 0]])
+    near = corner + np.array([0, 0, 0.05])[None] * (np.arange(5) == 1)[:, None]
+    lines = [(corner, "a"), (near, "b"), (corner[:1], "c"), (corner[:0], "d")]
+    for tolerance_mm, kept in (
+        (0.1, [[0, 2, 4], [0, 2, 4], [0], []]),
+        (0.01, [[0, 2, 4], [0, 1, 2, 4], [0], []]),
+        (0.0, [range(5), range(5), [0], []]),
+    ):
+        few = list(thinned(lines, tolerance_mm=tolerance_mm))
+        assert [values for _, values in few] == ["a", "b", "c", "d"]
+        for (points, _), (line, _), rows in zip(few, lines, kept):
+            assert_array_equal(points, line[list(rows)])
+
+
+def test_compression_is_dipys_whatever_the_batch_and_the_type(monkeypatch):
+    monkeypatch.setattr(tractogram_file, "_BATCH_SIZE", 3)
+    rng = np.random.default_rng(0)
+    lines = [rng.normal(0, 0.2, (n, 3)).cumsum(axis=0) for n in (40, 2, 90, 30, 7)]
+    lines[2] = lines[2].astype(np.float32)
+    every = thinned(((line, i) for i, line in enumerate(lines)), tolerance_mm=0.2)
+    for n, (points, i) in enumerate(every):
+        assert i == n
+        theirs = compress_streamlines(lines[n].astype(float), tol_error=0.2)
+        assert_array_equal(points, theirs)
+        assert points.dtype == float
+        assert len(points) < len(lines[n]) or n == 1
+    assert n == 4
+
+
+def test_points_are_left_out_by_number_and_then_by_distance():
+    zigzag = np.array([[0.0, 0, 0], [1, 1, 0], [2, 0, 0], [3, 1, 0], [4, 0, 0]])
+    ((points, _),) = thinned([(zigzag, None)], every=2, tolerance_mm=0.1)
+    assert_array_equal(points, zigzag[[0, 4]])
+
+
+def test_thinning_takes_streamlines_as_they_are_asked_for():
+    forever = iter(lambda: (STRAIGHT, None), None)
+    few = list(islice(thinned(forever, every=5, tolerance_mm=0.1), 3))
+    assert [len(points) for points, _ in few] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"every": 0}, "every is 0; a whole number"),
+        ({"every": 1.5}, r"every is 1\.5; a whole number"),
+        ({"tolerance_mm": -0.1}, r"tolerance_mm is -0\.1; 0 mm or more"),
+        ({"tolerance_mm": np.inf}, "tolerance_mm is inf"),
+        ({"tolerance_mm": np.nan}, "tolerance_mm is nan"),
+    ],
+)
+def test_what_cannot_thin_is_refused_at_once(options, said):
+    with pytest.raises(ValueError, match=said):
+        thinned([], **options)

@@ -1,0 +1,222 @@
+"""Files that are whole or not there, whatever happens to who writes them."""
+
+from concurrent.futures import ThreadPoolExecutor
+import errno
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from dipy_rnn.whole_file import whole_file
+
+NAMES = ["a.txt", "with [b] ü.tar.gz", "no_suffix"]
+
+# Says when it is within the block, and then waits.
+WRITER = """
+import sys
+from dipy_rnn.whole_file import whole_file
+
+with whole_file(sys.argv[1]) as partial:
+    partial.write_text("theirs")
+    (partial.parent / "arrays").mkdir()
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def old(tmp_path):
+    """Return a file that is there."""
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    return path
+
+
+@pytest.fixture
+def begin():
+    """Return a function that starts a process in the middle of writing a file."""
+    processes = []
+
+    def start(path):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        assert process.stdout.readline() == "writing\n"
+        return process
+
+    yield start
+    for process in processes:
+        with process:
+            process.kill()
+
+
+def names(path):
+    return {entry.name for entry in path.iterdir()}
+
+
+def leftover(path, host, process):
+    """Make what a process that was killed leaves."""
+    folder = path.with_name(f".{path.name}.{host}.{process}.abc_123.partial")
+    folder.mkdir()
+    (folder / path.name).write_text("half")
+    return folder.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_appears_when_it_is_complete(name, tmp_path):
+    path = tmp_path / name
+    with whole_file(str(path)) as partial:
+        partial.write_text("new")
+        (partial.parent / "beside it").write_text("for a while")
+        assert partial.name == name
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert names(tmp_path) == {name}
+
+
+def test_the_old_file_stays_until_then(old):
+    with whole_file(old) as partial:
+        partial.write_text("new")
+        assert old.read_text() == "old"
+    assert old.read_text() == "new"
+
+
+@pytest.mark.parametrize("ends", [ValueError, KeyboardInterrupt, SystemExit])
+def test_whatever_ends_the_writing_nothing_is_left(ends, old):
+    with pytest.raises(ends), whole_file(old) as partial:
+        partial.write_text("half")
+        (partial.parent / "arrays").mkdir()
+        (partial.parent / "arrays" / "positions").write_text("half")
+        raise ends
+    assert old.read_text() == "old"
+    assert names(old.parent) == {"a.txt"}
+
+
+def test_a_file_is_on_the_disk_before_it_is_moved(old, monkeypatch):
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def remember(name, call):
+        def wrapped(*arguments):
+            calls.append((name, old.read_text()))
+            return call(*arguments)
+
+        return wrapped
+
+    monkeypatch.setattr(os, "fsync", remember("fsync", fsync))
+    monkeypatch.setattr(os, "replace", remember("replace", replace))
+    with whole_file(old) as partial:
+        partial.write_text("new")
+    assert calls == [("fsync", "old"), ("replace", "old")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_next_process_removes_what_a_killed_one_left(name, begin, tmp_path):
+    path = tmp_path / name
+    killed = begin(path)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert len(names(tmp_path)) == 1
+    assert not path.exists()
+    with whole_file(path) as partial:
+        assert names(tmp_path) == {partial.parent.name}
+        partial.write_text("new")
+    assert names(tmp_path) == {name}
+
+
+def test_what_a_living_process_writes_stays(begin, tmp_path):
+    path = tmp_path / "a.txt"
+    living = begin(path)
+    (theirs,) = names(tmp_path)
+    with whole_file(path) as partial:
+        partial.write_text("ours")
+    assert names(tmp_path) == {"a.txt", theirs}
+    assert path.read_text() == "ours"
+    living.communicate("\n")
+    assert living.returncode == 0
+    assert names(tmp_path) == {"a.txt"}
+    assert path.read_text() == "theirs"
+
+
+def test_only_leftovers_of_this_file_and_this_host_are_removed(old):
+    host = socket.gethostname()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone = leftover(old, host, ended.pid)
+    stay = {
+        "a.txt",
+        leftover(old, "another-host", ended.pid),
+        leftover(old, host, os.getpid()),
+        leftover(old, host, 10**30),
+        leftover(old, host, "no_process"),
+        leftover(old.with_name("b.txt"), host, ended.pid),
+        leftover(old.with_name(f"a.txt.{host}.{ended.pid}"), host, os.getpid()),
+        leftover(old.with_name("aXtxt"), host, ended.pid),
+    }
+    assert gone in names(old.parent)
+    with whole_file(old) as partial:
+        partial.write_text("new")
+    assert names(old.parent) == stay
+
+
+def test_threads_write_files_at_the_same_time(tmp_path):
+    def write(i):
+        path = tmp_path / f"{i % 8}.txt"
+        with whole_file(path) as partial:
+            partial.write_text(path.name)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(64)))
+    assert {path.read_text() for path in tmp_path.iterdir()} == names(tmp_path)
+    assert len(names(tmp_path)) == 8
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(old):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught, whole_file(old) as partial:
+            partial.write_bytes(bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(old)
+    assert caught.value.errno == errno.EFBIG
+    assert old.read_text() == "old"
+    assert names(old.parent) == {"a.txt"}
+
+
+def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for path, kind in (
+        ("nowhere/a.txt", FileNotFoundError),
+        ("folder", IsADirectoryError),
+    ):
+        with pytest.raises(kind) as caught, whole_file(path) as partial:
+            partial.write_text("never")
+        assert caught.value.filename == path
+        assert ".partial" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match=r"'a\.txt'"), whole_file("a.txt"):
+        pass  # nothing is written
+    assert names(tmp_path) == {"folder"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "not there", "input.nii.gz"),
+        ConnectionResetError(errno.ECONNRESET, "gone"),
+        OSError("not a gzipped file"),
+    ],
+)
+def test_errors_of_others_pass_as_they_are(error, old):
+    with pytest.raises(OSError) as caught, whole_file(old):
+        raise error
+    assert caught.value is error
