@@ -524,8 +524,10 @@ def local_maxima(
         Py_ssize_t n
         float* values
 
+    values = <float*>malloc(n_vertices * sizeof(float))
+    if values == NULL:
+        raise MemoryError
     with nogil:
-        values = <float*>malloc(n_vertices * sizeof(float))
         for n in range(coeffs.shape[0]):
             evaluate(
                 &coeffs[n, 0], &harmonics[0, 0], coeffs.shape[1], n_vertices, values)

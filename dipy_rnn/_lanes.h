@@ -94,8 +94,10 @@ ALWAYS_INLINE float exponential(float x)
     float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     float sum = 1.0f + r * (1.0f + r * (0.5f + r * (1.66666672e-1f
         + r * (4.16666679e-2f + r * (8.33333377e-3f + r * 1.38888892e-3f)))));
-    int32_t bits = ((int32_t)n + 127) << 23;
+    uint32_t bits; /* the last ones of shifted are n: no conversion, for NaN has none */
     float power;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 127) << 23;
     memcpy(&power, &bits, sizeof power);
     return sum * power;
 }

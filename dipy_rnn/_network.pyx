@@ -248,9 +248,11 @@ cdef class CompiledPropagator:
             float* factors
             float* work
 
+        seen = <float*>malloc(
+            (self.n_seen * BLOCK + 2 * n_factors + n_work) * sizeof(float))
+        if seen == NULL:
+            raise MemoryError
         with nogil:
-            seen = <float*>malloc(
-                (self.n_seen * BLOCK + 2 * n_factors + n_work) * sizeof(float))
             vectors = seen + self.n_seen * BLOCK
             factors = vectors + n_factors
             work = factors + n_factors

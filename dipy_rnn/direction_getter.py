@@ -98,6 +98,7 @@ class RNNDirectionGetter(DirectionGetter):
         device=None,
     ):
         affine = np.eye(4) if affine is None else spaces.check_affine(affine)
+        spaces.check_number(max_angle, "max_angle")
         self._propagator = Propagator(
             features,
             load_model(model, device=device),

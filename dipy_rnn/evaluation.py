@@ -42,10 +42,42 @@ from dipy_rnn import spaces
 INVALID_CONNECTION = -1
 NO_CONNECTION = -2
 
+_LARGEST = 1e15
+_MOST_REGIONS = 2**15
+
 # As many as FastStreamlineSearch of DIPY takes.
 _N_POINTS_OF_SHAPE = 24
 
 # Streamlines
+
+
+def _checked(**streamlines):
+    """Return streamlines as arrays, or say which argument is none."""
+    return [spaces.check_points(line, name) for name, line in streamlines.items()]
+
+
+def _checked_all(streamlines, name):
+    return [spaces.check_points(line, name) for line in _listed(streamlines, name)]
+
+
+def _listed(streamlines, name):
+    try:
+        return list(streamlines)
+    except TypeError:
+        raise ValueError(
+            f"{name} is of type {type(streamlines).__name__}; streamlines are needed."
+        ) from None
+
+
+def _partners(streamlines, name, others, others_name):
+    """Return two lists of streamlines that are partners."""
+    lines, others = _checked_all(streamlines, name), _checked_all(others, others_name)
+    if len(lines) != len(others):
+        raise ValueError(
+            f"{name} and {others_name} are {len(lines)} and {len(others)}, but the "
+            "shorter list has no partners for all; give one for each."
+        )
+    return zip(lines, others)
 
 
 def _farthest_mm(points, others):
@@ -80,6 +112,7 @@ def hausdorff_mm(streamline, other):
     >>> print(hausdorff_mm(line, line[::-1]), hausdorff_mm(line, line[:1]))
     0.0 2.0
     """
+    streamline, other = _checked(streamline=streamline, other=other)
     return max(_farthest_mm(streamline, other), _farthest_mm(other, streamline))
 
 
@@ -119,6 +152,7 @@ def mean_closest_point_mm(streamline, other):
     >>> mean_closest_point_mm(line, line[:1])  # (0 + 1 + 2) / 3 and 0
     0.5
     """
+    streamline, other = _checked(streamline=streamline, other=other)
     if not len(streamline) or not len(other):
         return np.inf
     return mam_distances(streamline, other, metric="avg")
@@ -155,9 +189,10 @@ def end_point_mm(streamline, other):
     >>> print(end_point_mm(line, line[::-1]), end_point_mm(line, line[:2]))
     0.0 0.5
     """
+    streamline, other = _checked(streamline=streamline, other=other)
     if not len(streamline) or not len(other):
         return np.inf
-    return mdf(*(np.asarray(line)[[0, -1]] for line in (streamline, other)))
+    return mdf(*(line[[0, -1]] for line in (streamline, other)))
 
 
 def alike(streamlines, others, limit_mm=2.0):
@@ -182,10 +217,11 @@ def alike(streamlines, others, limit_mm=2.0):
     >>> alike([line, line], [line + [0, 1, 0], line + [0, 3, 0]]).tolist()
     [True, False]
     """
+    limit_mm = spaces.check_number(limit_mm, "limit_mm")
     return np.array(
         [
             hausdorff_mm(a, b) <= limit_mm
-            for a, b in zip(streamlines, others, strict=True)
+            for a, b in _partners(streamlines, "streamlines", others, "others")
         ],
         dtype=bool,
     )
@@ -216,10 +252,13 @@ def followed(references, tracked, limit_mm=2.0):
     >>> followed([line[:3], line], [line, line[:2]]).tolist()
     [True, False]
     """
+    limit_mm = spaces.check_number(limit_mm, "limit_mm")
     return np.array(
         [
             _farthest_mm(reference, points) <= limit_mm
-            for reference, points in zip(references, tracked, strict=True)
+            for reference, points in _partners(
+                references, "references", tracked, "tracked"
+            )
         ],
         dtype=bool,
     )
@@ -258,8 +297,8 @@ def nearest_streamlines(streamlines, others):
     >>> indices.tolist(), partners.tolist()
     ([0], [1])
     """
-    indices, shapes = _shapes(streamlines)
-    of_others, other_shapes = _shapes(others)
+    indices, shapes = _shapes(streamlines, "streamlines")
+    of_others, other_shapes = _shapes(others, "others")
     if not len(indices) or not len(of_others):
         return np.empty((2, 0), dtype=int)
     both_ways = np.concatenate([other_shapes, other_shapes[:, ::-1]])
@@ -268,10 +307,11 @@ def nearest_streamlines(streamlines, others):
     return indices, of_others[nearest % len(of_others)]
 
 
-def _shapes(streamlines):
+def _shapes(streamlines, name):
     """Return which streamlines have a length, and points (N, 24, 3) along these."""
+    streamlines = _checked_all(streamlines, name)
     some = _with_length(streamlines)
-    lines = [np.asarray(streamlines[i], dtype=float) for i in some]
+    lines = [streamlines[i] for i in some]
     return some, np.array(set_number_of_points(lines, _N_POINTS_OF_SHAPE))
 
 
@@ -283,9 +323,9 @@ def _with_length(streamlines):
 # Steps
 
 
-def _steps(streamline):
+def _steps(streamline, name="streamline"):
     """Return mid-points, directions and lengths of the steps that have a length."""
-    streamline = np.asarray(streamline, dtype=float)
+    streamline = spaces.check_points(streamline, name)
     steps = np.diff(streamline, axis=0)
     lengths = np.linalg.norm(steps, axis=1)
     some = lengths > 0
@@ -318,7 +358,7 @@ def angular_difference_deg(streamline, other):
     45.0
     """
     middles, directions, _ = _steps(streamline)
-    other_middles, other_directions, _ = _steps(other)
+    other_middles, other_directions, _ = _steps(other, "other")
     if not len(middles) or not len(other_middles):
         return np.nan
     _, nearest = cKDTree(other_middles).query(middles)
@@ -382,6 +422,8 @@ def mean_curvature_per_mm(streamline):
 
 def _voxels(points_mm, affine, shape):
     """Return the voxels (N, 3) that own points, and which points are on the grid."""
+    affine = spaces.check_affine(affine)
+    points_mm = spaces.check_points(points_mm, "streamlines")
     voxels = np.floor(spaces.to_voxels(points_mm, affine) + 0.5).astype(int)
     return voxels, np.all((voxels >= 0) & (voxels < shape), axis=1)
 
@@ -411,7 +453,7 @@ def visited_voxels(streamlines, affine, shape):
     >>> visited_voxels([line, line[:2]], np.eye(4), (3, 1, 1)).toarray().tolist()
     [[1, 1, 0], [1, 0, 0]]
     """
-    streamlines = [np.reshape(line, (-1, 3)) for line in streamlines]
+    streamlines = _checked_all(streamlines, "streamlines")
     which = np.repeat(np.arange(len(streamlines)), [len(line) for line in streamlines])
     points_mm = np.concatenate([np.empty((0, 3)), *streamlines])
     voxels, inside = _voxels(points_mm, affine, shape)
@@ -454,6 +496,24 @@ def visits(streamlines, affine, shape):
     return visited_voxels(streamlines, affine, shape).sum(axis=0).reshape(shape)
 
 
+def _images(**images):
+    """Return images on one grid as arrays, or say which argument is none."""
+    images = {name: spaces.check_numbers(each, name) for name, each in images.items()}
+    (name, image), (other_name, other) = images.items()
+    if image.shape != other.shape:
+        raise ValueError(
+            f"{name} has the shape {image.shape} and {other_name} {other.shape}; two "
+            "images on one grid are needed."
+        )
+    for name, each in images.items():
+        # Squares and sums of what is smaller are finite.
+        with np.errstate(over="ignore"):
+            fits = (np.abs(each.astype(float)) < _LARGEST).all()
+        if not fits:
+            raise ValueError(f"{name} holds NaN, infinity or {_LARGEST:g} and more.")
+    return image, other
+
+
 def dice(mask, other):
     """Return the Dice coefficient of two masks.
 
@@ -472,6 +532,7 @@ def dice(mask, other):
     >>> dice(np.array([True, True, False]), np.array([False, True, False]))
     0.6666666666666666
     """
+    mask, other = (image != 0 for image in _images(mask=mask, other=other))
     total = np.count_nonzero(mask) + np.count_nonzero(other)
     return float(2 * np.count_nonzero(mask & other) / total) if total else 1.0
 
@@ -512,6 +573,7 @@ def weighted_dice(visits, other):
     >>> weighted_dice(np.array([3, 1, 0]), np.array([1, 0, 1]))  # 3 / 4 and 1 / 2
     0.625
     """
+    visits, other = _images(visits=visits, other=other)
     both = (visits > 0) & (other > 0)
     if not both.any():
         return 0.0 if visits.any() or other.any() else 1.0
@@ -537,6 +599,7 @@ def density_correlation(visits, other):
     >>> round(density_correlation(np.array([0, 1, 2, 3]), np.array([0, 1, 2, 6])), 3)
     0.945
     """
+    visits, other = _images(visits=visits, other=other)
     either = (visits > 0) | (other > 0)
     maps = visits[either], other[either]
     if not either.any() or min(map(np.ptp, maps)) == 0:
@@ -564,6 +627,8 @@ def coverage(visits, mask):
     >>> coverage(np.array([2, 0, 1, 1]), np.array([True, True, True, False]))
     0.6666666666666666
     """
+    visits, mask = _images(visits=visits, mask=mask)
+    mask = mask != 0
     return float((visits[mask] > 0).mean()) if mask.any() else np.nan
 
 
@@ -575,6 +640,7 @@ def _end_voxels(streamlines, place, affine, shape):
 
     And the voxels (N, 3) that own these points.
     """
+    streamlines = _checked_all(streamlines, "streamlines")
     some = np.flatnonzero([len(line) > 0 for line in streamlines])
     tips_mm = np.array([streamlines[i][place] for i in some]).reshape(-1, 3)
     voxels, inside = _voxels(tips_mm, affine, shape)
@@ -616,6 +682,13 @@ def connections(streamlines, affine, labels):
     >>> connected.sum(axis=0).reshape(2, 2).tolist()
     [[0, 2], [0, 0]]
     """
+    streamlines, labels = _listed(streamlines, "streamlines"), _whole(labels)
+    if labels.ndim != 3 or not labels.size or labels.max() > _MOST_REGIONS:
+        raise ValueError(
+            f"labels has the shape {labels.shape} and goes up to "
+            f"{labels.max(initial=0)}; (X, Y, Z) is needed, and at most "
+            f"{_MOST_REGIONS}: the matrix of regions has to fit into memory."
+        )
     ends = np.zeros((2, len(streamlines)), dtype=int)
     for end, place in zip(ends, (0, -1)):
         which, voxels = _end_voxels(streamlines, place, affine, labels.shape)
@@ -665,8 +738,11 @@ def shape_similarity(streamlines, others, *, random_seed=0):
     0.75
     """
     bundles = [
-        [np.asarray(lines[i], dtype=float) for i in _with_length(lines)]
-        for lines in (streamlines, others)
+        [lines[i] for i in _with_length(lines)]
+        for lines in (
+            _checked_all(streamlines, "streamlines"),
+            _checked_all(others, "others"),
+        )
     ]
     rng = np.random.default_rng(random_seed)
     return float(bundle_shape_similarity(*bundles, rng))
@@ -736,14 +812,26 @@ class KnownBundle:
         >>> KnownBundle.from_labels(labels).mask.ravel().tolist()
         [False, True, True, True, True]
         """
-        labels = np.asarray(labels)
+        labels = spaces.check_numbers(labels, "labels")
         found = set(np.unique(labels).tolist())
         if not {2, 3} <= found <= {0, 1, 2, 3}:
             raise ValueError(
-                f"labels holds {sorted(found)}; 1 is needed inside the bundle, 2 and 3 "
-                "in its two end regions and 0 elsewhere."
+                f"labels holds {sorted(found)[:9]}; 1 is needed inside the bundle, 2 "
+                "and 3 in its two end regions and 0 elsewhere."
             )
         return cls(labels > 0, (labels == 2, labels == 3))
+
+
+def _whole(labels):
+    """Return labels as integers."""
+    labels = spaces.check_numbers(labels, "labels")
+    if labels.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            labels = labels.astype(float)
+        if not (np.abs(labels) < _LARGEST).all() or (labels != np.rint(labels)).any():
+            raise ValueError("labels holds other than whole numbers.")
+        labels = labels.astype(np.int64)
+    return labels
 
 
 def _near(points_mm, radius_mm, affine, shape):
@@ -794,13 +882,18 @@ def known_bundles(
     >>> score(streamlines, bundles, phantom.affine).valid_connections
     1.0
     """
-    bundles = []
+    affine, bundles = spaces.check_affine(affine), []
     for streamlines in streamlines_of_each:
+        streamlines = _checked_all(streamlines, "streamlines_of_each")
+        streamlines = [line for line in streamlines if len(line)]
+        if not streamlines:
+            raise ValueError("streamlines_of_each holds a bundle without streamlines.")
         where = visits(streamlines, affine, shape) > 0
         if radius_mm > 0:
             where |= _near(np.concatenate(streamlines), radius_mm, affine, shape)
         if mask is not None:
-            where &= mask
+            _, mask = _images(streamlines=where, mask=mask)
+            where &= mask != 0
         ends = tuple(
             _near([line[end] for line in streamlines], end_mm, affine, shape)
             for end in (0, -1)
@@ -1033,12 +1126,13 @@ def estimated_mean(values):
     >>> estimated_mean([1, 2, 3, np.inf])
     Estimate(value=2.0, standard_error=0.5773502691896258)
     """
-    values = np.asarray(values, dtype=float)
+    values = spaces.check_numbers(values, "values").astype(float)
     values = values[np.isfinite(values)]
-    return Estimate(
-        float(values.mean()) if len(values) else np.nan,
-        float(sem(values)) if len(values) > 1 else np.nan,
-    )
+    with np.errstate(over="ignore"):  # an error that is too large is infinite
+        return Estimate(
+            float(values.mean()) if len(values) else np.nan,
+            float(sem(values)) if len(values) > 1 else np.nan,
+        )
 
 
 def paired_difference(values, others):
@@ -1064,7 +1158,8 @@ def paired_difference(values, others):
     >>> print(round(difference, 3), round(error, 3))
     0.333 0.333
     """
-    differences = np.asarray(values, float) - np.asarray(others, float)
+    values, others = _images(values=values, others=others)
+    differences = values.astype(float) - others.astype(float)
     return float(differences.mean()), float(sem(differences))
 
 

@@ -21,13 +21,16 @@ import os
 
 import numpy as np
 
-from dipy_rnn import _interp
+from dipy_rnn import _interp, spaces
 
 #: The highest spherical harmonic order the rotation kernel takes.
 MAX_ORDER = 16
 
 #: What the kernels find at a point: outside of the image, nothing but zeros, or data.
 OUTSIDE, EMPTY, DATA = range(3)
+
+# More would end the process where the system has no room for that many.
+_MOST_THREADS = 1024
 
 _NO_FRAMES = np.empty((0, 3, 3))
 _NO_TABLES = tuple(np.zeros(1, t) for t in 2 * (np.int32, np.int32, np.float32))
@@ -49,16 +52,18 @@ def count_threads(nbr_threads):
     Raises
     ------
     ValueError
-        If it is negative.
+        If it is no whole number from 0 to 1024.
 
     Examples
     --------
     >>> count_threads(2)
     2
     """
-    if nbr_threads < 0:
+    nbr_threads = spaces.check_number(nbr_threads, "nbr_threads")
+    if not 0 <= nbr_threads <= _MOST_THREADS or nbr_threads != int(nbr_threads):
         raise ValueError(
-            f"nbr_threads is {nbr_threads}; give 0 for every core, or 1 and more."
+            f"nbr_threads is {nbr_threads}; give 0 for every core, or a whole number "
+            f"up to {_MOST_THREADS}."
         )
     if nbr_threads:
         return int(nbr_threads)
@@ -193,15 +198,16 @@ def sample(
             "volume must be a C-contiguous float32 array of shape (X, Y, Z, C), "
             "no axis empty."
         )
-    points_vox = np.ascontiguousarray(points_vox, dtype=np.float64)
+    points_vox = _as_type(points_vox, "points_vox", np.float64)
     if points_vox.ndim != 2 or points_vox.shape[1] != 3:
         raise ValueError(f"points_vox has the shape {points_vox.shape}; give (N, 3).")
+    _check_handedness(handedness)
     n_points = len(points_vox)
     order, tables = 0, _NO_TABLES
     if frames is None:
         frames = _NO_FRAMES
     else:
-        order = sh_order(volume.shape[3])
+        order = _order_of(volume, "volume")
         tables = quarter_turns(order)
         frames = _check_frames(frames, n_points)
     values = np.empty((n_points, volume.shape[3]), np.float32)
@@ -262,10 +268,11 @@ def rotate(coeffs, frames, *, handedness=1.0, nbr_threads=1):
     >>> np.allclose(turned[0, 1:6], [0, 0, -0.5, 0, -0.866], atol=1e-3)
     True
     """
-    rotated = np.array(coeffs, dtype=np.float32, order="C")
+    rotated = _as_type(coeffs, "coeffs", np.float32).copy()
     if rotated.ndim != 2:
         raise ValueError(f"coeffs has the shape {rotated.shape}; give (N, C).")
-    order = sh_order(rotated.shape[1])
+    _check_handedness(handedness)
+    order = _order_of(rotated, "coeffs")
     frames = _check_frames(frames, len(rotated))
     if len(rotated) and order:
         _interp.rotate(
@@ -318,8 +325,25 @@ def local_maxima(coeffs, harmonics, neighbours, most, least_share):
     return found, least
 
 
+def _as_type(values, name, dtype):
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        return np.ascontiguousarray(spaces.check_numbers(values, name), dtype=dtype)
+
+
+def _order_of(coeffs, name):
+    try:
+        return sh_order(coeffs.shape[-1])
+    except ValueError as error:
+        raise ValueError(f"{name} holds no spherical harmonics: {error}") from None
+
+
+def _check_handedness(handedness):
+    if spaces.check_number(handedness, "handedness") not in (1, -1):
+        raise ValueError(f"handedness is {handedness}; 1 or -1 is needed.")
+
+
 def _check_frames(frames, n_points):
-    frames = np.ascontiguousarray(frames, dtype=np.float64)
+    frames = _as_type(frames, "frames", np.float64)
     if frames.shape != (n_points, 3, 3):
         raise ValueError(
             f"frames has the shape {frames.shape}; ({n_points}, 3, 3) is needed."

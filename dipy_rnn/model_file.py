@@ -2,10 +2,11 @@
 
 The archive holds the network, so that it runs without our Python classes, and
 ``metadata.json``, so that it cannot be misused: what features it wants, in which
-frame it answers, for which steps it was trained, where it comes from. The metadata
-is read and checked with :mod:`zipfile` before any code of the archive is loaded.
+frame it answers, for which steps it was trained, where it comes from. All of the file
+but its code is read and checked before any of its code is loaded.
 
-.. warning:: A TorchScript archive is a program. Load only ones you trust.
+.. warning:: A TorchScript archive is a program. Load only ones you trust
+   (``doc/model_file.md`` tells what it can do).
 
 The contract of the network, all tensors float32 (``doc/model_file.md``)::
 
@@ -21,13 +22,16 @@ Every call of ``torch.jit`` in the package is in this module.
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+import hashlib
 from importlib import resources
+import io
 import json
-import os
+import math
 from pathlib import Path
+import pickle
+import pickletools
 import warnings
 import zipfile
-import zlib
 
 import numpy as np
 import torch
@@ -36,6 +40,7 @@ from torch.nn.functional import pad
 from dipy_rnn import interpolate, sh
 from dipy_rnn._network import CompiledPropagator
 from dipy_rnn.model import ARCHITECTURES, Compasses
+from dipy_rnn.whole_file import whole_file
 
 FORMAT = "dipy_rnn model"
 FORMAT_VERSION = 1
@@ -44,6 +49,15 @@ FORMAT_VERSION = 1
 # answer would depend, in its last digit, on how many rows there are. Some streamlines
 # make millimetres of it.
 _ROWS = 32
+
+#: What a file may be. The largest network of ours, cai2023, has 17 MB of parameters
+#: in some 60 entries, and a state of 1024 floats for each streamline.
+FILE_LIMIT = 1 << 28
+ENTRIES_LIMIT = 1 << 12
+STATE_LIMIT = 1 << 14
+
+#: Beside the models that ship, as ``sha256sum --check`` reads it.
+CHECKSUMS = "SHA256SUMS"
 
 _METADATA_NAME = "metadata.json"
 _METADATA_LIMIT = 1 << 20
@@ -129,6 +143,11 @@ class ModelMetadata:
                 raise ModelFileError(f"{name} is {value!r}; give an integer from 1 up")
             if value > 1 << 20:
                 raise ModelFileError(f"{name} is {value}; that is no model for a CPU")
+        if self.layers * self.hidden > STATE_LIMIT:
+            raise ModelFileError(
+                f"layers and hidden are {self.layers} and {self.hidden}; "
+                f"{STATE_LIMIT} floats of state for a streamline are allowed"
+            )
         if self.kind == "sh":
             try:
                 order = interpolate.sh_order(self.channels)
@@ -451,32 +470,7 @@ def read_metadata(path):
     >>> read_metadata(model_path("default")).kind
     'sh'
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [
-                entry
-                for entry in archive.infolist()
-                if entry.filename.endswith(f"/extra/{_METADATA_NAME}")
-            ]
-            if len(entries) != 1:
-                raise ModelFileError(f"it has no metadata; {_REMEDY}")
-            if entries[0].file_size > _METADATA_LIMIT:
-                raise ModelFileError("its metadata is larger than 1 MiB")
-            text = archive.read(entries[0]).decode("utf-8")
-        return ModelMetadata.from_json(text)
-    except ModelFileError as error:
-        raise ModelFileError(f"{path} is no usable model: {error}.") from None
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        UnicodeDecodeError,
-        RuntimeError,  # encrypted
-        EOFError,
-    ):
-        raise ModelFileError(
-            f"{path} is no model file: it is not a TorchScript archive, as "
-            "dipy_rnn.model_file.save_model writes."
-        ) from None
+    return _read(_content(path), path)[1]
 
 
 def load_model(model=None, *, device=None):
@@ -499,7 +493,8 @@ def load_model(model=None, *, device=None):
     FileNotFoundError
         If there is no such file.
     ModelFileError
-        If it is no model file, or the network does not do what its metadata says.
+        If it is no model file, or the network does not do what its metadata says, or
+        a model of the package is not the one that was shipped.
     ValueError
         If there is no such device.
 
@@ -517,18 +512,11 @@ def load_model(model=None, *, device=None):
         return model
     device = check_device("cpu" if device is None else device)
     path = model_path(model)
-    metadata = read_metadata(path)
-    try:
-        with _quiet_jit():
-            module = torch.jit.load(path, map_location=device).eval()
-            if not hasattr(module, "init_state"):
-                raise ModelFileError("it has no method init_state(n)")
-        loaded = Model(module, metadata, device, str(model or "default"))
-    except (RuntimeError, ModelFileError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelFileError(f"{path} is no usable model: {reason}.") from None
-    _check_contract(loaded, path)
-    return loaded
+    content = _content(path)
+    name = str(model or "default")
+    if name in shipped_models():
+        _check_checksum(content, path)
+    return _load(content, path, device, name)
 
 
 def save_model(module, metadata, path):
@@ -558,26 +546,19 @@ def save_model(module, metadata, path):
     >>> load_model(path).metadata.orders
     (4,)
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    archive = io.BytesIO()
     with _quiet_jit():
         if not isinstance(module, torch.jit.ScriptModule):
             module = torch.jit.script(module)
-        module = module.cpu().eval()
-        try:
-            torch.jit.save(
-                module,
-                str(temporary),
-                _extra_files={_METADATA_NAME: metadata.to_json()},
-            )
-            load_model(temporary)
-            os.replace(temporary, path)
-        except ModelFileError as error:
-            raise ModelFileError(
-                str(error).replace(str(temporary), str(path))
-            ) from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        torch.jit.save(
+            module.cpu().eval(),
+            archive,
+            _extra_files={_METADATA_NAME: metadata.to_json()},
+        )
+    content = archive.getvalue()
+    _load(content, path, torch.device("cpu"), str(path))
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def as_model(module, metadata, *, name="module"):
@@ -647,6 +628,187 @@ def check_device(device):
     return device
 
 
+def _content(path):
+    """Read a file of bounded size."""
+    with open(path, "rb") as file:
+        content = file.read(FILE_LIMIT + 1)
+    if len(content) > FILE_LIMIT:
+        raise ModelFileError(
+            f"{path} is no usable model: it is larger than {FILE_LIMIT >> 20} MiB."
+        )
+    return content
+
+
+def _check_checksum(content, path):
+    """Compare a model of the package with what was shipped."""
+    line = f"{hashlib.sha256(content).hexdigest()}  {path.name}"
+    known = path.parent / CHECKSUMS
+    if not known.is_file() or line not in known.read_text("utf-8").splitlines():
+        raise ModelFileError(
+            f"{path} is not the model that was shipped (its SHA-256 is another): the "
+            "installation is damaged or the file was altered; install dipy_rnn again."
+        )
+
+
+def _read(content, path):
+    """Read and check all of an archive but its code, which does not run.
+
+    Returns the entries, and the metadata.
+    """
+    try:
+        entries = _entries(content)
+        metadata = entries.get(f"extra/{_METADATA_NAME}")
+        if metadata is None:
+            raise ModelFileError(f"it has no metadata; {_REMEDY}")
+        if len(metadata) > _METADATA_LIMIT:
+            raise ModelFileError("its metadata is larger than 1 MiB")
+        metadata = ModelMetadata.from_json(metadata.decode("utf-8"))
+        for name in ("data", "constants"):
+            if f"{name}.pkl" in entries:
+                _Tensors(name, entries).check()
+        return entries, metadata
+    except ModelFileError as error:
+        raise ModelFileError(f"{path} is no usable model: {error}.") from None
+    except Exception:  # a dozen kinds, of zipfile and zlib
+        raise ModelFileError(
+            f"{path} is no model file: it is not a TorchScript archive, as "
+            "dipy_rnn.model_file.save_model writes, or it is damaged."
+        ) from None
+
+
+def _entries(content):
+    """Return what an archive holds, by the names within its only folder."""
+    # Counted before they are listed: a list takes ten times their room.
+    if content.count(b"PK\x01\x02") > ENTRIES_LIMIT:
+        raise ModelFileError(f"it has more than {ENTRIES_LIMIT} entries")
+    entries = {}
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        listed = archive.infolist()
+        if sum(entry.file_size for entry in listed) > FILE_LIMIT:
+            raise ModelFileError(
+                f"its entries are larger than {FILE_LIMIT >> 20} MiB together"
+            )
+        if len({entry.filename.partition("/")[0] for entry in listed}) > 1:
+            raise ModelFileError("its entries do not lie in one folder")
+        for entry in listed:
+            name = entry.filename.partition("/")[2]
+            if name in entries:
+                raise ModelFileError(f"it has two entries {name!r}")
+            with archive.open(entry) as file:
+                # No more than said, whatever it inflates to; the checksum is compared.
+                entries[name] = file.read(entry.file_size)
+            if len(entries[name]) != entry.file_size:
+                raise ModelFileError(f"its entry {name!r} is cut short")
+    return entries
+
+
+# What torch calls the kinds of numbers of an entry.
+_DTYPES = {
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "ShortStorage": torch.int16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "BoolStorage": torch.bool,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+    "QInt8Storage": torch.int8,
+    "QUInt8Storage": torch.uint8,
+    "QInt32Storage": torch.int32,
+}
+
+
+class _Tensors(pickle.Unpickler):
+    """Checks the tensors that torch pickled; nothing is imported or called.
+
+    torch does not: of a tensor whose entry is shorter than it says, the rest is
+    whatever lies in memory behind it.
+    """
+
+    def __init__(self, folder, entries):
+        self._text = entries[f"{folder}.pkl"]
+        super().__init__(io.BytesIO(self._text))
+        self._folder, self._entries = folder, entries
+
+    def check(self):
+        try:
+            for opcode, argument, _ in pickletools.genops(self._text):
+                # The place in a table that grows with it, not with the file.
+                if "PUT" in opcode.name and int(argument) > len(self._text):
+                    raise ValueError("more is remembered than there is")
+            self.load()
+        except ModelFileError:
+            raise
+        except Exception:  # a pickle can be wrong in any way
+            raise ModelFileError(f"its {self._folder}.pkl cannot be read") from None
+
+    def find_class(self, module, name):
+        known = {
+            "torch._utils._rebuild_tensor_v2": self._rebuild,
+            "torch._utils._rebuild_qtensor": self._rebuild,
+            "collections.OrderedDict": dict,
+        }
+        if f"{module}.{name}" in known:
+            return known[f"{module}.{name}"]
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        if module == "torch.jit._pickle":  # tells types of lists and the like
+            return lambda value, *_: value
+        if module.partition(".")[0] == "__torch__":
+
+            class Part:
+                """Of the network."""
+
+                def __setstate__(self, state):
+                    self.state = state
+
+            return Part
+        raise ModelFileError(f"its {self._folder}.pkl holds a {module}.{name}")
+
+    def persistent_load(self, reference):
+        _, dtype, key, _, n = reference
+        name = f"{self._folder}/{key}"
+        entry = self._entries.get(name, b"")
+        if len(entry) != n * dtype.itemsize:
+            raise ModelFileError(
+                f"its entry {name!r} has {len(entry)} bytes, not {n * dtype.itemsize}"
+            )
+        return n
+
+    def _rebuild(self, n, start, shape, strides, *_):
+        if start < 0 or any(k < 0 for k in (*shape, *strides)) or math.prod(shape) > n:
+            raise ModelFileError("a tensor is larger than its entry")
+        last = start + sum((k - 1) * by for k, by in zip(shape, strides, strict=True))
+        if math.prod(shape) and last >= n:
+            raise ModelFileError("a tensor is larger than its entry")
+
+
+def _load(content, path, device, name):
+    """Make a model of what a file holds, and refuse one that breaks the contract."""
+    entries, metadata = _read(content, path)
+    # torch gets what was checked, not what else it might find in the file.
+    checked = io.BytesIO()
+    with zipfile.ZipFile(checked, "w") as archive:
+        for entry, text in entries.items():
+            archive.writestr(f"archive/{entry}", text)
+    checked.seek(0)
+    try:
+        with _quiet_jit():
+            module = torch.jit.load(checked, map_location=device).eval()
+            if not hasattr(module, "init_state"):
+                raise ModelFileError("it has no method init_state(n)")
+        model = Model(module, metadata, device, name)
+    except Exception as error:  # torch raises whatever Python knows
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelFileError(f"{path} is no usable model: {reason}.") from None
+    _check_contract(model, path)
+    return model
+
+
 def _compiled(module, metadata):
     """Compile a network that says it is a RecurrentPropagator, if that is true."""
     try:
@@ -671,9 +833,12 @@ def _compiled(module, metadata):
 
 def _as_array(name, parameter):
     try:
-        return parameter.detach().numpy()
+        array = parameter.detach().numpy()
     except TypeError:  # one that numpy does not know
         raise ValueError(f"{name} is {parameter.dtype}, not float32") from None
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} is not finite")
+    return array
 
 
 def _check_compiled(model, features, direction):
@@ -737,14 +902,8 @@ def _check_contract(model, path):
             _check_compiled(model, features, direction)
     except ModelFileError as error:
         raise ModelFileError(f"{path} breaks the contract: {error}.") from None
-    except (
-        torch.jit.Error,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as error:
-        reason = str(error).strip().splitlines()[-1] if str(error) else type(error)
+    except Exception as error:  # the program that an archive is may raise any
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ModelFileError(f"{path} breaks the contract: {reason}.") from None
 
 

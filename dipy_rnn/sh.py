@@ -262,9 +262,9 @@ def pam_basis(pam, *, name="pam"):
 
     if getattr(pam, "B", None) is None or getattr(pam, "sphere", None) is None:
         return BASES[0], True
-    harmonics = np.asarray(pam.B).T
+    harmonics = spaces.check_numbers(pam.B, f"{name}: its matrix B").T
     try:
-        order = interpolate.sh_order(harmonics.shape[1])
+        order = interpolate.sh_order(harmonics.shape[-1] if harmonics.ndim else 0)
     except ValueError as error:
         raise ValueError(f"{name}: its matrix B is of no order: {error}") from None
     with warnings.catch_warnings():
@@ -338,21 +338,20 @@ def looks_like_fodf(coeffs):
     filled = (whole > 0) & (whole >= _BACKGROUND * np.quantile(whole, 0.99))
     if not filled.any():
         return False
-    order2 = np.square(coeffs[..., 1:6]).sum(axis=-1, dtype=np.float64)
+    order2 = np.square(coeffs[..., 1:6], dtype=np.float64).sum(axis=-1)
     ratio = order2[filled] / whole[filled]
     return bool(np.median(ratio[ratio >= np.quantile(ratio, 0.75)]) > _FODF_RATIO)
 
 
 def _checked(volume, name):
-    volume = np.asarray(volume)
+    volume = spaces.check_numbers(volume, name)
     if volume.ndim != 4 or not volume.size:
         raise ValueError(
             f"{name} has the shape {volume.shape}; (X, Y, Z, number of coefficients) "
             "is needed."
         )
-    if volume.dtype.kind not in "fiu":
-        raise ValueError(f"{name} is of type {volume.dtype}; real numbers are needed.")
-    volume = np.ascontiguousarray(volume, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        volume = np.ascontiguousarray(volume, dtype=np.float32)
     n_bad = volume.size - np.count_nonzero(np.isfinite(volume))
     if n_bad:
         raise ValueError(

@@ -14,10 +14,90 @@ This is the only module that multiplies by an affine. Three spaces occur:
     (or a rotation and a mirror) away from RAS+.
 """
 
+from numbers import Integral, Real
+
 import numpy as np
 
 # DIPY's own tolerance for shear in LocalTracking.
 _SHEAR_TOLERANCE = 1e-5
+
+#: No coordinate may be larger. A kilometre from the origin single precision, of which
+#: tractograms are, still tells points apart that are 0.1 mm from each other.
+FARTHEST_MM = 1e6
+
+_SMALLEST_VOXEL = 1e-6
+
+
+def check_number(value, name):
+    """Return a real number, or say that it is none.
+
+    Parameters
+    ----------
+    value : int or float
+    name : str
+        What errors call it.
+
+    Returns
+    -------
+    value : int or float
+
+    Raises
+    ------
+    ValueError
+        If it is of another type, or an integer that no float holds.
+
+    Examples
+    --------
+    >>> check_number(np.float32(0.5), "step_size")
+    0.5
+    """
+    if not isinstance(value, Real):
+        raise ValueError(
+            f"{name} is of type {type(value).__name__}; a number is needed."
+        )
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a number.") from None
+    return int(value) if isinstance(value, Integral) else number
+
+
+def check_numbers(values, name):
+    """Return real numbers as an array, or say that they are none.
+
+    Parameters
+    ----------
+    values : array_like
+    name : str
+        What errors call them.
+
+    Returns
+    -------
+    values : ndarray
+        Of the type they came in: booleans, integers or floats.
+
+    Raises
+    ------
+    ValueError
+        If they are of another type, or rows of unequal length.
+
+    Examples
+    --------
+    >>> check_numbers([1, 2], "seeds").tolist()
+    [1, 2]
+    """
+    try:
+        values = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):  # the last one is torch's
+        raise ValueError(f"{name} is no array of real numbers.") from None
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{name} is of type {values.dtype}; real numbers are needed.")
+    return values
+
+
+def _as_float64(values, name):
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        return check_numbers(values, name).astype(np.float64, copy=False)
 
 
 def check_affine(affine, name="affine"):
@@ -37,25 +117,38 @@ def check_affine(affine, name="affine"):
     Raises
     ------
     ValueError
-        If it is not a finite, invertible 4 x 4 matrix without shear.
+        If it is not a finite, invertible 4 x 4 matrix without shear, its voxels are
+        smaller than 1e-6 mm or it goes beyond 1e6 mm.
 
     Examples
     --------
     >>> check_affine([[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]).dtype
     dtype('float64')
     """
-    affine = np.asarray(affine, dtype=np.float64)
+    affine = _as_float64(affine, name)
     if affine.shape != (4, 4):
         raise ValueError(f"{name} has the shape {affine.shape}; (4, 4) is needed.")
     if not np.isfinite(affine).all():
         raise ValueError(f"{name} holds NaN or infinity; mend the image's header.")
     if not np.allclose(affine[3], [0, 0, 0, 1]):
         raise ValueError(f"{name} ends in the row {affine[3]}; 0 0 0 1 is needed.")
+    if np.abs(affine).max() > FARTHEST_MM:
+        raise ValueError(
+            f"{name} holds {np.abs(affine).max():g}; up to {FARTHEST_MM:g} mm is "
+            "allowed, check its units."
+        )
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
         raise ValueError(f"{name} is singular: its voxel axes do not span space.")
+    if sizes.min() < _SMALLEST_VOXEL:
+        raise ValueError(
+            f"{name} has voxels of {sizes.min():g} mm; {_SMALLEST_VOXEL:g} mm or more "
+            "is needed, check its units."
+        )
     products = affine[:3, :3].T @ affine[:3, :3]
-    if not np.allclose(np.triu(products, 1), 0, atol=_SHEAR_TOLERANCE * sizes.max()):
+    # DIPY's tolerance would overlook any shear of voxels much smaller than 1 mm.
+    tolerance = _SHEAR_TOLERANCE * sizes.max() * min(1.0, sizes.max())
+    if not np.allclose(np.triu(products, 1), 0, atol=tolerance):
         raise ValueError(
             f"{name} contains shear; resample the data onto a grid of right angles."
         )
@@ -80,20 +173,25 @@ def check_points(points, name):
     Raises
     ------
     ValueError
-        If they have another shape, or hold NaN or infinity.
+        If they have another shape, or hold NaN, infinity or more than 1e6.
 
     Examples
     --------
     >>> check_points([[1, 2, 3]], "seeds")
     array([[1., 2., 3.]])
     """
-    points = np.asarray(points, dtype=np.float64)
+    points = _as_float64(points, name)
     if points.size == 0:
         points = points.reshape(-1, 3)
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"{name} has the shape {points.shape}; (N, 3) is needed.")
     if not np.isfinite(points).all():
         raise ValueError(f"{name} holds NaN or infinity.")
+    if points.size and np.abs(points).max() > FARTHEST_MM:
+        raise ValueError(
+            f"{name} holds {np.abs(points).max():g}; up to {FARTHEST_MM:g} is allowed, "
+            "check the units."
+        )
     return points
 
 

@@ -26,6 +26,7 @@ above no threshold: tracking by threshold ends there, and ACT goes on unless its
 map says otherwise. CMC excludes such points. In a mask NaN is not tissue.
 """
 
+from collections import Counter
 from enum import IntEnum
 from functools import partial
 
@@ -33,7 +34,7 @@ from dipy.tracking import stopping_criterion as dipy_criteria
 from dipy.tracking.stopping_criterion import StreamlineStatus
 import numpy as np
 
-from dipy_rnn import _stopping
+from dipy_rnn import _stopping, spaces
 
 # Coordinates of seeds are hashed in this many steps per voxel: enough to tell seeds
 # apart, and too few for the last digits of a way through an affine to matter.
@@ -101,9 +102,28 @@ _REASON_OF_STATUS = {
 }
 
 
-def _own_map(image):
+def _check_map(image, name):
+    image = spaces.check_numbers(image, name)
+    if image.ndim != 3:
+        raise ValueError(f"{name} has the shape {image.shape}; (X, Y, Z) is needed.")
+    return image
+
+
+def _own_map(image, name):
     # DIPY hides its maps, and refuses read-only ones: both get the same copy.
-    return np.array(image, dtype=np.float64, order="C")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        return np.array(_check_map(image, name), dtype=np.float64, order="C")
+
+
+def _own_maps(include_map, exclude_map):
+    return _own_map(include_map, "include_map"), _own_map(exclude_map, "exclude_map")
+
+
+def _above_zero(value, name):
+    value = spaces.check_number(value, name)
+    if not 0 < value < np.inf:
+        raise ValueError(f"{name} is {value}; a length above 0 mm is needed.")
+    return value
 
 
 class ThresholdStoppingCriterion(dipy_criteria.ThresholdStoppingCriterion):
@@ -126,7 +146,10 @@ class ThresholdStoppingCriterion(dipy_criteria.ThresholdStoppingCriterion):
     draws_at_random = False
 
     def __new__(cls, metric_map, threshold):
-        metric_map = _own_map(metric_map)
+        metric_map = _own_map(metric_map, "metric_map")
+        threshold = float(spaces.check_number(threshold, "threshold"))
+        if np.isnan(threshold):
+            raise ValueError("threshold is nan; a number is needed.")
         criterion = super().__new__(cls, metric_map, threshold)
         criterion._kernel = partial(_stopping.check_threshold, metric_map, threshold)
         return criterion
@@ -151,7 +174,7 @@ class BinaryStoppingCriterion(dipy_criteria.BinaryStoppingCriterion):
     draws_at_random = False
 
     def __new__(cls, mask):
-        mask = (np.asarray(mask) > 0).astype(np.uint8, order="C")
+        mask = (_check_map(mask, "mask") > 0).astype(np.uint8, order="C")
         criterion = super().__new__(cls, mask)
         criterion._kernel = partial(_stopping.check_binary, mask)
         return criterion
@@ -180,7 +203,7 @@ class ActStoppingCriterion(dipy_criteria.ActStoppingCriterion):
     draws_at_random = False
 
     def __new__(cls, include_map, exclude_map):
-        maps = _own_map(include_map), _own_map(exclude_map)
+        maps = _own_maps(include_map, exclude_map)
         criterion = super().__new__(cls, *maps)
         criterion._kernel = partial(_stopping.check_act, *maps)
         return criterion
@@ -219,7 +242,9 @@ class CmcStoppingCriterion(dipy_criteria.CmcStoppingCriterion):
     draws_at_random = True
 
     def __new__(cls, include_map, exclude_map, step_size, average_voxel_size):
-        maps = _own_map(include_map), _own_map(exclude_map)
+        maps = _own_maps(include_map, exclude_map)
+        step_size = _above_zero(step_size, "step_size")
+        average_voxel_size = _above_zero(average_voxel_size, "average_voxel_size")
         criterion = super().__new__(cls, *maps, step_size, average_voxel_size)
         criterion._kernel = partial(
             _stopping.check_cmc, *maps, step_size / average_voxel_size
@@ -341,27 +366,44 @@ def check_points(
     >>> [StopReason(r).name for r in reasons]
     ['RUNNING', 'ENDPOINT', 'OUTSIDE_IMAGE']
     """
+    _check_type(points_vox, "points_vox", "double")
+    _check_type(reasons, "reasons", "int64")
     if points_vox.shape != (*reasons.shape, 3):
         raise ValueError(
             f"points_vox is of shape {points_vox.shape} and reasons of "
             f"{reasons.shape}; give (N, 3) and (N,)."
         )
+    if not reasons.flags.writeable:
+        raise ValueError("reasons is read-only; the answers are written into it.")
     if _kernel_decides(stopping_criterion):
         if not stopping_criterion.draws_at_random:
             stopping_criterion._kernel(points_vox, reasons)
             return
         if seed_keys is not None:
-            if not np.shape(seed_keys) == np.shape(point_numbers) == reasons.shape:
+            shapes = [getattr(a, "shape", None) for a in (seed_keys, point_numbers)]
+            if shapes != [reasons.shape] * 2:
                 raise ValueError(
-                    f"seed_keys and point_numbers are of shapes {np.shape(seed_keys)} "
-                    f"and {np.shape(point_numbers)}; give both, of shape "
-                    f"{reasons.shape}."
+                    f"seed_keys and point_numbers are of shapes {shapes[0]} and "
+                    f"{shapes[1]}; give both, of shape {reasons.shape}."
                 )
+            _check_type(seed_keys, "seed_keys", "uint64")
+            _check_type(point_numbers, "point_numbers", "int64")
             stopping_criterion._kernel(points_vox, reasons, seed_keys, point_numbers)
             return
     check = stopping_criterion.check_point
     for row in np.flatnonzero(reasons == StopReason.RUNNING):
         reasons[row] = _REASON_OF_STATUS[int(check(points_vox[row]))]
+
+
+def _check_type(array, name, dtype):
+    if (
+        not isinstance(array, np.ndarray)
+        or array.dtype != dtype
+        or not array.flags.c_contiguous
+    ):
+        raise ValueError(
+            f"{name} is no C-contiguous array of type {dtype}; convert it."
+        )
 
 
 def seed_keys(random_seed, seeds_vox):
@@ -382,7 +424,8 @@ def seed_keys(random_seed, seeds_vox):
     Raises
     ------
     ValueError
-        If ``seeds_vox`` is of another shape.
+        If ``seeds_vox`` is of another shape or not finite, or ``random_seed`` is no
+        whole number.
 
     Examples
     --------
@@ -390,13 +433,17 @@ def seed_keys(random_seed, seeds_vox):
     >>> len(set(keys.tolist()))
     2
     """
-    seeds_vox = np.ascontiguousarray(seeds_vox, dtype=np.float64)
-    if seeds_vox.ndim != 2 or seeds_vox.shape[1] != 3:
-        raise ValueError(f"seeds_vox is of shape {seeds_vox.shape}; give (N, 3).")
+    shape = spaces.check_numbers(seeds_vox, "seeds_vox").shape
+    if len(shape) != 2 or shape[1] != 3:
+        raise ValueError(f"seeds_vox is of shape {shape}; give (N, 3).")
+    seeds_vox = np.ascontiguousarray(spaces.check_points(seeds_vox, "seeds_vox"))
+    random_seed = spaces.check_number(random_seed, "random_seed")
+    if not isinstance(random_seed, int):
+        raise ValueError(f"random_seed is {random_seed}; a whole number is needed.")
     # The zero that is added makes -0.0 a 0.0: what is hashed are the bits.
     rounded = np.rint(seeds_vox * _STEPS_PER_VOXEL) + 0.0
     keys = np.empty(len(seeds_vox), dtype=np.uint64)
-    _stopping.hash_rows(int(random_seed) % 2**64, rounded.view(np.uint64), keys)
+    _stopping.hash_rows(random_seed % 2**64, rounded.view(np.uint64), keys)
     return keys
 
 
@@ -425,3 +472,44 @@ def format_tally(counts):
         if n
     ]
     return "\n".join(lines) or "no streamline was tracked"
+
+
+def format_fates(counts):
+    """Lay out how many streamlines end well at both ends, and why the others do not.
+
+    Parameters
+    ----------
+    counts : mapping of tuple of 2 StopReason to int
+        How many streamlines stopped forward and backward of the seed for these
+        reasons.
+
+    Returns
+    -------
+    table : str
+        A line for those that are kept where ``return_all`` is False, and one for each
+        reason that rejects others, the commonest first. A streamline that ends badly
+        twice counts for the reason that comes first in :class:`StopReason`, so that
+        excluded tissue goes before everything else.
+
+    Examples
+    --------
+    >>> end, fluid = StopReason.ENDPOINT, StopReason.INVALID_POINT
+    >>> print(format_fates({(end, end): 6, (end, fluid): 1, (fluid, fluid): 1}))
+    kept      75.0 %         6  both ends are valid
+    rejected  25.0 %         2  it came into tissue that the criterion excludes
+    """
+    total = sum(counts.values())
+    if not total:
+        return "no streamline was tracked"
+    kept, rejected = 0, Counter()
+    for reasons, n in counts.items():
+        bad = [reason for reason in map(StopReason, reasons) if not reason.is_valid_end]
+        if bad:
+            rejected[min(bad)] += n
+        else:
+            kept += n
+    rows = [("kept", kept, "both ends are valid")]
+    rows += [("rejected", n, why.message) for why, n in rejected.most_common() if n]
+    return "\n".join(
+        f"{fate:8s} {100 * n / total:5.1f} % {n:9d}  {why}" for fate, n, why in rows
+    )

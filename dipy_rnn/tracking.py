@@ -10,6 +10,8 @@ from dipy_rnn.model_file import load_model
 from dipy_rnn.propagator import Propagator
 from dipy_rnn.stopping import StopReason
 
+_MOST_POINTS = 2**31
+
 
 @dataclass(frozen=True, eq=False)
 class Streamline:
@@ -150,6 +152,7 @@ def rnn_tracking(
     >>> len(list(streamlines))
     2
     """
+    affine = spaces.check_affine(affine)
     tracked = track(
         seeds,
         stopping_criterion,
@@ -247,18 +250,24 @@ def track(
     _, max_points = length_limits(0, max_len, step_size)
     if max_points < 1:
         raise ValueError(f"max_len is {max_len}; it must be at least step_size (mm).")
-    if not 0 < seed_buffer_fraction <= 1:
+    spaces.check_number(max_angle, "max_angle")
+    if not 0 < spaces.check_number(seed_buffer_fraction, "seed_buffer_fraction") <= 1:
         raise ValueError(
             f"seed_buffer_fraction is {seed_buffer_fraction}; a share above 0 and up "
             "to 1 is allowed."
         )
-    if batch_size < 0 or int(batch_size) != batch_size:
+    batch_size = spaces.check_number(batch_size, "batch_size")
+    if not 0 <= batch_size < np.inf or int(batch_size) != batch_size:
         raise ValueError(
             f"batch_size is {batch_size}; a whole number is needed, 0 for what suits "
             "the device."
         )
-    if random_seed < 0:
-        raise ValueError(f"random_seed is {random_seed}; 0 or more is needed.")
+    random_seed = spaces.check_number(random_seed, "random_seed")
+    if not 0 <= random_seed < 2**32 or int(random_seed) != random_seed:
+        raise ValueError(
+            f"random_seed is {random_seed}; a whole number from 0 to {2**32 - 1} is "
+            "needed."
+        )
     nbr_threads = interpolate.count_threads(nbr_threads)
     model = load_model(model, device=device)
     model.check_step(step_size)
@@ -282,9 +291,9 @@ def track(
         max_half=max_points + 2,  # no limit of its own
         n_slots=int(batch_size),
         nbr_threads=nbr_threads,
-        random_seed=random_seed,
+        random_seed=int(random_seed),
     )
-    return _streamlines(tracked, seeds, random_seed)
+    return _streamlines(tracked, seeds, int(random_seed))
 
 
 def length_limits(min_len, max_len, step_size):
@@ -305,7 +314,7 @@ def length_limits(min_len, max_len, step_size):
     ------
     ValueError
         If ``step_size`` is not above 0, ``min_len`` negative or above ``max_len``, or
-        one of them not finite.
+        one of them not finite; or for more than 2**31 points.
 
     Notes
     -----
@@ -317,12 +326,20 @@ def length_limits(min_len, max_len, step_size):
     >>> length_limits(2, 500, 0.5)
     (4, 1000)
     """
+    step_size = spaces.check_number(step_size, "step_size")
+    min_len = spaces.check_number(min_len, "min_len")
+    max_len = spaces.check_number(max_len, "max_len")
     if not 0 < step_size < np.inf:
         raise ValueError(f"step_size is {step_size}; a step above 0 mm is needed.")
     if not 0 <= min_len <= max_len < np.inf:
         raise ValueError(
             f"min_len is {min_len} and max_len {max_len}; 0 <= min_len <= max_len is "
             "needed (mm)."
+        )
+    if max_len > _MOST_POINTS * step_size:
+        raise ValueError(
+            f"max_len is {max_len}; up to {_MOST_POINTS} steps of {step_size} mm are "
+            "allowed."
         )
     return int(min_len / step_size), int(max_len / step_size)
 
@@ -343,7 +360,9 @@ def _one_of(shcoeff, pam, features, basis_type, legacy, affine):
         return harmonics.fodf_features(shcoeff, basis_type=basis_type, legacy=legacy)
     if pam is not None:
         theirs = getattr(pam, "affine", None)
-        if theirs is not None and not np.allclose(theirs, affine, atol=1e-3):
+        if theirs is not None and not np.allclose(
+            spaces.check_affine(theirs, "pam.affine"), affine, atol=1e-3
+        ):
             raise ValueError(
                 "pam.affine and affine differ; resample the fODF, or the images of the "
                 "stopping criterion and of the seeds, onto one grid."

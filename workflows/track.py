@@ -240,7 +240,8 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
                 "of files; give one of each for every subject."
             ) from None
         subjects = _subjects(io_it, options)
-        due = [s for s in subjects if not (skip_existing and s.tractogram.exists())]
+        there = {s for s in subjects if skip_existing and s.tractogram.exists()}
+        due = [subject for subject in subjects if subject not in there]
         if save_picture:
             check_installed(("matplotlib",), "save_picture", "viz")
             self.refuse_existing(each.tractogram.with_suffix(".png") for each in due)
@@ -250,11 +251,10 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
         load_model(model_file, device=device).check_step(step_size)
         outcomes = {
             each: Outcome(str(each.fodf), str(each.tractogram), "skipped")
-            for each in subjects
-            if each not in due
+            for each in there
         }
-        if outcomes:
-            logger.info(f"{len(outcomes)} of {len(subjects)} tractograms exist already")
+        if there:
+            logger.info(f"{len(there)} of {len(subjects)} tractograms exist already")
         errors = []
         try:
             for subject, outcome in _track_all(due, options):
@@ -264,7 +264,7 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
                         str(subject.fodf),
                         str(subject.tractogram),
                         "failed",
-                        error=" ".join(str(outcome).split()),
+                        error=" ".join(str(outcome).split()) or repr(outcome),
                     )
                 outcomes[subject] = outcome
                 if len(subjects) > 1 or outcome.status != "failed":
@@ -425,16 +425,17 @@ def _track_all(subjects, options):
                 outcome, *grid = _track_parts(subject, path, options, workers)
             if options.save_picture:
                 _save_picture(subject.tractogram, outcome.streamlines, *grid)
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:
             outcome = error
         yield subject, outcome
 
 
 def _track_parts(subject, path, options, workers):
     """Track the parts of a subject beside each other, and join them in a file."""
-    n = options.nbr_parts
+    folder, n = path.parent / "parts", options.nbr_parts
+    folder.mkdir()
     parts = [
-        replace(subject, tractogram=path.with_name(f"part{i}.trx"), part=i, n_parts=n)
+        replace(subject, tractogram=folder / f"{i}.trx", part=i, n_parts=n)
         for i in range(n)
     ]
     outcomes = {}

@@ -1,0 +1,140 @@
+"""Kill dipy_track_rnn at random times, and look at what is left.
+
+Each run tracks a small phantom and is ended by SIGKILL at a time that is drawn at
+random, from its start to somewhat after its usual end. Under the final name there must
+then be nothing, or the file that was there before, or the whole new one, byte by byte;
+and no process. At the end a run that nobody kills must complete and remove what the
+others left.
+
+    python benchmarks/interruption.py --kills 200
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from dipy.io.image import save_nifti
+import numpy as np
+
+from dipy_rnn.phantom import crossing_phantom
+
+PROGRAM = Path(sys.executable).parent / "dipy_track_rnn"
+SUFFIXES = (".trx", ".trk", ".tck")
+ENGINES = ("serial", "joblib")
+
+
+def make_subject(folder):
+    """Write a phantom, and return the inputs of the command."""
+    phantom = crossing_phantom(90.0, shape=(20, 20, 10))
+    images = {
+        "sh": phantom.fodf(noise=0.05).astype(np.float32),
+        "fa": phantom.mask().astype(np.float32),
+        "seeds": phantom.mask().astype(np.uint8),
+    }
+    for name, image in images.items():
+        save_nifti(folder / f"{name}.nii.gz", image, phantom.affine)
+    return [folder / f"{name}.nii.gz" for name in images]
+
+
+def start(inputs, out, suffix, engine, n_seeds):
+    """Start the command; a part of the seeds in a process each, if not serial."""
+    parts = () if engine == "serial" else ("--nbr_parts", "2", "--num_processes", "2")
+    options = ("--seed_count", n_seeds, "--engine", engine, "--nbr_threads", 1)
+    return subprocess.Popen(
+        list(
+            map(
+                str,
+                (PROGRAM, *inputs, *options, *parts, "--force", "--out_dir", out)
+                + ("--out_tractogram", f"lines{suffix}"),
+            )
+        ),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def orphans():
+    """Return the processes that go on without the one that started them."""
+    listed = subprocess.run(
+        ["pgrep", "-P", "1", "-f", "dipy_track_rnn|LokyProcess"],
+        capture_output=True,
+        text=True,
+    )
+    return listed.stdout.split()
+
+
+def main():
+    """Kill, look, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=20_000)
+    parser.add_argument("--random_seed", type=int, default=1)
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(arguments.random_seed)
+    found, wrong = Counter(), 0
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        inputs = make_subject(folder)
+        whole, seconds = {}, {}
+        for suffix in SUFFIXES:
+            for engine in ENGINES:
+                begin = time.monotonic()
+                process = start(inputs, folder, suffix, engine, arguments.seeds)
+                assert process.wait() == 0
+                seconds[suffix, engine] = time.monotonic() - begin
+            whole[suffix] = (folder / f"lines{suffix}").read_bytes()
+            (folder / f"lines{suffix}").unlink()
+        print("seconds of a whole run:", {k: round(v, 1) for k, v in seconds.items()})
+        for kill in range(arguments.kills):
+            suffix = SUFFIXES[kill % 3]
+            engine = ENGINES[kill // 3 % 2]
+            path = folder / f"lines{suffix}"
+            before = (None, b"an older one")[int(rng.integers(2))]
+            if before is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_bytes(before)
+            process = start(inputs, folder, suffix, engine, arguments.seeds)
+            time.sleep(rng.uniform(0, 1.1) * seconds[suffix, engine])
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            now = path.read_bytes() if path.exists() else None
+            if now == whole[suffix]:
+                left = "the new file, whole"
+            elif now == before:
+                left = "no file" if now is None else "the older file"
+            else:
+                left, wrong = "WRONG: half a file", wrong + 1
+            for _ in range(100):
+                if not orphans():
+                    break
+                time.sleep(0.1)
+            else:
+                left, wrong = "WRONG: a process", wrong + 1
+            partial = any(folder.glob(f".lines{suffix}.*.partial"))
+            found[engine, left, "a folder .partial" if partial else ""] += 1
+            print(f"{kill + 1} {suffix} {engine}: {left}", flush=True)
+        for suffix in SUFFIXES:
+            process = start(inputs, folder, suffix, "serial", arguments.seeds)
+            complete = process.wait() == 0
+            complete &= (folder / f"lines{suffix}").read_bytes() == whole[suffix]
+            wrong += not complete
+        leftovers = list(folder.glob("*.partial")) + list(folder.glob(".*.partial"))
+        wrong += len(leftovers)
+    print(
+        f"\n{arguments.kills} kills, {wrong} wrong; after a last run {len(leftovers)}"
+    )
+    print("leftovers. What was there after a kill:\n")
+    print("| Engine | Under the final name | Beside it | Times |\n|---|---|---|---|")
+    for (engine, left, partial), n in sorted(found.items()):
+        print(f"| {engine} | {left} | {partial} | {n} |")
+    sys.exit(wrong > 0)
+
+
+if __name__ == "__main__":
+    main()
