@@ -100,5 +100,9 @@ def _lives(process):
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):  # somebody else's; no number of a process
-        pass
-    return True
+        return True
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # no Linux
+        return True
+    return state != "Z"  # ended, and nobody asked how: so it stays in some containers

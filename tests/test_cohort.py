@@ -3,7 +3,6 @@
 import csv
 from functools import partial
 from pathlib import Path
-import resource
 import shutil
 import signal
 import subprocess
@@ -294,6 +293,7 @@ def test_an_interrupted_run_leaves_nothing_by_halves(tmp_path, started, number, 
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, started):
+    resource = pytest.importorskip("resource")
     subject = Subject(tmp_path)
     out = tmp_path / "out"
     process = started(

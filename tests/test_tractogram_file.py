@@ -2,7 +2,6 @@
 
 from itertools import islice
 import json
-import resource
 import weakref
 from zipfile import ZipFile
 
@@ -364,6 +363,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_one(
     path.write_text("old")
     types = DATA_TYPES if suffix in WITH_VALUES else None
     many = (pair for _ in range(1000) for pair in pairs())
+    resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:

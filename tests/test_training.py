@@ -6,7 +6,6 @@ from functools import partial
 from itertools import pairwise
 from math import cos, pi
 import pickle
-import resource
 import signal
 import sys
 import types
@@ -893,6 +892,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(content, tmp_path):
 
 def test_a_full_disk_leaves_the_checkpoint_that_was_there(checkpoint):
     snapshot, before = load_checkpoint(checkpoint), checkpoint.read_bytes()
+    resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
     try:

@@ -3,11 +3,12 @@
 from concurrent.futures import ThreadPoolExecutor
 import errno
 import os
-import resource
+from pathlib import Path
 import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -131,6 +132,19 @@ def test_the_next_process_removes_what_a_killed_one_left(name, begin, tmp_path):
     assert names(tmp_path) == {name}
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no Linux")
+def test_a_killed_process_that_nobody_asked_about_is_not_living(begin, tmp_path):
+    path = tmp_path / "a.txt"
+    killed = begin(path)
+    killed.send_signal(signal.SIGKILL)
+    state = Path(f"/proc/{killed.pid}/stat")
+    while ") Z " not in state.read_text():
+        time.sleep(0.01)
+    with whole_file(path) as partial:
+        assert names(tmp_path) == {partial.parent.name}
+        partial.write_text("new")
+
+
 def test_what_a_living_process_writes_stays(begin, tmp_path):
     path = tmp_path / "a.txt"
     living = begin(path)
@@ -179,6 +193,7 @@ def test_threads_write_files_at_the_same_time(tmp_path):
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(old):
+    resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
     try:

@@ -66,7 +66,7 @@ def _run(command, flow):
             warnings.showwarning = lambda message, *_: logger.warning(str(message))
             run_flow(flow, extra_args=extra_args)
     except KeyboardInterrupt as interruption:
-        sys.exit(f"{command}: {interruption or 'interrupted'}")
+        sys.exit(f"{command}: {str(interruption) or 'interrupted'}")
     except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"{command}: error: {_one_line(error)}")
     except Exception as error:
