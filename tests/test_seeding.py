@@ -8,8 +8,10 @@ import pytest
 from worlds import affine_of
 
 from dipy_rnn.anatomy import Tissues
+from dipy_rnn.workflows import seeding
 from dipy_rnn.workflows.inputs import load_points
 from dipy_rnn.workflows.seeding import Seeding
+from dipy_rnn.workflows.track import between
 
 # 2 x 3 x 5 mm: a voxel has 30 cubic millimetres.
 AFFINE = affine_of((2.0, 3.0, 5.0))
@@ -22,7 +24,10 @@ def mask_of(n_voxels, shape=(6, 5, 4)):
 
 
 def place(mask, tissues=None, **options):
-    return list(Seeding(**options).place(mask, AFFINE, "mask.nii.gz", tissues))
+    n_seeds, batches = Seeding(**options).place(mask, AFFINE, "mask.nii.gz", tissues)
+    batches = list(batches)
+    assert sum(map(len, batches)) == n_seeds
+    return batches
 
 
 def voxels(seeds):
@@ -67,6 +72,34 @@ def test_until_enough_are_selected_seeds_come_in_batches_without_repeats():
     assert [len(batch) for batch in batches] == [10_000, 10_000, 5_000]
     seeds = np.concatenate(batches)
     assert len(np.unique(seeds, axis=0)) == len(seeds)
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({"seed_count": 45}, [20, 20, 5]),
+        ({"seeds_per_voxel": 5}, [14, 14, 7]),  # twice, twice and once in 7 voxels
+    ],
+)
+def test_many_seeds_come_in_batches_without_repeats(monkeypatch, options, sizes):
+    monkeypatch.setattr(seeding, "_DRAW", 20)
+    batches = place(mask_of(7), **options)
+    assert [len(batch) for batch in batches] == sizes
+    assert len(np.unique(np.concatenate(batches), axis=0)) == sum(sizes)
+
+
+def test_parts_of_batches_are_the_whole():
+    batches = [np.arange(n)[:, None] + i for n, i in ((4, 0), (3, 4), (5, 7))]
+    parts = [
+        [int(x) for batch in between(batches, begin, end) for x in batch[:, 0]]
+        for begin, end in ((0, 5), (5, 5), (5, 12))
+    ]
+    assert parts == [[0, 1, 2, 3, 4], [], [5, 6, 7, 8, 9, 10, 11]]
+
+
+def test_more_seeds_than_anyone_wants_are_refused():
+    with pytest.raises(ValueError, match="there would be 7000000000 seeds"):
+        place(mask_of(7), seed_density=1000)
 
 
 def test_without_a_number_a_hundred_seeds_for_each_streamline_are_allowed():

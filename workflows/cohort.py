@@ -160,12 +160,16 @@ def work_on(jobs, function, *, engine="serial", num_processes=1, scheduler=""):
     )
     jobs = iter(jobs)
     size = 1 if engine == "serial" else _JOBS_PER_PROCESS * num_processes
-    while batch := list(islice(jobs, size)):
-        try:
-            outcomes = with_engine(batch, n_jobs=num_processes)
-        except Exception:  # a process died, and with it what the others returned
-            outcomes = [_alone(with_engine, job) for job in batch]
-        yield from zip(batch, outcomes)
+    try:
+        while batch := list(islice(jobs, size)):
+            try:
+                outcomes = with_engine(batch, n_jobs=num_processes)
+            except Exception:  # a process died, and with it what the others returned
+                outcomes = [_alone(with_engine, job) for job in batch]
+            yield from zip(batch, outcomes)
+    finally:
+        if engine == "ray":
+            _stop_ray()
 
 
 def _call(job, function, parent):
@@ -220,6 +224,12 @@ def _start_ray(num_processes):
             logging_level=logging.WARNING,
             log_to_driver=False,
         )
+
+
+def _stop_ray():
+    import ray
+
+    ray.shutdown()
 
 
 def _on_dask(jobs, function, scheduler):

@@ -299,7 +299,8 @@ def _track(
             for name in ("seed_density", "seed_count", "random_seed")
         }
     )
-    seeds = next(seeding.place(mask, affine, seeding_path))
+    _, batches = seeding.place(mask, affine, seeding_path)
+    seeds = np.concatenate(list(batches))
     logger.info(
         f"Tracking {len(seeds)} seeds on {pam_path} with the model {model.name}, with "
         f"{options['tracking_method']} tracking, and with that on another sphere"

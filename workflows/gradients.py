@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dipy.utils.logging import logger
 from dipy.workflows.workflow import Workflow
+import numpy as np
 
 from dipy_rnn.workflows.inputs import (
     check_sh_format,
@@ -129,7 +130,8 @@ class RNNGradientCheckFlow(WholeOutputs, Workflow):
                 model.metadata.kind,
                 (sh_basis, sh_frame),
             )
-            seeds = next(seeding.place(mask, affine, seeding_path))
+            _, batches = seeding.place(mask, affine, seeding_path)
+            seeds = np.concatenate(list(batches))
             logger.info(f"Checking the gradients of {pam_path} with {len(seeds)} seeds")
             check = check_gradients(
                 features,

@@ -131,7 +131,8 @@ def _load_pam(path):
             group = file["pam"]
             pam.shm_coeff, pam.affine = read(group, "shm_coeff"), read(group, "affine")
             pam.B, vertices = read(group, "B"), read(group, "sphere_vertices")
-        pam.sphere = None if vertices is None else Sphere(xyz=vertices)
+        if vertices is not None:
+            pam.sphere = Sphere(xyz=vertices.astype(float))
     except Exception as error:  # HDF5 has its own for every way a file can be broken
         raise ValueError(
             f"{shown(path)} is no peaks and metrics file ({first_line(error)}); make "
@@ -394,13 +395,15 @@ def make_criterion(image, use_binary_mask, stopping_thr):
     return ThresholdStoppingCriterion(image, stopping_thr)
 
 
-def read_tractogram(path):
+def read_tractogram(path, *, check_points=True):
     """Read the streamlines of a tractogram; they are never all in memory.
 
     Parameters
     ----------
     path : Path
         Ends in one of ``SUFFIXES``.
+    check_points : bool, optional
+        Whether to refuse points that are not finite, or too far away to be in a head.
 
     Yields
     ------
@@ -416,6 +419,7 @@ def read_tractogram(path):
     """
     from nibabel.streamlines import load
 
+    checked = _check_streamline if check_points else np.asarray
     _check_is_file(path)
     try:
         if path.suffix.lower() == ".trx":
@@ -427,7 +431,7 @@ def read_tractogram(path):
                 values = trx.data_per_streamline
                 for i, line in enumerate(trx.streamlines):
                     yield (
-                        _check_streamline(np.array(line)),
+                        checked(np.array(line)),
                         {name: np.array(each[i]) for name, each in values.items()},
                     )
             finally:
@@ -436,7 +440,7 @@ def read_tractogram(path):
             tractogram = load(path, lazy_load=True).tractogram
             # The items themselves are not yet in mm.
             for line, item in zip(tractogram.streamlines, tractogram, strict=True):
-                yield _check_streamline(line), dict(item.data_for_streamline)
+                yield checked(line), dict(item.data_for_streamline)
     except Exception as error:  # the readers check little of what they take from a file
         raise ValueError(
             f"{shown(path)} is no readable tractogram ({first_line(error)})."

@@ -1,13 +1,17 @@
 """Where the commands start tracking: what their options of seeds mean."""
 
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import numpy as np
 
-# Seeds are drawn so many at a time until enough streamlines are selected; and for each
-# that is asked for at most so many, if nobody says how many.
-_DRAW = 10_000
+# As many are drawn at a time; until enough streamlines are selected, fewer, and so many
+# in all for each that is asked for, if nobody says how many.
+_DRAW = 100_000
+_DRAW_TO_SELECT = 10_000
 _SEEDS_FOR_EACH = 100
+_MOST_SEEDS = 10**9
 
 # DIPY draws with random_seed + an integer for each voxel and repetition: this far
 # apart, two draws have no number in common.
@@ -45,8 +49,9 @@ class Seeding:
     --------
     >>> mask = np.zeros((3, 3, 3))
     >>> mask[1, 1, 1] = 1
-    >>> [seeds.tolist() for seeds in Seeding().place(mask, np.eye(4), "mask.nii.gz")]
-    [[[1.0, 1.0, 1.0]]]
+    >>> n_seeds, batches = Seeding().place(mask, np.eye(4), "mask.nii.gz")
+    >>> n_seeds, [seeds.tolist() for seeds in batches]
+    (1, [[[1.0, 1.0, 1.0]]])
     """
 
     seed_density: int = 1
@@ -108,9 +113,10 @@ class Seeding:
 
         Returns
         -------
+        n_seeds : int
+            How many there are, with ``select`` at most.
         batches : iterator of ndarray of shape (N, 3)
-            Seeds in mm: all in one batch, or with ``select`` batches until no more
-            are allowed. The first is placed before this returns.
+            Seeds in mm, some at a time.
 
         Raises
         ------
@@ -126,71 +132,65 @@ class Seeding:
                     f"{path} is a list of seeds, and {given[0]} would place others; "
                     "leave it out, or give a mask."
                 )
-            return iter([seeding])
+            return len(seeding), iter([seeding])
         if not np.isfinite(seeding).all():
             raise ValueError(
                 f"{path} holds NaN or infinity; a mask of 0 and 1 is needed."
             )
         mask = seeding > 0
-        if not mask.any():
-            raise ValueError(f"{path} is an empty seed mask; it needs voxels above 0.")
-        batches = self._batches(mask, affine, tissues)
-        first = next(batches)
-        if not len(first):
-            raise ValueError(
-                f"seeds_per_mm3 is {self.seeds_per_mm3}, which makes no seed in {path}."
-            )
-        return _chain(first, batches)
-
-    def _batches(self, mask, affine, tissues):
-        from dipy.tracking.utils import random_seeds_from_mask, seeds_from_mask
-
-        from dipy_rnn.anatomy import interface_seeds
-
-        def draw(n, random_seed):
-            if self.seed_at_interface:
-                return interface_seeds(
-                    tissues, affine, n, mask=mask, random_seed=random_seed
-                )
-            return random_seeds_from_mask(
-                mask,
-                affine,
-                seeds_count=n,
-                seed_count_per_voxel=False,
-                random_seed=random_seed or None,
-            )
-
         n_voxels = int(mask.sum())
+        if not n_voxels:
+            raise ValueError(f"{path} is an empty seed mask; it needs voxels above 0.")
         volume_mm3 = n_voxels * abs(np.linalg.det(affine[:3, :3]))
-        n_seeds = (
+        n_random = (
             self.seed_count
             or self.seeds_per_voxel * n_voxels
             or round(self.seeds_per_mm3 * volume_mm3)
         )
-        if self.select:
-            left = n_seeds or _SEEDS_FOR_EACH * self.select
-            random_seed = self.random_seed
-            while left:
-                n = min(left, _DRAW)
-                yield draw(n, random_seed)
-                left -= n
-                random_seed += _NEXT_SEED if random_seed else 0
-        elif self.seeds_per_voxel:
-            yield random_seeds_from_mask(
-                mask,
-                affine,
-                seeds_count=self.seeds_per_voxel,
-                seed_count_per_voxel=True,
-                random_seed=self.random_seed or None,
+        if self.seeds_per_mm3 and not n_random:
+            raise ValueError(
+                f"seeds_per_mm3 is {self.seeds_per_mm3}, which makes no seed in {path}."
             )
-        elif self.seed_count:
-            yield draw(self.seed_count, self.random_seed)
-        elif self.seeds_per_mm3:
-            yield draw(n_seeds, self.random_seed) if n_seeds else np.empty((0, 3))
+        if self.select:
+            n_random = n_random or _SEEDS_FOR_EACH * self.select
+        n_seeds = n_random or n_voxels * self.seed_density**3
+        if n_seeds > _MOST_SEEDS:
+            raise ValueError(
+                f"there would be {n_seeds} seeds in {path}; {_MOST_SEEDS} are allowed."
+            )
+        if not n_random:
+            from dipy.tracking.utils import seeds_from_mask
+
+            seeds = seeds_from_mask(mask, affine, density=self.seed_density)
+            return n_seeds, iter([seeds])
+        if self.seed_at_interface:
+            from dipy_rnn.anatomy import interface_seeds
+
+            draw = partial(interface_seeds, tissues, affine, mask=mask)
         else:
-            yield seeds_from_mask(mask, affine, density=self.seed_density)
+            draw = partial(self._draw, mask, affine, n_voxels)
+        batches = self._batches(n_random, n_voxels, draw)
+        first = next(batches)  # what is wrong shows here
+        return n_seeds, chain([first], batches)
 
+    def _draw(self, mask, affine, n_voxels, n_seeds, random_seed):
+        from dipy.tracking.utils import random_seeds_from_mask
 
-def _chain(first, others):
-    yield first
-    yield from others
+        each = self.seeds_per_voxel > 0
+        return random_seeds_from_mask(
+            mask,
+            affine,
+            seeds_count=n_seeds // n_voxels if each else n_seeds,
+            seed_count_per_voxel=each,
+            random_seed=random_seed or None,
+        )
+
+    def _batches(self, n_seeds, n_voxels, draw):
+        """Draw some seeds at a time: DIPY needs half a kilobyte for each."""
+        size = _DRAW_TO_SELECT if self.select else _DRAW
+        if self.seeds_per_voxel:  # a seed in each voxel, or more
+            size = max(size // n_voxels, 1) * n_voxels
+        random_seed = self.random_seed
+        for start in range(0, n_seeds, size):
+            yield draw(n_seeds=min(size, n_seeds - start), random_seed=random_seed)
+            random_seed += _NEXT_SEED if random_seed else 0

@@ -492,14 +492,13 @@ def track_subject(options, subject):
         criterion = tissues.cmc_criterion(options.step_size, voxel_sizes(affine))
     else:
         criterion = make_criterion(image, options.use_binary_mask, options.stopping_thr)
-    batches = options.seeding.place(seeding, affine, subject.seeding, tissues)
-    if not options.select:
-        (seeds,) = batches
-        share = slice(
-            len(seeds) * subject.part // subject.n_parts,
-            len(seeds) * (subject.part + 1) // subject.n_parts,
+    n_seeds, batches = options.seeding.place(seeding, affine, subject.seeding, tissues)
+    if subject.is_part:
+        begin, end = (
+            n_seeds * part // subject.n_parts
+            for part in (subject.part, subject.part + 1)
         )
-        batches = [seeds[share]]
+        n_seeds, batches = end - begin, between(batches, begin, end)
 
     count = SimpleNamespace(seeds=0, streamlines=0, steps=0, ends=Counter())
     min_points, max_points = length_limits(
@@ -552,7 +551,7 @@ def track_subject(options, subject):
 
     with closing(every()) as records:
         if options.shows_progress and not options.select:
-            records = show_progress(records, len(seeds), "seeds", lambda: count.seeds)
+            records = show_progress(records, n_seeds, "seeds", lambda: count.seeds)
         lines = selected(records)
         if options.shows_progress and options.select:
             lines = show_progress(
@@ -571,6 +570,25 @@ def track_subject(options, subject):
         seconds=time.monotonic() - start,
         ends=count.ends,
     )
+
+
+def between(batches, begin, end):
+    """Take seeds from a place on and up to another.
+
+    Parameters
+    ----------
+    batches : iterable of ndarray of shape (N, 3)
+    begin, end : int
+
+    Yields
+    ------
+    batch : ndarray of shape (M, 3)
+    """
+    for batch in batches:
+        yield batch[max(begin, 0) : max(end, 0)]
+        begin, end = begin - len(batch), end - len(batch)
+        if end <= 0:
+            return
 
 
 def _in_one_image(subject, options):

@@ -456,7 +456,9 @@ def _prepare_subject(
         )
     shape = features.data.shape[:3]
     if tractogram_path is not None:
-        streamlines = (line for line, _ in read_tractogram(tractogram_path))
+        # Bad ones are counted and left out.
+        lines = read_tractogram(tractogram_path, check_points=False)
+        streamlines = (line for line, _ in lines)
     else:
         above = None
         if stopping_path is not None:
