@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/installed
 
-.PHONY: help demo test sanitize sanitize-address sanitize-thread models clean
+.PHONY: help demo test doc dist sanitize sanitize-address sanitize-thread models clean
 
 help:
 	@echo "make demo    track a simulated scan, with dipy_track beside it: demo/demo.png,"
 	@echo "             demo/comparison/report.html"
 	@echo "make test    run the tests"
+	@echo "make doc     build the site: doc/_build/html/index.html"
+	@echo "make dist    build the archive of the sources and a wheel: dist/"
 	@echo "make sanitize  run the kernels' tests under gcc's sanitizers (Linux)"
 	@echo "make models  train the models that ship again (about an hour)"
 	@echo "make clean   remove what these made, $(VENV) included"
@@ -19,6 +21,15 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest
+
+# A warning is an error. Tutorials that have not changed are not run again.
+doc: $(VENV)/doc_installed
+	$(VENV)/bin/python -m sphinx -b html -W --keep-going doc doc/_build/html
+
+dist: $(INSTALLED)
+	$(VENV)/bin/python -m pip install -q -c constraints.txt build twine
+	$(VENV)/bin/python -m build
+	$(VENV)/bin/python -m twine check --strict dist/*
 
 KERNEL_TESTS := interpolate sh network peaks stopping engine direction_getter
 sanitize: sanitize-address sanitize-thread
@@ -40,6 +51,7 @@ sanitize-address sanitize-thread: $(INSTALLED)
 	cd tests; \
 	LD_PRELOAD="$(foreach library,$(PRELOAD),$$(gcc -print-file-name=$(library)))" \
 	    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+	    TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
 	    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONPATH="$$folder/built" \
 	    $(abspath $(VENV))/bin/python -m pytest -q -s -p no:cacheprovider \
 	    $(KERNEL_TESTS:%=test_%.py)
@@ -48,7 +60,7 @@ models: $(INSTALLED)
 	$(VENV)/bin/python -m dipy_rnn.training.shipped_models
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo build doc/_build doc/generated dist *.egg-info .pytest_cache .ruff_cache
 	rm -f dipy_rnn/*.c dipy_rnn/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -57,6 +69,10 @@ KERNELS := $(wildcard dipy_rnn/*.pyx dipy_rnn/*.pxd dipy_rnn/*.h)
 # Editable: a change in a .py file needs no new installation.
 $(INSTALLED): $(VENV)/bin/python pyproject.toml setup.py constraints.txt $(KERNELS)
 	$(VENV)/bin/python -m pip install -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV)/doc_installed: $(INSTALLED)
+	$(VENV)/bin/python -m pip install -c constraints.txt -e ".[doc]"
 	touch $@
 
 $(VENV)/bin/python:

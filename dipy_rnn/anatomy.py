@@ -174,7 +174,7 @@ class Tissues:
             half, and has come where it must not be where that of cerebrospinal fluid
             is. Voxels whose three shares are all zero count as grey matter, so that
             streamlines that leave the head, through the brain stem for one, end well
-            (:meth:`from_pve` of DIPY's
+            (``from_pve`` of DIPY's
             :class:`~dipy.tracking.stopping_criterion.AnatomicalStoppingCriterion`).
 
         Examples

@@ -189,7 +189,8 @@ class RNNDirectionGetter(DirectionGetter):
         -------
         directions : ndarray of shape (K, 3)
             Unit vectors along the voxel axes: the peaks of the fODF, the largest
-            first; for other features :meth:`Propagator.first_directions`.
+            first; for other features
+            :meth:`dipy_rnn.propagator.Propagator.first_directions`.
 
         Raises
         ------

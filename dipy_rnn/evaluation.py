@@ -524,7 +524,7 @@ def dice(mask, other):
     Returns
     -------
     dice : float
-        2 |A and B| / (|A| + |B|): 1 for the same masks (two empty ones are the
+        ``2 |A and B| / (|A| + |B|)``: 1 for the same masks (two empty ones are the
         same), 0 for masks that share no voxel.
 
     Examples
@@ -1002,10 +1002,10 @@ def score(streamlines, bundles, affine):
     here that is seen in the overreach. With T the voxels that the valid connections
     of a bundle have points in, and M its mask, [2]_
 
-    - *overlap* is |T and M| / |M|;
-    - *overreach* is |T without M| / |M|;
-    - *F1* is 2 |T and M| / (|T| + |M|), the harmonic mean of overlap and of the share
-      of T that is in M, which is the Dice coefficient.
+    - *overlap* is ``|T and M| / |M|``;
+    - *overreach* is ``|T without M| / |M|``;
+    - *F1* is ``2 |T and M| / (|T| + |M|)``, the harmonic mean of overlap and of the
+      share of T that is in M, which is the Dice coefficient.
 
     All three are 0 for a bundle without valid connections.
 

@@ -109,7 +109,7 @@ class Propagator:
         Returns
         -------
         states : CompiledStates or ScriptedStates
-            What :meth:`answer` takes along.
+            Whose ``answer`` takes them along.
         """
         kind = ScriptedStates if self.model.compiled is None else CompiledStates
         return kind(self, n)

@@ -84,8 +84,9 @@ def rnn_tracking(
         Voxel to mm, without shear.
     seed_directions : array_like of shape (N, 3), optional
         First directions along the voxel axes. If None, the largest peak of the fODF
-        at each seed (:meth:`Propagator.first_directions`). Seeds outside the image,
-        without a peak or with a direction of length zero give no streamline.
+        at each seed (:meth:`dipy_rnn.propagator.Propagator.first_directions`). Seeds
+        outside the image, without a peak or with a direction of length zero give no
+        streamline.
     sh : array_like of shape (X, Y, Z, C), optional
         Spherical harmonics of the fODF, along the voxel axes. Exactly one of ``sh``,
         ``pam`` and ``features`` must be given.

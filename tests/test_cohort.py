@@ -65,7 +65,7 @@ class Cohort:
 @pytest.mark.parametrize("engine", ["serial", "joblib"])
 def test_what_a_job_raises_is_its_outcome_and_stops_no_other(engine):
     outcomes = dict(work_on([1, "wrong", 3], double, engine=engine, num_processes=2))
-    assert outcomes[1], outcomes[3] == (2, 6)
+    assert (outcomes[1], outcomes[3]) == (2, 6)
     assert isinstance(outcomes["wrong"], ValueError)
     assert str(outcomes["wrong"]) == "it is wrong"
 

@@ -157,3 +157,23 @@ def test_the_pictures_are_those_of_the_script(tmp_path):
     assert drawn == {path.name for path in (DOC / "images").glob("*.svg")}
     pages = "".join(page.read_text() for page in DOC.glob("*.md"))
     assert all(f"(images/{name})" in pages for name in drawn)
+
+
+def test_links_of_the_repository_lead_to_pages_of_the_site():
+    pytest.importorskip("myst_parser", reason="what builds the site is not there")
+    from repository import lead_here
+
+    for text, here in (
+        ("[a](doc/training.md#b)", "[a](/training.md#b)"),
+        ("[a](CHANGELOG.md)", "[a](/project/changelog.rst)"),
+        ("[a](Containerfile)", "a"),
+        ("[a](https://dipy.org), [b](#c)", "[a](https://dipy.org), [b](#c)"),
+        ("![a](doc/images/demo.png)", "![a](doc/images/demo.png)"),
+    ):
+        assert lead_here(text) == here
+    for text, here in (
+        ("[a](training.md#b)", "[a](training.md#b)"),
+        ("[a](../features.md)", "[a](../features.md)"),
+        ("[a](../../CONTRIBUTING.md)", "[a](/project/contributing.rst)"),
+    ):
+        assert lead_here(text, of_doc=True) == here

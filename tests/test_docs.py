@@ -29,7 +29,7 @@ PAGES = [
     README,
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "dipy_rnn" / "models").glob("*.md")),
-    DOC / "index.rst",
+    *sorted(DOC.glob("*.rst")),
     *sorted(DOC.glob("*.md")),
     *sorted((DOC / "how_to").glob("*.md")),
 ]
@@ -50,6 +50,7 @@ NOT_RUN = {
     "dask": "it waits for work; test_cohort.py and a tutorial have a scheduler",
     "#!/bin/sh": "a job of a cluster",
     "ulimit": "it binds this process",
+    "podman": "it wants an image of a container",
     "mrgrid": "MRtrix3's",
     "dipy_compare_rnn": "its pictures take long; its own tests draw smaller ones",
 }

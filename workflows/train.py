@@ -101,8 +101,8 @@ class RNNTrainingFlow(Workflow):
             Recurrent layers; 0 for the architecture's own (1; cai2023: 2).
         teacher : string, optional
             What the network should answer: streamline, the direction of the
-            tractogram; peak_along, the peak of the fODF nearest to it; between, a
-            quarter of the way from the latter to the former; largest_ahead,
+            tractogram; peak_along, the peak of the fODF nearest to it; between, 15 %
+            of the way from the latter to the former; largest_ahead,
             the largest value of the fODF ahead, as deterministic tracking does. With
             auto it is peak_along for tractograms and largest_ahead for the
             deterministic ones.

@@ -30,9 +30,8 @@ def largest_ahead(coeffs, along=None, *, widest_deg=45.0):
     along : ndarray of shape (N, 3), optional
         Directions of the streamlines in the frames; not looked at.
     widest_deg : float, optional
-        Largest turn, ``max_angle`` of :func:`dipy.tracking.tracker
-        .deterministic_tracking`. Where the fODF is largest at its rim, the answer is
-        the way there, peak or not.
+        Largest turn, ``max_angle`` of DIPY's ``deterministic_tracking``. Where the
+        fODF is largest at its rim, the answer is the way there, peak or not.
 
     Returns
     -------

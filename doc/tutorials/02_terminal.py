@@ -1,0 +1,95 @@
+"""
+Track in a terminal
+===================
+
+The same from files to files: DIPY fits the fODF, `dipy_track_rnn` tracks. It takes the
+flags of `dipy_track` (:doc:`one by one </dipy_track>`).
+"""
+
+# %%
+# Files
+# -----
+#
+# What a scanner and a mask of the brain would leave, in an empty folder. (Skip this
+# with data of your own.)
+
+from pathlib import Path
+import shlex
+import subprocess
+import tempfile
+
+from dipy.core.gradients import generate_bvecs, gradient_table
+from dipy.io.image import save_nifti
+import numpy as np
+
+from dipy_rnn.phantom import crossing_phantom
+
+folder = Path(tempfile.mkdtemp())
+phantom = crossing_phantom(60, shape=(20, 20, 8))
+bvals = np.r_[np.zeros(6), np.full(60, 1500)]
+bvecs = np.r_[np.zeros((6, 3)), generate_bvecs(60, rng=np.random.default_rng(1))]
+np.savetxt(folder / "dwi.bval", bvals[None], "%d")
+np.savetxt(folder / "dwi.bvec", bvecs.T, "%.6f")
+dwi = phantom.dwi(gradient_table(bvals, bvecs=bvecs), snr=20, random_seed=1)
+mask = phantom.mask().astype(np.float32)
+for name, volume in (("dwi", dwi), ("mask", mask), ("seeds", mask)):
+    save_nifti(folder / f"{name}.nii.gz", np.float32(volume), phantom.affine)
+
+
+def run(command):
+    """Run a command in the folder, as in a terminal, and show what it says."""
+    print("$", command)
+    done = subprocess.run(
+        shlex.split(command), cwd=folder, text=True, capture_output=True, check=True
+    )
+    for line in (done.stdout + done.stderr).splitlines():
+        print(line.split("[dipy] ")[-1])  # without the time of day
+
+
+# %%
+# The fODF, and where to stop
+# ---------------------------
+
+run(
+    "dipy_fit_dti dwi.nii.gz dwi.bval dwi.bvec mask.nii.gz "
+    "--save_metrics fa --out_pam dti.pam5"
+)
+run("dipy_fit_csd dwi.nii.gz dwi.bval dwi.bvec mask.nii.gz --out_pam csd.pam5")
+
+# %%
+# Tracking
+# --------
+#
+# At the end it tells why streamlines stopped (:doc:`what that means </conventions>`).
+# `--save_picture` needs `dipy_rnn[viz]`.
+
+run(
+    "dipy_track_rnn csd.pam5 fa.nii.gz seeds.nii.gz --stopping_thr 0.15 "
+    "--seed_count 300 --minlen 10 --save_seeds --save_picture "
+    "--out_tractogram lines.trx"
+)
+
+# %%
+# The picture that lies beside the tractogram:
+
+import matplotlib.pyplot as plt
+
+picture = plt.imread(folder / "lines.png")
+plt.figure(figsize=(10.8, 10.8 * picture.shape[0] / picture.shape[1]))
+plt.imshow(picture)
+plt.axis("off")
+plt.subplots_adjust(0, 0, 1, 1)
+
+# %%
+# On your own data
+# ----------------
+#
+# - `mask.nii.gz` is a brain mask (`dipy_median_otsu`, or that of your pipeline),
+#   `seeds.nii.gz` a mask of white matter, for one where FA is above 0.3.
+# - For more than about 60 directions leave `--sh_order_max` of `dipy_fit_csd` at 8; for
+#   30 give 6.
+# - Images of spherical harmonics that MRtrix3 wrote: `--sh_basis tournier07 --sh_frame
+#   scanner` (:doc:`/features`).
+# - Many subjects: wildcards in quotes, `"sub-*/csd.pam5"` (:doc:`07_cohort`).
+# - A number of streamlines instead of one of seeds: `--select 10000`.
+# - All flags: :doc:`/reference/commands`, or `dipy_track_rnn --help`.
