@@ -220,13 +220,21 @@ def started():
     """Return a function that starts the command; what goes on at the end is ended."""
     processes = []
 
-    def start(arguments, **options):
+    def start(arguments, limit=None):
+        def prepare():
+            # Tests that run in the background of a shell are deaf to it.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if limit:
+                import resource
+
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
         process = subprocess.Popen(
             [PROGRAM, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            **options,
+            preexec_fn=prepare,
         )
         processes.append(process)
         return process
@@ -292,14 +300,11 @@ def test_an_interrupted_run_leaves_nothing_by_halves(tmp_path, started, number, 
     assert not list(tmp_path.rglob("*.partial"))
 
 
+@needs_proc
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, started):
-    resource = pytest.importorskip("resource")
     subject = Subject(tmp_path)
     out = tmp_path / "out"
-    process = started(
-        [*subject.inputs, "--out_dir", out, *STEP],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)),
-    )
+    process = started([*subject.inputs, "--out_dir", out, *STEP], limit=2048)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 1
     assert error.startswith("dipy_track_rnn: error: ")
