@@ -195,8 +195,8 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
             How many streamlines advance together, 0 for what suits the device. They
             do not depend on it.
         random_seed : int, optional
-            Seed for the places of seed_count, must be >= 0; with 0 they vary.
-            Nothing else is random.
+            Seed for the places of seeds that are drawn, which vary with 0, and for cmc;
+            must be >= 0. Nothing else is random.
         seed_buffer_fraction : float, optional
             Share of the seeds to prepare at a time. With less than 1.0 less memory is
             used and tracking starts sooner.
