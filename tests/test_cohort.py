@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from test_commands import Subject, command, load, refusal
 
-from dipy_rnn.workflows.cohort import Outcome, joined, work_on, write_summary
+from dipy_rnn.workflows.cohort import COLUMNS, Outcome, joined, work_on
+from dipy_rnn.workflows.outputs import save_table
 
 PROGRAM = Path(sys.executable).parent / "dipy_track_rnn"
 STEP = ("--step_size", "1")
@@ -89,7 +90,7 @@ def test_outcomes_of_parts_are_joined():
 
 def test_the_table_has_a_row_for_each_subject(tmp_path):
     path = tmp_path / "summary.csv"
-    write_summary(path, [Outcome("a, b", "c", "failed", error='"no"')])
+    save_table(path, COLUMNS, [Outcome("a, b", "c", "failed", error='"no"').row()])
     with open(path, newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["fodf"], row["status"], row["error"]) == ("a, b", "failed", '"no"')

@@ -1,7 +1,6 @@
 """Many subjects: the engines that work on them, and the table of how it went."""
 
 from collections import Counter
-import csv
 from dataclasses import dataclass, field, fields
 from functools import cache, partial
 from itertools import islice
@@ -96,24 +95,6 @@ def joined(outcomes):
         seconds=sum(outcome.seconds for outcome in outcomes),
         ends=sum((outcome.ends for outcome in outcomes), Counter()),
     )
-
-
-def write_summary(path, outcomes):
-    """Write the table of a cohort.
-
-    Parameters
-    ----------
-    path : Path
-        Of a CSV file; it is replaced.
-    outcomes : sequence of Outcome
-    """
-    from dipy_rnn.whole_file import whole_file
-
-    with whole_file(path) as partial_path:
-        with open(partial_path, "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, COLUMNS)
-            table.writeheader()
-            table.writerows(outcome.row() for outcome in outcomes)
 
 
 def work_on(jobs, function, *, engine="serial", num_processes=1, scheduler=""):

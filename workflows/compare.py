@@ -186,15 +186,13 @@ class RNNComparisonFlow(WholeOutputs, Workflow):
         Schilling, and B. A. Landman. Implementation considerations for deep learning
         with diffusion MRI streamline tractography. MIDL, 2023.
         """
+        from dipy_rnn.tractogram_file import check_format, write_tractogram
+
         self._compares_existing = Path(pam_files).suffix.lower() in SUFFIXES
         for name, value in zip(
             _TRACTOGRAMS, (out_candidate, out_reference, out_yardstick)
         ):
-            if Path(value).suffix not in SUFFIXES:
-                raise ValueError(
-                    f"{name} is {value}; a name that ends in {', '.join(SUFFIXES)} is "
-                    "needed."
-                )
+            check_format(value, name=name)
         check_sh_format(sh_basis, sh_frame)
         for name, value, least in (
             ("seed_density", seed_density, 1),
@@ -236,7 +234,6 @@ class RNNComparisonFlow(WholeOutputs, Workflow):
         label_path = Path(label_file) if label_file else None
         if not self._compares_existing:
             from dipy_rnn.model_file import load_model
-            from dipy_rnn.tractogram_file import write_tractogram
 
             model = load_model(model_file, device=device)
             model.check_step(step_size)

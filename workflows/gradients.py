@@ -3,7 +3,6 @@
 Torch is imported when tracking starts, so that the help does not wait for it.
 """
 
-import csv
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from dipy_rnn.workflows.inputs import (
     load_subject,
     make_criterion,
 )
-from dipy_rnn.workflows.outputs import WholeOutputs
+from dipy_rnn.workflows.outputs import WholeOutputs, save_table
 from dipy_rnn.workflows.seeding import Seeding
 
 
@@ -145,23 +144,6 @@ class RNNGradientCheckFlow(WholeOutputs, Workflow):
             )
             for line in (*check.table().splitlines(), check.verdict):
                 logger.info(line)
-            save_rows(Path(table_path), check.rows)
+            rows = [asdict(row) for row in check.rows]
+            save_table(Path(table_path), rows[0], rows)
             logger.info(f"Saved {table_path}")
-
-
-def save_rows(path, rows):
-    """Write the rows of a check as a table.
-
-    Parameters
-    ----------
-    path : Path
-        Of a CSV file.
-    rows : sequence of dipy_rnn.gradients.CaseLength
-    """
-    from dipy_rnn.whole_file import whole_file
-
-    with whole_file(path) as partial:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, asdict(rows[0]))
-            table.writeheader()
-            table.writerows(map(asdict, rows))

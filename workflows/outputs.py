@@ -1,6 +1,7 @@
 """What the commands write: nothing by halves, and nothing over what is there."""
 
 from collections import Counter
+import csv
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,6 +38,26 @@ class WholeOutputs:
             raise FileExistsError(
                 f"{existing[0]} exists already; add --force to overwrite it."
             )
+
+
+def save_table(path, columns, rows):
+    """Write a table as a CSV file.
+
+    Parameters
+    ----------
+    path : Path
+        It is replaced, when the table is complete.
+    columns : iterable of str
+    rows : iterable of dict
+        Values by column.
+    """
+    from dipy_rnn.whole_file import whole_file
+
+    with whole_file(path) as partial:
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, columns)
+            table.writeheader()
+            table.writerows(rows)
 
 
 def check_installed(packages, what, extra):

@@ -18,11 +18,11 @@ from dipy.workflows.workflow import Workflow
 import numpy as np
 
 from dipy_rnn.workflows.cohort import (
+    COLUMNS,
     ENGINES,
     Outcome,
     joined,
     work_on,
-    write_summary,
 )
 from dipy_rnn.workflows.inputs import (
     check_sh_format,
@@ -33,7 +33,7 @@ from dipy_rnn.workflows.inputs import (
     match_files,
     read_tractogram,
 )
-from dipy_rnn.workflows.outputs import WholeOutputs, check_installed
+from dipy_rnn.workflows.outputs import WholeOutputs, check_installed, save_table
 from dipy_rnn.workflows.seeding import Seeding
 
 
@@ -272,8 +272,8 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
         finally:
             if len(subjects) > 1:
                 folder = Path() if self._output_strategy == "append" else Path(out_dir)
-                rows = [outcomes[each] for each in subjects if each in outcomes]
-                write_summary(folder / summary_file, rows)
+                rows = [outcomes[each].row() for each in subjects if each in outcomes]
+                save_table(folder / summary_file, COLUMNS, rows)
                 logger.info(f"Saved {folder / summary_file}")
         if len(subjects) == len(errors) == 1:
             raise errors[0]
