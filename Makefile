@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/installed
 
-.PHONY: help demo test doc dist sanitize sanitize-address sanitize-thread models clean
+.PHONY: help demo test types doc dist sanitize sanitize-address sanitize-thread models clean
 
 help:
 	@echo "make demo    track a simulated scan, with dipy_track beside it: demo/demo.png,"
 	@echo "             demo/comparison/report.html"
 	@echo "make test    run the tests"
+	@echo "make types   check the annotations (mypy, strict)"
 	@echo "make doc     build the site: doc/_build/html/index.html"
 	@echo "make dist    build the archive of the sources and a wheel: dist/"
 	@echo "make sanitize  run the kernels' tests under gcc's sanitizers (Linux)"
@@ -21,6 +22,14 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest
+
+# mypy has to see the commands where they are installed.
+types: $(INSTALLED)
+	$(VENV)/bin/python -m pip install -q -c constraints.txt mypy
+	rm -rf build/types && mkdir -p build/types/dipy_rnn
+	ln -s $(CURDIR)/dipy_rnn/* $(CURDIR)/workflows build/types/dipy_rnn
+	cd build/types && MYPYPATH=. $(abspath $(VENV))/bin/python -m mypy \
+	    --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dipy_rnn
 
 # A warning is an error. Tutorials that have not changed are not run again.
 doc: $(VENV)/doc_installed
@@ -60,7 +69,8 @@ models: $(INSTALLED)
 	$(VENV)/bin/python -m dipy_rnn.training.shipped_models
 
 clean:
-	rm -rf $(VENV) demo build doc/_build doc/generated dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo build doc/_build doc/generated dist *.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
 	rm -f dipy_rnn/*.c dipy_rnn/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

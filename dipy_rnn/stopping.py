@@ -29,16 +29,36 @@ map says otherwise. CMC excludes such points. In a mask NaN is not tissue.
 from collections import Counter
 from enum import IntEnum
 from functools import partial
+from typing import Protocol
 
 from dipy.tracking import stopping_criterion as dipy_criteria
 from dipy.tracking.stopping_criterion import StreamlineStatus
 import numpy as np
 
 from dipy_rnn import _stopping, spaces
+from dipy_rnn._typing import FloatArray
 
 # Coordinates of seeds are hashed in this many steps per voxel: enough to tell seeds
 # apart, and too few for the last digits of a way through an affine to matter.
 _STEPS_PER_VOXEL = 2.0**20
+
+
+class StoppingCriterion(Protocol):
+    """What may decide where a streamline ends: any of DIPY's, or anything like them.
+
+    Examples
+    --------
+    >>> class AboveTheFloor:
+    ...     def check_point(self, point):
+    ...         return 1 if point[2] > 0 else 2  # StreamlineStatus
+    >>> reasons = np.zeros(2, np.int64)
+    >>> check_points(AboveTheFloor(), np.array([[0, 0, 1.0], [0, 0, -1.0]]), reasons)
+    >>> [StopReason(reason).name for reason in reasons]
+    ['RUNNING', 'ENDPOINT']
+    """
+
+    def check_point(self, point: FloatArray) -> int:
+        """Return a value of ``StreamlineStatus`` for a point in voxel coordinates."""
 
 
 class StopReason(IntEnum):

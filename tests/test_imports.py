@@ -30,7 +30,7 @@ LAYERS = [
     ["propagator"],
     ["model_file", "peaks"],
     ["model", "frames", "sh", "spaces", "stopping", "interpolate", "whole_file"],
-    ["_interp", "_network", "_slots", "_stopping"],
+    ["_typing", "_interp", "_network", "_slots", "_stopping"],
 ]
 # Each kernel has one face that checks what goes in, but for the engine's own.
 MAY_IMPORT_KERNELS = {

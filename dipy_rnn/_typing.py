@@ -1,0 +1,14 @@
+"""Types of arrays for signatures; their shapes and units stand in the docstrings."""
+
+from os import PathLike
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike as ArrayLike, NDArray
+
+AnyArray: TypeAlias = NDArray[Any]
+BoolArray: TypeAlias = NDArray[np.bool_]
+IntArray: TypeAlias = NDArray[np.int64]
+FloatArray: TypeAlias = NDArray[np.float64]
+Float32Array: TypeAlias = NDArray[np.float32]
+AnyPath: TypeAlias = str | PathLike[str]
