@@ -1,12 +1,37 @@
 """What several modules' tests need: harmonics by DIPY, lobes, frames, grids."""
 
 from itertools import permutations, product
+import logging
+import sys
 
 from dipy.core.sphere import Sphere
 from dipy.reconst.shm import real_sh_tournier
 import numpy as np
 import pytest
 from stubs import FieldFollower, StepCounter, save_stub, save_untrained
+
+DIPY = logging.getLogger("dipy")  # to which the commands speak
+
+
+@pytest.fixture(autouse=True)
+def leave_logging_and_arguments_as_they_were(monkeypatch):
+    root = logging.getLogger()
+    before = DIPY.level, root.level, root.handlers[:]
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    yield
+    DIPY.setLevel(before[0])
+    root.setLevel(before[1])
+    for handler in set(root.handlers) - set(before[2]):
+        handler.close()
+    root.handlers[:] = before[2]
+
+
+@pytest.fixture
+def messages(caplog):
+    """Return what commands say, as ``caplog``; where it goes is DIPY's business."""
+    DIPY.addHandler(caplog.handler)
+    yield caplog
+    DIPY.removeHandler(caplog.handler)
 
 
 def _harmonics(directions, order):

@@ -21,11 +21,6 @@ PROGRAM = Path(sys.executable).parent / "dipy_track_rnn"
 STEP = ("--step_size", "1")
 
 
-@pytest.fixture(autouse=True)
-def keep_arguments(monkeypatch):
-    monkeypatch.setattr(sys, "argv", sys.argv)
-
-
 class Cohort:
     """Subjects with different seeds, and the second of them with a broken image."""
 

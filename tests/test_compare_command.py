@@ -1,7 +1,6 @@
 """dipy_compare_rnn on real files: tracked or given, every error a user can make."""
 
 import json
-import logging
 import sys
 
 from dipy.io.image import save_nifti
@@ -17,20 +16,6 @@ from dipy_rnn.workflows import cli, compare, outputs
 
 ALL = ("candidate.trx", "metrics.json", "reference.trx", "report.html", "yardstick.trx")
 STEP = ("--step_size", 1.0, "--nbr_threads", 1)
-
-
-@pytest.fixture(autouse=True)
-def surroundings(monkeypatch):
-    """Leave logging and arguments as they were."""
-    dipy, root = logging.getLogger("dipy"), logging.getLogger()
-    before = dipy.level, root.level, root.handlers[:]
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    yield
-    dipy.setLevel(before[0])
-    root.setLevel(before[1])
-    for handler in set(root.handlers) - set(before[2]):
-        handler.close()
-    root.handlers[:] = before[2]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 import numpy as np
 import pytest
 from stubs import FieldFollower, save_stub, save_untrained
-from test_commands import Subject, leave_logging_as_it_was  # noqa: F401
+from test_commands import Subject
 
 from dipy_rnn.tractogram_file import write_tractogram
 from dipy_rnn.workflows import cli

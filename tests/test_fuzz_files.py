@@ -1,6 +1,5 @@
 """Odd files: the command takes them, or refuses them in one line that names them."""
 
-import logging
 import os
 from pathlib import Path
 import subprocess
@@ -24,18 +23,6 @@ few = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-
-
-@pytest.fixture(autouse=True)
-def leave_logging_as_it_was():
-    dipy, root = logging.getLogger("dipy"), logging.getLogger()
-    before = dipy.level, root.level, root.handlers[:]
-    yield
-    dipy.setLevel(before[0])
-    root.setLevel(before[1])
-    for handler in set(root.handlers) - set(before[2]):
-        handler.close()
-    root.handlers[:] = before[2]
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -2,7 +2,6 @@
 
 import csv
 from inspect import signature
-import logging
 import sys
 
 from dipy.io.image import save_nifti
@@ -18,20 +17,6 @@ from dipy_rnn.phantom import random_phantom
 from dipy_rnn.workflows import cli, gradients
 
 QUICK = ("--step_size", 1.0, "--nbr_threads", 1, "--seed_count", 200)
-
-
-@pytest.fixture(autouse=True)
-def surroundings(monkeypatch):
-    """Leave logging and arguments as they were."""
-    dipy, root = logging.getLogger("dipy"), logging.getLogger()
-    before = dipy.level, root.level, root.handlers[:]
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    yield
-    dipy.setLevel(before[0])
-    root.setLevel(before[1])
-    for handler in set(root.handlers) - set(before[2]):
-        handler.close()
-    root.handlers[:] = before[2]
 
 
 def command(*arguments):
@@ -77,7 +62,7 @@ def write_subject(folder, affine=None, change=None):
     return paths, phantom, fodf
 
 
-def test_right_gradients_are_told_and_the_table_is_saved(tmp_path, capsys):
+def test_right_gradients_are_told_and_the_table_is_saved(tmp_path, messages):
     paths, *_ = write_subject(tmp_path)
     command(*paths, *QUICK, "--out_dir", tmp_path / "out")
     rows = rows_of(tmp_path / "out" / "gradients.csv")
@@ -86,15 +71,15 @@ def test_right_gradients_are_told_and_the_table_is_saved(tmp_path, capsys):
     means_mm = [float(row["mean_length_mm"]) for row in rows]
     assert means_mm == sorted(means_mm, reverse=True)
     assert rows[0]["shortfall_mm"] == "0.0" and float(rows[0]["ratio"]) == 1
-    text = capsys.readouterr().out
+    text = messages.text
     assert text.index("1.00  x y z") < text.index("The gradients look right: ")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["gradients.csv"]
 
 
-def test_a_flipped_axis_is_told_and_is_no_error(tmp_path, capsys):
+def test_a_flipped_axis_is_told_and_is_no_error(tmp_path, messages):
     paths, *_ = write_subject(tmp_path, change=mirrored_y)
     command(*paths, *QUICK, "--out_dir", tmp_path, "--out_table", "mine.csv")
-    text = capsys.readouterr().out
+    text = messages.text
     assert "y looks flipped: streamlines are " in text
     assert "; negate row 2 of the bvec file and fit again" in text
     assert rows_of(tmp_path / "mine.csv")[0]["case"] == "x -y z"

@@ -1,7 +1,6 @@
 """dipy_train_rnn on real files: every option, every error a user can make."""
 
 import csv
-import logging
 from pathlib import Path
 import shutil
 import subprocess
@@ -90,19 +89,11 @@ def subject(made, tmp_path):
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch):
-    """Leave logging and threads as they were; draw no curves."""
-    dipy, root = logging.getLogger("dipy"), logging.getLogger()
-    before = dipy.level, root.level, root.handlers[:]
+    """Leave threads as they were; draw no curves."""
     n_threads = torch.get_num_threads()
-    monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr(log, "draw_curves", lambda *_: None)  # half of the time
     yield
     torch.set_num_threads(n_threads)
-    dipy.setLevel(before[0])
-    root.setLevel(before[1])
-    for handler in set(root.handlers) - set(before[2]):
-        handler.close()
-    root.handlers[:] = before[2]
 
 
 def flags(**options):
@@ -168,10 +159,9 @@ def trained(subject, tmp_path):
 
 
 def test_it_writes_a_model_that_tracks_a_log_and_curves(
-    subject, trained, monkeypatch, capsys
+    subject, trained, monkeypatch, messages
 ):
     monkeypatch.undo()
-    monkeypatch.setattr(sys, "argv", sys.argv)
     result = trained(validation_fraction=0.25, n_updates=4)
     out = result.path.parent
     assert sorted(path.name for path in out.iterdir()) == ["model.pt", "model_training"]
@@ -180,7 +170,7 @@ def test_it_writes_a_model_that_tracks_a_log_and_curves(
     assert not list(out.rglob("subject_*"))
     assert [row["update"] for row in result.rows] == ["2", "4"]
     assert result.n_streamlines == [9]  # a quarter of 12 is held out
-    text = capsys.readouterr().out
+    text = messages.text
     assert "sub-1.trk: 12 read, 12 kept" in text
     for words in ("update 4", "loss 0.", "degrees", "followed", "Saved"):
         assert words in text
@@ -226,11 +216,11 @@ def test_tractograms_come_in_three_formats_and_fodfs_in_two(
         assert_allclose(value, two.weights[name], atol=1e-4)
 
 
-def test_many_subjects_and_some_of_them_held_out(made, trained, capsys):
+def test_many_subjects_and_some_of_them_held_out(made, trained, messages):
     folder = made[0].pam.parent
     both = folder / "sub-*.pam5", folder / "sub-*.trk"
     assert trained(*both).n_streamlines == [12, 8]
-    assert "sub-2.trk: 8 read, 8 kept" in capsys.readouterr().out
+    assert "sub-2.trk: 8 read, 8 kept" in messages.text
     held_out = trained(*both, validation_subjects=1)
     assert held_out.n_streamlines == [12]
     assert "followed" in held_out.rows[0]
@@ -277,12 +267,12 @@ def test_every_option_arrives(trained):
         assert not result.same_as(trained(**(options | change)))
 
 
-def test_without_tractograms_it_tracks_its_own(subject, trained, capsys):
+def test_without_tractograms_it_tracks_its_own(subject, trained, messages):
     options = {"n_streamlines": 20, "nbr_threads": 2}
     result = trained(tractogram="deterministic", **options)
     recipe = result.metadata.provenance["recipe"]
     assert recipe["teacher"] == "largest_ahead"
-    assert "deterministic tractogram of" in capsys.readouterr().out
+    assert "deterministic tractogram of" in messages.text
     assert 10 < result.n_streamlines[0] <= 20
     assert trained().metadata.provenance["recipe"]["teacher"] == "peak_along"
     # It starts and stays where an image says.
@@ -302,13 +292,13 @@ def test_without_tractograms_it_tracks_its_own(subject, trained, capsys):
     assert "no voxel above 0.6" in line and "sub-1_fa.nii.gz" in line
 
 
-def test_bad_streamlines_are_counted_and_do_no_harm(subject, trained, capsys):
+def test_bad_streamlines_are_counted_and_do_no_harm(subject, trained, messages):
     far, nan = subject.lines[0] + [500, 0, 0], subject.lines[1].copy()
     nan[3] = np.nan
     short = subject.lines[2][:3]
     save_lines(subject.tractogram, [*subject.lines, far, nan, short], subject.fa)
     assert trained().n_streamlines == [13]
-    text = capsys.readouterr().out
+    text = messages.text
     for words in ("15 read", "13 kept", "1 outside", "1 not finite", "2 too short"):
         assert words in text
 
