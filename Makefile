@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/installed
 
-.PHONY: help demo test types doc dist sanitize sanitize-address sanitize-thread models clean
+.PHONY: help demo test types coverage doc dist sanitize sanitize-address sanitize-thread models clean
 
 help:
 	@echo "make demo    track a simulated scan, with dipy_track beside it: demo/demo.png,"
 	@echo "             demo/comparison/report.html"
 	@echo "make test    run the tests"
 	@echo "make types   check the annotations (mypy, strict)"
+	@echo "make coverage  which lines and branches the tests run, kernels included (gcc)"
 	@echo "make doc     build the site: doc/_build/html/index.html"
 	@echo "make dist    build the archive of the sources and a wheel: dist/"
 	@echo "make sanitize  run the kernels' tests under gcc's sanitizers (Linux)"
@@ -30,6 +31,29 @@ types: $(INSTALLED)
 	ln -s $(CURDIR)/dipy_rnn/* $(CURDIR)/workflows build/types/dipy_rnn
 	cd build/types && MYPYPATH=. $(abspath $(VENV))/bin/python -m mypy \
 	    --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dipy_rnn
+
+# In a temporary folder, the kernels by gcov: each for one width of vectors, and branches
+# only where a line of the source has some (Cython's checks for errors have more).
+coverage: $(INSTALLED)
+	$(VENV)/bin/python -m pip install -q -c constraints.txt coverage gcovr
+	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	cp -r dipy_rnn workflows setup.py pyproject.toml README.md LICENSE "$$folder"; \
+	rm -f "$$folder"/dipy_rnn/*.so "$$folder"/dipy_rnn/*.c; \
+	sed -i 's/-O3/-O1/; s/cythonize(/cythonize(emit_linenums=True, module_list=/' \
+	    "$$folder/setup.py"; \
+	CC=gcc CFLAGS="-g --coverage -DONE_WIDTH" LDFLAGS=--coverage \
+	    $(VENV)/bin/python -m pip install -q --no-deps -c constraints.txt \
+	    --target "$$folder/built" "$$folder"; \
+	rm -f .coverage*; \
+	PYTHONPATH="$$folder/built" COVERAGE_FILE=$(CURDIR)/.coverage \
+	    $(abspath $(VENV))/bin/python -m coverage run \
+	    --rcfile=$(CURDIR)/pyproject.toml -m pytest -q; \
+	$(VENV)/bin/python -m coverage combine -q; \
+	cd "$$folder"; $(abspath $(VENV))/bin/python -m gcovr -r . build \
+	    --filter '.*dipy_rnn/.*\.(pyx|h)$$' --include-internal-functions \
+	    --gcov-ignore-errors=all --fail-under-line 95 --fail-under-branch 95 -s \
+	    --exclude-branches-by-pattern '(?!\s*(if|elif|for|while)\b).*'
+	$(VENV)/bin/python -m coverage report --fail-under 95
 
 # A warning is an error. Tutorials that have not changed are not run again.
 doc: $(VENV)/doc_installed

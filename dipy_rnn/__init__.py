@@ -5,6 +5,16 @@ The public names are loaded when they are first used, so that importing the pack
 """
 
 from importlib import import_module, metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what _HOME_OF says, for type checkers and editors
+    from dipy_rnn.direction_getter import RNNDirectionGetter as RNNDirectionGetter
+    from dipy_rnn.model_file import load_model as load_model
+    from dipy_rnn.model_file import shipped_models as shipped_models
+    from dipy_rnn.sh import fodf_features as fodf_features
+    from dipy_rnn.sh import pam_features as pam_features
+    from dipy_rnn.sh import raw_features as raw_features
+    from dipy_rnn.tracking import rnn_tracking as rnn_tracking
 
 __version__ = metadata.version("dipy_rnn")
 
@@ -21,11 +31,11 @@ _HOME_OF = {
 __all__ = ["__version__", *_HOME_OF]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     if name in _HOME_OF:
         return getattr(import_module(_HOME_OF[name]), name)
     raise AttributeError(f"module 'dipy_rnn' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

@@ -1,37 +1,31 @@
-import numpy as np
-import numpy.typing as npt
-
-_Ints = npt.NDArray[np.int32]
-_Floats = npt.NDArray[np.float32]
-_Doubles = npt.NDArray[np.float64]
-# dipy_rnn.interpolate.quarter_turns
-_Turns = tuple[_Ints, _Ints, _Floats, _Ints, _Ints, _Floats]
+from dipy_rnn._typing import ByteArray, Float32Array, FloatArray, Int32Array
+from dipy_rnn.interpolate import Turns
 
 def sample(
-    volume: _Floats,
-    points: _Doubles,
-    frames: _Doubles,
+    volume: Float32Array,
+    points: FloatArray,
+    frames: FloatArray,
     handedness: float,
     order: int,
-    tables: _Turns,
+    tables: Turns,
     normalise: bool,
-    out: _Floats,
-    found: npt.NDArray[np.uint8],
+    out: Float32Array,
+    found: ByteArray,
     nbr_threads: int,
 ) -> None: ...
 def rotate(
-    coeffs: _Floats,
-    frames: _Doubles,
+    coeffs: Float32Array,
+    frames: FloatArray,
     handedness: float,
     order: int,
-    tables: _Turns,
+    tables: Turns,
     nbr_threads: int,
 ) -> None: ...
 def local_maxima(
-    coeffs: _Floats,
-    harmonics: _Floats,
-    neighbours: _Ints,
+    coeffs: Float32Array,
+    harmonics: Float32Array,
+    neighbours: Int32Array,
     least_share: float,
-    found: _Ints,
-    least: _Floats,
+    found: Int32Array,
+    least: Float32Array,
 ) -> None: ...

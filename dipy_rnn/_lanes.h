@@ -15,8 +15,9 @@
 
 /* Return type of functions that are compiled once for each vector width. Wheels are
    built for the plainest x86-64; glibc picks the widest version that the machine has
-   when the module is loaded. Elsewhere there is the one that the flags ask for. */
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 \
+   when the module is loaded. Elsewhere, and with -DONE_WIDTH, there is the one that the
+   flags ask for. */
+#if !defined(ONE_WIDTH) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 \
     && defined(__x86_64__) && defined(__GLIBC__)
 #define wide_void __attribute__((target_clones( \
     "arch=x86-64-v4", "arch=x86-64-v3", "default"))) void

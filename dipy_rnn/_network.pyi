@@ -1,10 +1,9 @@
 from collections.abc import Mapping
 
-import numpy as np
-import numpy.typing as npt
 from typing_extensions import Buffer, disjoint_base
 
-from dipy_rnn._interp import _Doubles, _Floats, _Turns
+from dipy_rnn._typing import AnyArray, ByteArray, Float32Array, FloatArray
+from dipy_rnn.interpolate import Turns
 from dipy_rnn.model import Compasses
 
 @disjoint_base
@@ -17,23 +16,24 @@ class CompiledPropagator:
     def hidden(self) -> int: ...
     def __new__(
         cls,
-        weights: Mapping[str, _Floats],
+        # Refused where one is not float32.
+        weights: Mapping[str, AnyArray],
         compasses: Compasses,
         depth: int,
         layers: int,
         hidden: int,
     ) -> CompiledPropagator: ...
-    def init_state(self, n: int) -> _Floats: ...
+    def init_state(self, n: int) -> Float32Array: ...
     # Points and frames may be the views of SlotArrays.
     def turn(
         self,
-        volume: _Floats,
+        volume: Float32Array,
         volume_order: int,
-        turns: _Turns,
-        points: _Doubles | Buffer,
-        frames: _Doubles | Buffer,
+        turns: Turns,
+        points: FloatArray | Buffer,
+        frames: FloatArray | Buffer,
         handedness: float,
-        state: _Floats,
-        directions: _Floats,
-        found: npt.NDArray[np.uint8],
+        state: Float32Array,
+        directions: Float32Array,
+        found: ByteArray,
     ) -> None: ...

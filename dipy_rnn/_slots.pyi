@@ -2,19 +2,22 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer, disjoint_base
 
-_Indices = npt.NDArray[np.int64]
-_Keys = npt.NDArray[np.uint64]
-_Floats = npt.NDArray[np.float32]
-_Doubles = npt.NDArray[np.float64]
+from dipy_rnn._typing import (
+    ByteArray,
+    Float32Array,
+    FloatArray,
+    IntArray,
+    KeyArray,
+)
 
 def judge_all(
-    answers: _Floats,
-    frames: _Doubles,
-    found: npt.NDArray[np.uint8],
+    answers: Float32Array,
+    frames: FloatArray,
+    found: ByteArray,
     in_frame: bool,
     min_cosine: float,
-    tangents: _Doubles,
-    reasons: _Indices,
+    tangents: FloatArray,
+    reasons: IntArray,
 ) -> None: ...
 
 @disjoint_base
@@ -38,8 +41,8 @@ class SlotArrays:
     def __init__(
         self,
         n_slots: int,
-        step_vox: _Doubles,
-        to_mm: _Doubles,
+        step_vox: FloatArray,
+        to_mm: FloatArray,
         max_points: int,
         max_half: int,
         replay_points: int,
@@ -50,20 +53,20 @@ class SlotArrays:
     def keep(self, rows: npt.NDArray[np.intp]) -> None: ...
     def admit(
         self,
-        rows: _Indices,
-        index: _Indices,
-        seeds: _Doubles,
-        frames: _Doubles,
-        seed_keys: _Keys,
+        rows: IntArray,
+        index: IntArray,
+        seeds: FloatArray,
+        frames: FloatArray,
+        seed_keys: KeyArray,
     ) -> None: ...
     def propose(
         self,
-        answers: _Floats,
-        found: npt.NDArray[np.uint8],
+        answers: Float32Array,
+        found: ByteArray,
         in_frame: bool,
         min_cosine: float,
     ) -> None: ...
-    def settle(self, reset: _Indices, finished: _Indices) -> tuple[int, int]: ...
+    def settle(self, reset: IntArray, finished: IntArray) -> tuple[int, int]: ...
     def collect(
-        self, rows: _Indices
-    ) -> tuple[_Indices, _Indices, _Indices, _Doubles, _Indices, _Indices]: ...
+        self, rows: IntArray
+    ) -> tuple[IntArray, IntArray, IntArray, FloatArray, IntArray, IntArray]: ...

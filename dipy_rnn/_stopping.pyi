@@ -1,26 +1,22 @@
-import numpy as np
-import numpy.typing as npt
-
-_Indices = npt.NDArray[np.int64]
-_Keys = npt.NDArray[np.uint64]
-_Doubles = npt.NDArray[np.float64]
+from dipy_rnn._typing import ByteArray, FloatArray, IntArray, KeyArray
 
 def check_threshold(
-    metric_map: _Doubles, threshold: float, points: _Doubles, reasons: _Indices
+    metric_map: FloatArray, threshold: float, points: FloatArray, reasons: IntArray
 ) -> None: ...
-def check_binary(
-    mask: npt.NDArray[np.uint8], points: _Doubles, reasons: _Indices
-) -> None: ...
+def check_binary(mask: ByteArray, points: FloatArray, reasons: IntArray) -> None: ...
 def check_act(
-    include_map: _Doubles, exclude_map: _Doubles, points: _Doubles, reasons: _Indices
+    include_map: FloatArray,
+    exclude_map: FloatArray,
+    points: FloatArray,
+    reasons: IntArray,
 ) -> None: ...
 def check_cmc(
-    include_map: _Doubles,
-    exclude_map: _Doubles,
+    include_map: FloatArray,
+    exclude_map: FloatArray,
     exponent: float,
-    points: _Doubles,
-    reasons: _Indices,
-    seed_keys: _Keys,
-    point_numbers: _Indices,
+    points: FloatArray,
+    reasons: IntArray,
+    seed_keys: KeyArray,
+    point_numbers: IntArray,
 ) -> None: ...
-def hash_rows(random_seed: int, rows: _Keys, keys: _Keys) -> None: ...
+def hash_rows(random_seed: int, rows: KeyArray, keys: KeyArray) -> None: ...

@@ -15,12 +15,16 @@ References
    connectivity analysis: reducing tractography biases. NeuroImage 98, 2014.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, maximum_filter, minimum_filter
 
 from dipy_rnn import interpolate, spaces
+from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array, FloatArray
 from dipy_rnn.stopping import ActStoppingCriterion, CmcStoppingCriterion
 
 # Shares come as integers of a byte, or from files of half precision.
@@ -36,7 +40,7 @@ _BATCH = 100_000  # line segments at a time
 _MOST_EMPTY_BATCHES = 20
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Tissues:
     """Partial volumes of white matter, grey matter and cerebrospinal fluid.
 
@@ -62,15 +66,13 @@ class Tissues:
     'ENDPOINT'
     """
 
-    wm: np.ndarray
-    gm: np.ndarray
-    csf: np.ndarray
+    wm: Float32Array
+    gm: Float32Array
+    csf: Float32Array
 
-    def __post_init__(self):
-        maps = {
-            name: spaces.check_numbers(getattr(self, name), name)
-            for name in ("wm", "gm", "csf")
-        }
+    def __init__(self, wm: ArrayLike, gm: ArrayLike, csf: ArrayLike) -> None:
+        given = {"wm": wm, "gm": gm, "csf": csf}
+        maps = {name: spaces.check_numbers(each, name) for name, each in given.items()}
         shapes = [shares.shape for shares in maps.values()]
         if len(set(shapes)) > 1 or len(shapes[0]) != 3 or 0 in shapes[0]:
             raise ValueError(
@@ -80,7 +82,7 @@ class Tissues:
             )
         for name, shares in maps.items():
             maps[name] = _checked_shares(shares, name)
-        together = sum(maps.values())
+        together = maps["wm"] + maps["gm"] + maps["csf"]
         background = together < _LEAST_SHARE
         if background.all():
             raise ValueError("wm, gm and csf are zero everywhere; give maps of tissue.")
@@ -95,7 +97,7 @@ class Tissues:
             object.__setattr__(self, name, shares)
 
     @classmethod
-    def from_5tt(cls, image, *, name="image"):
+    def from_5tt(cls, image: ArrayLike, *, name: str = "image") -> Self:
         """Take the five tissue types of MRtrix3's ``5ttgen``.
 
         Parameters
@@ -131,7 +133,7 @@ class Tissues:
         return cls(wm + pathological, cortical + subcortical, csf)
 
     @classmethod
-    def from_image(cls, image, *, name="image"):
+    def from_image(cls, image: ArrayLike, *, name: str = "image") -> Self:
         """Take an image of three or of five tissue types.
 
         Parameters
@@ -164,7 +166,7 @@ class Tissues:
         csf, gm, wm = np.moveaxis(image, 3, 0)
         return cls(wm, gm, csf)
 
-    def act_criterion(self):
+    def act_criterion(self) -> ActStoppingCriterion:
         """Make the criterion of anatomically constrained tracking (ACT).
 
         Returns
@@ -184,9 +186,14 @@ class Tissues:
         >>> [criterion.check_point(np.array([x, 0, 0])).name for x in (0.5, 0.6)]
         ['TRACKPOINT', 'ENDPOINT']
         """
-        return ActStoppingCriterion.from_pve(*self._in_double())
+        criterion: ActStoppingCriterion = ActStoppingCriterion.from_pve(
+            *self._in_double()
+        )
+        return criterion
 
-    def cmc_criterion(self, step_mm, voxel_sizes_mm):
+    def cmc_criterion(
+        self, step_mm: float, voxel_sizes_mm: Sequence[float] | FloatArray
+    ) -> CmcStoppingCriterion:
         """Make the continuous map criterion (CMC).
 
         Parameters
@@ -210,17 +217,18 @@ class Tissues:
         >>> [criterion.check_point(np.array([x, 0, 0])).name for x in (0.0, 1.0)]
         ['TRACKPOINT', 'ENDPOINT']
         """
-        return CmcStoppingCriterion.from_pve(
+        criterion: CmcStoppingCriterion = CmcStoppingCriterion.from_pve(
             *self._in_double(),
             step_size=step_mm,
             average_voxel_size=float(np.mean(voxel_sizes_mm)),
         )
+        return criterion
 
-    def _in_double(self):
+    def _in_double(self) -> Iterator[FloatArray]:
         return (shares.astype(np.float64) for shares in (self.wm, self.gm, self.csf))
 
 
-def _with_volumes(image, allowed, name):
+def _with_volumes(image: ArrayLike, allowed: tuple[int, ...], name: str) -> AnyArray:
     image = spaces.check_numbers(image, name)
     if image.ndim != 4 or image.shape[3] not in allowed:
         meaning = {3: "3 (csf, gm, wm)", 5: "5 (MRtrix3's 5TT)"}
@@ -231,7 +239,7 @@ def _with_volumes(image, allowed, name):
     return image
 
 
-def _checked_shares(shares, name):
+def _checked_shares(shares: AnyArray, name: str) -> Float32Array:
     if not np.isfinite(shares).all():
         raise ValueError(
             f"{name} holds NaN or infinity; set those to zero with numpy.nan_to_num."
@@ -243,10 +251,18 @@ def _checked_shares(shares, name):
             "are needed: divide percent by 100, take one label at a time, and resample "
             "with linear interpolation."
         )
-    return np.clip(shares, 0, 1, dtype=np.float32, order="C")
+    checked: Float32Array = np.clip(shares, 0, 1, dtype=np.float32, order="C")
+    return checked
 
 
-def interface_seeds(tissues, affine, n_seeds, *, mask=None, random_seed=0):
+def interface_seeds(
+    tissues: Tissues,
+    affine: ArrayLike,
+    n_seeds: int,
+    *,
+    mask: ArrayLike | None = None,
+    random_seed: int = 0,
+) -> FloatArray:
     """Place seeds at random on the interface of grey and white matter.
 
     Parameters
@@ -304,10 +320,10 @@ def interface_seeds(tissues, affine, n_seeds, *, mask=None, random_seed=0):
         ("n_seeds", n_seeds, 1),
         ("random_seed", random_seed, 0),
     ):
-        value = spaces.check_number(value, name)
-        if not least <= value < np.inf or int(value) != value:
+        number = spaces.check_number(value, name)
+        if not least <= number < np.inf or int(number) != number:
             raise ValueError(
-                f"{name} is {value}; a whole number from {least} is needed."
+                f"{name} is {number}; a whole number from {least} is needed."
             )
     where = np.ones(tissues.wm.shape, dtype=bool)
     if mask is not None:
@@ -325,7 +341,8 @@ def interface_seeds(tissues, affine, n_seeds, *, mask=None, random_seed=0):
     starts = np.argwhere(binary_dilation(touching, _NEIGHBOURHOOD))
     length_mm = spaces.voxel_sizes(affine).min()
     rng = np.random.default_rng(int(random_seed))
-    found, n_found = [], 0
+    found: list[FloatArray] = []
+    n_found = 0
     while n_found < n_seeds:
         if not len(starts) or (not n_found and len(found) == _MOST_EMPTY_BATCHES):
             raise ValueError(
@@ -341,17 +358,22 @@ def interface_seeds(tissues, affine, n_seeds, *, mask=None, random_seed=0):
     return spaces.to_mm(np.concatenate(found)[: int(n_seeds)], affine)
 
 
-def _segments(starts, length_mm, affine, rng):
+def _segments(
+    starts: NDArray[np.intp],
+    length_mm: float,
+    affine: FloatArray,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, FloatArray]:
     """Draw line segments (N, 3) that start in voxels and point anywhere."""
-    one = starts[rng.integers(len(starts), size=_BATCH)]
-    one = one + rng.uniform(-0.5, 0.5, one.shape)
-    turns_mm = rng.standard_normal(one.shape)
-    turns_mm *= length_mm / np.linalg.norm(turns_mm, axis=1, keepdims=True)
-    other = spaces.to_voxels(spaces.to_mm(one, affine) + turns_mm, affine)
+    voxels = starts[rng.integers(len(starts), size=_BATCH)]
+    one = voxels + rng.uniform(-0.5, 0.5, voxels.shape)
+    segments_mm = rng.standard_normal(one.shape)
+    segments_mm *= length_mm / np.linalg.norm(segments_mm, axis=1, keepdims=True)
+    other = spaces.to_voxels(spaces.to_mm(one, affine) + segments_mm, affine)
     return one, other
 
 
-def _crossings(maps, one, other):
+def _crossings(maps: Float32Array, one: FloatArray, other: FloatArray) -> FloatArray:
     """Return where segments in voxels cross the interface, on the white side."""
     excess, other_excess = _excess(maps, one), _excess(maps, other)
     forth = (excess > _MARGIN) & (other_excess < 0)
@@ -363,10 +385,12 @@ def _crossings(maps, one, other):
         is_white = _excess(maps, middle) > _MARGIN
         white[is_white], rest[~is_white] = middle[is_white], middle[~is_white]
     wm, gm, csf = interpolate.sample(maps, white)[0].T
-    return white[(csf <= gm) & (wm + gm + csf >= _LEAST_TISSUE)]
+    crossings: FloatArray = white[(csf <= gm) & (wm + gm + csf >= _LEAST_TISSUE)]
+    return crossings
 
 
-def _excess(maps, points_vox):
+def _excess(maps: Float32Array, points_vox: FloatArray) -> Float32Array:
     """Return how much more white than grey matter there is; 0 outside."""
     wm, gm, _ = interpolate.sample(maps, points_vox)[0].T
-    return wm - gm
+    excess: Float32Array = wm - gm
+    return excess

@@ -6,10 +6,13 @@ this one is from itself is the yardstick for all figures. :func:`measure` takes 
 figures, which are defined in :mod:`dipy_rnn.evaluation`.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 import time
 from types import SimpleNamespace
+from typing import Any
 
 from dipy.data import default_sphere, get_sphere
 from dipy.reconst.shm import sh_to_sf_matrix
@@ -23,7 +26,19 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from dipy_rnn import evaluation, peaks, spaces
+from dipy_rnn._typing import (
+    AnyArray,
+    AnyPath,
+    ArrayLike,
+    BoolArray,
+    FloatArray,
+    IntArray,
+)
+from dipy_rnn.evaluation import Estimate, KnownBundle, Scores
 from dipy_rnn.interpolate import sh_order
+from dipy_rnn.model_file import Model
+from dipy_rnn.sh import FeatureVolume
+from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking import rnn_tracking
 
 #: Algorithms of DIPY, by the names that dipy_track gives them.
@@ -61,13 +76,13 @@ class Tracked:
     """
 
     label: str
-    streamlines: list
+    streamlines: list[AnyArray]
     seconds: float | None = None
 
-    def facts(self):
+    def facts(self) -> dict[str, str | float]:
         """Return what can be counted."""
         n_points = sum(map(len, self.streamlines))
-        facts = {"label": self.label}
+        facts: dict[str, str | float] = {"label": self.label}
         if self.seconds is not None:
             facts["n_seeds"] = len(self.streamlines)
         facts["n_streamlines"] = sum(len(line) > 0 for line in self.streamlines)
@@ -78,7 +93,9 @@ class Tracked:
         return facts
 
 
-def by_seed(tracked, seeds):
+def by_seed(
+    tracked: Iterable[tuple[AnyArray, AnyArray]], seeds: AnyArray
+) -> list[AnyArray]:
     """Put the streamlines of a tracker at the places of their seeds.
 
     Parameters
@@ -119,23 +136,23 @@ def by_seed(tracked, seeds):
 
 
 def track_beside(
-    seeds,
-    stopping_criterion,
-    affine,
+    seeds: FloatArray,
+    stopping_criterion: StoppingCriterion,
+    affine: FloatArray,
     *,
-    features,
-    method="deterministic",
-    pam=None,
-    model=None,
-    min_len=2,
-    max_len=500,
-    step_size=0.5,
-    max_angle=30.0,
-    pmf_threshold=0.1,
-    nbr_threads=0,
-    random_seed=1,
-    batch_size=0,
-):
+    features: FeatureVolume,
+    method: str = "deterministic",
+    pam: Any = None,
+    model: Model | AnyPath | None = None,
+    min_len: float = 2,
+    max_len: float = 500,
+    step_size: float = 0.5,
+    max_angle: float = 30.0,
+    pmf_threshold: float = 0.1,
+    nbr_threads: int = 0,
+    random_seed: int = 1,
+    batch_size: int = 0,
+) -> dict[str, Tracked]:
     """Track the same seeds with a network and with an algorithm of DIPY.
 
     All start along the largest peak of the fODF at each seed; seeds without one are
@@ -143,8 +160,12 @@ def track_beside(
 
     Parameters
     ----------
-    seeds, stopping_criterion, affine, model, min_len, max_len, step_size, max_angle, \
-nbr_threads, batch_size
+    seeds : ndarray of shape (N, 3)
+        Seed points in mm.
+    affine : ndarray of shape (4, 4)
+        Voxel to mm, without shear.
+    stopping_criterion, model, min_len, max_len, step_size, max_angle, nbr_threads, \
+batch_size
         As for :func:`dipy_rnn.rnn_tracking`.
     features : dipy_rnn.sh.FeatureVolume
         The fODF.
@@ -214,7 +235,7 @@ nbr_threads, batch_size
         )
     seeds, directions = seeds[found], directions[found]
 
-    def timed(label, tracker, **options):
+    def timed(label: str, tracker: Callable[..., Any], **options: Any) -> Tracked:
         start = time.perf_counter()
         streamlines = by_seed(
             tracker(
@@ -260,7 +281,7 @@ nbr_threads, batch_size
     }
 
 
-def _other_sphere(sphere):
+def _other_sphere(sphere: Any) -> tuple[str, Any]:
     """Return one of DIPY's spheres of 724 vertices that is not this one, and its name.
 
     Repulsion724, half of which is DIPY's default, and symmetric724 are equally dense.
@@ -273,7 +294,9 @@ def _other_sphere(sphere):
     return name, other
 
 
-def _peaks_on(volume, axes, sphere, nbr_threads):
+def _peaks_on(
+    volume: AnyArray, axes: FloatArray, sphere: Any, nbr_threads: int
+) -> SimpleNamespace:
     """Find peaks at all voxels and name the vertices of a sphere next to them."""
     shape = volume.shape[:3]
     voxels = np.argwhere(volume.any(axis=3))
@@ -299,7 +322,9 @@ def _peaks_on(volume, axes, sphere, nbr_threads):
     )
 
 
-def partner_distances(tracked, pairs=None):
+def partner_distances(
+    tracked: Mapping[str, Tracked], pairs: IntArray | None = None
+) -> dict[str, FloatArray]:
     """Measure how far apart partners are where they are farthest apart.
 
     Parameters
@@ -338,7 +363,9 @@ def partner_distances(tracked, pairs=None):
     }
 
 
-def _partners(tracked, pairs):
+def _partners(
+    tracked: Mapping[str, Tracked], pairs: IntArray | None
+) -> dict[str, list[tuple[AnyArray, AnyArray]]]:
     """Return (streamline, partner in the reference) of candidate and yardstick."""
     nothing = np.empty((0, 3))
     reference = tracked["reference"].streamlines
@@ -356,16 +383,16 @@ def _partners(tracked, pairs):
 
 
 def measure(
-    tracked,
-    distances,
-    affine,
-    mask,
+    tracked: Mapping[str, Tracked],
+    distances: Mapping[str, FloatArray],
+    affine: FloatArray,
+    mask: BoolArray,
     *,
-    pairs=None,
-    bundles=None,
-    regions=None,
-    random_seed=0,
-):
+    pairs: IntArray | None = None,
+    bundles: Mapping[str, KnownBundle] | None = None,
+    regions: AnyArray | None = None,
+    random_seed: int = 0,
+) -> dict[str, Any]:
     """Take the figures of a comparison.
 
     Parameters
@@ -411,7 +438,7 @@ def measure(
         for key, by in tracked.items()
     }
     partners = _partners(tracked, pairs)
-    figures = {
+    figures: dict[str, Any] = {
         "trackers": {key: by.facts() for key, by in tracked.items()},
         "between": [
             *_of_pairs(partners, distances),
@@ -435,16 +462,21 @@ def measure(
     return figures
 
 
-def _of_pairs(partners, distances):
-    def alike(pairs, distances_mm):
-        some = ~np.isnan(distances_mm)
-        return distances_mm[some] <= ALIKE_MM
+def _of_pairs(
+    partners: Mapping[str, list[tuple[AnyArray, AnyArray]]],
+    distances: Mapping[str, FloatArray],
+) -> Iterator[dict[str, Any]]:
+    def alike(key: str) -> ArrayLike:
+        some = ~np.isnan(distances[key])
+        return distances[key][some] <= ALIKE_MM
 
-    def farthest(pairs, distances_mm):
-        return distances_mm
+    def farthest(key: str) -> ArrayLike:
+        return distances[key]
 
-    def of(measured):
-        return lambda pairs, _: [measured(*pair) for pair in pairs]
+    def each(
+        measured: Callable[[AnyArray, AnyArray], float],
+    ) -> Callable[[str], ArrayLike]:
+        return lambda key: [measured(*pair) for pair in partners[key]]
 
     for name, label, unit, better, values, definition, source in (
         (
@@ -471,7 +503,7 @@ def _of_pairs(partners, distances):
             "Mean closest-point distance",
             "mm",
             "lower",
-            of(evaluation.mean_closest_point_mm),
+            each(evaluation.mean_closest_point_mm),
             "Mean distance of the points of one to the nearest of the other, both "
             "ways.",
             "Corouge 2004; dipy.tracking.distances.mam_distances",
@@ -481,7 +513,7 @@ def _of_pairs(partners, distances):
             "End-point distance",
             "mm",
             "lower",
-            of(evaluation.end_point_mm),
+            each(evaluation.end_point_mm),
             "Mean distance of the end points, paired in the better way.",
             "Garyfallidis 2012; dipy.segment.metric.mdf",
         ),
@@ -490,17 +522,14 @@ def _of_pairs(partners, distances):
             "Angular difference",
             "deg",
             "lower",
-            of(evaluation.angular_difference_deg),
+            each(evaluation.angular_difference_deg),
             "Mean angle from each step to the nearest step of the partner.",
             "dipy_rnn.evaluation.angular_difference_deg",
         ),
     ):
-        figure = _figure(name, label, unit, better, definition, source)
-        for key, pairs in partners.items():
-            figure[key] = _plain(
-                evaluation.estimated_mean(values(pairs, distances[key]))
-            )
-        yield figure
+        yield _figure(name, label, unit, better, definition, source) | {
+            key: _plain(evaluation.estimated_mean(values(key))) for key in partners
+        }
 
 
 @dataclass(frozen=True)
@@ -510,7 +539,12 @@ class _Resampling:
     paired: bool
     random_seed: int
 
-    def __call__(self, figure, *matrices, paired=None):
+    def __call__(
+        self,
+        figure: Callable[..., float],
+        *matrices: csr_array,
+        paired: bool | None = None,
+    ) -> dict[str, float | None]:
         return _plain(
             evaluation.bootstrapped(
                 figure,
@@ -520,7 +554,9 @@ class _Resampling:
             )
         )
 
-    def beside_reference(self, figure, matrices):
+    def beside_reference(
+        self, figure: Callable[..., float], matrices: Mapping[str, csr_array]
+    ) -> dict[str, dict[str, float | None]]:
         """Take a figure of candidate and yardstick, each with the reference."""
         reference = matrices["reference"]
         found = {"candidate": self(figure, matrices["candidate"], reference)}
@@ -531,8 +567,10 @@ class _Resampling:
         return found
 
 
-def _of_volumes(visited, resampling):
-    def dice(visits, other):
+def _of_volumes(
+    visited: Mapping[str, csr_array], resampling: _Resampling
+) -> Iterator[dict[str, Any]]:
+    def dice(visits: IntArray, other: IntArray) -> float:
         return evaluation.dice(visits > 0, other > 0)
 
     for name, label, better, figure, definition, source in (
@@ -566,7 +604,9 @@ def _of_volumes(visited, resampling):
         )
 
 
-def _of_connections(connected, resampling):
+def _of_connections(
+    connected: Mapping[str, csr_array], resampling: _Resampling
+) -> dict[str, Any]:
     return _figure(
         "connectivity_correlation",
         "Correlation of connectivity",
@@ -578,8 +618,15 @@ def _of_connections(connected, resampling):
     ) | resampling.beside_reference(evaluation.density_correlation, connected)
 
 
-def _of_each(tracked, visited, mask, resampling):
-    def means(measured):
+def _of_each(
+    tracked: Mapping[str, Tracked],
+    visited: Mapping[str, csr_array],
+    mask: BoolArray,
+    resampling: _Resampling,
+) -> list[dict[str, Any]]:
+    def means(
+        measured: Callable[[AnyArray], float],
+    ) -> dict[str, dict[str, float | None]]:
         return {
             key: _plain(
                 evaluation.estimated_mean(
@@ -624,9 +671,14 @@ def _of_each(tracked, visited, mask, resampling):
     ]
 
 
-def _of_truth(scores, visited, bundles, resampling):
+def _of_truth(
+    scores: Mapping[str, Scores],
+    visited: Mapping[str, csr_array],
+    bundles: Mapping[str, KnownBundle],
+    resampling: _Resampling,
+) -> Iterator[dict[str, Any]]:
     tractometer = "Cote 2013; Maier-Hein 2017"
-    shares = (
+    shares: tuple[tuple[str, str, str, Callable[[IntArray], BoolArray], str], ...] = (
         (
             "valid",
             "Valid connections",
@@ -699,7 +751,9 @@ def _of_truth(scores, visited, bundles, resampling):
 class _BundleVolumes:
     """What the valid connections of each bundle visit, ready for resampling."""
 
-    def __init__(self, labels, visited, bundles):
+    def __init__(
+        self, labels: IntArray, visited: csr_array, bundles: Sequence[KnownBundle]
+    ) -> None:
         masks = np.array([bundle.mask.ravel() for bundle in bundles])
         rows, voxels = visited.nonzero()
         valid = labels[rows] >= 0
@@ -715,33 +769,38 @@ class _BundleVolumes:
         self._inside = masks[self._bundle, voxels]
         self._size = masks.sum(axis=1)
 
-    def _n_voxels(self, chosen):
+    def _n_voxels(self, chosen: BoolArray) -> IntArray:
         return np.bincount(self._bundle[chosen], minlength=len(self._size))
 
-    def valid_bundles(self, visits):
+    def valid_bundles(self, visits: IntArray) -> float:
         return float(np.count_nonzero(self._n_voxels(visits > 0)))
 
-    def overlap(self, visits):
-        return np.mean(self._n_voxels((visits > 0) & self._inside) / self._size)
+    def overlap(self, visits: IntArray) -> float:
+        return float(np.mean(self._n_voxels((visits > 0) & self._inside) / self._size))
 
-    def overreach(self, visits):
-        return np.mean(self._n_voxels((visits > 0) & ~self._inside) / self._size)
+    def overreach(self, visits: IntArray) -> float:
+        return float(np.mean(self._n_voxels((visits > 0) & ~self._inside) / self._size))
 
-    def f1(self, visits):
+    def f1(self, visits: IntArray) -> float:
         common = self._n_voxels((visits > 0) & self._inside)
-        return np.mean(2 * common / (self._n_voxels(visits > 0) + self._size))
+        return float(np.mean(2 * common / (self._n_voxels(visits > 0) + self._size)))
 
 
-def _of_bundles(scores, tracked, bundles, random_seed):
-    def valid(key, number):
+def _of_bundles(
+    scores: Mapping[str, Scores],
+    tracked: Mapping[str, Tracked],
+    bundles: Iterable[str],
+    random_seed: int,
+) -> list[dict[str, Any]]:
+    def valid(key: str, number: int) -> list[AnyArray]:
         return [
             tracked[key].streamlines[i]
             for i in np.flatnonzero(scores[key].labels == number)
         ]
 
-    def entry(key, number):
+    def entry(key: str, number: int) -> dict[str, float]:
         lines = valid(key, number)
-        found = {
+        found: dict[str, float] = {
             "n_valid": len(lines),
             "overlap": float(scores[key].overlaps[number]),
             "overreach": float(scores[key].overreaches[number]),
@@ -759,7 +818,9 @@ def _of_bundles(scores, tracked, bundles, random_seed):
     ]
 
 
-def _figure(name, label, unit, better, definition, source):
+def _figure(
+    name: str, label: str, unit: str, better: str, definition: str, source: str
+) -> dict[str, Any]:
     return {
         "name": name,
         "label": label,
@@ -770,10 +831,12 @@ def _figure(name, label, unit, better, definition, source):
     }
 
 
-def _plain(estimate):
+def _plain(estimate: Estimate) -> dict[str, float | None]:
     """Return an estimate as JSON knows it."""
-    return {
-        name: value if np.isfinite(value) else None
-        for name in ("value", "standard_error", "low", "high")
-        for value in (float(getattr(estimate, name)),)
+    values = {
+        "value": estimate.value,
+        "standard_error": estimate.standard_error,
+        "low": estimate.low,
+        "high": estimate.high,
     }
+    return {key: value if isfinite(value) else None for key, value in values.items()}

@@ -10,15 +10,24 @@ So that nothing in a step makes the host wait, there is no indexing by a mask an
 number read from a tensor in there.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from dipy_rnn import interpolate, sh, spaces, stopping
-from dipy_rnn.engine import Finished
-from dipy_rnn.stopping import StopReason
+from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray, IntArray
+from dipy_rnn.engine import Collected, Finished, SeedQueue
+from dipy_rnn.propagator import Propagator
+from dipy_rnn.stopping import StoppingCriterion, StopReason
+
+# A criterion on the device: points (n, 3), which of them are to be asked, seed keys and
+# numbers of the points (n,) -> reasons (n,).
+_Criterion: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 # In the last two a slot waits: for a seed, or for its streamline to be fetched.
 _FORWARD, _REPLAY, _BACKWARD, _IDLE, _DONE = range(5)
@@ -29,6 +38,8 @@ _STEPS_PER_HARVEST = 16
 _FIRST_CAPACITY = 256
 # As in model_file.py: rows come in whole blocks.
 _ROWS = 32
+# Idle slots are dropped, once no seeds are left, when fewer than this share are busy.
+_LEAST_BUSY = 0.75
 
 
 class DeviceSlots:
@@ -86,20 +97,28 @@ class DeviceSlots:
         "backward_stop",
     )
 
+    index: Tensor
+    seed_key: Tensor
+    n_points: Tensor
+    n_forward: Tensor
+    replayed: Tensor
+    forward_stop: Tensor
+    backward_stop: Tensor
+
     def __init__(
         self,
-        propagator,
-        criterion,
-        queue,
+        propagator: Propagator,
+        criterion: StoppingCriterion,
+        queue: SeedQueue,
         *,
-        step_vox,
-        to_mm,
-        max_points,
-        max_half,
-        n_slots,
-        unidirectional=False,
-        random_seed=0,
-    ):
+        step_vox: FloatArray,
+        to_mm: FloatArray,
+        max_points: int,
+        max_half: int,
+        n_slots: int,
+        unidirectional: bool = False,
+        random_seed: int = 0,
+    ) -> None:
         self.model = propagator.model
         self.device = device = self.model.device
         self.queue = queue
@@ -114,17 +133,17 @@ class DeviceSlots:
         self.replay_points = max_half if replay_points is None else replay_points
         self.normalise = propagator.normalise
         self.handedness = propagator.handedness
-        self.min_cosine = float(propagator.min_cosine)
+        self.min_cosine = propagator.min_cosine
         data = propagator.data
         if metadata.kind == "sh":
             data = sh.with_order(data, metadata.order)
         self.volume = _Volume(data, device)
-        self.rotation = None
+        self.rotation: _Rotation | None = None
         if propagator.in_frame:
             self.rotation = _Rotation(metadata.order, self.handedness, device)
         self.criterion = _criterion_on(device, criterion)
 
-        def constant(values, dtype=torch.float64):
+        def constant(values: ArrayLike, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 
         self.step_vox = constant(step_vox)
@@ -155,14 +174,14 @@ class DeviceSlots:
         self.state = self.model.init_state(n)
         self._longest = 1
         self._n_busy = 0
-        self._refill(np.arange(n))
+        self._refill(np.arange(n, dtype=np.int64))
 
     @property
-    def busy(self):
+    def busy(self) -> bool:
         """Whether there is anything left to do."""
         return self._n_busy > 0
 
-    def advance(self, n_steps):
+    def advance(self, n_steps: int) -> Finished:
         """Advance every slot, and give those that are done the next seeds.
 
         Parameters
@@ -174,7 +193,7 @@ class DeviceSlots:
         -------
         finished : Finished
         """
-        parts = []
+        parts: list[Collected] = []
         with torch.no_grad():
             while n_steps > 0 and self.busy:
                 n = min(n_steps, _STEPS_PER_HARVEST)
@@ -187,7 +206,7 @@ class DeviceSlots:
 
     # On the device: nothing in these makes the host wait.
 
-    def _step(self):
+    def _step(self) -> None:
         """Advance every slot by one point."""
         tangents, reasons = self._turn()
         forward, backward = self.phase == _FORWARD, self.phase == _BACKWARD
@@ -234,7 +253,7 @@ class DeviceSlots:
         self.phase = self.phase.masked_fill(done, _DONE)
         self._turn_back(forward_end & ~done)
 
-    def _turn(self):
+    def _turn(self) -> tuple[Tensor, Tensor]:
         """As :meth:`dipy_rnn.propagator.Propagator.turn`, but the state is kept."""
         features, inside = self.volume.sample(self.position)
         power = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64)
@@ -270,7 +289,7 @@ class DeviceSlots:
             reasons = reasons.masked_fill(holds, reason)
         return tangents, reasons
 
-    def _turn_back(self, turned):
+    def _turn_back(self, turned: Tensor) -> None:
         """From the forward half to the replay of it, with a fresh state."""
         first = (self.n_forward - 1).clamp(min=0, max=self.replay_points)
         self.frame = torch.where(
@@ -286,7 +305,7 @@ class DeviceSlots:
 
     # Between the device and the host.
 
-    def _reserve(self, n_steps):
+    def _reserve(self, n_steps: int) -> None:
         """Make room for as many points, and one that counts for nothing."""
         n, capacity, _ = self.points.shape
         needed = min(self._longest + n_steps + 1, self.max_points + 2)
@@ -296,7 +315,7 @@ class DeviceSlots:
             points[:, : self.points.shape[1]] = self.points
             self.points = points
 
-    def _harvest(self):
+    def _harvest(self) -> list[Collected]:
         """Fetch the streamlines that are done, and refill their slots."""
         table = torch.stack([self.phase, self.n_points]).int().cpu().numpy()
         phase, n_points = table
@@ -310,9 +329,9 @@ class DeviceSlots:
         self._refill(np.flatnonzero(phase >= _IDLE))
         return [finished]
 
-    def _collect(self, rows):
+    def _collect(self, done: IntArray) -> Collected:
         """Fetch the streamlines in some slots."""
-        rows = torch.from_numpy(rows).to(self.device)
+        rows = torch.from_numpy(done).to(self.device)
         table = torch.stack(
             [
                 column[rows]
@@ -338,7 +357,7 @@ class DeviceSlots:
             place < n_backward, n_there - 1 - place, place - n_backward
         )
         points_vox = self.points[rows[line], column].cpu().numpy()
-        return Finished(
+        return (
             index,
             n_points,
             n_forward,
@@ -347,7 +366,7 @@ class DeviceSlots:
             backward_stop,
         )
 
-    def _refill(self, idle):
+    def _refill(self, idle: IntArray) -> None:
         """Give the next seeds to idle slots; drop some when no seed is left."""
         wanted = min(self.n_slots - self._n_busy, len(idle))
         index, seeds_vox, first_frames = self.queue.take(wanted)
@@ -371,10 +390,10 @@ class DeviceSlots:
         if n < wanted:
             self._compact(idle[n:])
 
-    def _compact(self, idle):
+    def _compact(self, idle: IntArray) -> None:
         """Drop idle slots if they are many."""
         n = len(self.phase)
-        if self._n_busy >= 0.75 * n:
+        if self._n_busy >= _LEAST_BUSY * n:
             return
         busy = np.setdiff1d(np.arange(n), idle)
         kept = np.concatenate([busy, idle[: -len(busy) % _ROWS]])
@@ -388,13 +407,13 @@ class DeviceSlots:
 class _Volume:
     """A volume on the device; :mod:`dipy_rnn.interpolate` draws its border rule."""
 
-    def __init__(self, values, device):
+    def __init__(self, values: AnyArray, device: torch.device) -> None:
         _, ny, nz, _ = values.shape
         self.size = torch.tensor(values.shape[:3], dtype=torch.float64, device=device)
         self.stride = torch.tensor([ny * nz, nz, 1], device=device)
         self.values = torch.tensor(values, device=device).flatten(0, 2)
 
-    def sample(self, points):
+    def sample(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return values (n, C), zeros outside, and which points are inside (n,)."""
         inside = ((points >= -0.5) & (points < self.size - 0.5)).all(dim=1)
         low = points.floor()
@@ -419,7 +438,7 @@ class _Volume:
         )
         return values, inside
 
-    def nearest(self, points):
+    def nearest(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return values (n, C) of the nearest voxels, and which points are inside."""
         voxel = points.round()  # halves to even
         inside = ((voxel >= 0) & (voxel < self.size)).all(dim=1)
@@ -435,7 +454,7 @@ class _Rotation:
     product with a matrix.
     """
 
-    def __init__(self, order, handedness, device):
+    def __init__(self, order: int, handedness: float, device: torch.device) -> None:
         pairs = [
             (ell * (ell + 1) // 2, m)
             for ell in range(0, order + 1, 2)
@@ -447,7 +466,7 @@ class _Rotation:
         is_copy = np.column_stack([m < 0, m == 0]).ravel()
         tables = interpolate.quarter_turns(order)
         n_coeffs = (order + 1) * (order + 2) // 2
-        self.turns_about_x = []
+        self.turns_about_x: list[Tensor] = []
         for starts, columns, values in (tables[:3], tables[3:]):
             matrix = np.zeros((n_coeffs, n_coeffs), np.float32)
             matrix[np.repeat(np.arange(n_coeffs), np.diff(starts)), columns] = values
@@ -460,17 +479,16 @@ class _Rotation:
         # The first place of each coefficient among the parts: never a copy.
         self.back = torch.tensor(np.unique(parts, return_index=True)[1], device=device)
 
-    def __call__(self, coeffs, frame):
+    def __call__(self, coeffs: Tensor, frame: Tensor) -> Tensor:
         """Return coefficients (n, C) in their frames (n, 3, 3)."""
         about_z = self._turns_about_z(frame)
         down, up = self.turns_about_x
-        turned = coeffs.index_select(1, self.parts).unflatten(1, (-1, 2))
-        turned = torch.view_as_complex(turned) * about_z[0]
+        turned = _as_complex(coeffs.index_select(1, self.parts)) * about_z[0]
         turned = _as_complex(_as_real(turned) @ down) * about_z[1]
         turned = _as_complex(_as_real(turned) @ up) * about_z[2]
         return _as_real(turned).index_select(1, self.back)
 
-    def _turns_about_z(self, frame):
+    def _turns_about_z(self, frame: Tensor) -> Tensor:
         """Return exp(-i m angle) for the three turns: (3, n, pairs of +m and -m)."""
         e1, e3 = self.handedness * frame[:, 0], self.handedness * frame[:, 2]
         across = torch.hypot(e3[:, 0], e3[:, 1])
@@ -490,18 +508,18 @@ class _Rotation:
         return powers.to(torch.complex64).index_select(2, self.m)
 
 
-def _as_real(numbers):
+def _as_real(numbers: Tensor) -> Tensor:
     return torch.view_as_real(numbers).flatten(1)
 
 
-def _as_complex(parts):
-    return torch.view_as_complex(parts.unflatten(1, (-1, 2)))
+def _as_complex(parts: Tensor) -> Tensor:
+    return torch.view_as_complex(torch.unflatten(parts, 1, (-1, 2)))
 
 
-# Criteria: (.., points (n, 3), which are to be asked, seed keys, numbers) -> reasons.
+# Criteria: what each decides by, then the arguments of a _Criterion.
 
 
-def _criterion_on(device, criterion):
+def _criterion_on(device: torch.device, criterion: StoppingCriterion) -> _Criterion:
     """Put a criterion on the device, if it is one that can be."""
     kind, maps, numbers = stopping.taken_apart(criterion)
     if kind is not None and all(each.shape == maps[0].shape for each in maps):
@@ -510,18 +528,29 @@ def _criterion_on(device, criterion):
     return partial(_check_on_host, criterion)
 
 
-def _check_threshold(volume, threshold, points, asked, seed_keys, numbers):
+def _check_threshold(
+    volume: _Volume,
+    threshold: float,
+    points: Tensor,
+    asked: Tensor,
+    seed_keys: Tensor,
+    numbers: Tensor,
+) -> Tensor:
     value, inside = volume.sample(points)
     ends = ~(value[:, 0] > threshold)  # NaN ends, too
     return ends.long().masked_fill(~inside, StopReason.OUTSIDE_IMAGE)
 
 
-def _check_binary(volume, points, asked, seed_keys, numbers):
+def _check_binary(
+    volume: _Volume, points: Tensor, asked: Tensor, seed_keys: Tensor, numbers: Tensor
+) -> Tensor:
     value, inside = volume.nearest(points)
     return (value[:, 0] == 0).long().masked_fill(~inside, StopReason.OUTSIDE_IMAGE)
 
 
-def _check_act(volume, points, asked, seed_keys, numbers):
+def _check_act(
+    volume: _Volume, points: Tensor, asked: Tensor, seed_keys: Tensor, numbers: Tensor
+) -> Tensor:
     shares, inside = volume.sample(points)
     include, exclude = (shares > 0.5).unbind(1)
     reasons = torch.zeros_like(numbers)
@@ -530,7 +559,14 @@ def _check_act(volume, points, asked, seed_keys, numbers):
     return reasons.masked_fill(~inside, StopReason.OUTSIDE_IMAGE)
 
 
-def _check_cmc(volume, exponent, points, asked, seed_keys, numbers):
+def _check_cmc(
+    volume: _Volume,
+    exponent: float,
+    points: Tensor,
+    asked: Tensor,
+    seed_keys: Tensor,
+    numbers: Tensor,
+) -> Tensor:
     shares, inside = volume.sample(points)
     include, exclude = shares.unbind(1)
     tissue = include + exclude
@@ -545,7 +581,13 @@ def _check_cmc(volume, exponent, points, asked, seed_keys, numbers):
     return reasons.masked_fill(~inside, StopReason.OUTSIDE_IMAGE)
 
 
-def _check_on_host(criterion, points, asked, seed_keys, numbers):
+def _check_on_host(
+    criterion: StoppingCriterion,
+    points: Tensor,
+    asked: Tensor,
+    seed_keys: Tensor,
+    numbers: Tensor,
+) -> Tensor:
     reasons = (~asked).long().cpu().numpy()
     stopping.check_points(
         criterion,
@@ -557,7 +599,7 @@ def _check_on_host(criterion, points, asked, seed_keys, numbers):
     return torch.from_numpy(reasons).to(points.device)
 
 
-_CHECKS = {
+_CHECKS: dict[type[StoppingCriterion], Callable[..., Tensor]] = {
     stopping.ThresholdStoppingCriterion: _check_threshold,
     stopping.BinaryStoppingCriterion: _check_binary,
     stopping.ActStoppingCriterion: _check_act,
@@ -568,7 +610,7 @@ _CHECKS = {
 # round and gives the same bits.
 
 
-def _signed(bits):
+def _signed(bits: int) -> int:
     """Return the int64 of the same 64 bits."""
     return (bits + 2**63) % 2**64 - 2**63
 
@@ -576,25 +618,25 @@ def _signed(bits):
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
 
 
-def _mix(bits):
+def _mix(bits: Tensor) -> Tensor:
     bits = (bits ^ _shift(bits, 30)) * _signed(0xBF58476D1CE4E5B9)
     bits = (bits ^ _shift(bits, 27)) * _signed(0x94D049BB133111EB)
     return bits ^ _shift(bits, 31)
 
 
-def _draw(state):
+def _draw(state: Tensor) -> Tensor:
     return _shift(_mix(state), 11).double() * 2.0**-53
 
 
-def _shift(bits, n):
+def _shift(bits: Tensor, n: int) -> Tensor:
     """Shift to the right, zeros coming in."""
-    return (bits >> n) & (2 ** (64 - n) - 1)
+    return (bits >> n) & ((1 << (64 - n)) - 1)
 
 
 # Frames, as in frames.py.
 
 
-def _transport(frame, tangents, handedness):
+def _transport(frame: Tensor, tangents: Tensor, handedness: float) -> Tensor:
     e1, _, e3 = frame.unbind(1)
     closeness = (1.0 + _dot(e3, tangents)).clamp(min=1e-9)
     e1 = e1 - _dot(e1, tangents) / closeness * (e3 + tangents)
@@ -603,9 +645,10 @@ def _transport(frame, tangents, handedness):
     return torch.stack([e1, e2, tangents], dim=1)
 
 
-def _dot(a, b):
+def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dim=1, keepdim=True)
 
 
-def _unit(vectors):
-    return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+def _unit(vectors: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / length

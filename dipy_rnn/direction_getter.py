@@ -6,18 +6,24 @@ and those of many seeds where they are known beforehand; what was not asked for 
 waits here.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 import sys
+from typing import TYPE_CHECKING, Self
 
 from dipy.tracking.direction_getter import DirectionGetter
 from dipy.tracking.local_tracking import ParticleFilteringTracking
-from dipy.tracking.stopping_criterion import StoppingCriterion
 import numpy as np
 
 from dipy_rnn import engine, frames, peaks, sh, spaces, stopping
-from dipy_rnn.model_file import load_model
+from dipy_rnn._typing import AnyPath, ArrayLike, FloatArray
+from dipy_rnn.model_file import Model, load_model
 from dipy_rnn.propagator import Propagator
-from dipy_rnn.stopping import StopReason
+from dipy_rnn.stopping import StoppingCriterion, StopReason
+
+if TYPE_CHECKING:
+    from dipy.tracking.stopping_criterion import StreamlineStatus
 
 # Seeds that are looked ahead at a time.
 _AHEAD = 4096
@@ -29,7 +35,7 @@ _NO_PARTICLES = (
 )
 
 
-class RNNDirectionGetter(DirectionGetter):
+class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no types
     """Let a recurrent network lead DIPY's ``LocalTracking``.
 
     Parameters
@@ -58,6 +64,8 @@ class RNNDirectionGetter(DirectionGetter):
     ------
     ValueError
         If an argument is not as said, or the features do not fit the model.
+    FileNotFoundError
+        If there is no such model.
 
     Notes
     -----
@@ -88,15 +96,15 @@ class RNNDirectionGetter(DirectionGetter):
 
     def __init__(
         self,
-        features,
+        features: sh.FeatureVolume,
         *,
-        affine=None,
-        model=None,
-        max_angle=60.0,
-        seeds=None,
-        nbr_threads=1,
-        device=None,
-    ):
+        affine: ArrayLike | None = None,
+        model: AnyPath | Model | None = None,
+        max_angle: float = 60.0,
+        seeds: ArrayLike | None = None,
+        nbr_threads: int = 1,
+        device: str | None = None,
+    ) -> None:
         affine = np.eye(4) if affine is None else spaces.check_affine(affine)
         spaces.check_number(max_angle, "max_angle")
         self._propagator = Propagator(
@@ -106,8 +114,8 @@ class RNNDirectionGetter(DirectionGetter):
             max_angle,
             nbr_threads,
         )
-        self._forward_half = None
-        self._ahead = None
+        self._forward_half: tuple[_Asked, _Tracked] | None = None
+        self._ahead: _LookAhead | None = None
         if seeds is not None:
             seeds = spaces.check_points(seeds, "seeds")
             self._ahead = _LookAhead(self._propagator, seeds, affine)
@@ -115,18 +123,18 @@ class RNNDirectionGetter(DirectionGetter):
     @classmethod
     def from_shcoeff(
         cls,
-        shcoeff,
+        shcoeff: ArrayLike,
         *,
-        affine=None,
-        model=None,
-        max_angle=60.0,
-        basis_type=None,
-        legacy=True,
-        sh_frame="voxel",
-        seeds=None,
-        nbr_threads=1,
-        device=None,
-    ):
+        affine: ArrayLike | None = None,
+        model: AnyPath | Model | None = None,
+        max_angle: float = 60.0,
+        basis_type: str | None = None,
+        legacy: bool = True,
+        sh_frame: str = "voxel",
+        seeds: ArrayLike | None = None,
+        nbr_threads: int = 1,
+        device: str | None = None,
+    ) -> Self:
         """Make a direction getter from the spherical harmonics of a fODF.
 
         Parameters
@@ -150,6 +158,8 @@ class RNNDirectionGetter(DirectionGetter):
         ------
         ValueError
             If an argument is not as said, or the order does not fit the model.
+        FileNotFoundError
+            If there is no such model.
 
         Examples
         --------
@@ -177,7 +187,7 @@ class RNNDirectionGetter(DirectionGetter):
             device=device,
         )
 
-    def initial_direction(self, point):
+    def initial_direction(self, point: FloatArray) -> FloatArray:
         """Return the directions in which a streamline may start at a point.
 
         Parameters
@@ -207,9 +217,9 @@ class RNNDirectionGetter(DirectionGetter):
             if directions is not None:
                 return directions.copy()
         directions = self._propagator.first_directions(point[None], peaks.MAX_PEAKS)[0]
-        return directions[directions.any(axis=1)]
+        return _without_zeros(directions)
 
-    def get_direction(self, point, direction):
+    def get_direction(self, point: FloatArray, direction: FloatArray) -> int:
         """Ask for the next direction with a fresh hidden state.
 
         Parameters
@@ -223,6 +233,11 @@ class RNNDirectionGetter(DirectionGetter):
         -------
         failed : int
             0, or 1 where there is no direction; ``direction`` is left alone then.
+
+        Raises
+        ------
+        ValueError
+            If ``direction`` is no array of floats, not finite or of length zero.
 
         Notes
         -----
@@ -245,15 +260,15 @@ class RNNDirectionGetter(DirectionGetter):
 
     def generate_streamline(
         self,
-        seed,
-        direction,
-        voxel_size,
-        step_size,
-        stopping_criterion,
-        streamline,
-        stream_status,
-        fixedstep,
-    ):
+        seed: FloatArray,
+        direction: FloatArray,
+        voxel_size: FloatArray,
+        step_size: float,
+        stopping_criterion: StoppingCriterion,
+        streamline: FloatArray,
+        stream_status: StreamlineStatus,
+        fixedstep: int,
+    ) -> tuple[int, StreamlineStatus]:
         """Track one half of a streamline; called by LocalTracking.
 
         Parameters
@@ -313,7 +328,9 @@ class RNNDirectionGetter(DirectionGetter):
         points[: len(half)] = half
         return len(half), reason.status
 
-    def _tracked(self, seed, tangent, task, caller):
+    def _tracked(
+        self, seed: FloatArray, tangent: FloatArray, task: _Task, caller: object
+    ) -> _Tracked:
         """Return the streamline of a seed and a first direction."""
         if self._ahead is not None:
             tracked = self._ahead.streamline(seed, tangent, task, caller)
@@ -331,7 +348,9 @@ class _LookAhead:
     that was not foreseen is nobody's loss but time's.
     """
 
-    def __init__(self, propagator, seeds_mm, affine):
+    def __init__(
+        self, propagator: Propagator, seeds_mm: FloatArray, affine: FloatArray
+    ) -> None:
         # As LocalTracking does it, to the last digit.
         inverse = np.linalg.inv(affine)
         linear, offset = inverse[:3, :3], inverse[:3, 3]
@@ -340,17 +359,18 @@ class _LookAhead:
             [np.dot(linear, s) + offset for s in seeds_mm]
         ).reshape(-1, 3)
         self._next = 0
-        self._directions = {}
-        self._streamlines = {}
-        self._task = None
+        # By seed, by seed and tangent: their bytes.
+        self._directions: dict[bytes, FloatArray] = {}
+        self._streamlines: dict[tuple[bytes, bytes], _Tracked] = {}
+        self._task: _Task | None = None
 
-    def first_directions(self, seed):
+    def first_directions(self, seed: FloatArray) -> FloatArray | None:
         """Return the first directions of a seed, None if it was not foreseen."""
         if seed.tobytes() not in self._directions:
             self._find(seed)
         return self._directions.get(seed.tobytes())
 
-    def _find(self, seed):
+    def _find(self, seed: FloatArray) -> None:
         """Find the first directions of this seed and of those that come next."""
         (places,) = np.nonzero((self._seeds_vox == seed).all(axis=1))
         if len(places):
@@ -361,12 +381,14 @@ class _LookAhead:
             seeds_vox = self._seeds_vox[start : self._next]
             found = self._propagator.first_directions(seeds_vox, peaks.MAX_PEAKS)
             self._directions = {
-                seed.tobytes(): directions[directions.any(axis=1)]
+                seed.tobytes(): _without_zeros(directions)
                 for seed, directions in zip(seeds_vox, found)
             }
             self._task = None
 
-    def streamline(self, seed, tangent, task, caller):
+    def streamline(
+        self, seed: FloatArray, tangent: FloatArray, task: _Task, caller: object
+    ) -> _Tracked | None:
         """Return the streamline of a seed, None if it was not foreseen."""
         if seed.tobytes() not in self._directions:
             return None
@@ -387,7 +409,9 @@ class _LookAhead:
         return self._streamlines.get((seed.tobytes(), tangent.tobytes()))
 
 
-def _track(propagator, seeds_vox, tangents, task):
+def _track(
+    propagator: Propagator, seeds_vox: FloatArray, tangents: FloatArray, task: _Task
+) -> list[_Tracked]:
     """Track streamlines, for each a place in a list."""
     queue = engine.SeedQueue(propagator, seeds_vox, np.eye(4), tangents)
     # A seed outside the image is not tracked.
@@ -420,7 +444,7 @@ class _Task:
     """What LocalTracking wants of every streamline."""
 
     stopping_criterion: StoppingCriterion
-    step_vox: tuple
+    step_vox: tuple[float, ...]
     max_half: int
     unidirectional: bool
     random_seed: int
@@ -430,9 +454,9 @@ class _Task:
 class _Tracked:
     """The halves of a streamline, each from the seed on, in voxels."""
 
-    forward: np.ndarray
+    forward: FloatArray
     forward_stop: StopReason
-    backward: np.ndarray
+    backward: FloatArray
     backward_stop: StopReason
 
 
@@ -440,13 +464,13 @@ class _Tracked:
 class _Asked:
     """What LocalTracking asked for in a call."""
 
-    seed: np.ndarray
-    tangent: np.ndarray
+    seed: FloatArray
+    tangent: FloatArray
     buffer: int
     tracker: object
     task: _Task
 
-    def is_other_half_of(self, first, tracked):
+    def is_other_half_of(self, first: _Asked, tracked: _Tracked) -> bool:
         """Tell whether a call goes on with the streamline of the one before, backward.
 
         DIPY does not say so. It is if the same tracker asks for the same, the seed is
@@ -465,7 +489,13 @@ class _Asked:
         return any(np.abs(self.tangent - o).max() <= 1e-9 for o in opposites)
 
 
-def _unit_direction(direction):
+def _without_zeros(directions: FloatArray) -> FloatArray:
+    """Drop the rows that stand for no direction."""
+    kept: FloatArray = directions[directions.any(axis=1)]
+    return kept
+
+
+def _unit_direction(direction: FloatArray) -> FloatArray:
     direction = np.array(direction, dtype=float)
     length = np.linalg.norm(direction)
     if not (np.isfinite(length) and length > 0):
@@ -475,7 +505,7 @@ def _unit_direction(direction):
     return direction / length
 
 
-def _caller():
+def _caller() -> object:
     """Return the tracker that called the method that calls this, if it is one.
 
     DIPY passes no word of itself on; the calls come from its compiled code, which has
@@ -484,5 +514,6 @@ def _caller():
     return sys._getframe(2).f_locals.get("self")
 
 
-def _address(array):
-    return array.__array_interface__["data"][0]
+def _address(array: FloatArray) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address

@@ -17,17 +17,25 @@ Each thread has a group of slots to itself, and all take from one queue of seeds
 Nothing is tracked while the caller holds a streamline.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NotRequired, Self, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 
 from dipy_rnn import frames, spaces, stopping
 from dipy_rnn._slots import SlotArrays
-from dipy_rnn.propagator import torch_threads
-from dipy_rnn.stopping import StopReason
+from dipy_rnn._typing import FloatArray, IntArray
+from dipy_rnn.propagator import Propagator, torch_threads
+from dipy_rnn.stopping import StoppingCriterion, StopReason
+
+if TYPE_CHECKING:
+    from dipy_rnn.device_slots import DeviceSlots
 
 # Seeds whose first directions are found at a time, and steps between two looks at what
 # is finished: enough that neither costs anything, few enough that memory stays small
@@ -43,6 +51,16 @@ _BATCH_SIZE = {"cpu": 2048, "cuda": 65536}
 _LEAST_BUSY = 0.9
 
 _REASONS = tuple(StopReason)  # by value, and faster than StopReason(value)
+
+#: What slots hand over, in the order of the fields of :class:`Finished`.
+Collected: TypeAlias = tuple[
+    IntArray, IntArray, IntArray, FloatArray, IntArray, IntArray
+]
+
+# Places, seeds in voxels, first frames.
+_Seeds: TypeAlias = tuple[IntArray, FloatArray, FloatArray]
+# points_mm, n_forward, forward_stop, backward_stop
+_Streamline: TypeAlias = tuple[FloatArray, int, StopReason, StopReason]
 
 
 class SeedQueue:
@@ -76,7 +94,15 @@ class SeedQueue:
     ([1], (1, 3, 3), {0})
     """
 
-    def __init__(self, propagator, seeds, affine, directions=None, *, n_ahead=_SEEDS):
+    def __init__(
+        self,
+        propagator: Propagator,
+        seeds: FloatArray,
+        affine: FloatArray,
+        directions: FloatArray | None = None,
+        *,
+        n_ahead: int = _SEEDS,
+    ) -> None:
         self._propagator = propagator
         self._seeds = seeds
         self._affine = affine
@@ -84,15 +110,19 @@ class SeedQueue:
         self._n_ahead = min(n_ahead, _SEEDS)
         self._lock = Lock()
         self._next = 0
-        self._ready = np.empty(0, np.int64), np.empty((0, 3)), np.empty((0, 3, 3))
+        self._ready: _Seeds = (
+            np.empty(0, np.int64),
+            np.empty((0, 3)),
+            np.empty((0, 3, 3)),
+        )
         #: Places of seeds that were left out.
-        self.left_out = set()
+        self.left_out: set[int] = set()
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Tell how many are left at most."""
         return len(self._seeds) - self._next + len(self._ready[0])
 
-    def take(self, n):
+    def take(self, n: int) -> _Seeds:
         """Take the next seeds; several threads may.
 
         Parameters
@@ -110,17 +140,22 @@ class SeedQueue:
         while True:
             with self._lock:
                 start = self._next
-                if n <= len(self._ready[0]) or start == len(self._seeds):
-                    taken = tuple(part[:n] for part in self._ready)
-                    self._ready = tuple(part[n:] for part in self._ready)
-                    return taken
+                index, seeds_vox, first_frames = self._ready
+                if n <= len(index) or start == len(self._seeds):
+                    self._ready = index[n:], seeds_vox[n:], first_frames[n:]
+                    return index[:n], seeds_vox[:n], first_frames[:n]
                 self._next = stop = min(start + self._n_ahead, len(self._seeds))
             # Each thread that finds too few prepares some, beside the others.
             prepared = self._prepare(start, stop)
             with self._lock:
-                self._ready = tuple(map(np.concatenate, zip(self._ready, prepared)))
+                index, seeds_vox, first_frames = self._ready
+                self._ready = (
+                    np.concatenate([index, prepared[0]]),
+                    np.concatenate([seeds_vox, prepared[1]]),
+                    np.concatenate([first_frames, prepared[2]]),
+                )
 
-    def _prepare(self, start, stop):
+    def _prepare(self, start: int, stop: int) -> _Seeds:
         seeds_vox = spaces.to_voxels(self._seeds[start:stop], self._affine)
         propagator = self._propagator
         if self._directions is None:
@@ -139,7 +174,8 @@ class SeedQueue:
         return start + kept, seeds_vox[kept], first_frames
 
 
-class Finished(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Finished:
     """Streamlines that slots hand over.
 
     Parameters
@@ -161,15 +197,15 @@ class Finished(NamedTuple):
     (0, 3)
     """
 
-    index: np.ndarray
-    n_points: np.ndarray
-    n_forward: np.ndarray
-    points_mm: np.ndarray
-    forward_stop: np.ndarray
-    backward_stop: np.ndarray
+    index: IntArray
+    n_points: IntArray
+    n_forward: IntArray
+    points_mm: FloatArray
+    forward_stop: IntArray
+    backward_stop: IntArray
 
     @classmethod
-    def of(cls, parts):
+    def of(cls, parts: Iterable[Collected]) -> Self:
         """Join parts."""
         whole = np.empty(0, np.int64)
         empty = whole, whole, whole, np.empty((0, 3)), whole, whole
@@ -201,18 +237,18 @@ class Slots:
 
     def __init__(
         self,
-        propagator,
-        criterion,
-        queue,
+        propagator: Propagator,
+        criterion: StoppingCriterion,
+        queue: SeedQueue,
         *,
-        step_vox,
-        to_mm,
-        max_points,
-        max_half,
-        n_slots,
-        unidirectional=False,
-        random_seed=0,
-    ):
+        step_vox: FloatArray,
+        to_mm: FloatArray,
+        max_points: int,
+        max_half: int,
+        n_slots: int,
+        unidirectional: bool = False,
+        random_seed: int = 0,
+    ) -> None:
         replay_points = propagator.model.metadata.replay_points
         self._propagator = propagator
         self._criterion = criterion
@@ -231,14 +267,14 @@ class Slots:
         self._states = propagator.states(n_slots)
         self._reset = np.empty(n_slots, np.int64)
         self._finished = np.empty(n_slots, np.int64)
-        self._refill(np.arange(n_slots))
+        self._refill(np.arange(n_slots, dtype=np.int64))
 
     @property
-    def busy(self):
+    def busy(self) -> bool:
         """Whether any streamline is on its way."""
         return len(self._arrays) > 0
 
-    def advance(self, n_steps):
+    def advance(self, n_steps: int) -> Finished:
         """Advance all slots, and refill those that come free.
 
         Parameters
@@ -250,13 +286,13 @@ class Slots:
         -------
         finished : Finished
         """
-        parts = []
+        parts: list[Collected] = []
         while self.busy and n_steps:
             parts += self._step()
             n_steps -= 1
         return Finished.of(parts)
 
-    def _step(self):
+    def _step(self) -> list[Collected]:
         arrays = self._arrays
         answers, found = self._states.answer(arrays.position, arrays.frame)
         arrays.propose(
@@ -279,7 +315,7 @@ class Slots:
         self._refill(rows)
         return parts
 
-    def _refill(self, rows):
+    def _refill(self, rows: IntArray) -> None:
         """Give the next seeds to free slots, and drop slots for which none is left."""
         index, seeds_vox, first_frames = self._queue.take(len(rows))
         n = len(index)
@@ -295,7 +331,26 @@ class Slots:
                 self._states.keep(busy)
 
 
-def run(propagator, criterion, queue, *, n_slots, nbr_threads, **options):
+class _Options(TypedDict):
+    """Options of :func:`run`: the keywords of :class:`Slots` but for ``n_slots``."""
+
+    step_vox: FloatArray
+    to_mm: FloatArray
+    max_points: int
+    max_half: int
+    unidirectional: NotRequired[bool]
+    random_seed: NotRequired[int]
+
+
+def run(
+    propagator: Propagator,
+    criterion: StoppingCriterion,
+    queue: SeedQueue,
+    *,
+    n_slots: int,
+    nbr_threads: int,
+    **options: Unpack[_Options],
+) -> Iterator[tuple[int, FloatArray, int, StopReason, StopReason]]:
     """Track all seeds of a queue.
 
     Parameters
@@ -319,7 +374,7 @@ def run(propagator, criterion, queue, *, n_slots, nbr_threads, **options):
         Points of the forward half, the seed included.
     forward_stop, backward_stop : StopReason
     """
-    kind = Slots
+    kind: type[Slots] | type[DeviceSlots] = Slots
     if propagator.model.device.type != "cpu":
         from dipy_rnn.device_slots import DeviceSlots as kind
 
@@ -333,9 +388,10 @@ def run(propagator, criterion, queue, *, n_slots, nbr_threads, **options):
         kind(propagator, criterion, queue, n_slots=-(-n_slots // n_threads), **options)
         for _ in range(n_threads)
     ]
-    waiting, due = {}, 0
+    waiting: dict[int, _Streamline] = {}
+    due = 0
     with ExitStack() as stack:
-        advance_all = map
+        advance_all: Callable[..., Iterator[Finished]] = map
         if n_threads > 1:
             advance_all = stack.enter_context(ThreadPoolExecutor(n_threads)).map
         while groups:
@@ -350,7 +406,7 @@ def run(propagator, criterion, queue, *, n_slots, nbr_threads, **options):
                 due += 1
 
 
-def _streamlines(finished):
+def _streamlines(finished: Finished) -> Iterator[tuple[int, _Streamline]]:
     """Yield (index, (points_mm, n_forward, forward_stop, backward_stop))."""
     ends = np.cumsum(finished.n_points)
     for index, n_points, n_forward, end, forward_stop, backward_stop in zip(

@@ -9,9 +9,9 @@ they connect (`connections`) and by their shape (`mean_curvature_per_mm`,
 counts the streamlines that connect the right ends and the volume that these cover
 [1]_ [2]_. `followed` tells which known streamlines a tracker reproduced.
 
-Figures come with one kind of uncertainty, the `Estimate`: of a mean over streamlines
-(`estimated_mean`), of a difference of two (`paired_difference`) and of whatever is
-computed from what all streamlines visit or connect (`bootstrapped`).
+Figures come with one kind of uncertainty, the standard error: of a mean over
+streamlines (`estimated_mean`), of a difference of two (`paired_difference`) and of
+whatever is computed from what all streamlines visit or connect (`bootstrapped`).
 
 Streamlines are arrays of shape (M, 3) in mm (RAS+), and what is measured are their
 points: they should be closer together than a voxel, or than the distance asked about.
@@ -25,7 +25,9 @@ References
    connectome based on diffusion tractography. Nature Communications 8:1349, 2017.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 import warnings
 
 from dipy.segment.bundles import bundle_shape_similarity
@@ -38,6 +40,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import DegenerateDataWarning, bootstrap, sem
 
 from dipy_rnn import spaces
+from dipy_rnn._typing import AnyArray, ArrayLike, BoolArray, FloatArray, IntArray
 
 INVALID_CONNECTION = -1
 NO_CONNECTION = -2
@@ -51,16 +54,16 @@ _N_POINTS_OF_SHAPE = 24
 # Streamlines
 
 
-def _checked(**streamlines):
+def _checked(**streamlines: AnyArray) -> list[FloatArray]:
     """Return streamlines as arrays, or say which argument is none."""
     return [spaces.check_points(line, name) for name, line in streamlines.items()]
 
 
-def _checked_all(streamlines, name):
+def _checked_all(streamlines: Iterable[AnyArray], name: str) -> list[FloatArray]:
     return [spaces.check_points(line, name) for line in _listed(streamlines, name)]
 
 
-def _listed(streamlines, name):
+def _listed(streamlines: Iterable[AnyArray], name: str) -> list[AnyArray]:
     try:
         return list(streamlines)
     except TypeError:
@@ -69,25 +72,31 @@ def _listed(streamlines, name):
         ) from None
 
 
-def _partners(streamlines, name, others, others_name):
-    """Return two lists of streamlines that are partners."""
-    lines, others = _checked_all(streamlines, name), _checked_all(others, others_name)
-    if len(lines) != len(others):
+def _partners(
+    streamlines: Iterable[AnyArray],
+    name: str,
+    others: Iterable[AnyArray],
+    others_name: str,
+) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Return pairs of streamlines that are partners."""
+    lines = _checked_all(streamlines, name)
+    partners = _checked_all(others, others_name)
+    if len(lines) != len(partners):
         raise ValueError(
-            f"{name} and {others_name} are {len(lines)} and {len(others)}, but the "
+            f"{name} and {others_name} are {len(lines)} and {len(partners)}, but the "
             "shorter list has no partners for all; give one for each."
         )
-    return zip(lines, others)
+    return zip(lines, partners)
 
 
-def _farthest_mm(points, others):
+def _farthest_mm(points: FloatArray, others: FloatArray) -> float:
     """Directed Hausdorff distance: from points to the nearest of the others."""
     if not len(points) or not len(others):
         return np.inf
-    return cKDTree(others).query(points)[0].max()
+    return float(cKDTree(others).query(points)[0].max())
 
 
-def hausdorff_mm(streamline, other):
+def hausdorff_mm(streamline: AnyArray, other: AnyArray) -> float:
     """Measure how far apart two streamlines are where they are farthest apart.
 
     Parameters
@@ -116,7 +125,7 @@ def hausdorff_mm(streamline, other):
     return max(_farthest_mm(streamline, other), _farthest_mm(other, streamline))
 
 
-def mean_closest_point_mm(streamline, other):
+def mean_closest_point_mm(streamline: AnyArray, other: AnyArray) -> float:
     """Measure how far apart two streamlines are on average.
 
     Parameters
@@ -155,10 +164,10 @@ def mean_closest_point_mm(streamline, other):
     streamline, other = _checked(streamline=streamline, other=other)
     if not len(streamline) or not len(other):
         return np.inf
-    return mam_distances(streamline, other, metric="avg")
+    return float(mam_distances(streamline, other, metric="avg"))
 
 
-def end_point_mm(streamline, other):
+def end_point_mm(streamline: AnyArray, other: AnyArray) -> float:
     """Measure how far apart the end points of two streamlines are.
 
     Parameters
@@ -192,10 +201,12 @@ def end_point_mm(streamline, other):
     streamline, other = _checked(streamline=streamline, other=other)
     if not len(streamline) or not len(other):
         return np.inf
-    return mdf(*(line[[0, -1]] for line in (streamline, other)))
+    return float(mdf(*(line[[0, -1]] for line in (streamline, other))))
 
 
-def alike(streamlines, others, limit_mm=2.0):
+def alike(
+    streamlines: Iterable[AnyArray], others: Iterable[AnyArray], limit_mm: float = 2.0
+) -> BoolArray:
     """Tell which of two trackers' streamlines are the same within a distance.
 
     Parameters
@@ -227,7 +238,9 @@ def alike(streamlines, others, limit_mm=2.0):
     )
 
 
-def followed(references, tracked, limit_mm=2.0):
+def followed(
+    references: Iterable[AnyArray], tracked: Iterable[AnyArray], limit_mm: float = 2.0
+) -> BoolArray:
     """Tell which known streamlines a tracker followed from end to end.
 
     Parameters
@@ -264,7 +277,9 @@ def followed(references, tracked, limit_mm=2.0):
     )
 
 
-def nearest_streamlines(streamlines, others):
+def nearest_streamlines(
+    streamlines: Iterable[AnyArray], others: Iterable[AnyArray]
+) -> tuple[IntArray, IntArray]:
     """Find partners for streamlines that were not tracked from the same seeds.
 
     Parameters
@@ -300,22 +315,22 @@ def nearest_streamlines(streamlines, others):
     indices, shapes = _shapes(streamlines, "streamlines")
     of_others, other_shapes = _shapes(others, "others")
     if not len(indices) or not len(of_others):
-        return np.empty((2, 0), dtype=int)
+        return np.empty(0, dtype=int), np.empty(0, dtype=int)
     both_ways = np.concatenate([other_shapes, other_shapes[:, ::-1]])
     tree = cKDTree(both_ways.reshape(len(both_ways), -1))
     _, nearest = tree.query(shapes.reshape(len(shapes), -1))
     return indices, of_others[nearest % len(of_others)]
 
 
-def _shapes(streamlines, name):
+def _shapes(streamlines: Iterable[AnyArray], name: str) -> tuple[IntArray, FloatArray]:
     """Return which streamlines have a length, and points (N, 24, 3) along these."""
-    streamlines = _checked_all(streamlines, name)
-    some = _with_length(streamlines)
-    lines = [streamlines[i] for i in some]
-    return some, np.array(set_number_of_points(lines, _N_POINTS_OF_SHAPE))
+    lines = _checked_all(streamlines, name)
+    some = _with_length(lines)
+    shapes = set_number_of_points([lines[i] for i in some], _N_POINTS_OF_SHAPE)
+    return some, np.array(shapes)
 
 
-def _with_length(streamlines):
+def _with_length(streamlines: Iterable[FloatArray]) -> IntArray:
     """Return the indices of streamlines with two different points."""
     return np.flatnonzero([length(line) > 0 for line in streamlines])
 
@@ -323,17 +338,19 @@ def _with_length(streamlines):
 # Steps
 
 
-def _steps(streamline, name="streamline"):
+def _steps(
+    streamline: AnyArray, name: str = "streamline"
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return mid-points, directions and lengths of the steps that have a length."""
-    streamline = spaces.check_points(streamline, name)
-    steps = np.diff(streamline, axis=0)
+    points_mm = spaces.check_points(streamline, name)
+    steps = np.diff(points_mm, axis=0)
     lengths = np.linalg.norm(steps, axis=1)
     some = lengths > 0
-    middles = (streamline[:-1] + streamline[1:]) / 2
+    middles = (points_mm[:-1] + points_mm[1:]) / 2
     return middles[some], steps[some] / lengths[some, None], lengths[some]
 
 
-def angular_difference_deg(streamline, other):
+def angular_difference_deg(streamline: AnyArray, other: AnyArray) -> float:
     """Measure by which angle two streamlines differ where they are nearest.
 
     Parameters
@@ -368,14 +385,15 @@ def angular_difference_deg(streamline, other):
     return float(forth_deg.mean() + back_deg.mean()) / 2
 
 
-def _angles_deg(directions, others):
+def _angles_deg(directions: FloatArray, others: FloatArray) -> FloatArray:
     """Return angles between axes: an arccos would lose the small ones."""
     sines = np.linalg.norm(np.cross(directions, others), axis=1)
     cosines = np.abs(np.einsum("ij,ij->i", directions, others))
-    return np.rad2deg(np.arctan2(sines, cosines))
+    angles_deg: FloatArray = np.rad2deg(np.arctan2(sines, cosines))
+    return angles_deg
 
 
-def mean_curvature_per_mm(streamline):
+def mean_curvature_per_mm(streamline: AnyArray) -> float:
     """Measure how much a streamline bends.
 
     Parameters
@@ -420,7 +438,9 @@ def mean_curvature_per_mm(streamline):
 # Volume
 
 
-def _voxels(points_mm, affine, shape):
+def _voxels(
+    points_mm: AnyArray, affine: FloatArray, shape: tuple[int, ...]
+) -> tuple[IntArray, BoolArray]:
     """Return the voxels (N, 3) that own points, and which points are on the grid."""
     affine = spaces.check_affine(affine)
     points_mm = spaces.check_points(points_mm, "streamlines")
@@ -428,7 +448,9 @@ def _voxels(points_mm, affine, shape):
     return voxels, np.all((voxels >= 0) & (voxels < shape), axis=1)
 
 
-def visited_voxels(streamlines, affine, shape):
+def visited_voxels(
+    streamlines: Iterable[AnyArray], affine: FloatArray, shape: tuple[int, ...]
+) -> csr_array:
     """Tell which voxels each streamline visits.
 
     Parameters
@@ -453,21 +475,23 @@ def visited_voxels(streamlines, affine, shape):
     >>> visited_voxels([line, line[:2]], np.eye(4), (3, 1, 1)).toarray().tolist()
     [[1, 1, 0], [1, 0, 0]]
     """
-    streamlines = _checked_all(streamlines, "streamlines")
-    which = np.repeat(np.arange(len(streamlines)), [len(line) for line in streamlines])
-    points_mm = np.concatenate([np.empty((0, 3)), *streamlines])
+    lines = _checked_all(streamlines, "streamlines")
+    which = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
+    points_mm = np.concatenate([np.empty((0, 3)), *lines])
     voxels, inside = _voxels(points_mm, affine, shape)
-    where = np.ravel_multi_index(voxels[inside].T, shape)
+    where = np.ravel_multi_index(tuple(voxels[inside].T), shape)
     visited = csr_array(
         (np.ones(len(where), dtype=int), (which[inside], where)),
-        shape=(len(streamlines), np.prod(shape)),
+        shape=(len(lines), np.prod(shape)),
     )
     visited.sum_duplicates()
     visited.data[:] = 1
     return visited
 
 
-def visits(streamlines, affine, shape):
+def visits(
+    streamlines: Iterable[AnyArray], affine: FloatArray, shape: tuple[int, ...]
+) -> IntArray:
     """Count the streamlines through each voxel.
 
     :func:`dipy.tracking.utils.density_map`, except that points outside the grid are
@@ -493,19 +517,21 @@ def visits(streamlines, affine, shape):
     >>> visits([line, line[:2]], np.eye(4), (3, 1, 1)).ravel().tolist()
     [2, 1, 0]
     """
-    return visited_voxels(streamlines, affine, shape).sum(axis=0).reshape(shape)
+    visited = visited_voxels(streamlines, affine, shape)
+    counts: IntArray = visited.sum(axis=0).reshape(shape)
+    return counts
 
 
-def _images(**images):
+def _images(**images: ArrayLike) -> tuple[AnyArray, AnyArray]:
     """Return images on one grid as arrays, or say which argument is none."""
-    images = {name: spaces.check_numbers(each, name) for name, each in images.items()}
-    (name, image), (other_name, other) = images.items()
+    arrays = {name: spaces.check_numbers(each, name) for name, each in images.items()}
+    (name, image), (other_name, other) = arrays.items()
     if image.shape != other.shape:
         raise ValueError(
             f"{name} has the shape {image.shape} and {other_name} {other.shape}; two "
             "images on one grid are needed."
         )
-    for name, each in images.items():
+    for name, each in arrays.items():
         # Squares and sums of what is smaller are finite.
         with np.errstate(over="ignore"):
             fits = (np.abs(each.astype(float)) < _LARGEST).all()
@@ -514,7 +540,7 @@ def _images(**images):
     return image, other
 
 
-def dice(mask, other):
+def dice(mask: BoolArray, other: BoolArray) -> float:
     """Return the Dice coefficient of two masks.
 
     Parameters
@@ -537,7 +563,7 @@ def dice(mask, other):
     return float(2 * np.count_nonzero(mask & other) / total) if total else 1.0
 
 
-def weighted_dice(visits, other):
+def weighted_dice(visits: AnyArray, other: AnyArray) -> float:
     """Return the Dice coefficient of two maps of visits, weighted by these.
 
     Parameters
@@ -580,7 +606,7 @@ def weighted_dice(visits, other):
     return float(np.mean([w[both].sum() / w.sum() for w in (visits, other)]))
 
 
-def density_correlation(visits, other):
+def density_correlation(visits: AnyArray, other: AnyArray) -> float:
     """Correlate two maps of visits where there is a streamline in either.
 
     Parameters
@@ -607,7 +633,7 @@ def density_correlation(visits, other):
     return float(np.corrcoef(*maps)[0, 1])
 
 
-def coverage(visits, mask):
+def coverage(visits: AnyArray, mask: BoolArray) -> float:
     """Return the share of a mask that streamlines visit.
 
     Parameters
@@ -635,19 +661,26 @@ def coverage(visits, mask):
 # Tractogram
 
 
-def _end_voxels(streamlines, place, affine, shape):
+def _end_voxels(
+    streamlines: Iterable[AnyArray],
+    place: int,
+    affine: FloatArray,
+    shape: tuple[int, ...],
+) -> tuple[IntArray, IntArray]:
     """Return the streamlines whose first (0) or last (-1) point is on the grid.
 
     And the voxels (N, 3) that own these points.
     """
-    streamlines = _checked_all(streamlines, "streamlines")
-    some = np.flatnonzero([len(line) > 0 for line in streamlines])
-    tips_mm = np.array([streamlines[i][place] for i in some]).reshape(-1, 3)
+    lines = _checked_all(streamlines, "streamlines")
+    some = np.flatnonzero([len(line) > 0 for line in lines])
+    tips_mm = np.array([lines[i][place] for i in some]).reshape(-1, 3)
     voxels, inside = _voxels(tips_mm, affine, shape)
     return some[inside], voxels[inside]
 
 
-def connections(streamlines, affine, labels):
+def connections(
+    streamlines: Iterable[AnyArray], affine: FloatArray, labels: AnyArray
+) -> csr_array:
     """Tell which two regions each streamline connects.
 
     Parameters
@@ -682,16 +715,16 @@ def connections(streamlines, affine, labels):
     >>> connected.sum(axis=0).reshape(2, 2).tolist()
     [[0, 2], [0, 0]]
     """
-    streamlines, labels = _listed(streamlines, "streamlines"), _whole(labels)
+    lines, labels = _listed(streamlines, "streamlines"), _whole(labels)
     if labels.ndim != 3 or not labels.size or labels.max() > _MOST_REGIONS:
         raise ValueError(
             f"labels has the shape {labels.shape} and goes up to "
             f"{labels.max(initial=0)}; (X, Y, Z) is needed, and at most "
             f"{_MOST_REGIONS}: the matrix of regions has to fit into memory."
         )
-    ends = np.zeros((2, len(streamlines)), dtype=int)
+    ends = np.zeros((2, len(lines)), dtype=int)
     for end, place in zip(ends, (0, -1)):
-        which, voxels = _end_voxels(streamlines, place, affine, labels.shape)
+        which, voxels = _end_voxels(lines, place, affine, labels.shape)
         end[which] = labels[*voxels.T]
     lower, upper = np.sort(ends, axis=0)
     which = np.flatnonzero((lower > 0) & (lower < upper))
@@ -699,11 +732,13 @@ def connections(streamlines, affine, labels):
     pairs = (lower[which] - 1) * n_regions + upper[which] - 1
     return csr_array(
         (np.ones(len(which), dtype=int), (which, pairs)),
-        shape=(len(streamlines), n_regions**2),
+        shape=(len(lines), n_regions**2),
     )
 
 
-def shape_similarity(streamlines, others, *, random_seed=0):
+def shape_similarity(
+    streamlines: Iterable[AnyArray], others: Iterable[AnyArray], *, random_seed: int = 0
+) -> float:
     """Compare the shapes of two bundles or tractograms: BUAN's bundle adjacency.
 
     Parameters
@@ -769,10 +804,10 @@ class KnownBundle:
     (5, 1, 1)
     """
 
-    mask: np.ndarray
-    ends: tuple
+    mask: BoolArray
+    ends: tuple[BoolArray, BoolArray]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         first, last = self.ends
         if not self.mask.ndim == 3 or not self.mask.shape == first.shape == last.shape:
             raise ValueError(
@@ -788,7 +823,7 @@ class KnownBundle:
             )
 
     @classmethod
-    def from_labels(cls, labels):
+    def from_labels(cls, labels: AnyArray) -> Self:
         """Make a known bundle of a label image.
 
         Parameters
@@ -822,7 +857,7 @@ class KnownBundle:
         return cls(labels > 0, (labels == 2, labels == 3))
 
 
-def _whole(labels):
+def _whole(labels: AnyArray) -> AnyArray:
     """Return labels as integers."""
     labels = spaces.check_numbers(labels, "labels")
     if labels.dtype.kind == "f":
@@ -834,18 +869,27 @@ def _whole(labels):
     return labels
 
 
-def _near(points_mm, radius_mm, affine, shape):
+def _near(
+    points_mm: ArrayLike, radius_mm: float, affine: FloatArray, shape: tuple[int, ...]
+) -> BoolArray:
     """Return the voxels (X, Y, Z) whose centres are within a radius of points."""
     centres_mm = spaces.to_mm(np.indices(shape).reshape(3, -1).T, affine)
     distance_mm, _ = cKDTree(points_mm).query(
         centres_mm, distance_upper_bound=np.nextafter(radius_mm, np.inf)
     )
-    return (distance_mm <= radius_mm).reshape(shape)
+    near: BoolArray = (distance_mm <= radius_mm).reshape(shape)
+    return near
 
 
 def known_bundles(
-    streamlines_of_each, affine, shape, *, radius_mm=0.0, end_mm=4.0, mask=None
-):
+    streamlines_of_each: Iterable[Iterable[AnyArray]],
+    affine: FloatArray,
+    shape: tuple[int, int, int],
+    *,
+    radius_mm: float = 0.0,
+    end_mm: float = 4.0,
+    mask: BoolArray | None = None,
+) -> list[KnownBundle]:
     """Make known bundles of known streamlines: many of each, or a centreline.
 
     Parameters
@@ -884,21 +928,21 @@ def known_bundles(
     """
     affine, bundles = spaces.check_affine(affine), []
     for streamlines in streamlines_of_each:
-        streamlines = _checked_all(streamlines, "streamlines_of_each")
-        streamlines = [line for line in streamlines if len(line)]
-        if not streamlines:
+        lines = _checked_all(streamlines, "streamlines_of_each")
+        lines = [line for line in lines if len(line)]
+        if not lines:
             raise ValueError("streamlines_of_each holds a bundle without streamlines.")
-        where = visits(streamlines, affine, shape) > 0
+        where = visits(lines, affine, shape) > 0
         if radius_mm > 0:
-            where |= _near(np.concatenate(streamlines), radius_mm, affine, shape)
+            where |= _near(np.concatenate(lines), radius_mm, affine, shape)
         if mask is not None:
             _, mask = _images(streamlines=where, mask=mask)
             where &= mask != 0
-        ends = tuple(
-            _near([line[end] for line in streamlines], end_mm, affine, shape)
+        first, last = (
+            _near([line[end] for line in lines], end_mm, affine, shape)
             for end in (0, -1)
         )
-        bundles.append(KnownBundle(where, ends))
+        bundles.append(KnownBundle(where, (first, last)))
     return bundles
 
 
@@ -921,56 +965,58 @@ class Scores:
     (0.5, 1, 2, 0.3)
     """
 
-    labels: np.ndarray
-    overlaps: np.ndarray
-    overreaches: np.ndarray
-    f1s: np.ndarray
+    labels: IntArray
+    overlaps: FloatArray
+    overreaches: FloatArray
+    f1s: FloatArray
 
-    def _share(self, chosen):
+    def _share(self, chosen: BoolArray) -> float:
         return float(chosen.mean()) if len(chosen) else 0.0
 
     @property
-    def valid_connections(self):
+    def valid_connections(self) -> float:
         """Share of the streamlines which connect the two ends of one bundle."""
         return self._share(self.labels >= 0)
 
     @property
-    def invalid_connections(self):
+    def invalid_connections(self) -> float:
         """Share which connect end regions that belong together in no bundle."""
         return self._share(self.labels == INVALID_CONNECTION)
 
     @property
-    def no_connections(self):
+    def no_connections(self) -> float:
         """Share of all others."""
         return self._share(self.labels == NO_CONNECTION)
 
     @property
-    def n_bundles(self):
+    def n_bundles(self) -> int:
         """How many bundles there are to find."""
         return len(self.overlaps)
 
     @property
-    def valid_bundles(self):
+    def valid_bundles(self) -> int:
         """How many of them have a valid connection."""
         return len(np.unique(self.labels[self.labels >= 0]))
 
     @property
-    def overlap(self):
+    def overlap(self) -> float:
         """Mean overlap of the bundles."""
         return float(self.overlaps.mean())
 
     @property
-    def overreach(self):
+    def overreach(self) -> float:
         """Mean overreach of the bundles."""
         return float(self.overreaches.mean())
 
     @property
-    def f1(self):
+    def f1(self) -> float:
         """Mean F1 of the bundles."""
         return float(self.f1s.mean())
 
 
-def score(streamlines, bundles, affine):
+def score(
+    streamlines: Sequence[AnyArray], bundles: Sequence[KnownBundle], affine: FloatArray
+) -> Scores:
     """Compare streamlines with known bundles: Tractometer's scores.
 
     Parameters
@@ -1026,30 +1072,30 @@ def score(streamlines, bundles, affine):
     >>> scores.labels.tolist(), scores.overlap
     ([0, -2], 1.0)
     """
-    shape = bundles[0].mask.shape
+    lines, shape = _listed(streamlines, "streamlines"), bundles[0].mask.shape
     masks = np.array([bundle.mask for bundle in bundles], dtype=bool)
     ends = np.array([bundle.ends for bundle in bundles], dtype=bool)
 
     # Whether a streamline's first and last point are in a bundle's two end regions.
-    first = np.zeros((len(streamlines), len(bundles), 2), dtype=bool)
-    last = np.zeros_like(first)
+    first: BoolArray = np.zeros((len(lines), len(bundles), 2), dtype=bool)
+    last: BoolArray = np.zeros_like(first)
     for end, place in ((first, 0), (last, -1)):
-        which, voxels = _end_voxels(streamlines, place, affine, shape)
+        which, voxels = _end_voxels(lines, place, affine, shape)
         end[which] = np.moveaxis(ends[:, :, *voxels.T], -1, 0)
 
     anywhere = first.any(axis=(1, 2)) & last.any(axis=(1, 2))
     together = (first & last).any(axis=(1, 2))
     labels = np.where(anywhere & ~together, INVALID_CONNECTION, NO_CONNECTION)
-    connects = (first & last[..., ::-1]).any(axis=2)
+    connects: BoolArray = np.any(first & last[..., ::-1], axis=2)
     for i in np.flatnonzero(connects.any(axis=1)):
         fitting = np.flatnonzero(connects[i])
-        voxels, inside = _voxels(streamlines[i], affine, shape)
+        voxels, inside = _voxels(lines[i], affine, shape)
         n_points = masks[fitting][:, *voxels[inside].T].sum(axis=1)
         labels[i] = fitting[np.argmax(n_points)]
 
     volumes = np.zeros((3, len(bundles)))
     for b in np.unique(labels[labels >= 0]):
-        valid = [streamlines[i] for i in np.flatnonzero(labels == b)]
+        valid = [lines[i] for i in np.flatnonzero(labels == b)]
         traversed = visits(valid, affine, shape) > 0
         size = np.count_nonzero(masks[b])
         volumes[:, b] = (
@@ -1086,17 +1132,17 @@ class Estimate:
     standard_error: float
 
     @property
-    def low(self):
+    def low(self) -> float:
         """Lower end of the 95 % interval: 1.96 standard errors below the value."""
         return self.value - 1.96 * self.standard_error
 
     @property
-    def high(self):
+    def high(self) -> float:
         """Upper end of the 95 % interval: 1.96 standard errors above the value."""
         return self.value + 1.96 * self.standard_error
 
 
-def estimated_mean(values):
+def estimated_mean(values: ArrayLike) -> Estimate:
     """Take the mean over streamlines or seeds, and its standard error.
 
     Parameters
@@ -1126,16 +1172,16 @@ def estimated_mean(values):
     >>> estimated_mean([1, 2, 3, np.inf])
     Estimate(value=2.0, standard_error=0.5773502691896258)
     """
-    values = spaces.check_numbers(values, "values").astype(float)
-    values = values[np.isfinite(values)]
+    finite = spaces.check_numbers(values, "values").astype(float)
+    finite = finite[np.isfinite(finite)]
     with np.errstate(over="ignore"):  # an error that is too large is infinite
         return Estimate(
-            float(values.mean()) if len(values) else np.nan,
-            float(sem(values)) if len(values) > 1 else np.nan,
+            float(finite.mean()) if len(finite) else np.nan,
+            float(sem(finite)) if len(finite) > 1 else np.nan,
         )
 
 
-def paired_difference(values, others):
+def paired_difference(values: ArrayLike, others: ArrayLike) -> tuple[float, float]:
     """Take the difference of two means over the same seeds, and its standard error.
 
     Parameters
@@ -1158,12 +1204,18 @@ def paired_difference(values, others):
     >>> print(round(difference, 3), round(error, 3))
     0.333 0.333
     """
-    values, others = _images(values=values, others=others)
-    differences = values.astype(float) - others.astype(float)
+    minuend, subtrahend = _images(values=values, others=others)
+    differences = minuend.astype(float) - subtrahend.astype(float)
     return float(differences.mean()), float(sem(differences))
 
 
-def bootstrapped(figure, *of_each, paired=True, n_resamples=200, random_seed=0):
+def bootstrapped(
+    figure: Callable[..., float],
+    *of_each: csr_array,
+    paired: bool = True,
+    n_resamples: int = 200,
+    random_seed: int = 0,
+) -> Estimate:
     """Compute a figure of whole tractograms, and its standard error by resampling.
 
     Parameters
@@ -1217,7 +1269,7 @@ def bootstrapped(figure, *of_each, paired=True, n_resamples=200, random_seed=0):
     1.0 0.2
     """
 
-    def of_resample(*chosen):
+    def of_resample(*chosen: IntArray) -> float:
         return figure(
             *(
                 np.bincount(rows, minlength=matrix.shape[0]) @ matrix

@@ -18,9 +18,10 @@ by the network in the same way, not as its mirror image.
 import numpy as np
 
 from dipy_rnn import spaces
+from dipy_rnn._typing import FloatArray
 
 
-def from_tangents(tangents, axes):
+def from_tangents(tangents: FloatArray, axes: FloatArray) -> FloatArray:
     """Build first frames around directions.
 
     Parameters
@@ -47,7 +48,7 @@ def from_tangents(tangents, axes):
     return _complete(axes[furthest], e3, spaces.handedness(axes))
 
 
-def transport(frames, tangents):
+def transport(frames: FloatArray, tangents: FloatArray) -> FloatArray:
     """Carry frames to new tangents by the smallest rotation.
 
     Parameters
@@ -81,7 +82,7 @@ def transport(frames, tangents):
     return _complete(e1, tangents, handedness)
 
 
-def turned_round(frames):
+def turned_round(frames: FloatArray) -> FloatArray:
     """Turn frames to look back the way they came.
 
     Parameters
@@ -99,10 +100,11 @@ def turned_round(frames):
     >>> turned_round(np.eye(3)[None])[0, 2].tolist()
     [-0.0, -0.0, -1.0]
     """
-    return frames * np.array([1.0, -1.0, -1.0])[:, None]
+    signs: FloatArray = np.array([[1.0], [-1.0], [-1.0]])
+    return frames * signs
 
 
-def to_axes(local, frames):
+def to_axes(local: FloatArray, frames: FloatArray) -> FloatArray:
     """Turn vectors from their frames to the voxel axes.
 
     Parameters
@@ -123,10 +125,11 @@ def to_axes(local, frames):
     >>> to_axes(np.array([[0.0, 0.0, 2.0]]), frame).tolist()
     [[2.0, 0.0, 0.0]]
     """
-    return np.einsum("ni,nij->nj", local, frames)
+    vectors: FloatArray = np.einsum("ni,nij->nj", local, frames)
+    return vectors
 
 
-def to_local(vectors, frames):
+def to_local(vectors: FloatArray, frames: FloatArray) -> FloatArray:
     """Turn vectors from the voxel axes into their frames.
 
     Parameters
@@ -147,21 +150,25 @@ def to_local(vectors, frames):
     >>> to_local(np.array([[2.0, 0.0, 0.0]]), frame).tolist()
     [[0.0, 0.0, 2.0]]
     """
-    return np.einsum("nj,nij->ni", vectors, frames)
+    local: FloatArray = np.einsum("nj,nij->ni", vectors, frames)
+    return local
 
 
-def _complete(e1, e3, handedness):
+def _complete(
+    e1: FloatArray, e3: FloatArray, handedness: float | FloatArray
+) -> FloatArray:
     """Make e1 a unit vector across e3, against rounding too, and add e2."""
     e1 = e1 - _dot(e1, e3) * e3
     e1 = e1 / np.sqrt(_dot(e1, e1))
     return np.stack([e1, handedness * _cross(e3, e1), e3], axis=1)
 
 
-def _dot(a, b):
-    return np.einsum("ni,ni->n", a, b)[:, None]
+def _dot(a: FloatArray, b: FloatArray) -> FloatArray:
+    dots: FloatArray = np.einsum("ni,ni->n", a, b)[:, None]
+    return dots
 
 
-def _cross(a, b):
+def _cross(a: FloatArray, b: FloatArray) -> FloatArray:
     """Return the cross product; numpy's takes ten times as long for one row."""
     following, last = [1, 2, 0], [2, 0, 1]
     return a[:, following] * b[:, last] - a[:, last] * b[:, following]

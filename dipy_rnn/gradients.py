@@ -13,14 +13,19 @@ References
    18(7), 2014.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import permutations
+from typing import Self
 
 import numpy as np
 
 from dipy_rnn import interpolate, spaces
+from dipy_rnn._typing import AnyPath, ArrayLike, FloatArray
 from dipy_rnn.evaluation import paired_difference
-from dipy_rnn.model_file import load_model
+from dipy_rnn.model_file import Model, load_model
+from dipy_rnn.sh import FeatureVolume
+from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking import track
 
 #: The case in which the gradients stay as they are.
@@ -37,7 +42,7 @@ _LEAST_ERRORS = 4.0
 _MOST_NAMED = 4
 
 
-def _axis_cases():
+def _axis_cases() -> dict[str, FloatArray]:
     cases = {}
     for order in permutations(range(3)):
         for flipped in (None, 0, 1, 2):
@@ -57,7 +62,7 @@ def _axis_cases():
 AXIS_CASES = _axis_cases()
 
 
-def reoriented(features, case):
+def reoriented(features: FeatureVolume, case: str) -> FeatureVolume:
     """Return the fODF that gradients with other axes would have given.
 
     Parameters
@@ -160,10 +165,10 @@ class GradientCheck:
 of the bvec file and fit again
     """
 
-    rows: tuple
+    rows: tuple[CaseLength, ...]
 
     @classmethod
-    def from_lengths(cls, lengths_mm):
+    def from_lengths(cls, lengths_mm: Mapping[str, FloatArray]) -> Self:
         """Compare how long the streamlines of the same seeds are in each case.
 
         Parameters
@@ -193,7 +198,7 @@ standard_error_mm=0.0, is_candidate=True)
         (40.0, 5.77)
         """
         means_mm = {case: float(each.mean()) for case, each in lengths_mm.items()}
-        longest = max(means_mm, key=means_mm.get)
+        longest = max(means_mm, key=means_mm.__getitem__)
         rows = []
         for case, mean_mm in means_mm.items():
             shortfall_mm, error_mm = paired_difference(
@@ -210,11 +215,11 @@ standard_error_mm=0.0, is_candidate=True)
         return cls(tuple(sorted(rows, key=lambda row: -row.mean_length_mm)))
 
     @property
-    def candidates(self):
+    def candidates(self) -> tuple[str, ...]:
         """The cases that may be right: one if the answer is clear."""
         return tuple(row.case for row in self.rows if row.is_candidate)
 
-    def table(self):
+    def table(self) -> str:
         """Lay out how long streamlines are in each case.
 
         Returns
@@ -233,7 +238,7 @@ standard_error_mm=0.0, is_candidate=True)
         )
 
     @property
-    def verdict(self):
+    def verdict(self) -> str:
         """What the check found, in one line."""
         candidates = self.candidates
         longest, second = self.rows[:2]
@@ -257,7 +262,7 @@ standard_error_mm=0.0, is_candidate=True)
         return f"The gradients look wrong, but it is not clear how: {gain} {named}"
 
 
-def _advice(case, gain):
+def _advice(case: str, gain: str) -> str:
     """Say what is wrong with the gradients if a case is right."""
     axes = case.split()
     moved = [place for place in range(3) if axes[place].strip("-") != "xyz"[place]]
@@ -285,16 +290,16 @@ def _advice(case, gain):
 
 
 def check_gradients(
-    features,
-    stopping_criterion,
-    seeds,
-    affine,
+    features: FeatureVolume,
+    stopping_criterion: StoppingCriterion,
+    seeds: ArrayLike,
+    affine: ArrayLike,
     *,
-    model=None,
-    step_size=0.5,
-    max_angle=30.0,
-    nbr_threads=0,
-):
+    model: AnyPath | Model | None = None,
+    step_size: float = 0.5,
+    max_angle: float = 30.0,
+    nbr_threads: int = 0,
+) -> GradientCheck:
     """Track with all orders and signs of the gradients' axes.
 
     Parameters
@@ -351,7 +356,7 @@ def check_gradients(
             "lengths apart."
         )
     model = load_model(model)
-    lengths_mm = {}
+    lengths_mm: dict[str, FloatArray] = {}
     for case in AXIS_CASES:
         of_case = lengths_mm[case] = np.zeros(len(seeds))
         for line in track(

@@ -18,10 +18,25 @@ below -0.5          outside: zeros, and ``inside`` is False
 
 from functools import cache
 import os
+from typing import TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dipy_rnn import _interp, spaces
+from dipy_rnn._typing import (
+    AnyArray,
+    ArrayLike,
+    BoolArray,
+    Float32Array,
+    FloatArray,
+    Int32Array,
+)
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+Turns: TypeAlias = tuple[  # of quarter_turns
+    Int32Array, Int32Array, Float32Array, Int32Array, Int32Array, Float32Array
+]
 
 #: The highest spherical harmonic order the rotation kernel takes.
 MAX_ORDER = 16
@@ -33,10 +48,11 @@ OUTSIDE, EMPTY, DATA = range(3)
 _MOST_THREADS = 1024
 
 _NO_FRAMES = np.empty((0, 3, 3))
-_NO_TABLES = tuple(np.zeros(1, t) for t in 2 * (np.int32, np.int32, np.float32))
+_NO_TABLE = np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.float32)
+_NO_TABLES: Turns = (*_NO_TABLE, *_NO_TABLE)
 
 
-def count_threads(nbr_threads):
+def count_threads(nbr_threads: int) -> int:
     """Turn DIPY's ``nbr_threads`` into a number of threads.
 
     Parameters
@@ -59,20 +75,20 @@ def count_threads(nbr_threads):
     >>> count_threads(2)
     2
     """
-    nbr_threads = spaces.check_number(nbr_threads, "nbr_threads")
-    if not 0 <= nbr_threads <= _MOST_THREADS or nbr_threads != int(nbr_threads):
+    n_threads = spaces.check_number(nbr_threads, "nbr_threads")
+    if not 0 <= n_threads <= _MOST_THREADS or n_threads != int(n_threads):
         raise ValueError(
-            f"nbr_threads is {nbr_threads}; give 0 for every core, or a whole number "
+            f"nbr_threads is {n_threads}; give 0 for every core, or a whole number "
             f"up to {_MOST_THREADS}."
         )
-    if nbr_threads:
-        return int(nbr_threads)
+    if n_threads:
+        return int(n_threads)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def sh_order(n_coeffs):
+def sh_order(n_coeffs: int) -> int:
     """Return the even order that has a number of coefficients.
 
     Parameters
@@ -105,7 +121,7 @@ def sh_order(n_coeffs):
 
 
 @cache
-def quarter_turns(order):
+def quarter_turns(order: int) -> Turns:
     """Make tables of the turns by -90 and +90 degrees about x, for the kernels.
 
     Parameters
@@ -128,28 +144,39 @@ def quarter_turns(order):
     from dipy.data import default_sphere
     from dipy.reconst.shm import real_sh_tournier
 
-    def harmonics(directions):
+    def harmonics(directions: FloatArray) -> FloatArray:
         sphere = Sphere(xyz=directions)
-        return real_sh_tournier(order, sphere.theta, sphere.phi, legacy=False)[0]
+        values: FloatArray = real_sh_tournier(
+            order, sphere.theta, sphere.phi, legacy=False
+        )[0]
+        return values
 
     vertices = default_sphere.vertices
     turned = vertices @ np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
     matrix = np.linalg.pinv(harmonics(vertices)) @ harmonics(turned)
-    tables = ()
-    for turn in (matrix, matrix.T):
-        rows, columns = np.nonzero(np.abs(turn) > 1e-9)
-        starts = np.searchsorted(rows, np.arange(len(turn) + 1))
-        tables += (
-            starts.astype(np.int32),
-            columns.astype(np.int32),
-            turn[rows, columns].astype(np.float32),
-        )
-    return tables
+    return (*_sparse(matrix), *_sparse(matrix.T))
+
+
+def _sparse(matrix: FloatArray) -> tuple[Int32Array, Int32Array, Float32Array]:
+    """Return starts, columns and values of what is not zero but for rounding."""
+    rows, columns = np.nonzero(np.abs(matrix) > 1e-9)
+    starts = np.searchsorted(rows, np.arange(len(matrix) + 1))
+    return (
+        starts.astype(np.int32),
+        columns.astype(np.int32),
+        matrix[rows, columns].astype(np.float32),
+    )
 
 
 def sample(
-    volume, points_vox, frames=None, *, handedness=1.0, normalise=False, nbr_threads=1
-):
+    volume: Float32Array,
+    points_vox: ArrayLike,
+    frames: ArrayLike | None = None,
+    *,
+    handedness: float = 1.0,
+    normalise: bool = False,
+    nbr_threads: int = 1,
+) -> tuple[Float32Array, BoolArray]:
     """Sample a volume at points, if asked for in each point's own frame.
 
     Parameters
@@ -159,7 +186,7 @@ def sample(
         basis (``tournier07``, not legacy) and in the axes of the frames.
     points_vox : array_like of shape (N, 3)
         Voxel coordinates, voxel ``i`` centred on ``i``.
-    frames : ndarray of shape (N, 3, 3), optional
+    frames : array_like of shape (N, 3, 3), optional
         Rows ``e1, e2, e3`` of each frame (see :mod:`dipy_rnn.frames`).
     handedness : float, optional
         Of the axes the frames are given in (:func:`dipy_rnn.spaces.handedness`).
@@ -228,14 +255,20 @@ def sample(
     return values, found != OUTSIDE
 
 
-def rotate(coeffs, frames, *, handedness=1.0, nbr_threads=1):
+def rotate(
+    coeffs: ArrayLike,
+    frames: ArrayLike,
+    *,
+    handedness: float = 1.0,
+    nbr_threads: int = 1,
+) -> Float32Array:
     """Express functions on the sphere in local frames.
 
     Parameters
     ----------
     coeffs : array_like of shape (N, C)
         Spherical harmonics in MRtrix3's basis (``tournier07``, not legacy).
-    frames : ndarray of shape (N, 3, 3)
+    frames : array_like of shape (N, 3, 3)
         Rows ``e1, e2, e3`` of each frame.
     handedness : float, optional
         Of the axes the frames are given in.
@@ -261,7 +294,6 @@ def rotate(coeffs, frames, *, handedness=1.0, nbr_threads=1):
 
     Examples
     --------
-    >>> import numpy as np
     >>> coeffs = np.zeros((1, 15)); coeffs[0, 3] = 1.0  # a lobe along z
     >>> frame = np.array([[[0, 1, 0], [0, 0, 1], [1, 0, 0]]])  # e3 along x
     >>> turned = rotate(coeffs, frame)
@@ -286,7 +318,13 @@ def rotate(coeffs, frames, *, handedness=1.0, nbr_threads=1):
     return rotated
 
 
-def local_maxima(coeffs, harmonics, neighbours, most, least_share):
+def local_maxima(
+    coeffs: Float32Array,
+    harmonics: Float32Array,
+    neighbours: Int32Array,
+    most: int,
+    least_share: float,
+) -> tuple[Int32Array, Float32Array]:
     """Find the vertices at which functions are largest among their neighbours.
 
     Parameters
@@ -305,9 +343,9 @@ def local_maxima(coeffs, harmonics, neighbours, most, least_share):
     Returns
     -------
     found : ndarray of shape (N, most)
-        Vertices of positive maxima, the largest first, then -1.
+        int32: vertices of positive maxima, the largest first, then -1.
     least : ndarray of shape (N,)
-        The smallest value of each function.
+        float32: the smallest value of each function.
 
     Examples
     --------
@@ -325,24 +363,24 @@ def local_maxima(coeffs, harmonics, neighbours, most, least_share):
     return found, least
 
 
-def _as_type(values, name, dtype):
+def _as_type(values: ArrayLike, name: str, dtype: type[_Scalar]) -> NDArray[_Scalar]:
     with np.errstate(over="ignore"):  # what is too large becomes infinite
         return np.ascontiguousarray(spaces.check_numbers(values, name), dtype=dtype)
 
 
-def _order_of(coeffs, name):
+def _order_of(coeffs: AnyArray, name: str) -> int:
     try:
         return sh_order(coeffs.shape[-1])
     except ValueError as error:
         raise ValueError(f"{name} holds no spherical harmonics: {error}") from None
 
 
-def _check_handedness(handedness):
+def _check_handedness(handedness: float) -> None:
     if spaces.check_number(handedness, "handedness") not in (1, -1):
         raise ValueError(f"handedness is {handedness}; 1 or -1 is needed.")
 
 
-def _check_frames(frames, n_points):
+def _check_frames(frames: ArrayLike, n_points: int) -> FloatArray:
     frames = _as_type(frames, "frames", np.float64)
     if frames.shape != (n_points, 3, 3):
         raise ValueError(

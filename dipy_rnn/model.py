@@ -11,10 +11,13 @@ GRU over whole packed sequences while tracking runs it point by point.
 
 from dataclasses import dataclass
 import math
+from typing import Self, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from dipy_rnn._typing import Float32Array, FloatArray
 
 # Spread of the lobe for which an untrained RecurrentPropagator is Newton's method.
 _LOBE_DEG = 9.0
@@ -62,7 +65,17 @@ class RecurrentPropagator(nn.Module):
 
     frame = "local"
 
-    def __init__(self, order=8, hidden=64, layers=1, depth=2):
+    # Buffers: places of coefficients and of powers of a turn, the orders m, factors.
+    even: Tensor
+    plus: Tensor
+    minus: Tensor
+    m_of_pair: Tensor
+    m: Tensor
+    slope: Tensor
+
+    def __init__(
+        self, order: int = 8, hidden: int = 64, layers: int = 1, depth: int = 2
+    ) -> None:
         super().__init__()
         ls = np.arange(0, order + 1, 2)
         middle = ls * (ls + 1) // 2
@@ -162,7 +175,8 @@ class RecurrentPropagator(nn.Module):
     def answer(self, seen: Tensor, memory: Tensor) -> Tensor:
         """Return factors (n, 2 K + 4): along the vectors, then across them."""
         joined = self.joined(torch.cat([seen, memory], dim=1))
-        return self.head(nn.functional.leaky_relu(joined, 0.1))
+        factors: Tensor = self.head(nn.functional.leaky_relu(joined, 0.1))
+        return factors
 
     def steer(self, factors: Tensor, vectors: Tensor) -> Tensor:
         """Return unit directions (n, 3) in the frame."""
@@ -214,13 +228,13 @@ class CaiPropagator(nn.Module):
 
     frame = "voxel"
 
-    def __init__(self, order=8, hidden=512, layers=2):
+    def __init__(self, order: int = 8, hidden: int = 512, layers: int = 2) -> None:
         super().__init__()
         n_features = (order + 1) * (order + 2) // 2
         self.order = order
         self.layers = layers
         self.hidden = hidden
-        blocks = [nn.Linear(n_features + 3, hidden)]
+        blocks: list[nn.Module] = [nn.Linear(n_features + 3, hidden)]
         for _ in range(4):
             blocks += [
                 nn.Linear(hidden, hidden),
@@ -263,11 +277,17 @@ class CaiPropagator(nn.Module):
         )
 
 
+#: A network of one of the architectures.
+Network: TypeAlias = RecurrentPropagator | CaiPropagator
+
 #: Architectures by the name they have in commands and model files.
-ARCHITECTURES = {"moving_frame": RecurrentPropagator, "cai2023": CaiPropagator}
+ARCHITECTURES: dict[str, type[Network]] = {
+    "moving_frame": RecurrentPropagator,
+    "cai2023": CaiPropagator,
+}
 
 
-def untrained(architecture, order, random_seed, **shape):
+def untrained(architecture: str, order: int, random_seed: int, **shape: int) -> Network:
     """Make a network to train.
 
     Parameters
@@ -316,12 +336,12 @@ class Compasses:
     """
 
     order: int
-    slope: np.ndarray
+    slope: Float32Array
     coarse: float
     fade: float
 
     @classmethod
-    def of(cls, order):
+    def of(cls, order: int) -> Self:
         """Return the constants for an order."""
         slope, coarse = newton_slopes(order), newton_slopes(2)
         return cls(
@@ -332,18 +352,18 @@ class Compasses:
         )
 
     @property
-    def n_vectors(self):
+    def n_vectors(self) -> int:
         """Slopes and compasses."""
         return self.order // 2 + 2
 
     @property
-    def n_seen(self):
+    def n_seen(self) -> int:
         """The coefficients of m = 0, and five for each pair of +m and -m."""
         n_pairs = (self.order // 2) * (self.order // 2 + 1)
         return self.order // 2 + 1 + 5 * n_pairs
 
 
-def newton_slopes(order):
+def newton_slopes(order: int) -> FloatArray:
     """Return factors that make slopes across the tangent a step to the peak.
 
     Parameters
@@ -374,10 +394,11 @@ def newton_slopes(order):
     lobe = np.sqrt((2 * ls + 1) / (4 * np.pi)) * damping
     unit = lobe / np.sqrt(1 / (4 * np.pi) + np.sum(lobe**2))
     curvature = np.sum(np.sqrt((2 * ls + 1) / (4 * np.pi)) * ladder / 2 * unit)
-    return -np.sqrt((2 * ls + 1) * ladder / (8 * np.pi)) / curvature
+    factors: FloatArray = -np.sqrt((2 * ls + 1) * ladder / (8 * np.pi)) / curvature
+    return factors
 
 
-def architecture_of(module):
+def architecture_of(module: nn.Module) -> str:
     """Return the name of a module's architecture.
 
     Parameters

@@ -20,7 +20,8 @@ length zero means stop.
 Every call of ``torch.jit`` in the package is in this module.
 """
 
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 import hashlib
 from importlib import resources
@@ -30,15 +31,18 @@ import math
 from pathlib import Path
 import pickle
 import pickletools
+from typing import Any, Self
 import warnings
 import zipfile
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from dipy_rnn import interpolate, sh
 from dipy_rnn._network import CompiledPropagator
+from dipy_rnn._typing import AnyArray, AnyPath, Float32Array
 from dipy_rnn.model import ARCHITECTURES, Compasses
 from dipy_rnn.whole_file import whole_file
 
@@ -118,14 +122,14 @@ class ModelMetadata:
     frame: str
     layers: int
     hidden: int
-    orders: tuple = ()
+    orders: tuple[int, ...] = ()
     normalisation: str = "none"
-    step_mm: tuple = (0.0, float("inf"))
+    step_mm: tuple[float, float] = (0.0, float("inf"))
     architecture: str = ""
     replay_points: int | None = None
-    provenance: dict = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, allowed in (
             ("kind", ("sh", "raw")),
             ("frame", ("local", "voxel")),
@@ -187,11 +191,11 @@ class ModelMetadata:
         object.__setattr__(self, "step_mm", (low, high))
 
     @property
-    def order(self):
+    def order(self) -> int:
         """Spherical harmonic order of the features; for ``"sh"`` alone."""
         return interpolate.sh_order(self.channels)
 
-    def to_json(self):
+    def to_json(self) -> str:
         """Return the text that goes into the archive."""
         entries = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
         if self.kind == "sh":
@@ -199,7 +203,7 @@ class ModelMetadata:
         return json.dumps(entries, indent=1)
 
     @classmethod
-    def from_json(cls, text):
+    def from_json(cls, text: str) -> Self:
         """Read the text of :meth:`to_json` and check every entry of it."""
         try:
             entries = json.loads(text)
@@ -219,7 +223,7 @@ class ModelMetadata:
                 f"its basis is {basis!r}; models take ('tournier07', False), so "
                 "permute the coefficients inside the network"
             )
-        known = {f for f in cls.__dataclass_fields__}
+        known = cls.__dataclass_fields__.keys()
         required = {"kind", "channels", "frame", "layers", "hidden"}
         if unknown := sorted(entries.keys() - known):
             raise ModelFileError(f"its metadata has unknown entries: {unknown}")
@@ -257,22 +261,31 @@ class Model:
     (2, 3)
     """
 
-    def __init__(self, module, metadata, device, name):
+    def __init__(
+        self,
+        module: torch.jit.ScriptModule,
+        metadata: ModelMetadata,
+        device: torch.device,
+        name: str,
+    ) -> None:
         self._module = module
         self.metadata = metadata
         self.device = device
         self.name = name
         #: The network compiled, where it has an architecture of ours and the device is
         #: the CPU; else None.
-        self.compiled = None
+        self.compiled: CompiledPropagator | None = None
         if metadata.architecture == "moving_frame" and device.type == "cpu":
             self.compiled = _compiled(module, metadata)
 
-    def init_state(self, n):
+    def init_state(self, n: int) -> Tensor:
         """Return fresh states of shape (layers, n, hidden) on the device."""
-        return self._module.init_state(n).to(self.device).clone()
+        state: Tensor = self._module.init_state(n)
+        return state.to(self.device).clone()
 
-    def step(self, features, direction, state):
+    def step(
+        self, features: Float32Array, direction: AnyArray, state: Tensor
+    ) -> tuple[Float32Array, Tensor]:
         """Ask the network once for n streamlines.
 
         Parameters
@@ -291,14 +304,16 @@ class Model:
         """
         n = len(features)
         padding = (0, 0, 0, -n % _ROWS)
-        features = torch.from_numpy(features).to(self.device)
-        direction = torch.from_numpy(direction.astype(np.float32)).to(self.device)
-        direction, state = self.propagate(
-            pad(features, padding), pad(direction, padding), pad(state, padding)
+        seen = torch.from_numpy(features).to(self.device)
+        incoming = torch.from_numpy(direction.astype(np.float32)).to(self.device)
+        answer, state = self.propagate(
+            pad(seen, padding), pad(incoming, padding), pad(state, padding)
         )
-        return direction[:n].cpu().numpy(), state[:, :n]
+        return answer[:n].cpu().numpy(), state[:, :n]
 
-    def propagate(self, features, direction, state):
+    def propagate(
+        self, features: Tensor, direction: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Call the network as it is, with float32 tensors on its device.
 
         Parameters
@@ -313,17 +328,22 @@ class Model:
         state : torch.Tensor of shape (layers, n, hidden)
         """
         # Without the optimiser: it compiles anew for each batch size it meets.
-        with torch.no_grad(), torch.jit.optimized_execution(False), self._no_cudnn():
-            return self._module(features, direction, state)
+        with (
+            torch.no_grad(),
+            torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
+            self._no_cudnn(),
+        ):
+            answer: tuple[Tensor, Tensor] = self._module(features, direction, state)
+        return answer
 
-    def _no_cudnn(self):
+    def _no_cudnn(self) -> AbstractContextManager[None]:
         # Its GRU is made for long sequences: at each step it would copy the weights
         # together, and it rounds products to TF32. The setting is global.
         if self.device.type == "cpu":
             return nullcontext()
         return torch.backends.cudnn.flags(enabled=False)
 
-    def features(self, volume):
+    def features(self, volume: sh.FeatureVolume) -> Float32Array:
         """Bring a feature volume into the shape the network was trained for.
 
         Parameters
@@ -377,7 +397,7 @@ class Model:
             return data
         return sh.with_order(data, wanted.order)
 
-    def check_step(self, step_mm):
+    def check_step(self, step_mm: float) -> None:
         """Refuse a step that the model was not trained for.
 
         Parameters
@@ -399,7 +419,7 @@ class Model:
             )
 
 
-def shipped_models():
+def shipped_models() -> list[str]:
     """Return the names of the models in the package.
 
     Returns
@@ -415,7 +435,7 @@ def shipped_models():
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".pt"))
 
 
-def model_path(model=None):
+def model_path(model: AnyPath | None = None) -> Path:
     """Find a model file.
 
     Parameters
@@ -448,7 +468,7 @@ def model_path(model=None):
     return Path(model)
 
 
-def read_metadata(path):
+def read_metadata(path: AnyPath) -> ModelMetadata:
     """Read the metadata of a model file; no code of the archive runs.
 
     Parameters
@@ -473,7 +493,9 @@ def read_metadata(path):
     return _read(_content(path), path)[1]
 
 
-def load_model(model=None, *, device=None):
+def load_model(
+    model: AnyPath | Model | None = None, *, device: str | None = None
+) -> Model:
     """Load a model, and refuse one that does not keep the contract.
 
     Parameters
@@ -510,16 +532,16 @@ def load_model(model=None, *, device=None):
                 "load it there, or leave device out."
             )
         return model
-    device = check_device("cpu" if device is None else device)
+    checked = check_device("cpu" if device is None else device)
     path = model_path(model)
     content = _content(path)
     name = str(model or "default")
     if name in shipped_models():
         _check_checksum(content, path)
-    return _load(content, path, device, name)
+    return _load(content, path, checked, name)
 
 
-def save_model(module, metadata, path):
+def save_model(module: nn.Module, metadata: ModelMetadata, path: AnyPath) -> None:
     """Write a model file.
 
     Parameters
@@ -561,7 +583,9 @@ def save_model(module, metadata, path):
         partial.write_bytes(content)
 
 
-def as_model(module, metadata, *, name="module"):
+def as_model(
+    module: nn.Module, metadata: ModelMetadata, *, name: str = "module"
+) -> Model:
     """Make a network ready to track, as it is, without a file.
 
     Parameters
@@ -577,6 +601,12 @@ def as_model(module, metadata, *, name="module"):
     model : Model
         A compiled network has the weights of now; what is learned later is not in it.
 
+    Raises
+    ------
+    ModelFileError
+        If its architecture is said to be ``"moving_frame"``, and its parameters are
+        others. That it keeps the contract is not tried out.
+
     Examples
     --------
     >>> from dipy_rnn.model import RecurrentPropagator
@@ -589,7 +619,7 @@ def as_model(module, metadata, *, name="module"):
         return Model(torch.jit.script(module).eval(), metadata, device, name)
 
 
-def check_device(device):
+def check_device(device: str | torch.device) -> torch.device:
     """Return a device that is there.
 
     Parameters
@@ -611,24 +641,24 @@ def check_device(device):
     >>> check_device("cpu").type
     'cpu'
     """
-    asked = device
+    known: torch.device | None
     try:
-        device = torch.device(asked)
+        known = torch.device(device)
     except (RuntimeError, TypeError):
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device is {asked!r}; 'cpu', 'cuda' or 'cuda:N' is allowed.")
-    if device.type == "cuda":
+        known = None
+    if known is None or known.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {device!r}; 'cpu', 'cuda' or 'cuda:N' is allowed.")
+    if known.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
+        if (known.index or 0) >= count:
             raise ValueError(
-                f"device is '{device}', but this machine shows {count} CUDA devices to "
+                f"device is '{known}', but this machine shows {count} CUDA devices to "
                 "torch; use device 'cpu'."
             )
-    return device
+    return known
 
 
-def _content(path):
+def _content(path: AnyPath) -> bytes:
     """Read a file of bounded size."""
     with open(path, "rb") as file:
         content = file.read(FILE_LIMIT + 1)
@@ -639,7 +669,7 @@ def _content(path):
     return content
 
 
-def _check_checksum(content, path):
+def _check_checksum(content: bytes, path: Path) -> None:
     """Compare a model of the package with what was shipped."""
     line = f"{hashlib.sha256(content).hexdigest()}  {path.name}"
     known = path.parent / CHECKSUMS
@@ -650,19 +680,19 @@ def _check_checksum(content, path):
         )
 
 
-def _read(content, path):
+def _read(content: bytes, path: AnyPath) -> tuple[dict[str, bytes], ModelMetadata]:
     """Read and check all of an archive but its code, which does not run.
 
     Returns the entries, and the metadata.
     """
     try:
         entries = _entries(content)
-        metadata = entries.get(f"extra/{_METADATA_NAME}")
-        if metadata is None:
+        text = entries.get(f"extra/{_METADATA_NAME}")
+        if text is None:
             raise ModelFileError(f"it has no metadata; {_REMEDY}")
-        if len(metadata) > _METADATA_LIMIT:
+        if len(text) > _METADATA_LIMIT:
             raise ModelFileError("its metadata is larger than 1 MiB")
-        metadata = ModelMetadata.from_json(metadata.decode("utf-8"))
+        metadata = ModelMetadata.from_json(text.decode("utf-8"))
         for name in ("data", "constants"):
             if f"{name}.pkl" in entries:
                 _Tensors(name, entries).check()
@@ -676,12 +706,12 @@ def _read(content, path):
         ) from None
 
 
-def _entries(content):
+def _entries(content: bytes) -> dict[str, bytes]:
     """Return what an archive holds, by the names within its only folder."""
     # Counted before they are listed: a list takes ten times their room.
     if content.count(b"PK\x01\x02") > ENTRIES_LIMIT:
         raise ModelFileError(f"it has more than {ENTRIES_LIMIT} entries")
-    entries = {}
+    entries: dict[str, bytes] = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         listed = archive.infolist()
         if sum(entry.file_size for entry in listed) > FILE_LIMIT:
@@ -729,16 +759,20 @@ class _Tensors(pickle.Unpickler):
     whatever lies in memory behind it.
     """
 
-    def __init__(self, folder, entries):
+    def __init__(self, folder: str, entries: dict[str, bytes]) -> None:
         self._text = entries[f"{folder}.pkl"]
         super().__init__(io.BytesIO(self._text))
         self._folder, self._entries = folder, entries
 
-    def check(self):
+    def check(self) -> None:
         try:
             for opcode, argument, _ in pickletools.genops(self._text):
                 # The place in a table that grows with it, not with the file.
-                if "PUT" in opcode.name and int(argument) > len(self._text):
+                if (
+                    "PUT" in opcode.name
+                    and isinstance(argument, int)
+                    and argument > len(self._text)
+                ):
                     raise ValueError("more is remembered than there is")
             self.load()
         except ModelFileError:
@@ -746,8 +780,8 @@ class _Tensors(pickle.Unpickler):
         except Exception:  # a pickle can be wrong in any way
             raise ModelFileError(f"its {self._folder}.pkl cannot be read") from None
 
-    def find_class(self, module, name):
-        known = {
+    def find_class(self, module: str, name: str) -> Callable[..., object] | torch.dtype:
+        known: dict[str, Callable[..., object]] = {
             "torch._utils._rebuild_tensor_v2": self._rebuild,
             "torch._utils._rebuild_qtensor": self._rebuild,
             "collections.OrderedDict": dict,
@@ -763,13 +797,13 @@ class _Tensors(pickle.Unpickler):
             class Part:
                 """Of the network."""
 
-                def __setstate__(self, state):
+                def __setstate__(self, state: object) -> None:
                     self.state = state
 
             return Part
         raise ModelFileError(f"its {self._folder}.pkl holds a {module}.{name}")
 
-    def persistent_load(self, reference):
+    def persistent_load(self, reference: tuple[str, torch.dtype, str, str, int]) -> int:
         _, dtype, key, _, n = reference
         name = f"{self._folder}/{key}"
         entry = self._entries.get(name, b"")
@@ -779,7 +813,9 @@ class _Tensors(pickle.Unpickler):
             )
         return n
 
-    def _rebuild(self, n, start, shape, strides, *_):
+    def _rebuild(
+        self, n: int, start: int, shape: Sequence[int], strides: Sequence[int], *_: Any
+    ) -> None:
         if start < 0 or any(k < 0 for k in (*shape, *strides)) or math.prod(shape) > n:
             raise ModelFileError("a tensor is larger than its entry")
         last = start + sum((k - 1) * by for k, by in zip(shape, strides, strict=True))
@@ -787,7 +823,7 @@ class _Tensors(pickle.Unpickler):
             raise ModelFileError("a tensor is larger than its entry")
 
 
-def _load(content, path, device, name):
+def _load(content: bytes, path: AnyPath, device: torch.device, name: str) -> Model:
     """Make a model of what a file holds, and refuse one that breaks the contract."""
     entries, metadata = _read(content, path)
     # torch gets what was checked, not what else it might find in the file.
@@ -798,7 +834,8 @@ def _load(content, path, device, name):
     checked.seek(0)
     try:
         with _quiet_jit():
-            module = torch.jit.load(checked, map_location=device).eval()
+            module = torch.jit.load(checked, map_location=device)  # type: ignore[no-untyped-call]
+            module.eval()
             if not hasattr(module, "init_state"):
                 raise ModelFileError("it has no method init_state(n)")
         model = Model(module, metadata, device, name)
@@ -809,7 +846,9 @@ def _load(content, path, device, name):
     return model
 
 
-def _compiled(module, metadata):
+def _compiled(
+    module: torch.jit.ScriptModule, metadata: ModelMetadata
+) -> CompiledPropagator:
     """Compile a network that says it is a RecurrentPropagator, if that is true."""
     try:
         weights = {
@@ -831,7 +870,7 @@ def _compiled(module, metadata):
         ) from None
 
 
-def _as_array(name, parameter):
+def _as_array(name: str, parameter: Tensor) -> AnyArray:
     try:
         array = parameter.detach().numpy()
     except TypeError:  # one that numpy does not know
@@ -841,13 +880,18 @@ def _as_array(name, parameter):
     return array
 
 
-def _check_compiled(model, features, direction):
+def _check_compiled(
+    compiled: CompiledPropagator,
+    model: Model,
+    features: Float32Array,
+    direction: AnyArray,
+) -> None:
     """Compare a compiled network with the TorchScript that it stands for."""
     n, order = len(features), model.metadata.order
     answers, found = np.empty((n, 3), np.float32), np.empty(n, np.uint8)
-    compiled_state, state = model.compiled.init_state(n), model.init_state(n)
+    compiled_state, state = compiled.init_state(n), model.init_state(n)
     for _ in range(3):  # memory shows from the second on
-        model.compiled.turn(
+        compiled.turn(
             np.ascontiguousarray(features[:, None, None]),
             order,
             interpolate.quarter_turns(order),
@@ -865,7 +909,7 @@ def _check_compiled(model, features, direction):
             )
 
 
-def _check_contract(model, path):
+def _check_contract(model: Model, path: AnyPath) -> None:
     """Run three made-up streamlines, together and alone."""
     metadata, n = model.metadata, 3
     generator = np.random.default_rng(0)
@@ -899,7 +943,7 @@ def _check_contract(model, path):
                     "a row of its answer depends on the other rows (batch statistics?)"
                 )
         if model.compiled is not None:
-            _check_compiled(model, features, direction)
+            _check_compiled(model.compiled, model, features, direction)
     except ModelFileError as error:
         raise ModelFileError(f"{path} breaks the contract: {error}.") from None
     except Exception as error:  # the program that an archive is may raise any
@@ -908,7 +952,7 @@ def _check_contract(model, path):
 
 
 @contextmanager
-def _quiet_jit():
+def _quiet_jit() -> Iterator[None]:
     """Keep torch's deprecation of TorchScript, known and waited for, from users."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)

@@ -8,8 +8,10 @@ signs the one is taken that points up (or forward, or right) in RAS+.
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dipy_rnn import frames, interpolate, spaces
+from dipy_rnn._typing import BoolArray, Float32Array, FloatArray, Int32Array
 
 #: At most so many first directions, as many as DIPY's peaks hold.
 MAX_PEAKS = 5
@@ -23,15 +25,15 @@ _MAX_TURN = np.tan(np.deg2rad(8.0))  # of a vertex of 724, at most 6.3 degrees o
 
 
 def first_directions(
-    volume,
-    points_vox,
-    axes,
+    volume: Float32Array,
+    points_vox: FloatArray,
+    axes: FloatArray,
     *,
-    max_peaks=MAX_PEAKS,
-    relative_peak_threshold=0.5,
-    min_separation_angle=25.0,
-    nbr_threads=1,
-):
+    max_peaks: int = MAX_PEAKS,
+    relative_peak_threshold: float = 0.5,
+    min_separation_angle: float = 25.0,
+    nbr_threads: int = 1,
+) -> FloatArray:
     """Find the directions in which streamlines may start.
 
     Parameters
@@ -80,14 +82,14 @@ def first_directions(
 
 
 def _directions_of(
-    coeffs,
-    inside,
-    axes,
-    max_peaks,
-    relative_peak_threshold,
-    min_separation_angle,
-    nbr_threads,
-):
+    coeffs: Float32Array,
+    inside: BoolArray,
+    axes: FloatArray,
+    max_peaks: int,
+    relative_peak_threshold: float,
+    min_separation_angle: float,
+    nbr_threads: int,
+) -> FloatArray:
     directions = np.zeros((len(coeffs), max_peaks, 3))
     seen = np.flatnonzero(inside & coeffs[:, 1:].any(axis=1))
     seeds, candidates, least = _candidates(coeffs[seen], max_peaks)
@@ -118,7 +120,9 @@ def _directions_of(
     return directions * _upward(directions, axes)
 
 
-def _candidates(coeffs, max_peaks):
+def _candidates(
+    coeffs: Float32Array, max_peaks: int
+) -> tuple[NDArray[np.intp], FloatArray, Float32Array]:
     """Return (row, direction) of local maxima on a sphere, and each row's minimum.
 
     A negative minimum counts as zero, as for DIPY.
@@ -134,7 +138,7 @@ def _candidates(coeffs, max_peaks):
 
 
 @cache
-def _sphere(order):
+def _sphere(order: int) -> tuple[FloatArray, Float32Array, Int32Array]:
     """Return one vertex of each pair, harmonics on them, and their neighbours."""
     from dipy.data import get_sphere
     from dipy.reconst.shm import real_sh_tournier
@@ -147,7 +151,7 @@ def _sphere(order):
     # A neighbour in the other half is the opposite of one in this half.
     closeness = np.abs(sphere.vertices @ sphere.vertices[half].T)
     in_half = np.argmax(closeness, axis=1)
-    lists = [set() for _ in sphere.vertices]
+    lists: list[set[np.intp]] = [set() for _ in sphere.vertices]
     for a, b in sphere.edges:
         lists[a].add(in_half[b])
         lists[b].add(in_half[a])
@@ -160,14 +164,16 @@ def _sphere(order):
     )
 
 
-def _upward(directions, axes):
+def _upward(directions: FloatArray, axes: FloatArray) -> FloatArray:
     """Return the sign that turns a direction up, else forward, else right."""
     x, y, z = np.moveaxis(np.round(directions @ axes.T, 6), -1, 0)
     sign = np.where(z != 0, np.sign(z), np.where(y != 0, np.sign(y), np.sign(x)))
     return np.where(sign == 0, 1.0, sign)[..., None]
 
 
-def _refine(coeffs, directions, axes, nbr_threads):
+def _refine(
+    coeffs: Float32Array, directions: FloatArray, axes: FloatArray, nbr_threads: int
+) -> tuple[FloatArray, FloatArray]:
     """Climb to the maximum by Newton's method in the plane across each direction.
 
     In a frame whose z is the direction, value, slope and curvature of the function
@@ -208,6 +214,7 @@ def _refine(coeffs, directions, axes, nbr_threads):
     return values, directions
 
 
-def _dot(rows, weights):
+def _dot(rows: FloatArray, weights: FloatArray) -> FloatArray:
     """Sum rows with weights; BLAS would leave threads spinning beside the engine's."""
-    return np.einsum("nk,k->n", rows, weights)
+    sums: FloatArray = np.einsum("nk,k->n", rows, weights)
+    return sums

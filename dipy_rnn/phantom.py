@@ -30,9 +30,11 @@ References
    Mathematical Monthly 82(3), 1975.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, product
+from typing import Any
 import warnings
 
 from dipy.reconst.shm import real_sh_descoteaux
@@ -42,6 +44,14 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial import cKDTree
 
 from dipy_rnn import spaces
+from dipy_rnn._typing import (
+    AnyArray,
+    ArrayLike,
+    BoolArray,
+    Float32Array,
+    FloatArray,
+    IntArray,
+)
 
 __all__ = [
     "Ball",
@@ -57,58 +67,78 @@ SAMPLE_MM = 0.25  # spacing at which a centreline is searched and fibres are dra
 REACH_SAMPLE_MM = 1.0  # spacing at which a centreline is searched for folds
 REMAINDER_DIFFUSIVITY = 0.7e-3  # mm^2/s, isotropic, about that of grey matter
 CSF_DIFFUSIVITY = 3.0e-3  # mm^2/s, isotropic, that of water at 37 degrees Celsius
-SUBVOXELS = np.array(list(product((-0.25, 0.25), repeat=3)))  # in voxels
+SUBVOXELS: FloatArray = np.array(list(product((-0.25, 0.25), repeat=3)))  # in voxels
 
 
-def _check_positive(name, values):
+def _check_positive(name: str, values: ArrayLike) -> None:
     for value in np.ravel(values):
         if not 0 < value < np.inf:
             raise ValueError(f"{name} is {value}: it must be positive and finite")
 
 
-def _check_count(name, value, least):
+def _check_count(name: str, value: float, least: int) -> None:
     if int(value) != value or value < least:
         raise ValueError(f"{name} is {value}: it must be a whole number from {least}")
 
 
-def _check_points(points_mm):
-    points_mm = np.asarray(points_mm, dtype=np.float64)
+def _check_points(points: ArrayLike) -> FloatArray:
+    points_mm = np.asarray(points, dtype=np.float64)
     if points_mm.ndim != 2 or points_mm.shape[1] != 3:
         raise ValueError(f"points_mm has shape {points_mm.shape}: it must be (N, 3)")
     return points_mm
 
 
-def _check_shape(shape):
+def _check_wide_along(
+    wide_along: Sequence[float] | FloatArray, tangent: FloatArray
+) -> FloatArray:
+    """Return it as an array that cannot be written to."""
+    along = np.array(wide_along, dtype=np.float64)
+    if along.shape != (3,) or not np.all(np.isfinite(along)):
+        raise ValueError(f"wide_along is {wide_along}: it must be three finite numbers")
+    if np.linalg.norm(np.cross(along, tangent)) <= 1e-6 * np.linalg.norm(along):
+        raise ValueError(
+            f"wide_along is {wide_along}: it must point across the centreline, at "
+            "least in part"
+        )
+    along.setflags(write=False)
+    return along
+
+
+def _check_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     if np.ndim(shape) != 1 or len(shape) != 3:
         raise ValueError(f"shape is {shape}: it must be three whole numbers")
     for length in shape:
         _check_count("shape", length, 1)
-    return tuple(int(length) for length in shape)
+    x, y, z = map(int, shape)
+    return x, y, z
 
 
-def _unit(vectors):
+def _unit(vectors: FloatArray) -> FloatArray:
     """Scale to length one; a vector of length zero stays."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    units = np.zeros_like(vectors)
+    np.divide(vectors, lengths, out=units, where=lengths > 0)
+    return units
 
 
-def _dot(a, b):
-    return np.einsum("...i,...i->...", a, b)
+def _dot(a: FloatArray, b: FloatArray) -> FloatArray:
+    products: FloatArray = np.einsum("...i,...i->...", a, b)
+    return products
 
 
-def _arc_lengths(points):
+def _arc_lengths(points: FloatArray) -> FloatArray:
     """Distance along a polyline from its first point to each of its points."""
     steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
     return np.concatenate([[0.0], np.cumsum(steps)])
 
 
-def _ramp(x):
+def _ramp(x: FloatArray) -> FloatArray:
     """Rise smoothly from 0, up to x = 0, to 1, from x = 1 on."""
     x = np.clip(x, 0, 1)
     return x * x * (3 - 2 * x)
 
 
-def _carried(normal, tangents):
+def _carried(normal: FloatArray, tangents: FloatArray) -> FloatArray:
     """Carry a vector across the first tangent along all, without turning about them.
 
     From each tangent to the next by the smallest rotation; also made a unit vector.
@@ -122,7 +152,7 @@ def _carried(normal, tangents):
     return np.array(normals)
 
 
-def _reach(points, tangents):
+def _reach(points: FloatArray, tangents: FloatArray) -> FloatArray:
     """Radius up to which a tube around a curve neither folds nor meets itself.
 
     This is Federer's reach, at each point p the smallest |q - p|^2 / (2 d) over
@@ -135,12 +165,12 @@ def _reach(points, tangents):
     aside = np.sqrt(np.maximum(squared - along**2, 0))
     # Neighbours on a straight line are aside by rounding alone.
     bent = aside > 1e-6 * np.sqrt(squared)
-    return np.divide(
-        squared, 2 * aside, out=np.full_like(squared, np.inf), where=bent
-    ).min(axis=1)
+    radii = np.full_like(squared, np.inf)
+    reach: FloatArray = np.divide(squared, 2 * aside, out=radii, where=bent).min(axis=1)
+    return reach
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Bundle:
     """A tube or a sheet of fibres around a centreline.
 
@@ -186,34 +216,42 @@ class Bundle:
     [1. 0.]
     """
 
-    centreline_mm: np.ndarray
-    radius_mm: np.ndarray
-    weight: float = 1.0
-    flatness: float = 1.0
-    wide_along: np.ndarray | None = None
+    centreline_mm: FloatArray
+    radius_mm: FloatArray
+    weight: float
+    flatness: float
+    wide_along: FloatArray | None
     # c and rho as one spline of the arc length, where it was sampled, a tree of
     # these samples, and the half-axes in units of rho.
     _curve: CubicSpline = field(init=False, repr=False)
-    _arc_mm: np.ndarray = field(init=False, repr=False)
+    _arc_mm: FloatArray = field(init=False, repr=False)
     _tree: cKDTree = field(init=False, repr=False)
-    _half_axes: np.ndarray = field(init=False, repr=False)
+    _half_axes: FloatArray = field(init=False, repr=False)
 
-    def __post_init__(self):
-        centreline = np.array(self.centreline_mm, dtype=np.float64)
+    def __init__(
+        self,
+        centreline_mm: AnyArray,
+        radius_mm: float | AnyArray,
+        weight: float = 1.0,
+        flatness: float = 1.0,
+        wide_along: Sequence[float] | FloatArray | None = None,
+    ) -> None:
+        # Written out, as it takes more types than the fields have.
+        centreline = np.array(centreline_mm, dtype=np.float64)
         if centreline.ndim != 2 or centreline.shape[1] != 3 or len(centreline) < 2:
             raise ValueError(
                 f"centreline_mm has shape {centreline.shape}: it must be (K, 3), K > 1"
             )
-        if np.ndim(self.radius_mm) and np.shape(self.radius_mm) != centreline.shape[:1]:
+        if np.ndim(radius_mm) and np.shape(radius_mm) != centreline.shape[:1]:
             raise ValueError(
-                f"radius_mm has shape {np.shape(self.radius_mm)}: it must be a number "
+                f"radius_mm has shape {np.shape(radius_mm)}: it must be a number "
                 f"or one per point of the centreline, ({len(centreline)},)"
             )
-        _check_positive("radius_mm", self.radius_mm)
-        radius = np.full(len(centreline), self.radius_mm, dtype=np.float64)
-        if not 0 < self.weight <= 1:
-            raise ValueError(f"weight is {self.weight}: it must be in (0, 1]")
-        _check_positive("flatness", self.flatness)
+        _check_positive("radius_mm", radius_mm)
+        radius = np.full(len(centreline), radius_mm, dtype=np.float64)
+        if not 0 < weight <= 1:
+            raise ValueError(f"weight is {weight}: it must be in (0, 1]")
+        _check_positive("flatness", flatness)
 
         arc = _arc_lengths(centreline)
         if not np.all(np.diff(arc) > 0):
@@ -237,47 +275,38 @@ class Bundle:
         )
         coarse = np.linspace(0, arc[-1], 2 + int(arc[-1] / REACH_SAMPLE_MM))[:-1]
         reach = _reach(curve(coarse)[:, :3], _unit(curve(coarse, 1)[:, :3]))
-        half_axes = np.sqrt([self.flatness, 1 / self.flatness])
+        half_axes = np.sqrt([flatness, 1 / flatness])
         if np.any(half_axes.max() * curve(coarse)[:, 3] >= reach):
             raise ValueError(
                 f"radius_mm and flatness make half-axes of up to "
                 f"{half_axes.max() * radius.max():.3g} mm where the centreline leaves "
                 f"{reach.min():.3g} mm: a tube must not fold or meet itself"
             )
+        if wide_along is not None:
+            wide_along = _check_wide_along(wide_along, _unit(curve(0.0, 1)[:3]))
         fine = np.linspace(0, arc[-1], 2 + int(arc[-1] / SAMPLE_MM))
         centreline.setflags(write=False)
         radius.setflags(write=False)
         for name, value in (
             ("centreline_mm", centreline),
             ("radius_mm", radius),
+            ("weight", weight),
+            ("flatness", flatness),
+            ("wide_along", wide_along),
             ("_curve", curve),
             ("_arc_mm", fine),
             ("_tree", cKDTree(curve(fine)[:, :3])),
             ("_half_axes", half_axes),
         ):
             object.__setattr__(self, name, value)
-        self._check_orientation()
+        self._check_closure()
 
     @property
-    def _is_closed(self):
-        return self._curve.extrapolate == "periodic"
+    def _is_closed(self) -> bool:
+        return bool(self._curve.extrapolate == "periodic")
 
-    def _check_orientation(self):
-        """Check that a sheet knows its plane from its first point to its last."""
-        if self.wide_along is not None:
-            wide_along = np.array(self.wide_along, dtype=np.float64)
-            if wide_along.shape != (3,) or not np.all(np.isfinite(wide_along)):
-                raise ValueError(
-                    f"wide_along is {self.wide_along}: it must be three finite numbers"
-                )
-            across = np.cross(wide_along, _unit(self._curve(0.0, 1)[:3]))
-            if np.linalg.norm(across) <= 1e-6 * np.linalg.norm(wide_along):
-                raise ValueError(
-                    f"wide_along is {self.wide_along}: it must point across the "
-                    "centreline, at least in part"
-                )
-            wide_along.setflags(write=False)
-            object.__setattr__(self, "wide_along", wide_along)
+    def _check_closure(self) -> None:
+        """Check that a closed sheet comes back to itself."""
         if self._is_closed and self.flatness != 1:
             # Turned by half a turn, an ellipse is itself again.
             if abs(self._frames[-1, 1] @ self._frames[0, 2]) > 1e-3:
@@ -288,7 +317,7 @@ class Bundle:
                 )
 
     @cached_property
-    def _frames(self):
+    def _frames(self) -> FloatArray:
         """The tangent t and the normals n1 and n2 at each sample, as rows."""
         tangents = _unit(self._curve(self._arc_mm, 1)[:, :3])
         start = self.wide_along
@@ -298,18 +327,19 @@ class Bundle:
         return np.stack([tangents, normals, np.cross(tangents, normals)], axis=1)
 
     @property
-    def _bound_mm(self):
+    def _bound_mm(self) -> float:
         """How far a point of the tube may be from the nearest sample."""
-        return self._half_axes.max() * self.radius_mm.max() + SAMPLE_MM
+        return float(self._half_axes.max() * self.radius_mm.max()) + SAMPLE_MM
 
-    def _is_near(self, points_mm, margin_mm):
+    def _is_near(self, points_mm: FloatArray, margin_mm: float) -> BoolArray:
         """Whether points could be within a margin of the tube (never a false no)."""
         distance, _ = self._tree.query(
             points_mm, distance_upper_bound=self._bound_mm + margin_mm
         )
-        return np.isfinite(distance)
+        near: BoolArray = np.isfinite(distance)
+        return near
 
-    def _foot(self, points_mm, nearest):
+    def _foot(self, points_mm: FloatArray, nearest: IntArray) -> FloatArray:
         """Arc length of the centreline's points nearest to given points.
 
         Newton's method on (x - c(s)) . c'(s) = 0 from the nearest sample, within
@@ -327,12 +357,12 @@ class Bundle:
             foot = np.clip(foot, start - spacing, start + spacing)
         return foot
 
-    def directions(self, points_mm):
+    def directions(self, points_mm: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Directions of the fibres at points, and how full of fibres these are.
 
         Parameters
         ----------
-        points_mm : ndarray of shape (N, 3)
+        points_mm : array_like of shape (N, 3)
             In mm (RAS).
 
         Returns
@@ -397,13 +427,15 @@ class Bundle:
         directions[near] = _unit(along) * (fraction[near] > 0)[:, None]
         return directions, fraction
 
-    def _fibre(self, u1, u2):
+    def _fibre(self, u1: float, u2: float) -> FloatArray:
         """The fibre at a place in the cross-section, one point for each sample."""
         centre, radius = np.split(self._curve(self._arc_mm), [3], axis=1)
         aside = self._half_axes * (u1, u2) @ self._frames[:, 1:]
         return centre + radius * aside
 
-    def streamlines(self, n, *, step_mm, rng):
+    def streamlines(
+        self, n: int, *, step_mm: float, rng: np.random.Generator
+    ) -> list[FloatArray]:
         """Draw fibres from one end of the tube to the other.
 
         They are spread evenly over that part of each cross-section in which the
@@ -453,7 +485,7 @@ class Bundle:
         return streamlines
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Ball:
     """A ball of free water, such as cerebrospinal fluid.
 
@@ -473,30 +505,34 @@ class Ball:
     [1.  0.5 0. ]
     """
 
-    centre_mm: np.ndarray
+    centre_mm: FloatArray
     radius_mm: float
 
-    def __post_init__(self):
-        centre = np.array(self.centre_mm, dtype=np.float64)
+    def __init__(
+        self, centre_mm: Sequence[float] | FloatArray, radius_mm: float
+    ) -> None:
+        centre = np.array(centre_mm, dtype=np.float64)
         if centre.shape != (3,) or not np.all(np.isfinite(centre)):
             raise ValueError(
-                f"centre_mm is {self.centre_mm}: it must be three finite numbers"
+                f"centre_mm is {centre_mm}: it must be three finite numbers"
             )
-        _check_positive("radius_mm", self.radius_mm)
+        _check_positive("radius_mm", radius_mm)
         centre.setflags(write=False)
         object.__setattr__(self, "centre_mm", centre)
+        object.__setattr__(self, "radius_mm", radius_mm)
 
-    def _is_near(self, points_mm, margin_mm):
+    def _is_near(self, points_mm: FloatArray, margin_mm: float) -> BoolArray:
         """Whether points are within a margin of the ball."""
         distance = np.linalg.norm(points_mm - self.centre_mm, axis=1)
-        return distance <= self.radius_mm + margin_mm
+        near: BoolArray = distance <= self.radius_mm + margin_mm
+        return near
 
-    def fraction(self, points_mm):
+    def fraction(self, points_mm: ArrayLike) -> FloatArray:
         """How full of water points are.
 
         Parameters
         ----------
-        points_mm : ndarray of shape (N, 3)
+        points_mm : array_like of shape (N, 3)
             In mm (RAS).
 
         Returns
@@ -542,7 +578,14 @@ class Phantom:
     [1.] [[1. 0. 0.]]
     """
 
-    def __init__(self, bundles, affine, shape, *, csf=()):
+    def __init__(
+        self,
+        bundles: Sequence[Bundle],
+        affine: FloatArray,
+        shape: tuple[int, int, int],
+        *,
+        csf: Sequence[Ball] = (),
+    ) -> None:
         self.bundles = tuple(bundles)
         self.csf = tuple(csf)
         if not self.bundles:
@@ -550,7 +593,7 @@ class Phantom:
         self.affine = spaces.check_affine(affine).copy()
         self.shape = _check_shape(shape)
 
-    def on_grid(self, affine, shape):
+    def on_grid(self, affine: FloatArray, shape: tuple[int, int, int]) -> "Phantom":
         """Return the same world on another grid.
 
         Parameters
@@ -574,18 +617,20 @@ class Phantom:
         """
         return Phantom(self.bundles, affine, shape, csf=self.csf)
 
-    def _near(self, thing, centres_vox):
+    def _near(
+        self, thing: Bundle | Ball, centres_vox: FloatArray
+    ) -> tuple[IntArray, FloatArray]:
         """Voxels that a bundle or a ball may reach, and their subvoxels in mm."""
-        margin_mm = np.linalg.norm(spaces.voxel_sizes(self.affine)) / 2
+        margin_mm = float(np.linalg.norm(spaces.voxel_sizes(self.affine))) / 2
         centres_mm = spaces.to_mm(centres_vox, self.affine)
         near = np.flatnonzero(thing._is_near(centres_mm, margin_mm))
         points_vox = centres_vox[near, None] + SUBVOXELS
         return near, spaces.to_mm(points_vox.reshape(-1, 3), self.affine)
 
-    def _centres_vox(self):
+    def _centres_vox(self) -> FloatArray:
         return np.indices(self.shape, dtype=np.float64).reshape(3, -1).T
 
-    def _csf_of_subvoxels(self):
+    def _csf_of_subvoxels(self) -> FloatArray:
         centres_vox = self._centres_vox()
         csf = np.zeros((len(centres_vox), len(SUBVOXELS)))
         for ball in self.csf:
@@ -594,7 +639,7 @@ class Phantom:
             csf[near] = np.maximum(csf[near], water)
         return csf
 
-    def peaks(self):
+    def peaks(self) -> tuple[Float32Array, Float32Array]:
         """Fraction and direction of each bundle in each voxel.
 
         Returns
@@ -635,7 +680,7 @@ class Phantom:
             directions.reshape(*self.shape, -1, 3),
         )
 
-    def csf_fraction(self):
+    def csf_fraction(self) -> Float32Array:
         """Volume fraction of free water.
 
         Returns
@@ -653,10 +698,10 @@ class Phantom:
         >>> print(phantom.csf_fraction()[4, 4, [0, 4]], phantom.peaks()[0][4, 4, 4])
         [0. 1.] [0.]
         """
-        fraction = self._csf_of_subvoxels().mean(axis=1)
+        fraction: FloatArray = self._csf_of_subvoxels().mean(axis=1)
         return fraction.astype(np.float32).reshape(self.shape)
 
-    def mask(self):
+    def mask(self) -> BoolArray:
         """Voxels of which more than half is fibres.
 
         Returns
@@ -675,9 +720,17 @@ class Phantom:
         True False
         """
         fractions, _ = self.peaks()
-        return fractions.sum(axis=-1) > 0.5
+        mask: BoolArray = fractions.sum(axis=-1) > 0.5
+        return mask
 
-    def fodf(self, sh_order_max=8, *, lobe_deg=9.0, noise=0.0, random_seed=0):
+    def fodf(
+        self,
+        sh_order_max: int = 8,
+        *,
+        lobe_deg: float = 9.0,
+        noise: float = 0.0,
+        random_seed: int = 0,
+    ) -> Float32Array:
         r"""Fibre orientation distribution as spherical harmonics.
 
         A fibre along v is a delta function smoothed on the sphere [1]_: its
@@ -745,7 +798,15 @@ class Phantom:
             sh[..., 1:] += scale * rng.standard_normal(sh[..., 1:].shape)
         return sh
 
-    def dwi(self, gtab, *, snr=None, evals=(1.7e-3, 3e-4, 3e-4), s0=100, random_seed=0):
+    def dwi(
+        self,
+        gtab: Any,
+        *,
+        snr: float | None = None,
+        evals: tuple[float, float, float] = (1.7e-3, 3e-4, 3e-4),
+        s0: float = 100,
+        random_seed: int = 0,
+    ) -> Float32Array:
         """Diffusion-weighted series, one tensor per bundle in each voxel.
 
         Without noise this is `dipy.sims.voxel.multi_tensor` in every voxel, with
@@ -809,9 +870,12 @@ class Phantom:
             attenuation = evals[1] * isotropic + (evals[0] - evals[1]) * weighting
             signal[inside] += s0 * fractions[inside, b, None] * np.exp(-attenuation)
         rng = np.random.default_rng(random_seed)
-        return add_noise(signal, snr, s0, rng=rng).astype(np.float32)
+        dwi: Float32Array = add_noise(signal, snr, s0, rng=rng).astype(np.float32)
+        return dwi
 
-    def streamlines(self, n_per_bundle, *, step_mm=0.5, random_seed=0):
+    def streamlines(
+        self, n_per_bundle: int, *, step_mm: float = 0.5, random_seed: int = 0
+    ) -> tuple[list[FloatArray], IntArray]:
         """Draw the true streamlines, those of the first bundle first.
 
         Parameters
@@ -838,13 +902,15 @@ class Phantom:
         4 [0 0 1 1]
         """
         rng = np.random.default_rng(random_seed)
-        streamlines = []
+        streamlines: list[FloatArray] = []
         for bundle in self.bundles:
             streamlines += bundle.streamlines(n_per_bundle, step_mm=step_mm, rng=rng)
         return streamlines, np.repeat(np.arange(len(self.bundles)), n_per_bundle)
 
 
-def _centred_affine(shape, voxel_size_mm):
+def _centred_affine(
+    shape: tuple[int, int, int], voxel_size_mm: ArrayLike
+) -> FloatArray:
     """Affine of a straight grid whose centre is at 0 mm."""
     sizes = np.full(3, voxel_size_mm, dtype=np.float64)
     affine = np.diag([*sizes, 1.0])
@@ -852,13 +918,17 @@ def _centred_affine(shape, voxel_size_mm):
     return affine
 
 
-def _field_of_view_mm(shape, voxel_size_mm):
+def _field_of_view_mm(
+    shape: tuple[int, int, int], voxel_size_mm: ArrayLike
+) -> FloatArray:
     """Check a grid and return the lengths of its sides."""
     _check_positive("voxel_size_mm", voxel_size_mm)
     return np.array(_check_shape(shape)) * np.full(3, voxel_size_mm, dtype=np.float64)
 
 
-def _random_centreline(rng, half_mm, least_reach_mm):
+def _random_centreline(
+    rng: np.random.Generator, half_mm: FloatArray, least_reach_mm: float
+) -> tuple[FloatArray, float]:
     """Draw a smooth curve in the box from -half_mm to half_mm.
 
     A spline from end to far end, by way of one or two points in the inner third of
@@ -886,12 +956,14 @@ def _random_centreline(rng, half_mm, least_reach_mm):
         deviation *= 0.85
 
 
-def _random_flatness(rng, most):
+def _random_flatness(rng: np.random.Generator, most: float) -> float:
     """Draw a flatness: one in three bundles is a sheet."""
     return min(rng.uniform(1.5, 4), most) if rng.random() < 1 / 3 else 1.0
 
 
-def _random_bundle(rng, half_mm, scale):
+def _random_bundle(
+    rng: np.random.Generator, half_mm: FloatArray, scale: float
+) -> Bundle:
     """Draw a bundle from somewhere to somewhere far in the box."""
     centreline_mm, reach_mm = _random_centreline(
         rng, half_mm, scale * rng.uniform(4, 10)
@@ -916,7 +988,13 @@ def _random_bundle(rng, half_mm, scale):
     )
 
 
-def _bending_away(rng, points, aside, half_mm, scale):
+def _bending_away(
+    rng: np.random.Generator,
+    points: FloatArray,
+    aside: FloatArray,
+    half_mm: FloatArray,
+    scale: float,
+) -> FloatArray:
     """Go on from the last of two points: a bend that turns aside, then straight on.
 
     As far as the box goes; the result starts after the last of the points.
@@ -929,12 +1007,14 @@ def _bending_away(rng, points, aside, half_mm, scale):
     # The curvature grows from 0 and goes back to it, as a jump would make a kink.
     angle = turn * _ramp(along_mm / bend_mm)[:, None]
     steps = np.cos(angle) * outwards + np.sin(angle) * aside
-    path = points[1] + SAMPLE_MM * np.cumsum(steps, axis=0)
+    path: FloatArray = points[1] + SAMPLE_MM * np.cumsum(steps, axis=0)
     inside = np.all(np.abs(path) <= half_mm, axis=1)
     return path[np.logical_and.accumulate(inside)]
 
 
-def _kissing_bundle(rng, first, half_mm, scale):
+def _kissing_bundle(
+    rng: np.random.Generator, first: Bundle, half_mm: FloatArray, scale: float
+) -> Bundle | None:
     """Draw a bundle that comes to another's side, runs along it, and leaves again.
 
     Both touch over 10 to 25 mm about the middle of the first, if that is long enough:
@@ -986,7 +1066,12 @@ def _kissing_bundle(rng, first, half_mm, scale):
     return second
 
 
-def _random_ball(rng, bundles, half_mm, scale):
+def _random_ball(
+    rng: np.random.Generator,
+    bundles: Sequence[Bundle],
+    half_mm: FloatArray,
+    scale: float,
+) -> Ball | None:
     """Draw a ball of water beside all centrelines, or None."""
     centre_mm = rng.uniform(-half_mm, half_mm)
     free_mm = min(bundle._tree.query(centre_mm)[0] for bundle in bundles)
@@ -994,7 +1079,13 @@ def _random_ball(rng, bundles, half_mm, scale):
     return Ball(centre_mm, radius_mm) if radius_mm >= scale * 3 else None
 
 
-def random_phantom(random_seed, *, shape=(32, 32, 32), voxel_size_mm=2.0, n_bundles=8):
+def random_phantom(
+    random_seed: int,
+    *,
+    shape: tuple[int, int, int] = (32, 32, 32),
+    voxel_size_mm: ArrayLike = 2.0,
+    n_bundles: int = 8,
+) -> Phantom:
     """Draw a world of bundles that bend, cross, touch and fan out, and some water.
 
     Most bundles go from somewhere to somewhere far in the field of view by way of its
@@ -1038,19 +1129,24 @@ def random_phantom(random_seed, *, shape=(32, 32, 32), voxel_size_mm=2.0, n_bund
 
     bundles = [_random_bundle(rng, half_mm, scale) for _ in range(int(n_bundles))]
     if n_bundles > 1 and rng.random() < 0.5:
-        tries = (
+        kissing = (
             _kissing_bundle(rng, bundles[i], half_mm, scale)
             for i in rng.integers(n_bundles - 1, size=20)
         )
-        bundles[-1] = next(filter(None, tries), bundles[-1])
-    csf = []
+        bundles[-1] = next(filter(None, kissing), bundles[-1])
+    csf: list[Ball] = []
     for _ in range(rng.integers(4)):
         tries = (_random_ball(rng, bundles, half_mm, scale) for _ in range(20))
         csf.extend(islice(filter(None, tries), 1))
     return Phantom(bundles, _centred_affine(shape, voxel_size_mm), shape, csf=csf)
 
 
-def crossing_phantom(angle_deg=60.0, *, shape=(24, 24, 12), voxel_size_mm=2.0):
+def crossing_phantom(
+    angle_deg: float = 60.0,
+    *,
+    shape: tuple[int, int, int] = (24, 24, 12),
+    voxel_size_mm: ArrayLike = 2.0,
+) -> Phantom:
     """Let two straight bundles cross in the middle of the field of view.
 
     Both lie in the x-y plane, the first along x; they are as long as the shorter
@@ -1091,7 +1187,9 @@ def crossing_phantom(angle_deg=60.0, *, shape=(24, 24, 12), voxel_size_mm=2.0):
     return Phantom(bundles, _centred_affine(shape, voxel_size_mm), shape)
 
 
-def circle_phantom(radius_mm=20.0, *, voxel_size_mm=2.0, tube_mm=6.0):
+def circle_phantom(
+    radius_mm: float = 20.0, *, voxel_size_mm: ArrayLike = 2.0, tube_mm: float = 6.0
+) -> Phantom:
     """Close one bundle to a circle in the x-y plane.
 
     Parameters
@@ -1125,6 +1223,6 @@ def circle_phantom(radius_mm=20.0, *, voxel_size_mm=2.0, tube_mm=6.0):
     angle = np.linspace(0, 2 * np.pi, 8 + int(2 * np.pi * radius_mm / SAMPLE_MM))
     circle = np.column_stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)])
     extent_mm = 2 * np.array([radius_mm + tube_mm, radius_mm + tube_mm, tube_mm])
-    shape = tuple(int(n) for n in np.ceil(extent_mm / voxel_size_mm) + 2)
+    x, y, z = (int(n) for n in np.ceil(extent_mm / np.asarray(voxel_size_mm)) + 2)
     bundle = Bundle(radius_mm * circle, tube_mm)
-    return Phantom([bundle], _centred_affine(shape, voxel_size_mm), shape)
+    return Phantom([bundle], _centred_affine((x, y, z), voxel_size_mm), (x, y, z))

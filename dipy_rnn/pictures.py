@@ -9,10 +9,15 @@ Left is on the left, and each panel says so. Streamlines are drawn where they ar
 `SLAB_MM` of the plane, so that each piece is in its place and the image stays visible.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import product
+from pathlib import Path
 import textwrap
+from typing import TYPE_CHECKING, Any, Literal
 
 from dipy.tracking.distances import bundles_distances_mdf
 from dipy.tracking.streamlinespeed import compress_streamlines, length
@@ -20,8 +25,15 @@ import numpy as np
 from scipy.ndimage import find_objects, gaussian_filter, map_coordinates
 
 from dipy_rnn import spaces
+from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array, FloatArray
 from dipy_rnn.evaluation import visits
 from dipy_rnn.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 # Told apart by colour-blind eyes, on black, on white and in grey.
 COLOURS = {"candidate": "#E98300", "reference": "#1F78B4", "yardstick": "#8C8C8C"}
@@ -56,7 +68,7 @@ class _Plane:
 _PLANES = (_Plane(1, 2, 0), _Plane(0, 2, 1), _Plane(0, 1, 2))
 
 
-def png(figure):
+def png(figure: Figure) -> bytes:
     """Return a figure as a PNG file of 256 colours.
 
     Parameters
@@ -76,7 +88,7 @@ def png(figure):
     from PIL import Image
 
     figure.set_dpi(DPI)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib has no types for it
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     file = BytesIO()
@@ -85,7 +97,7 @@ def png(figure):
     return file.getvalue()
 
 
-def write_whole(path, content):
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is there when it is complete.
 
     Parameters
@@ -106,7 +118,7 @@ def write_whole(path, content):
         partial.write_bytes(content)
 
 
-def direction_colours(vectors):
+def direction_colours(vectors: AnyArray) -> AnyArray:
     """Colour directions: red from left to right, green front to back, blue up.
 
     Parameters
@@ -136,12 +148,14 @@ def direction_colours(vectors):
     return np.abs(vectors) / np.where(lengths > 0, lengths, 1)
 
 
-def choose(streamlines, n, longest_mm=10.0):
+def choose(
+    streamlines: Iterable[AnyArray], n: int, longest_mm: float = 10.0
+) -> list[Float32Array]:
     """Choose streamlines to draw, without the points that make no difference.
 
     Parameters
     ----------
-    streamlines : sequence of ndarrays of shape (M, 3)
+    streamlines : iterable of ndarrays of shape (M, 3)
         In mm.
     n : int
         How many at most: of more, the same ones each time.
@@ -163,14 +177,21 @@ def choose(streamlines, n, longest_mm=10.0):
     """
     lines = [line for line in streamlines if len(line) > 1]
     order = np.sort(np.random.default_rng(0).permutation(len(lines))[:n])
-    return compress_streamlines(
+    chosen: list[Float32Array] = compress_streamlines(
         [np.asarray(lines[i], np.float32) for i in order],
         tol_error=0.1,
         max_segment_length=longest_mm,
     )
+    return chosen
 
 
-def save_picture(path, streamlines, image, affine, title=""):
+def save_picture(
+    path: Path,
+    streamlines: Sequence[AnyArray],
+    image: ArrayLike,
+    affine: ArrayLike,
+    title: str = "",
+) -> None:
     """Write a picture of a tractogram in three planes over an image.
 
     Parameters
@@ -207,7 +228,9 @@ def save_picture(path, streamlines, image, affine, title=""):
     write_whole(path, png(draw_tractograms({title: streamlines}, image, affine)))
 
 
-def draw_tractograms(tractograms, image, affine):
+def draw_tractograms(
+    tractograms: Mapping[str, Sequence[AnyArray]], image: ArrayLike, affine: ArrayLike
+) -> Figure:
     """Draw tractograms in three planes each, over an image and below each other.
 
     The planes go through the median of all points, or through the middle of the image
@@ -255,7 +278,9 @@ def draw_tractograms(tractograms, image, affine):
     return sheet.figure
 
 
-def _draw_slab(axes, plane, at_mm, segments):
+def _draw_slab(
+    axes: Axes, plane: _Plane, at_mm: FloatArray, segments: FloatArray
+) -> None:
     """Draw the segments (N, 2, 3) that are near a plane."""
     from matplotlib.collections import LineCollection
 
@@ -305,24 +330,32 @@ class Difference:
     ([0.0, 0.0, 1000.0], [2.0, 0.0, 0.0], 1)
     """
 
-    def __init__(self, candidate, reference, image, affine):
+    def __init__(
+        self,
+        candidate: Sequence[AnyArray],
+        reference: Sequence[AnyArray],
+        image: ArrayLike,
+        affine: ArrayLike,
+    ) -> None:
         both = {"candidate": candidate, "reference": reference}
         points_mm = _points(line for lines in both.values() for line in lines)
         self._anatomy = anatomy = _Anatomy(image, affine, points_mm)
-        shape, affine = anatomy.image.shape, anatomy.affine
-        self.densities = {
-            key: 1000 * visits(lines, affine, shape) / max(len(lines), 1)
+        shape = anatomy.image.shape
+        self.densities: dict[str, FloatArray] = {
+            key: 1000 * visits(lines, anatomy.affine, shape) / max(len(lines), 1)
             for key, lines in both.items()
         }
         self.difference = self.densities["candidate"] - self.densities["reference"]
         smooth = gaussian_filter(
-            self.difference, _SMOOTHING_MM / spaces.voxel_sizes(affine)
+            self.difference, _SMOOTHING_MM / spaces.voxel_sizes(anatomy.affine)
         )
         voxel = np.unravel_index(np.argmax(np.abs(smooth)), shape)
         self.sign = int(np.sign(smooth[voxel]))
-        self.point_mm = spaces.to_mm(voxel, affine) if self.sign else anatomy.middle_mm
+        self.point_mm = anatomy.middle_mm
+        if self.sign:
+            self.point_mm = spaces.to_mm(voxel, anatomy.affine)
 
-    def draw(self, labels):
+    def draw(self, labels: Mapping[str, str]) -> Figure:
         """Draw both densities and their difference in three planes.
 
         Parameters
@@ -335,12 +368,13 @@ class Difference:
         figure : matplotlib.figure.Figure
         """
         sheet = _Sheet(self._anatomy.box_mm, 3, bars=True)
-        shown = {"cmap": "viridis", "vmin": 0}
-        shown["vmax"] = max(_upper(density) for density in self.densities.values())
+        most = max(_upper(density) for density in self.densities.values())
         for row, (key, density) in enumerate(self.densities.items()):
             sheet.title(row, f"Density: {labels[key]}")
             for axes, plane in zip(sheet.panels(row), _PLANES):
-                drawn = self._draw(axes, plane, sheet.box_mm, density, **shown)
+                drawn = self._draw(
+                    axes, plane, sheet.box_mm, density, "viridis", 0, most
+                )
             sheet.bar(row, drawn)
         sheet.title(2, "Difference: the first less the second")
         for axes, plane in zip(sheet.panels(2), _PLANES):
@@ -348,7 +382,7 @@ class Difference:
         sheet.bar(2, drawn)
         return sheet.figure
 
-    def draw_map(self):
+    def draw_map(self) -> Figure:
         """Draw the difference in the one of the three planes that shows most of it.
 
         Returns
@@ -364,38 +398,50 @@ class Difference:
         self._draw_difference(axes, plane, box_mm)
         return figure
 
-    def _cut(self, plane):
+    def _cut(self, plane: _Plane) -> FloatArray:
         box_mm = self._anatomy.box_mm
         return self._anatomy.section(self.difference, plane, self.point_mm, box_mm, 0)
 
-    def _draw(self, axes, plane, box_mm, volume, **shown):
+    def _draw(
+        self,
+        axes: Axes,
+        plane: _Plane,
+        box_mm: FloatArray,
+        volume: FloatArray,
+        cmap: str | Colormap,
+        vmin: float,
+        vmax: float,
+    ) -> AxesImage:
         """Lay a volume over the anatomy, and mark the point."""
         anatomy, at_mm = self._anatomy, self.point_mm
         anatomy.show(axes, plane, at_mm, box_mm, brightness=0.5)
         section = anatomy.section(volume, plane, at_mm, box_mm, order=0)
         section[section == 0] = np.nan
-        drawn = _lay(axes, plane, box_mm, section, **shown)
+        drawn = _lay(axes, plane, box_mm, section, cmap, vmin, vmax)
         if self.sign:
             x, y = at_mm[[plane.right, plane.up]]
             axes.plot(x, y, "+", color="white", markersize=11, markeredgewidth=1)
         return drawn
 
-    def _draw_difference(self, axes, plane, box_mm):
+    def _draw_difference(
+        self, axes: Axes, plane: _Plane, box_mm: FloatArray
+    ) -> AxesImage:
         from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
         # As transparent as the difference is small.
         blue, orange = (to_rgb(COLOURS[key]) for key in ("reference", "candidate"))
-        stops = ((0, blue, 1), (0.3, blue, 0.7), (0.5, blue, 0))
-        stops += tuple((1 - at, orange, alpha) for at, _, alpha in stops[::-1])
+        stops = [(0.0, blue, 1.0), (0.3, blue, 0.7), (0.5, blue, 0.0)]
+        stops += [(1 - at, orange, alpha) for at, _, alpha in stops[::-1]]
         cmap = LinearSegmentedColormap.from_list(
             "difference", [(at, (*colour, alpha)) for at, colour, alpha in stops]
         )
         most = _upper(np.abs(self.difference))
-        shown = {"cmap": cmap, "vmin": -most, "vmax": most}
-        return self._draw(axes, plane, box_mm, self.difference, **shown)
+        return self._draw(axes, plane, box_mm, self.difference, cmap, -most, most)
 
 
-def draw_distances(distances, labels):
+def draw_distances(
+    distances: Mapping[str, FloatArray], labels: Mapping[str, str]
+) -> Figure:
     """Draw how far streamlines are from their partners.
 
     Parameters
@@ -426,7 +472,9 @@ def draw_distances(distances, labels):
     return figure
 
 
-def draw_shares_within(distances, labels):
+def draw_shares_within(
+    distances: Mapping[str, FloatArray], labels: Mapping[str, str]
+) -> Figure:
     """Draw the share of streamlines whose partner is within a distance.
 
     Parameters
@@ -450,7 +498,7 @@ def draw_shares_within(distances, labels):
     most = _farthest(distances)
     for key, values in distances.items():
         finite = np.sort(_drawn(values))
-        n = np.count_nonzero(~np.isnan(values))
+        n = int(np.count_nonzero(~np.isnan(values)))
         shares = 100 * np.arange(len(finite) + 1) / max(n, 1)
         axes.step(
             [_NEAREST_MM, *finite, most],
@@ -464,12 +512,14 @@ def draw_shares_within(distances, labels):
     return figure
 
 
-def draw_lengths(streamlines, labels):
+def draw_lengths(
+    streamlines: Mapping[str, Iterable[AnyArray]], labels: Mapping[str, str]
+) -> Figure:
     """Draw how long streamlines are.
 
     Parameters
     ----------
-    streamlines : dict of str to sequence of ndarrays of shape (M, 3)
+    streamlines : dict of str to iterable of ndarrays of shape (M, 3)
         In mm, of any of ``"candidate"``, ``"reference"`` and ``"yardstick"``. What has
         no point has no length.
     labels : dict of str to str
@@ -502,7 +552,13 @@ def draw_lengths(streamlines, labels):
     return figure
 
 
-def draw_pairs(candidate, reference, distances, image, affine):
+def draw_pairs(
+    candidate: Sequence[AnyArray],
+    reference: Sequence[AnyArray],
+    distances: FloatArray,
+    image: ArrayLike,
+    affine: ArrayLike,
+) -> Figure:
     """Draw the streamlines that are farthest from their partners, pair by pair.
 
     Parameters
@@ -570,48 +626,56 @@ def draw_pairs(candidate, reference, distances, image, affine):
     return figure
 
 
-def _most_different(candidate, reference, distances):
+def _most_different(
+    candidate: Sequence[AnyArray], reference: Sequence[AnyArray], distances: FloatArray
+) -> list[int]:
     """Choose the pairs that are farthest apart and not beside each other."""
     finite = np.flatnonzero(np.isfinite(distances))
     sides = [
         [
             lines[i][np.linspace(0, len(lines[i]) - 1, _N_COMPARED).round().astype(int)]
-            for i in finite
+            for i in finite.tolist()
         ]
         for lines in (candidate, reference)
     ]
     left = distances[finite]
-    shown = []
+    shown: list[int] = []
     while len(shown) < N_PAIRS and np.any(left >= 0):
         farthest = np.argmax(left)
-        shown.append(finite[farthest])
+        shown.append(int(finite[farthest]))
         apart_mm = [bundles_distances_mdf([side[farthest]], side)[0] for side in sides]
         left = np.where(np.max(apart_mm, axis=0) <= _BESIDE_MM, -1, left)
     return shown
 
 
-def _new_figure(width, height, **kwargs):
+def _new_figure(
+    width: float,
+    height: float,
+    *,
+    facecolor: str | None = None,
+    layout: Literal["constrained"] | None = None,
+) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
             "Pictures need matplotlib: pip install dipy_rnn[viz]"
         ) from error
-    return Figure(figsize=(width, height), **kwargs)
+    return Figure(figsize=(width, height), facecolor=facecolor, layout=layout)
 
 
-def _points(streamlines):
+def _points(streamlines: Iterable[AnyArray]) -> FloatArray:
     """Return the points (N, 3) of all streamlines."""
     return np.concatenate([np.empty((0, 3)), *streamlines])
 
 
-def _upper(values):
+def _upper(values: FloatArray) -> float:
     """Return where colours end: most of what is not 0 is below."""
     values = values[values > 0]
     return float(np.percentile(values, 99.5)) if len(values) else 1.0
 
 
-def _plain(text):
+def _plain(text: str) -> str:
     """Keep dollars from becoming formulas."""
     return text.replace("$", r"\$")
 
@@ -619,26 +683,27 @@ def _plain(text):
 class _Anatomy:
     """An image that something is drawn over, and the box of it that is shown."""
 
-    def __init__(self, image, affine, points_mm):
-        image = np.asarray(image, float)
-        if image.ndim != 3:
-            raise ValueError(f"image has the shape {image.shape}; (X, Y, Z) is needed.")
-        self.image = np.nan_to_num(image, posinf=0, neginf=0)
+    def __init__(
+        self, image: ArrayLike, affine: ArrayLike, points_mm: FloatArray
+    ) -> None:
+        volume = np.asarray(image, np.float64)
+        if volume.ndim != 3:
+            raise ValueError(
+                f"image has the shape {volume.shape}; (X, Y, Z) is needed."
+            )
+        self.image: FloatArray = np.nan_to_num(volume, posinf=0, neginf=0)
         self.affine = spaces.check_affine(affine)
         seen = self.image[self.image != 0]
-        low, self._white = np.percentile(seen, (1, 99.5)) if len(seen) else (0, 1)
-        self._black = min(low, 0)
+        low, high = np.percentile(seen, (1, 99.5)) if len(seen) else (0.0, 1.0)
+        self._black, self._white = min(float(low), 0.0), float(high)
         self.box_mm = self._box(points_mm)
+        self.middle_mm: FloatArray = self.box_mm.mean(axis=0)
 
-    @property
-    def middle_mm(self):
-        return self.box_mm.mean(axis=0)
-
-    def _corners_mm(self, slices):
+    def _corners_mm(self, slices: Iterable[slice]) -> FloatArray:
         edges = [(axis.start - 0.5, axis.stop - 0.5) for axis in slices]
         return spaces.to_mm(list(product(*edges)), self.affine)
 
-    def _box(self, points_mm):
+    def _box(self, points_mm: FloatArray) -> FloatArray:
         """Return (2, 3): around the image's voxels that are not 0, and the points."""
         grid_mm = self._corners_mm([slice(0, n) for n in self.image.shape])
         found = find_objects((self.image != 0).astype(int))
@@ -649,9 +714,17 @@ class _Anatomy:
         half = (high - low) / 2 + _MARGIN_MM
         # The panel of a single slice still has room for its labels.
         half = np.maximum(half, half.max() / 4)
-        return (low + high) / 2 + half * np.array([[-1], [1]])
+        box_mm: FloatArray = (low + high) / 2 + half * np.array([[-1], [1]])
+        return box_mm
 
-    def section(self, volume, plane, at_mm, box_mm, order):
+    def section(
+        self,
+        volume: FloatArray,
+        plane: _Plane,
+        at_mm: FloatArray,
+        box_mm: FloatArray,
+        order: int,
+    ) -> FloatArray:
         """Cut a volume on the image's grid: rows go up, NaN is outside."""
         sizes_mm = np.ptp(box_mm, axis=0)
         grid = []
@@ -667,15 +740,26 @@ class _Anatomy:
         )
         return np.where(inside, values, np.nan)
 
-    def show(self, axes, plane, at_mm, box_mm, brightness=1.0):
+    def show(
+        self,
+        axes: Axes,
+        plane: _Plane,
+        at_mm: FloatArray,
+        box_mm: FloatArray,
+        brightness: float = 1.0,
+    ) -> None:
         """Draw a section, and say where it is and which side is which."""
         section = self.section(self.image, plane, at_mm, box_mm, order=1)
         white = self._black + (self._white - self._black) / brightness
-        _lay(axes, plane, box_mm, section, cmap="gray", vmin=self._black, vmax=white)
+        _lay(axes, plane, box_mm, section, "gray", self._black, white)
         axes.set_axis_off()
         # Figures of other boxes than the image's own: nothing may stretch the axes.
         axes.autoscale(False)
-        text = {"transform": axes.transAxes, "color": _INK, "fontsize": 8.5}
+        text: dict[str, Any] = {
+            "transform": axes.transAxes,
+            "color": _INK,
+            "fontsize": 8.5,
+        }
         (left, right), (down, up) = _SIDES[plane.right], _SIDES[plane.up]
         axes.text(0.015, 0.5, left, ha="left", va="center", **text)
         axes.text(0.985, 0.5, right, ha="right", va="center", **text)
@@ -686,19 +770,33 @@ class _Anatomy:
         axes.text(0.015, 0.015, place, ha="left", va="bottom", **text)
 
 
-def _lay(axes, plane, box_mm, section, **shown):
+def _lay(
+    axes: Axes,
+    plane: _Plane,
+    box_mm: FloatArray,
+    section: FloatArray,
+    cmap: str | Colormap,
+    vmin: float,
+    vmax: float,
+) -> AxesImage:
     """Lay a section of a box on top of what is drawn."""
     low, high = box_mm[:, [plane.right, plane.up]]
     extent = (low[0], high[0], low[1], high[1])
     return axes.imshow(
-        section, origin="lower", extent=extent, interpolation="nearest", **shown
+        section,
+        origin="lower",
+        extent=extent,
+        interpolation="nearest",
+        cmap=cmap,
+        vmin=vmin,
+        vmax=vmax,
     )
 
 
 class _Sheet:
     """Rows of three panels, one for each plane, all at the same scale."""
 
-    def __init__(self, box_mm, n_rows, bars=False):
+    def __init__(self, box_mm: FloatArray, n_rows: int, bars: bool = False) -> None:
         # Two heights, that of a head from the side and from above, would not line up.
         half = np.ptp(box_mm, axis=0) / 2
         half[1:] = half[1:].max()
@@ -712,36 +810,39 @@ class _Sheet:
         self._size = np.array([_WIDTH_INCHES, n_rows * self._pitch])
         self.figure = _new_figure(*self._size, facecolor=_BACKGROUND)
 
-    def _bottom(self, row):
-        return self._size[1] - (row + 1) * self._pitch
+    def _bottom(self, row: int) -> float:
+        return float(self._size[1] - (row + 1) * self._pitch)
 
-    def _add_axes(self, left, bottom, width, height):
+    def _add_axes(
+        self, left: float, bottom: float, width: float, height: float
+    ) -> Axes:
         place = np.array([left, bottom, width, height]) / np.tile(self._size, 2)
         return self.figure.add_axes(tuple(place))
 
-    def panels(self, row):
+    def panels(self, row: int) -> Iterator[Axes]:
         """Yield the axes of a row."""
         left = self._left
         for width in self._widths:
             yield self._add_axes(left, self._bottom(row), width - 0.03, self._height)
             left += width
 
-    def title(self, row, text):
+    def title(self, row: int, text: str) -> None:
         """Write above a row, on the left."""
         if len(text) > _LONGEST:
             text = f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 2 :]}"
-        self._write(row, 0.08, text, ha="left", fontsize=10.5, color="white")
+        self._write(row, 0.08, text, "left", 10.5, "white")
 
-    def remark(self, row, text):
+    def remark(self, row: int, text: str) -> None:
         """Write above a row, on the right."""
-        right = _WIDTH_INCHES - 0.08
-        self._write(row, right, text, ha="right", fontsize=8.5, color=_INK)
+        self._write(row, _WIDTH_INCHES - 0.08, text, "right", 8.5, _INK)
 
-    def _write(self, row, left, text, **style):
-        bottom = self._bottom(row) + self._height + 0.11
-        self.figure.text(*([left, bottom] / self._size), _plain(text), **style)
+    def _write(
+        self, row: int, at: float, text: str, ha: str, fontsize: float, color: str
+    ) -> None:
+        x, y = [at, self._bottom(row) + self._height + 0.11] / self._size
+        self.figure.text(x, y, _plain(text), ha=ha, fontsize=fontsize, color=color)
 
-    def bar(self, row, drawn):
+    def bar(self, row: int, drawn: AxesImage) -> None:
         """Draw the scale of colours beside a row."""
         left = _WIDTH_INCHES - _BAR_INCHES + 0.1
         bottom, height = self._bottom(row) + 0.1 * self._height, 0.8 * self._height
@@ -753,7 +854,7 @@ class _Sheet:
         bar.outline.set_edgecolor(_INK)
 
 
-def _chart(xlabel, ylabel):
+def _chart(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     figure = _new_figure(*_CHART_INCHES, layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(xlabel, fontsize=9)
@@ -763,7 +864,7 @@ def _chart(xlabel, ylabel):
     return figure, axes
 
 
-def _style(key, labels):
+def _style(key: str, labels: Mapping[str, str]) -> dict[str, Any]:
     dashed = key == "yardstick"
     return {
         "label": _plain(textwrap.fill(labels[key], 45)),
@@ -774,17 +875,17 @@ def _style(key, labels):
     }
 
 
-def _drawn(distances_mm):
+def _drawn(distances_mm: FloatArray) -> FloatArray:
     """Return the finite ones, on the axis."""
     return np.maximum(distances_mm[np.isfinite(distances_mm)], _NEAREST_MM)
 
 
-def _farthest(distances):
+def _farthest(distances: Mapping[str, FloatArray]) -> float:
     values = np.concatenate(list(distances.values()))
-    return max([10.0, *values[np.isfinite(values)]])
+    return float(np.max(values[np.isfinite(values)], initial=10.0))
 
 
-def _finish(figure, axes, logarithmic=False):
+def _finish(figure: Figure, axes: Axes, logarithmic: bool = False) -> None:
     """Scale the axes, and put the legend above them."""
     from matplotlib.ticker import StrMethodFormatter
 

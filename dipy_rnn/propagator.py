@@ -1,11 +1,22 @@
 """A model and the volume it looks at: where would many streamlines go next?"""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from dipy_rnn import _slots, interpolate, peaks, spaces
+from dipy_rnn._typing import ByteArray, Float32Array, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from dipy_rnn.model_file import Model
+    from dipy_rnn.sh import FeatureVolume
 
 
 class Propagator:
@@ -45,7 +56,14 @@ class Propagator:
     ([[0.0, 0.0, 1.0]], 'RUNNING')
     """
 
-    def __init__(self, features, model, axes, max_angle_deg, nbr_threads):
+    def __init__(
+        self,
+        features: FeatureVolume,
+        model: Model,
+        axes: FloatArray,
+        max_angle_deg: float,
+        nbr_threads: int,
+    ) -> None:
         if not 0 < max_angle_deg <= 180:
             raise ValueError(
                 f"max_angle is {max_angle_deg}; an angle above 0 and up to 180 degrees "
@@ -57,11 +75,11 @@ class Propagator:
         self.has_peaks = features.kind == "sh"
         self.nbr_threads = interpolate.count_threads(nbr_threads)
         self.handedness = spaces.handedness(axes)
-        self.min_cosine = np.cos(np.deg2rad(max_angle_deg))
+        self.min_cosine = float(np.cos(np.deg2rad(max_angle_deg)))
         self.in_frame = model.metadata.frame == "local"
         self.normalise = model.metadata.normalisation == "power"
 
-    def first_directions(self, points_vox, max_peaks):
+    def first_directions(self, points_vox: FloatArray, max_peaks: int) -> FloatArray:
         """Find the directions in which streamlines may start.
 
         Parameters
@@ -93,17 +111,17 @@ class Propagator:
             nbr_threads=self.nbr_threads,
         )
         with torch_threads(self.nbr_threads):
-            answer, _ = self.model.step(
+            answers, _ = self.model.step(
                 features,
                 np.zeros((len(features), 3)),
                 self.model.init_state(len(features)),
             )
-        answer = answer.astype(np.float64)
+        answer = answers.astype(np.float64)
         length = np.linalg.norm(answer, axis=1, keepdims=True)
-        found = np.isfinite(length) & (length > 0) & features.any(axis=1)[:, None]
+        found = np.isfinite(length) & (length > 0) & features.any(axis=1, keepdims=True)
         return np.where(found, answer / np.where(found, length, 1.0), 0.0)[:, None]
 
-    def states(self, n):
+    def states(self, n: int) -> CompiledStates | ScriptedStates:
         """Return fresh hidden states for n streamlines.
 
         Returns
@@ -111,10 +129,16 @@ class Propagator:
         states : CompiledStates or ScriptedStates
             Whose ``answer`` takes them along.
         """
-        kind = ScriptedStates if self.model.compiled is None else CompiledStates
-        return kind(self, n)
+        if self.model.compiled is None:
+            return ScriptedStates(self, n)
+        return CompiledStates(self, n)
 
-    def turn(self, points_vox, frame, states):
+    def turn(
+        self,
+        points_vox: FloatArray,
+        frame: FloatArray,
+        states: CompiledStates | ScriptedStates,
+    ) -> tuple[FloatArray, IntArray]:
         """Ask the model for the next directions.
 
         Parameters
@@ -154,11 +178,14 @@ class CompiledStates:
     Parameters
     ----------
     propagator : Propagator
+        Of a model that is compiled.
     n : int
     """
 
-    def __init__(self, propagator, n):
-        self._network = propagator.model.compiled
+    def __init__(self, propagator: Propagator, n: int) -> None:
+        network = propagator.model.compiled
+        assert network is not None
+        self._network = network
         self._volume = propagator.data
         self._order = interpolate.sh_order(propagator.data.shape[3])
         self._turns = interpolate.quarter_turns(self._order)
@@ -167,7 +194,9 @@ class CompiledStates:
         self._answers = np.zeros((n, 3), np.float32)
         self._found = np.zeros(n, np.uint8)
 
-    def answer(self, points_vox, frames):
+    def answer(
+        self, points_vox: FloatArray | Buffer, frames: FloatArray | Buffer
+    ) -> tuple[Float32Array, ByteArray]:
         """Propagate all by one step.
 
         Parameters
@@ -195,17 +224,17 @@ class CompiledStates:
         )
         return self._answers, self._found
 
-    def reset(self, rows):
+    def reset(self, rows: IntArray) -> None:
         """Make some states fresh."""
         block, lane = np.divmod(rows, self._states.shape[3])
         self._states[block, :, :, lane] = 0.0
 
-    def keep(self, rows):
+    def keep(self, rows: IntArray) -> None:
         """Drop all states but these."""
         block, lane = np.divmod(rows, self._states.shape[3])
         kept = self._network.init_state(len(rows))
-        place = np.divmod(np.arange(len(rows)), self._states.shape[3])
-        kept[place[0], :, :, place[1]] = self._states[block, :, :, lane]
+        new_block, new_lane = np.divmod(np.arange(len(rows)), kept.shape[3])
+        kept[new_block, :, :, new_lane] = self._states[block, :, :, lane]
         self._states = kept
         self._answers = self._answers[: len(rows)]
         self._found = self._found[: len(rows)]
@@ -220,21 +249,23 @@ class ScriptedStates:
     n : int
     """
 
-    def __init__(self, propagator, n):
+    def __init__(self, propagator: Propagator, n: int) -> None:
         self._propagator = propagator
         self._states = propagator.model.init_state(n)
 
-    def answer(self, points_vox, frames):
+    def answer(
+        self, points_vox: FloatArray | Buffer, frames: FloatArray | Buffer
+    ) -> tuple[Float32Array, ByteArray]:
         """Propagate all by one step: :meth:`CompiledStates.answer`."""
-        asked, frames = self._propagator, np.asarray(frames)
+        asked, seen_from = self._propagator, np.asarray(frames)
         if asked.in_frame:
-            direction = np.broadcast_to([0.0, 0.0, 1.0], (len(frames), 3))
+            direction = np.broadcast_to([0.0, 0.0, 1.0], (len(seen_from), 3))
         else:
-            direction = frames[:, 2]
+            direction = seen_from[:, 2]
         features, inside = interpolate.sample(
             asked.data,
             points_vox,
-            frames if asked.in_frame else None,
+            seen_from if asked.in_frame else None,
             handedness=asked.handedness,
             normalise=asked.normalise,
         )
@@ -243,17 +274,17 @@ class ScriptedStates:
         found[~inside] = interpolate.OUTSIDE
         return np.ascontiguousarray(answers), found.astype(np.uint8)
 
-    def reset(self, rows):
+    def reset(self, rows: IntArray) -> None:
         """Make some states fresh."""
         self._states[:, torch.from_numpy(rows)] = 0.0
 
-    def keep(self, rows):
+    def keep(self, rows: IntArray) -> None:
         """Drop all states but these."""
         self._states = self._states[:, torch.from_numpy(rows)]
 
 
 @contextmanager
-def torch_threads(nbr_threads):
+def torch_threads(nbr_threads: int) -> Iterator[None]:
     """Let torch use so many threads; its setting is global, so it is put back.
 
     Parameters

@@ -5,12 +5,21 @@ asks nothing of a network, and prints. Its figures are those of metrics.json; on
 pictures are made here. It needs ``pip install dipy_rnn[viz]``.
 """
 
+from __future__ import annotations
+
 from base64 import b64encode
-from math import floor, isfinite, log10
+from collections.abc import Iterable, Mapping, Sequence
+from math import floor, inf, isfinite, log10
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard
 
 import numpy as np
 
 from dipy_rnn import pictures
+from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 N_IN_3D = 1000  # streamlines of each tractogram
 CSS_PIXELS_PER_INCH = 100  # of the pictures
@@ -32,7 +41,32 @@ _BUNDLE_FIGURES = (
 )
 
 
-def write_report(path, metrics, streamlines, image, affine, distances, pairs=None):
+class _Cell(TypedDict):
+    """A figure of one tracker, as text."""
+
+    value: str
+    interval: str
+
+
+class _Row(TypedDict):
+    """A figure of all trackers, as text."""
+
+    label: str
+    cells: list[_Cell]
+    meaning: str
+    better: str
+    source: str
+
+
+def write_report(
+    path: Path,
+    metrics: Mapping[str, Any],
+    streamlines: Mapping[str, Sequence[AnyArray]],
+    image: ArrayLike,
+    affine: ArrayLike,
+    distances: Mapping[str, FloatArray],
+    pairs: ArrayLike | None = None,
+) -> None:
     """Write the page of a comparison of two tractograms.
 
     Parameters
@@ -140,7 +174,11 @@ def write_report(path, metrics, streamlines, image, affine, distances, pairs=Non
     pictures.write_whole(path, page.encode())
 
 
-def _partners(streamlines, distances, pairs):
+def _partners(
+    streamlines: Mapping[str, Sequence[AnyArray]],
+    distances: Mapping[str, FloatArray],
+    pairs: ArrayLike | None,
+) -> list[AnyArray]:
     """Check what belongs together; return the partner of each candidate."""
     reference, n = streamlines["reference"], len(streamlines["candidate"])
     if pairs is None:
@@ -150,25 +188,25 @@ def _partners(streamlines, distances, pairs):
                 "the reference; pairs is needed to tell which belong together."
             )
         pairs = np.arange(n)
-    pairs = np.asarray(pairs)
-    if len(pairs) != n or len(distances["candidate"]) != n:
+    places = np.asarray(pairs)
+    if len(places) != n or len(distances["candidate"]) != n:
         raise ValueError(
-            f"The candidate has {n} streamlines, {len(pairs)} pairs and "
+            f"The candidate has {n} streamlines, {len(places)} pairs and "
             f"{len(distances['candidate'])} distances; one of each is needed."
         )
-    if n and not (-1 <= pairs.min() and pairs.max() < len(reference)):
+    if n and not (-1 <= places.min() and places.max() < len(reference)):
         raise ValueError(
-            f"pairs holds {pairs.min()} to {pairs.max()}; -1 to {len(reference) - 1} "
+            f"pairs holds {places.min()} to {places.max()}; -1 to {len(reference) - 1} "
             "is allowed, the places of the reference's streamlines."
         )
-    return [reference[i] if i >= 0 else np.empty((0, 3)) for i in pairs]
+    return [reference[i] if i >= 0 else np.empty((0, 3)) for i in places]
 
 
-def _is_number(value):
+def _is_number(value: float | None) -> TypeGuard[float]:
     return value is not None and isfinite(value)
 
 
-def _decimals(value, unit, error):
+def _decimals(value: float, unit: str, error: float) -> int:
     """Return how many decimals tell something.
 
     Steps of at most half the standard error; three digits where there is none.
@@ -182,23 +220,25 @@ def _decimals(value, unit, error):
     return min(max(decimals, 1 if unit == "%" else 0), 4)
 
 
-def _cells(figures, unit):
+def _cells(
+    figures: Iterable[Mapping[str, float | None] | None], unit: str
+) -> list[_Cell]:
     """Write a row's values and intervals; shares as per cent, what is not as a dash."""
     scale = 100 if unit == "%" else 1
     suffix = {"": "", "deg": "°"}.get(unit, f"\N{NO-BREAK SPACE}{unit}")
-    figures = [figure or {} for figure in figures]
+    known = [figure or {} for figure in figures]
     # The largest error decides for all, so that columns can be compared.
-    errors = [scale * (figure.get("standard_error") or 0) for figure in figures]
+    errors = [scale * (figure.get("standard_error") or 0) for figure in known]
     error = max(filter(isfinite, errors), default=0)
 
-    def write(value):
+    def write(value: float | None) -> str:
         if not _is_number(value):
             return ""
         text = f"{scale * value:,.{_decimals(scale * value, unit, error)}f}"
         return text.replace("-", "\N{MINUS SIGN}")
 
-    cells = []
-    for figure in figures:
+    cells: list[_Cell] = []
+    for figure in known:
         value, low, high = (write(figure.get(k)) for k in ("value", "low", "high"))
         cells.append(
             {
@@ -209,7 +249,7 @@ def _cells(figures, unit):
     return cells
 
 
-def _rows(figures, keys):
+def _rows(figures: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[_Row]:
     """Return the rows of a table of figures."""
     better = {"higher": "Higher is better.", "lower": "Lower is better."}
     return [
@@ -224,19 +264,29 @@ def _rows(figures, keys):
     ]
 
 
-def _tracker_rows(trackers, keys):
+def _tracker_rows(
+    trackers: Mapping[str, Mapping[str, Any]], keys: Sequence[str]
+) -> list[_Row]:
     """Return the rows of what was counted and timed, where that is known."""
-    rows = []
+    rows: list[_Row] = []
     for name, label, unit, meaning in _TRACKER_FIGURES:
         figures = [{"value": trackers[key].get(name)} for key in keys]
         if any(_is_number(figure["value"]) for figure in figures):
-            cells = _cells(figures, unit)
-            row = {"label": label, "cells": cells, "meaning": meaning}
-            rows.append(row | {"better": "", "source": ""})
+            rows.append(
+                {
+                    "label": label,
+                    "cells": _cells(figures, unit),
+                    "meaning": meaning,
+                    "better": "",
+                    "source": "",
+                }
+            )
     return rows
 
 
-def _bundle_rows(bundles, keys):
+def _bundle_rows(
+    bundles: Iterable[Mapping[str, Any]], keys: Sequence[str]
+) -> dict[str, dict[str, list[str]]]:
     """Return the rows of each bundle: one for each tracker."""
     return {
         bundle["label"]: {
@@ -251,7 +301,9 @@ def _bundle_rows(bundles, keys):
     }
 
 
-def _how_close(between, keys):
+def _how_close(
+    between: Sequence[Mapping[str, Any]], keys: Sequence[str]
+) -> dict[str, Any] | None:
     """Return what the first card tells: the share alike, or the first figure."""
     if not between:
         return None
@@ -270,14 +322,14 @@ def _how_close(between, keys):
     }
 
 
-def _how_fast(trackers):
+def _how_fast(trackers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return what the second card tells, or None if nothing was timed."""
     for name, measure, unit in (
         ("seconds", "Time", "s"),
         ("steps_per_second", "Speed", "steps/s"),
     ):
-        values = [trackers[key].get(name) for key in _KEYS[:2]]
-        if all(_is_number(value) and value > 0 for value in values):
+        values: list[float] = [trackers[key].get(name) or 0 for key in _KEYS[:2]]
+        if all(0 < value < inf for value in values):
             ratio = (
                 values[0] / values[1] if unit == "steps/s" else values[1] / values[0]
             )
@@ -293,7 +345,7 @@ def _how_fast(trackers):
     return None
 
 
-def _facts(facts):
+def _facts(facts: Mapping[str, object]) -> list[tuple[str, str]]:
     """Return (name, text) of what is known."""
     return [
         (name, f"{value:g}" if isinstance(value, float) else str(value))
@@ -302,7 +354,7 @@ def _facts(facts):
     ]
 
 
-def _place(point_mm):
+def _place(point_mm: FloatArray) -> str:
     """Write a point as it is read out in front of a scan."""
     return ", ".join(
         f"{sides[int(value >= 0)]}\N{NO-BREAK SPACE}{abs(value):.0f}"
@@ -310,14 +362,14 @@ def _place(point_mm):
     )
 
 
-def _embed(figure):
+def _embed(figure: Figure) -> dict[str, str | int]:
     """Return a picture as a page holds it, and its width there."""
     content = b64encode(pictures.png(figure)).decode()
     width = round(CSS_PIXELS_PER_INCH * figure.get_figwidth())
     return {"source": f"data:image/png;base64,{content}", "width": width}
 
 
-def _view(streamlines):
+def _view(streamlines: Mapping[str, Sequence[AnyArray]]) -> dict[str, Any]:
     """Return both tractograms, and the lowest and highest corner around them.
 
     Points are 16-bit integers of 0.1 mm, in base 64: a third of what JSON would need.
@@ -330,7 +382,7 @@ def _view(streamlines):
         rows = [np.empty((0, 3)), *(np.r_[np.rint(10 * line), end] for line in lines)]
         packed[key] = b64encode(np.concatenate(rows).astype("<i2").tobytes()).decode()
     points_mm = np.concatenate(
-        [*chosen["candidate"], *chosen["reference"]] or [np.zeros((1, 3))]
+        [*chosen["candidate"], *chosen["reference"]] or [np.zeros((1, 3), np.float32)]
     )
     return {
         "packed": packed,

@@ -7,11 +7,16 @@ in scanner axes is brought there once, here, before tracking starts.
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, TypeVar
 import warnings
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dipy_rnn import interpolate, spaces
+from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array, FloatArray
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 #: Bases that DIPY can write, each legacy or not.
 BASES = ("descoteaux07", "tournier07")
@@ -47,12 +52,12 @@ class FeatureVolume:
     (2, 2, 2, 3)
     """
 
-    data: np.ndarray
+    data: Float32Array
     kind: str
     name: str = "features"
 
 
-def raw_features(data, *, name="features"):
+def raw_features(data: ArrayLike, *, name: str = "features") -> FeatureVolume:
     """Take any volume as features, as it is.
 
     Parameters
@@ -80,8 +85,14 @@ def raw_features(data, *, name="features"):
 
 
 def fodf_features(
-    shcoeff, *, basis_type=None, legacy=True, sh_frame="voxel", affine=None, name="sh"
-):
+    shcoeff: ArrayLike,
+    *,
+    basis_type: str | None = None,
+    legacy: bool = True,
+    sh_frame: str = "voxel",
+    affine: ArrayLike | None = None,
+    name: str = "sh",
+) -> FeatureVolume:
     """Bring fODF coefficients into the package's basis and axes.
 
     Parameters
@@ -114,8 +125,9 @@ def fodf_features(
     Raises
     ------
     ValueError
-        If shape, number of coefficients, basis or axes are none of the above, or
-        the volume holds NaN, infinity or nothing but zeros.
+        If shape, number of coefficients, basis or axes are none of the above, the
+        affine is no such matrix or is not there for scanner axes, or the volume holds
+        NaN, infinity or only zeros beyond order 0.
 
     Examples
     --------
@@ -149,8 +161,8 @@ def fodf_features(
             f"{name} has no direction anywhere: only zeros beyond order 0."
         )
 
-    places, factors = _to_package_basis(order, basis, legacy)
     if (basis, legacy) != ("tournier07", False):
+        places, factors = _to_package_basis(order, basis, legacy)
         coeffs = np.take(coeffs, places, axis=3)
         coeffs *= factors
     if sh_frame == "scanner":
@@ -167,7 +179,9 @@ def fodf_features(
 
 
 @cache
-def _to_package_basis(order, basis, legacy):
+def _to_package_basis(
+    order: int, basis: str, legacy: bool
+) -> tuple[NDArray[np.intp], Float32Array]:
     """Return where each coefficient comes from, and its factor (sign).
 
     Every basis of DIPY's is the package's but for order and signs: what its functions
@@ -192,7 +206,7 @@ def _to_package_basis(order, basis, legacy):
     return places, units[places, np.arange(len(places))].astype(np.float32)
 
 
-def pam_features(pam, *, name="pam"):
+def pam_features(pam: Any, *, name: str = "pam") -> FeatureVolume:
     """Take the fODF out of DIPY's PeaksAndMetrics; its basis is found out.
 
     Parameters
@@ -230,7 +244,7 @@ def pam_features(pam, *, name="pam"):
     return fodf_features(pam.shm_coeff, basis_type=basis, legacy=legacy, name=name)
 
 
-def pam_basis(pam, *, name="pam"):
+def pam_basis(pam: Any, *, name: str = "pam") -> tuple[str, bool]:
     """Find out the basis of a PeaksAndMetrics, which its file does not name.
 
     Parameters
@@ -284,7 +298,7 @@ def pam_basis(pam, *, name="pam"):
     )
 
 
-def with_order(coeffs, order):
+def with_order(coeffs: NDArray[_Scalar], order: int) -> NDArray[_Scalar]:
     """Pad coefficients with zeros, or cut them, to an order.
 
     Parameters
@@ -314,7 +328,7 @@ def with_order(coeffs, order):
     return coeffs
 
 
-def looks_like_fodf(coeffs):
+def looks_like_fodf(coeffs: AnyArray) -> bool:
     """Tell whether coefficients are as sharp as those of fibre ODFs.
 
     Parameters
@@ -343,7 +357,7 @@ def looks_like_fodf(coeffs):
     return bool(np.median(ratio[ratio >= np.quantile(ratio, 0.75)]) > _FODF_RATIO)
 
 
-def _checked(volume, name):
+def _checked(volume: ArrayLike, name: str) -> Float32Array:
     volume = spaces.check_numbers(volume, name)
     if volume.ndim != 4 or not volume.size:
         raise ValueError(
@@ -361,7 +375,7 @@ def _checked(volume, name):
     return volume
 
 
-def _from_scanner_axes(coeffs, affine):
+def _from_scanner_axes(coeffs: Float32Array, affine: FloatArray) -> Float32Array:
     axes = spaces.axes(affine)
     rows = coeffs.reshape(-1, coeffs.shape[3])
     rotated = interpolate.rotate(

@@ -18,6 +18,8 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
+
 # DIPY's own tolerance for shear in LocalTracking.
 _SHEAR_TOLERANCE = 1e-5
 
@@ -28,12 +30,13 @@ FARTHEST_MM = 1e6
 _SMALLEST_VOXEL = 1e-6
 
 
-def check_number(value, name):
+def check_number(value: object, name: str) -> int | float:
     """Return a real number, or say that it is none.
 
     Parameters
     ----------
-    value : int or float
+    value : object
+        An int, a float, or a scalar of numpy's that is one.
     name : str
         What errors call it.
 
@@ -44,7 +47,7 @@ def check_number(value, name):
     Raises
     ------
     ValueError
-        If it is of another type, or an integer that no float holds.
+        If it is of another type, or an integer too large for a float.
 
     Examples
     --------
@@ -62,7 +65,7 @@ def check_number(value, name):
     return int(value) if isinstance(value, Integral) else number
 
 
-def check_numbers(values, name):
+def check_numbers(values: ArrayLike, name: str) -> AnyArray:
     """Return real numbers as an array, or say that they are none.
 
     Parameters
@@ -95,12 +98,12 @@ def check_numbers(values, name):
     return values
 
 
-def _as_float64(values, name):
+def _as_float64(values: ArrayLike, name: str) -> FloatArray:
     with np.errstate(over="ignore"):  # what is too large becomes infinite
         return check_numbers(values, name).astype(np.float64, copy=False)
 
 
-def check_affine(affine, name="affine"):
+def check_affine(affine: ArrayLike, name: str = "affine") -> FloatArray:
     """Return an affine as float64, or say what is wrong with it.
 
     Parameters
@@ -155,7 +158,7 @@ def check_affine(affine, name="affine"):
     return affine
 
 
-def check_points(points, name):
+def check_points(points: ArrayLike, name: str) -> FloatArray:
     """Return points, or other vectors of three, as an array.
 
     Parameters
@@ -195,7 +198,7 @@ def check_points(points, name):
     return points
 
 
-def voxel_sizes(affine):
+def voxel_sizes(affine: FloatArray) -> FloatArray:
     """Return the edge lengths of a voxel.
 
     Parameters
@@ -212,10 +215,11 @@ def voxel_sizes(affine):
     >>> voxel_sizes(np.diag([-2.0, 2.0, 3.0, 1.0])).tolist()
     [2.0, 2.0, 3.0]
     """
-    return np.linalg.norm(affine[:3, :3], axis=0)
+    sizes_mm: FloatArray = np.linalg.norm(affine[:3, :3], axis=0)
+    return sizes_mm
 
 
-def axes(affine):
+def axes(affine: FloatArray) -> FloatArray:
     """Return the voxel axes as unit vectors in RAS+.
 
     Parameters
@@ -237,7 +241,7 @@ def axes(affine):
     return affine[:3, :3] / voxel_sizes(affine)
 
 
-def handedness(affine):
+def handedness(affine: FloatArray) -> float:
     """Tell whether the voxel axes form a right-handed system.
 
     Parameters
@@ -258,7 +262,7 @@ def handedness(affine):
     return 1.0 if np.linalg.det(affine[:3, :3]) > 0 else -1.0
 
 
-def to_voxels(points_mm, affine):
+def to_voxels(points_mm: ArrayLike, affine: FloatArray) -> FloatArray:
     """Move points from mm to voxel coordinates.
 
     Parameters
@@ -279,10 +283,13 @@ def to_voxels(points_mm, affine):
     [2.0, 2.0, 1.0]
     """
     inverse = np.linalg.inv(affine)
-    return np.asarray(points_mm, np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+    points_vox: FloatArray = (
+        np.asarray(points_mm, np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+    )
+    return points_vox
 
 
-def to_mm(points_vox, affine):
+def to_mm(points_vox: ArrayLike, affine: FloatArray) -> FloatArray:
     """Move points from voxel coordinates to mm.
 
     Parameters

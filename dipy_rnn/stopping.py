@@ -27,16 +27,17 @@ map says otherwise. CMC excludes such points. In a mask NaN is not tissue.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from enum import IntEnum
 from functools import partial
-from typing import Protocol
+from typing import Protocol, Self, TypeGuard
 
 from dipy.tracking import stopping_criterion as dipy_criteria
 from dipy.tracking.stopping_criterion import StreamlineStatus
 import numpy as np
 
 from dipy_rnn import _stopping, spaces
-from dipy_rnn._typing import FloatArray
+from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray, IntArray, KeyArray
 
 # Coordinates of seeds are hashed in this many steps per voxel: enough to tell seeds
 # apart, and too few for the last digits of a way through an affine to matter.
@@ -61,6 +62,13 @@ class StoppingCriterion(Protocol):
         """Return a value of ``StreamlineStatus`` for a point in voxel coordinates."""
 
 
+class _Batched(StoppingCriterion, Protocol):
+    """What the criteria of this module have besides, for :func:`check_points`."""
+
+    draws_at_random: bool
+    _kernel: partial[None]
+
+
 class StopReason(IntEnum):
     """Why a half of a streamline ended; the value is its place in a tally.
 
@@ -81,23 +89,23 @@ class StopReason(IntEnum):
     NOT_FINITE = 8
 
     @property
-    def message(self):
+    def message(self) -> str:
         """What a user reads."""
         return _TABLE[self][0]
 
     @property
-    def status(self):
+    def status(self) -> StreamlineStatus:
         """The status that DIPY's trackers know it by."""
         return _TABLE[self][1]
 
     @property
-    def is_valid_end(self):
+    def is_valid_end(self) -> bool:
         """Whether a streamline that ends so is kept where ``return_all`` is False."""
         return self in (StopReason.ENDPOINT, StopReason.OUTSIDE_IMAGE)
 
 
 _TRACKPOINT = StreamlineStatus.TRACKPOINT
-_TABLE = {
+_TABLE: dict[StopReason, tuple[str, StreamlineStatus]] = {
     StopReason.RUNNING: ("it has not stopped", _TRACKPOINT),
     StopReason.ENDPOINT: (
         "the stopping criterion was met",
@@ -122,31 +130,35 @@ _REASON_OF_STATUS = {
 }
 
 
-def _check_map(image, name):
+def _check_map(image: ArrayLike, name: str) -> AnyArray:
     image = spaces.check_numbers(image, name)
     if image.ndim != 3:
         raise ValueError(f"{name} has the shape {image.shape}; (X, Y, Z) is needed.")
     return image
 
 
-def _own_map(image, name):
+def _own_map(image: ArrayLike, name: str) -> FloatArray:
     # DIPY hides its maps, and refuses read-only ones: both get the same copy.
     with np.errstate(over="ignore"):  # what is too large becomes infinite
         return np.array(_check_map(image, name), dtype=np.float64, order="C")
 
 
-def _own_maps(include_map, exclude_map):
+def _own_maps(
+    include_map: ArrayLike, exclude_map: ArrayLike
+) -> tuple[FloatArray, FloatArray]:
     return _own_map(include_map, "include_map"), _own_map(exclude_map, "exclude_map")
 
 
-def _above_zero(value, name):
-    value = spaces.check_number(value, name)
-    if not 0 < value < np.inf:
-        raise ValueError(f"{name} is {value}; a length above 0 mm is needed.")
-    return value
+def _above_zero(length_mm: float, name: str) -> float:
+    length_mm = spaces.check_number(length_mm, name)
+    if not 0 < length_mm < np.inf:
+        raise ValueError(f"{name} is {length_mm}; a length above 0 mm is needed.")
+    return length_mm
 
 
-class ThresholdStoppingCriterion(dipy_criteria.ThresholdStoppingCriterion):
+class ThresholdStoppingCriterion(
+    dipy_criteria.ThresholdStoppingCriterion  # type: ignore[misc]  # DIPY has no types
+):
     """Tracking goes on where a map is above a threshold; DIPY's, for many points.
 
     Parameters
@@ -164,18 +176,21 @@ class ThresholdStoppingCriterion(dipy_criteria.ThresholdStoppingCriterion):
 
     #: Whether :func:`check_points` needs keys for it.
     draws_at_random = False
+    _kernel: partial[None]
 
-    def __new__(cls, metric_map, threshold):
+    def __new__(cls, metric_map: ArrayLike, threshold: float) -> Self:
         metric_map = _own_map(metric_map, "metric_map")
         threshold = float(spaces.check_number(threshold, "threshold"))
         if np.isnan(threshold):
             raise ValueError("threshold is nan; a number is needed.")
-        criterion = super().__new__(cls, metric_map, threshold)
+        criterion: Self = super().__new__(cls, metric_map, threshold)
         criterion._kernel = partial(_stopping.check_threshold, metric_map, threshold)
         return criterion
 
 
-class BinaryStoppingCriterion(dipy_criteria.BinaryStoppingCriterion):
+class BinaryStoppingCriterion(
+    dipy_criteria.BinaryStoppingCriterion  # type: ignore[misc]  # DIPY has no types
+):
     """Tracking goes on in the voxels of a mask; DIPY's, for many points.
 
     Parameters
@@ -192,15 +207,18 @@ class BinaryStoppingCriterion(dipy_criteria.BinaryStoppingCriterion):
 
     #: Whether :func:`check_points` needs keys for it.
     draws_at_random = False
+    _kernel: partial[None]
 
-    def __new__(cls, mask):
+    def __new__(cls, mask: ArrayLike) -> Self:
         mask = (_check_map(mask, "mask") > 0).astype(np.uint8, order="C")
-        criterion = super().__new__(cls, mask)
+        criterion: Self = super().__new__(cls, mask)
         criterion._kernel = partial(_stopping.check_binary, mask)
         return criterion
 
 
-class ActStoppingCriterion(dipy_criteria.ActStoppingCriterion):
+class ActStoppingCriterion(
+    dipy_criteria.ActStoppingCriterion  # type: ignore[misc]  # DIPY has no types
+):
     """Anatomically constrained tractography (ACT); DIPY's, for many points.
 
     Also made by ``from_pve(wm_map, gm_map, csf_map)``.
@@ -221,15 +239,18 @@ class ActStoppingCriterion(dipy_criteria.ActStoppingCriterion):
 
     #: Whether :func:`check_points` needs keys for it.
     draws_at_random = False
+    _kernel: partial[None]
 
-    def __new__(cls, include_map, exclude_map):
+    def __new__(cls, include_map: ArrayLike, exclude_map: ArrayLike) -> Self:
         maps = _own_maps(include_map, exclude_map)
-        criterion = super().__new__(cls, *maps)
+        criterion: Self = super().__new__(cls, *maps)
         criterion._kernel = partial(_stopping.check_act, *maps)
         return criterion
 
 
-class CmcStoppingCriterion(dipy_criteria.CmcStoppingCriterion):
+class CmcStoppingCriterion(
+    dipy_criteria.CmcStoppingCriterion  # type: ignore[misc]  # DIPY has no types
+):
     """The continuous map criterion (CMC); DIPY's, for many points.
 
     Also made by ``from_pve(wm_map, gm_map, csf_map, step_size=..,
@@ -260,12 +281,19 @@ class CmcStoppingCriterion(dipy_criteria.CmcStoppingCriterion):
 
     #: Whether :func:`check_points` needs keys for it.
     draws_at_random = True
+    _kernel: partial[None]
 
-    def __new__(cls, include_map, exclude_map, step_size, average_voxel_size):
+    def __new__(
+        cls,
+        include_map: ArrayLike,
+        exclude_map: ArrayLike,
+        step_size: float,
+        average_voxel_size: float,
+    ) -> Self:
         maps = _own_maps(include_map, exclude_map)
         step_size = _above_zero(step_size, "step_size")
         average_voxel_size = _above_zero(average_voxel_size, "average_voxel_size")
-        criterion = super().__new__(cls, *maps, step_size, average_voxel_size)
+        criterion: Self = super().__new__(cls, *maps, step_size, average_voxel_size)
         criterion._kernel = partial(
             _stopping.check_cmc, *maps, step_size / average_voxel_size
         )
@@ -280,15 +308,17 @@ _BATCHED = (
 )
 
 
-def _kernel_decides(criterion):
+def _kernel_decides(criterion: StoppingCriterion) -> TypeGuard[_Batched]:
     """Whether it is one of ours, and nobody gave it a ``check_point`` of its own."""
     if not isinstance(criterion, _BATCHED):
         return False
     dipys = dipy_criteria.StoppingCriterion.check_point
-    return criterion.check_point == dipys.__get__(criterion)
+    return bool(criterion.check_point == dipys.__get__(criterion))
 
 
-def taken_apart(stopping_criterion):
+def taken_apart(
+    stopping_criterion: StoppingCriterion,
+) -> tuple[type[StoppingCriterion] | None, tuple[AnyArray, ...], tuple[float, ...]]:
     """Return what a criterion of this module decides by.
 
     Parameters
@@ -320,7 +350,7 @@ def taken_apart(stopping_criterion):
     return kind, given[:n_maps], given[n_maps:]
 
 
-def asks_in_any_order(stopping_criterion):
+def asks_in_any_order(stopping_criterion: StoppingCriterion) -> bool:
     """Tell whether a criterion decides alike whoever asks first.
 
     True for the criteria of this module, and for those of DIPY that do not draw at
@@ -347,8 +377,12 @@ def asks_in_any_order(stopping_criterion):
 
 
 def check_points(
-    stopping_criterion, points_vox, reasons, seed_keys=None, point_numbers=None
-):
+    stopping_criterion: StoppingCriterion,
+    points_vox: FloatArray,
+    reasons: IntArray,
+    seed_keys: KeyArray | None = None,
+    point_numbers: IntArray | None = None,
+) -> None:
     """Ask a criterion about many points, in place.
 
     The criteria of this module answer all at once and leave other threads running
@@ -415,7 +449,7 @@ def check_points(
         reasons[row] = _REASON_OF_STATUS[int(check(points_vox[row]))]
 
 
-def _check_type(array, name, dtype):
+def _check_type(array: object, name: str, dtype: str) -> None:
     if (
         not isinstance(array, np.ndarray)
         or array.dtype != dtype
@@ -426,7 +460,7 @@ def _check_type(array, name, dtype):
         )
 
 
-def seed_keys(random_seed, seeds_vox):
+def seed_keys(random_seed: int, seeds_vox: ArrayLike) -> KeyArray:
     """Hash seeds into the keys that random criteria draw from.
 
     Parameters
@@ -457,17 +491,17 @@ def seed_keys(random_seed, seeds_vox):
     if len(shape) != 2 or shape[1] != 3:
         raise ValueError(f"seeds_vox is of shape {shape}; give (N, 3).")
     seeds_vox = np.ascontiguousarray(spaces.check_points(seeds_vox, "seeds_vox"))
-    random_seed = spaces.check_number(random_seed, "random_seed")
-    if not isinstance(random_seed, int):
-        raise ValueError(f"random_seed is {random_seed}; a whole number is needed.")
+    number = spaces.check_number(random_seed, "random_seed")
+    if not isinstance(number, int):
+        raise ValueError(f"random_seed is {number}; a whole number is needed.")
     # The zero that is added makes -0.0 a 0.0: what is hashed are the bits.
     rounded = np.rint(seeds_vox * _STEPS_PER_VOXEL) + 0.0
     keys = np.empty(len(seeds_vox), dtype=np.uint64)
-    _stopping.hash_rows(random_seed % 2**64, rounded.view(np.uint64), keys)
+    _stopping.hash_rows(number % 2**64, rounded.view(np.uint64), keys)
     return keys
 
 
-def format_tally(counts):
+def format_tally(counts: Mapping[StopReason, int]) -> str:
     """Lay out how often each reason ended a half of a streamline.
 
     Parameters
@@ -494,7 +528,7 @@ def format_tally(counts):
     return "\n".join(lines) or "no streamline was tracked"
 
 
-def format_fates(counts):
+def format_fates(counts: Mapping[tuple[StopReason, StopReason], int]) -> str:
     """Lay out how many streamlines end well at both ends, and why the others do not.
 
     Parameters
@@ -521,7 +555,8 @@ def format_fates(counts):
     total = sum(counts.values())
     if not total:
         return "no streamline was tracked"
-    kept, rejected = 0, Counter()
+    kept = 0
+    rejected: Counter[StopReason] = Counter()
     for reasons, n in counts.items():
         bad = [reason for reason in map(StopReason, reasons) if not reason.is_valid_end]
         if bad:

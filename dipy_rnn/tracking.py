@@ -1,14 +1,18 @@
 """Tracking in the manner of DIPY's newer trackers; ``engine.py`` does the work."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from dipy_rnn import engine, interpolate, spaces
 from dipy_rnn import sh as harmonics
-from dipy_rnn.model_file import load_model
+from dipy_rnn._typing import AnyPath, ArrayLike, FloatArray
+from dipy_rnn.model_file import Model, load_model
 from dipy_rnn.propagator import Propagator
-from dipy_rnn.stopping import StopReason
+from dipy_rnn.sh import FeatureVolume
+from dipy_rnn.stopping import StoppingCriterion, StopReason
 
 _MOST_POINTS = 2**31
 
@@ -34,42 +38,42 @@ class Streamline:
     False
     """
 
-    points_mm: np.ndarray
+    points_mm: FloatArray
     seed_index: int
-    seed_mm: np.ndarray
+    seed_mm: FloatArray
     forward_stop: StopReason
     backward_stop: StopReason
 
     @property
-    def has_valid_ends(self):
+    def has_valid_ends(self) -> bool:
         """Whether both ends are end points or leave the image."""
         return self.forward_stop.is_valid_end and self.backward_stop.is_valid_end
 
 
 def rnn_tracking(
-    seeds,
-    stopping_criterion,
-    affine,
+    seeds: ArrayLike,
+    stopping_criterion: StoppingCriterion,
+    affine: ArrayLike,
     *,
-    seed_directions=None,
-    sh=None,
-    pam=None,
-    features=None,
-    model=None,
-    min_len=2,
-    max_len=500,
-    step_size=0.2,
-    max_angle=60.0,
-    basis_type=None,
-    legacy=True,
-    nbr_threads=0,
-    random_seed=0,
-    seed_buffer_fraction=1.0,
-    return_all=True,
-    save_seeds=False,
-    batch_size=0,
-    device=None,
-):
+    seed_directions: ArrayLike | None = None,
+    sh: ArrayLike | None = None,
+    pam: Any = None,
+    features: FeatureVolume | None = None,
+    model: AnyPath | Model | None = None,
+    min_len: float = 2,
+    max_len: float = 500,
+    step_size: float = 0.2,
+    max_angle: float = 60.0,
+    basis_type: str | None = None,
+    legacy: bool = True,
+    nbr_threads: int = 0,
+    random_seed: int = 0,
+    seed_buffer_fraction: float = 1.0,
+    return_all: bool = True,
+    save_seeds: bool = False,
+    batch_size: int = 0,
+    device: str | None = None,
+) -> Iterator[FloatArray | tuple[FloatArray, FloatArray]]:
     """Track streamlines with a recurrent network.
 
     The keywords are those of :func:`dipy.tracking.tracker.deterministic_tracking`.
@@ -138,6 +142,8 @@ def rnn_tracking(
     ------
     ValueError
         If an argument is not as said; before anything is tracked.
+    FileNotFoundError
+        If there is no such model.
 
     Examples
     --------
@@ -180,22 +186,22 @@ def rnn_tracking(
 
 
 def track(
-    seeds,
-    stopping_criterion,
-    affine,
+    seeds: ArrayLike,
+    stopping_criterion: StoppingCriterion,
+    affine: ArrayLike,
     *,
-    features,
-    seed_directions=None,
-    model=None,
-    max_len=500,
-    step_size=0.2,
-    max_angle=60.0,
-    nbr_threads=0,
-    random_seed=0,
-    seed_buffer_fraction=1.0,
-    batch_size=0,
-    device=None,
-):
+    features: FeatureVolume,
+    seed_directions: ArrayLike | None = None,
+    model: AnyPath | Model | None = None,
+    max_len: float = 500,
+    step_size: float = 0.2,
+    max_angle: float = 60.0,
+    nbr_threads: int = 0,
+    random_seed: int = 0,
+    seed_buffer_fraction: float = 1.0,
+    batch_size: int = 0,
+    device: str | None = None,
+) -> Iterator[Streamline]:
     """Track streamlines and tell why each ended; nothing is discarded.
 
     :func:`rnn_tracking` with the records behind its streamlines. Parameters are
@@ -218,6 +224,8 @@ def track(
     ------
     ValueError
         If an argument is not as said; before anything is tracked.
+    FileNotFoundError
+        If there is no such model.
 
     Examples
     --------
@@ -257,18 +265,18 @@ def track(
             f"seed_buffer_fraction is {seed_buffer_fraction}; a share above 0 and up "
             "to 1 is allowed."
         )
-    batch_size = spaces.check_number(batch_size, "batch_size")
-    if not 0 <= batch_size < np.inf or int(batch_size) != batch_size:
+    n_slots = spaces.check_number(batch_size, "batch_size")
+    if not 0 <= n_slots < np.inf or int(n_slots) != n_slots:
         raise ValueError(
-            f"batch_size is {batch_size}; a whole number is needed, 0 for what suits "
+            f"batch_size is {n_slots}; a whole number is needed, 0 for what suits "
             "the device."
         )
-    random_seed = spaces.check_number(random_seed, "random_seed")
-    if not 0 <= random_seed < 2**32 or int(random_seed) != random_seed:
+    number = spaces.check_number(random_seed, "random_seed")
+    if not 0 <= number < 2**32 or int(number) != number:
         raise ValueError(
-            f"random_seed is {random_seed}; a whole number from 0 to {2**32 - 1} is "
-            "needed."
+            f"random_seed is {number}; a whole number from 0 to {2**32 - 1} is needed."
         )
+    random_seed = int(number)
     nbr_threads = interpolate.count_threads(nbr_threads)
     model = load_model(model, device=device)
     model.check_step(step_size)
@@ -290,14 +298,14 @@ def track(
         to_mm=affine,
         max_points=max_points,
         max_half=max_points + 2,  # no limit of its own
-        n_slots=int(batch_size),
+        n_slots=int(n_slots),
         nbr_threads=nbr_threads,
-        random_seed=int(random_seed),
+        random_seed=random_seed,
     )
-    return _streamlines(tracked, seeds, int(random_seed))
+    return _streamlines(tracked, seeds, random_seed)
 
 
-def length_limits(min_len, max_len, step_size):
+def length_limits(min_len: float, max_len: float, step_size: float) -> tuple[int, int]:
     """Turn lengths in mm into numbers of points, as DIPY's newer trackers do.
 
     Parameters
@@ -345,7 +353,14 @@ def length_limits(min_len, max_len, step_size):
     return int(min_len / step_size), int(max_len / step_size)
 
 
-def _one_of(shcoeff, pam, features, basis_type, legacy, affine):
+def _one_of(
+    shcoeff: ArrayLike | None,
+    pam: Any,
+    features: FeatureVolume | None,
+    basis_type: str | None,
+    legacy: bool,
+    affine: FloatArray,
+) -> FeatureVolume:
     """Make a feature volume of the one that is given."""
     given = [
         n
@@ -369,10 +384,15 @@ def _one_of(shcoeff, pam, features, basis_type, legacy, affine):
                 "stopping criterion and of the seeds, onto one grid."
             )
         return harmonics.pam_features(pam)
+    assert features is not None
     return features
 
 
-def _streamlines(tracked, seeds, random_seed):
+def _streamlines(
+    tracked: Iterable[tuple[int, FloatArray, int, StopReason, StopReason]],
+    seeds: FloatArray,
+    random_seed: int,
+) -> Iterator[Streamline]:
     if random_seed:
         from dipy.utils import fast_numpy  # DIPY's own CMC draws from this generator
 

@@ -12,6 +12,7 @@ References
 .. [1] https://github.com/tee-ar-ex/trx-spec/blob/master/specifications.md
 """
 
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
@@ -19,15 +20,19 @@ import json
 from pathlib import Path
 import re
 from tempfile import TemporaryFile
+from typing import IO, Any, TypeAlias, TypeVar
 from zipfile import ZipFile, ZipInfo
 
 from dipy.io.utils import create_tractogram_header
 from dipy.tracking.streamlinespeed import compress_streamlines
 from nibabel.orientations import aff2axcodes
-from nibabel.streamlines import LazyTractogram, detect_format
+from nibabel.streamlines import detect_format
+from nibabel.streamlines.tractogram import LazyTractogram
 import numpy as np
+from numpy.typing import DTypeLike
 
 from dipy_rnn import spaces
+from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, FloatArray, IntArray
 from dipy_rnn.whole_file import whole_file
 
 SUFFIXES = (".trx", ".trk", ".tck")
@@ -39,8 +44,19 @@ _BLOCK = 1 << 20  # bytes that are copied at a time
 _MOST_POINTS = 2**32 - 1  # for offsets as trx-python writes them, uint32
 _LONGEST_NAME = 20  # of values in a .trk file, with their number and what parts the two
 
+_Values = TypeVar("_Values")
+_DataTypes: TypeAlias = Mapping[str, tuple[int, DTypeLike]]
+# Points, lengths, and values by their names.
+_Batch: TypeAlias = tuple[AnyArray, IntArray, dict[str, AnyArray]]
 
-def check_format(path, *, data_types=None, dtype=np.float32, name="path"):
+
+def check_format(
+    path: AnyPath,
+    *,
+    data_types: _DataTypes | None = None,
+    dtype: DTypeLike = np.float32,
+    name: str = "path",
+) -> None:
     """Refuse what a tractogram file cannot hold.
 
     Parameters
@@ -95,8 +111,14 @@ def check_format(path, *, data_types=None, dtype=np.float32, name="path"):
 
 
 def write_tractogram(
-    path, streamlines, affine, shape, *, data_types=None, dtype=np.float32
-):
+    path: AnyPath,
+    streamlines: Iterable[tuple[AnyArray, Mapping[str, ArrayLike]]],
+    affine: ArrayLike,
+    shape: tuple[int, int, int],
+    *,
+    data_types: _DataTypes | None = None,
+    dtype: DTypeLike = np.float32,
+) -> int:
     """Write streamlines as they come.
 
     Parameters
@@ -162,12 +184,18 @@ def write_tractogram(
     if len(shape) != 3 or not all(0 < n < 2**15 for n in shape):
         raise ValueError(f"shape is {shape}; three numbers of voxels are needed.")
     batches = _batches(streamlines, data_types, np.dtype(dtype).newbyteorder("<"))
-    write = _write_trx if Path(path).suffix == ".trx" else _write_with_nibabel
     with whole_file(path) as unfinished:
-        return write(unfinished, batches, affine, shape, data_types, dtype)
+        if unfinished.suffix == ".trx":
+            return _write_trx(unfinished, batches, affine, shape, data_types, dtype)
+        return _write_with_nibabel(unfinished, batches, affine, shape, data_types)
 
 
-def thinned(streamlines, *, every=1, tolerance_mm=0.0):
+def thinned(
+    streamlines: Iterable[tuple[AnyArray, _Values]],
+    *,
+    every: int = 1,
+    tolerance_mm: float = 0.0,
+) -> Iterator[tuple[AnyArray, _Values]]:
     """Leave out points of streamlines.
 
     Parameters
@@ -214,7 +242,9 @@ def thinned(streamlines, *, every=1, tolerance_mm=0.0):
     return _compressed(streamlines, tolerance_mm) if tolerance_mm else iter(streamlines)
 
 
-def _compressed(streamlines, tolerance_mm):
+def _compressed(
+    streamlines: Iterable[tuple[AnyArray, _Values]], tolerance_mm: float
+) -> Iterator[tuple[AnyArray, _Values]]:
     streamlines = iter(streamlines)
     while batch := list(islice(streamlines, _BATCH_SIZE)):
         lines = [np.asarray(points, np.float64) for points, _ in batch]
@@ -222,7 +252,11 @@ def _compressed(streamlines, tolerance_mm):
         yield from zip(few, (values for _, values in batch))
 
 
-def _batches(streamlines, data_types, dtype):
+def _batches(
+    streamlines: Iterable[tuple[AnyArray, Mapping[str, ArrayLike]]],
+    data_types: _DataTypes,
+    dtype: np.dtype[Any],
+) -> Iterator[_Batch]:
     """Yield points (sum of lengths, 3), lengths (n,), and values (n, W) by their names.
 
     All are little-endian.
@@ -251,7 +285,7 @@ def _batches(streamlines, data_types, dtype):
         )
 
 
-def _table(rows, name, width, dtype):
+def _table(rows: list[ArrayLike], name: str, width: int, dtype: DTypeLike) -> AnyArray:
     """Return the values of some streamlines, (n, W)."""
     table = np.array(rows, dtype=np.dtype(dtype).newbyteorder("<"))
     if table.shape != (len(rows), width):
@@ -261,10 +295,17 @@ def _table(rows, name, width, dtype):
     return table
 
 
-def _write_with_nibabel(path, batches, affine, shape, data_types, dtype):
-    n_streamlines, row = 0, {}
+def _write_with_nibabel(
+    path: Path,
+    batches: Iterable[_Batch],
+    affine: FloatArray,
+    shape: tuple[int, int, int],
+    data_types: _DataTypes,
+) -> int:
+    n_streamlines = 0
+    row: dict[str, AnyArray] = {}
 
-    def lines():
+    def lines() -> Iterator[AnyArray]:
         nonlocal n_streamlines, row
         for points_mm, lengths, values in batches:
             begins = np.cumsum(lengths)[:-1]
@@ -273,47 +314,54 @@ def _write_with_nibabel(path, batches, affine, shape, data_types, dtype):
                 n_streamlines += 1
                 yield line
 
-    def column(name):
+    def column(name: str) -> Iterator[AnyArray]:
         while True:
             yield row[name]
 
     # Each column is asked after its line. Items with both, from_data_func, would not
     # be moved to where a .trk file has its origin.
-    lazy = LazyTractogram(
+    lazy = LazyTractogram(  # type: ignore[no-untyped-call]
         lines,
         data_per_streamline={name: partial(column, name) for name in data_types},
         affine_to_rasmm=np.eye(4),
     )
-    file_type = detect_format(str(path))
-    order = "".join(aff2axcodes(affine))
+    file_type = detect_format(str(path))  # type: ignore[no-untyped-call]
+    order = "".join(aff2axcodes(affine))  # type: ignore[no-untyped-call]
     sizes_mm = spaces.voxel_sizes(affine)
     header = create_tractogram_header(file_type, affine, shape, sizes_mm, order)
     file_type(lazy, header=header).save(str(path))
     return n_streamlines
 
 
-def _write_trx(path, batches, affine, shape, data_types, dtype):
+def _write_trx(
+    path: Path,
+    batches: Iterable[_Batch],
+    affine: FloatArray,
+    shape: tuple[int, int, int],
+    data_types: _DataTypes,
+    dtype: DTypeLike,
+) -> int:
     n_streamlines = n_points = 0
     with ExitStack() as stack:
         archive = stack.enter_context(ZipFile(path, "w"))
 
-        def temporary():
+        def temporary() -> IO[bytes]:
             return stack.enter_context(TemporaryFile(dir=path.parent))
 
         ends, values = temporary(), {name: temporary() for name in data_types}
         with _entry(archive, "positions", 3, dtype) as positions:
             for points_mm, lengths, of_batch in batches:
-                positions.write(points_mm)
-                ends.write(n_points + np.cumsum(lengths))
+                positions.write(points_mm.data)
+                ends.write((n_points + np.cumsum(lengths)).data)
                 for name, table in of_batch.items():
-                    values[name].write(table)
+                    values[name].write(table.data)
                 n_streamlines += len(lengths)
                 n_points += len(points_mm)
         kind = np.dtype("<u4" if n_points <= _MOST_POINTS else "<u8")
         with _entry(archive, "offsets", 1, kind) as offsets:
-            offsets.write(np.zeros(1, kind))
+            offsets.write(np.zeros(1, kind).data)
             for block in _blocks(ends):
-                offsets.write(np.frombuffer(block, np.int64).astype(kind))
+                offsets.write(np.frombuffer(block, np.int64).astype(kind).data)
         for name, (width, of_values) in data_types.items():
             with _entry(archive, f"dps/{name}", width, of_values) as entry:
                 for block in _blocks(values[name]):
@@ -328,13 +376,13 @@ def _write_trx(path, batches, affine, shape, data_types, dtype):
     return n_streamlines
 
 
-def _entry(archive, name, width, dtype):
+def _entry(archive: ZipFile, name: str, width: int, dtype: DTypeLike) -> IO[bytes]:
     """Open an array of a TRX archive for writing; its time is always the same."""
     columns = f".{width}" if width > 1 else ""
     entry = ZipInfo(f"{name}{columns}.{np.dtype(dtype).name}")
     return archive.open(entry, "w", force_zip64=True)
 
 
-def _blocks(file):
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
     file.seek(0)
     return iter(lambda: file.read(_BLOCK), b"")

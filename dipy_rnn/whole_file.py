@@ -1,5 +1,6 @@
 """Files that are complete under their name, or not there at all."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 import errno
 import os
@@ -9,12 +10,14 @@ import shutil
 import socket
 import tempfile
 
+from dipy_rnn._typing import AnyPath
+
 # There is no more room; such errors often do not say where.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 @contextmanager
-def whole_file(path):
+def whole_file(path: AnyPath) -> Iterator[Path]:
     """Write a file elsewhere, and move it into place when it is complete.
 
     Parameters
@@ -74,16 +77,16 @@ def whole_file(path):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _naming(path, error):
+def _naming(path: Path, error: OSError) -> OSError:
     return OSError(error.errno, error.strerror, str(path))
 
 
-def _prefix(path):
+def _prefix(path: Path) -> str:
     """Return how the names of the folders begin that this host makes for a file."""
     return f".{path.name}.{socket.gethostname()}."
 
 
-def _sweep(path):
+def _sweep(path: Path) -> None:
     """Remove what processes of this host left that were killed."""
     pattern = re.compile(re.escape(_prefix(path)) + r"(\d+)\.\w+\.partial")
     for name in os.listdir(path.parent):
@@ -92,7 +95,7 @@ def _sweep(path):
             shutil.rmtree(path.parent / name, ignore_errors=True)
 
 
-def _lives(process):
+def _lives(process: int) -> bool:
     if os.name != "posix":
         return True  # os.kill would end it
     try:

@@ -1,47 +1,52 @@
 """Entry points of the commands."""
 
 from importlib import metadata
+import logging
 import signal
 import sys
+from types import FrameType
+from typing import NoReturn
 import warnings
 
-from dipy.utils.logging import logger
 from dipy.workflows.flow_runner import run_flow
+from dipy.workflows.workflow import Workflow
 
 from dipy_rnn.workflows.compare import RNNComparisonFlow
 from dipy_rnn.workflows.gradients import RNNGradientCheckFlow
 from dipy_rnn.workflows.track import RNNTrackingFlow
 from dipy_rnn.workflows.train import RNNTrainingFlow
 
+logger = logging.getLogger("dipy")  # whose messages DIPY shows and files
 
-def track():
+
+def track() -> None:
     """Run ``dipy_track_rnn``."""
     _run("dipy_track_rnn", RNNTrackingFlow())
 
 
-def train():
+def train() -> None:
     """Run ``dipy_train_rnn``."""
     _run("dipy_train_rnn", RNNTrainingFlow())
 
 
-def compare():
+def compare() -> None:
     """Run ``dipy_compare_rnn``."""
     _run("dipy_compare_rnn", RNNComparisonFlow())
 
 
-def check_gradients():
+def check_gradients() -> None:
     """Run ``dipy_check_gradients_rnn``."""
     _run("dipy_check_gradients_rnn", RNNGradientCheckFlow())
 
 
-def _run(command, flow):
+def _run(command: str, flow: Workflow) -> None:
     """Run a flow: an error is one line and a non-zero exit, a warning one line."""
     versions = ", ".join(
         f"{name} {metadata.version(name.lower())}"
         for name in ("dipy_rnn", "DIPY", "torch")
     )
 
-    def level(name):
+    def level(name: str) -> str:
         logger.setLevel(name.upper())
         return name.upper()
 
@@ -56,7 +61,7 @@ def _run(command, flow):
         },
     }
 
-    def end(number, frame):
+    def end(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt("terminated")
 
     before = signal.signal(signal.SIGTERM, end)
@@ -78,5 +83,5 @@ def _run(command, flow):
         signal.signal(signal.SIGTERM, before)
 
 
-def _one_line(error):
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())

@@ -1,12 +1,22 @@
 """Many subjects: the engines that work on them, and the table of how it went."""
 
+from __future__ import annotations
+
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, partial
 from itertools import islice
 import os
 import threading
 import time
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from dipy_rnn.stopping import StopReason
+
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
 
 ENGINES = ("serial", "joblib", "ray")
 
@@ -32,7 +42,7 @@ class Outcome:
     seconds : float
     error : str
         Why it failed, in one line.
-    ends : collections.Counter
+    ends : collections.Counter of tuple of 2 dipy_rnn.stopping.StopReason
         How many streamlines, written or not, stopped for which two reasons (forward,
         backward); not in the table.
 
@@ -50,11 +60,11 @@ class Outcome:
     mean_length_mm: float = 0.0
     seconds: float = 0.0
     error: str = ""
-    ends: Counter = field(default_factory=Counter)
+    ends: Counter[tuple[StopReason, StopReason]] = field(default_factory=Counter)
 
-    def row(self):
-        """Return the texts of its row, by column."""
-        values = {name: getattr(self, name) for name in COLUMNS}
+    def row(self) -> dict[str, str | int]:
+        """Return the values of its row, by column."""
+        values: dict[str, str | int] = {name: getattr(self, name) for name in COLUMNS}
         values["mean_length_mm"] = f"{self.mean_length_mm:.2f}"
         values["seconds"] = f"{self.seconds:.1f}"
         return values
@@ -63,7 +73,7 @@ class Outcome:
 COLUMNS = tuple(each.name for each in fields(Outcome) if each.name != "ends")
 
 
-def joined(outcomes):
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
     """Join the outcomes of the parts of one subject.
 
     Parameters
@@ -97,7 +107,14 @@ def joined(outcomes):
     )
 
 
-def work_on(jobs, function, *, engine="serial", num_processes=1, scheduler=""):
+def work_on(
+    jobs: Sequence[_Job],
+    function: Callable[[_Job], _Result],
+    *,
+    engine: str = "serial",
+    num_processes: int = 1,
+    scheduler: str = "",
+) -> Iterator[tuple[_Job, _Result | Exception]]:
     """Call a function for each job, with an engine.
 
     Parameters
@@ -139,10 +156,10 @@ def work_on(jobs, function, *, engine="serial", num_processes=1, scheduler=""):
         engine=engine,
         clean_spill=False,  # DIPY removes its folder twice; ray was started above
     )
-    jobs = iter(jobs)
+    due = iter(jobs)
     size = 1 if engine == "serial" else _JOBS_PER_PROCESS * num_processes
     try:
-        while batch := list(islice(jobs, size)):
+        while batch := list(islice(due, size)):
             try:
                 outcomes = with_engine(batch, n_jobs=num_processes)
             except Exception:  # a process died, and with it what the others returned
@@ -153,7 +170,9 @@ def work_on(jobs, function, *, engine="serial", num_processes=1, scheduler=""):
             _stop_ray()
 
 
-def _call(job, function, parent):
+def _call(
+    job: _Job, function: Callable[[_Job], _Result], parent: int | None
+) -> _Result | Exception:
     """Call a function of a job; `parent` is the process to live no longer than."""
     if parent not in (None, os.getpid()) and os.name == "posix":
         _end_with(parent)
@@ -163,7 +182,9 @@ def _call(job, function, parent):
         return error
 
 
-def _alone(with_engine, job):
+def _alone(
+    with_engine: Callable[..., list[_Result | Exception]], job: _Job
+) -> _Result | Exception:
     try:
         # joblib starts a process even for one job if there could be two.
         return with_engine([job], n_jobs=2)[0]
@@ -171,7 +192,7 @@ def _alone(with_engine, job):
         return _died(error)
 
 
-def _died(error):
+def _died(error: BaseException) -> RuntimeError:
     lines = str(error).strip().splitlines()
     return RuntimeError(
         f"its process died ({type(error).__name__}{': ' if lines else ''}"
@@ -180,10 +201,10 @@ def _died(error):
 
 
 @cache  # once in each process
-def _end_with(parent):
+def _end_with(parent: int) -> None:
     """End this process when its parent was killed."""
 
-    def watch():
+    def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_LOOK_FOR_PARENT_S)
         os._exit(1)
@@ -191,7 +212,7 @@ def _end_with(parent):
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _start_ray(num_processes):
+def _start_ray(num_processes: int) -> None:
     """Start ray before paramap does, which would take every core."""
     import logging
 
@@ -207,13 +228,15 @@ def _start_ray(num_processes):
         )
 
 
-def _stop_ray():
+def _stop_ray() -> None:
     import ray
 
     ray.shutdown()
 
 
-def _on_dask(jobs, function, scheduler):
+def _on_dask(
+    jobs: Sequence[_Job], function: Callable[[_Job], _Result], scheduler: str
+) -> Iterator[tuple[_Job, _Result | Exception]]:
     from distributed import Client, as_completed
 
     try:
@@ -229,7 +252,7 @@ def _on_dask(jobs, function, scheduler):
         job_of = dict(zip(futures, jobs))
         try:
             for future in as_completed(futures):
-                error = future.exception()
-                yield job_of[future], future.result() if error is None else _died(error)
+                death = future.exception()
+                yield job_of[future], future.result() if death is None else _died(death)
         finally:
             client.cancel(futures)

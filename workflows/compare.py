@@ -3,17 +3,21 @@
 Torch is imported when tracking starts, so that the help does not wait for it.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass
 from datetime import date
 from glob import glob
 from importlib import metadata
 import json
+import logging
 import os
 from pathlib import Path
 import platform
 import shlex
 import sys
+from typing import TYPE_CHECKING, Any
 
-from dipy.utils.logging import logger
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
@@ -25,26 +29,70 @@ from dipy_rnn.workflows.inputs import (
     load_volume,
     make_criterion,
     read_tractogram,
+    unequal_numbers_refused,
 )
-from dipy_rnn.workflows.outputs import (
-    WholeOutputs,
-    check_installed,
-)
+from dipy_rnn.workflows.outputs import WholeOutputs, check_installed
 from dipy_rnn.workflows.seeding import Seeding
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dipy_rnn._typing import AnyArray, ArrayLike, BoolArray, FloatArray, IntArray
+    from dipy_rnn.comparison import Tracked
+    from dipy_rnn.evaluation import KnownBundle
+    from dipy_rnn.model_file import Model
+
+logger = logging.getLogger("dipy")  # whose messages DIPY shows and files
 
 _TRACTOGRAMS = ("out_candidate", "out_reference", "out_yardstick")
 _OUTPUTS = ("out_report", "out_metrics", *_TRACTOGRAMS)  # in the order of run
 _PACKAGES = ("dipy_rnn", "dipy", "torch", "numpy", "scipy", "nibabel", "plotly")
 
 
-class RNNComparisonFlow(WholeOutputs, Workflow):
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    """What is compared of one subject.
+
+    Parameters
+    ----------
+    title : str
+        Of the page.
+    tracked : dict of str to dipy_rnn.comparison.Tracked
+    image : ndarray of shape (X, Y, Z)
+        What lies below the streamlines in the pictures.
+    affine : ndarray of shape (4, 4)
+    mask : ndarray of shape (X, Y, Z), bool
+        Where streamlines may be.
+    inputs : dict of str to str
+        Paths of what was read, by what they hold.
+    model : dict, optional
+        What is known of the network.
+    pairs : ndarray of shape (N,), int, optional
+        Place of each candidate's partner in the reference, -1 for none. By default
+        partners have the same place.
+    """
+
+    title: str
+    tracked: dict[str, Tracked]
+    image: AnyArray
+    affine: FloatArray
+    mask: BoolArray
+    inputs: dict[str, str]
+    model: dict[str, str | int | None] | None = None
+    pairs: IntArray | None = None
+
+
+class RNNComparisonFlow(
+    WholeOutputs,
+    Workflow,  # type: ignore[misc]  # DIPY has no types
+):
     """Hold a recurrent network against an algorithm of DIPY."""
 
     @classmethod
-    def get_short_name(cls):
+    def get_short_name(cls) -> str:
         return "compare_rnn"
 
-    def manage_output_overwrite(self):
+    def manage_output_overwrite(self) -> bool:
         """Refuse to write one file twice, or over one that exists."""
         if self._compares_existing:
             n = len(_OUTPUTS)
@@ -57,37 +105,37 @@ class RNNComparisonFlow(WholeOutputs, Workflow):
 
     def run(
         self,
-        pam_files,
-        stopping_files,
-        seeding_files,
-        tracking_method="deterministic",
-        use_binary_mask=False,
-        stopping_thr=0.2,
-        seed_density=1,
-        seed_count=0,
-        minlen=2,
-        maxlen=500,
-        step_size=0.5,
-        pmf_threshold=0.1,
-        max_angle=30.0,
-        model_file="default",
-        bundle_files="",
-        bundle_radius=0.0,
-        bundle_end=4.0,
-        label_file="",
-        sh_basis=None,
-        sh_frame="voxel",
-        nbr_threads=0,
-        device="cpu",
-        batch_size=0,
-        random_seed=1,
-        out_dir="",
-        out_report="report.html",
-        out_metrics="metrics.json",
-        out_candidate="candidate.trx",
-        out_reference="reference.trx",
-        out_yardstick="yardstick.trx",
-    ):
+        pam_files: str | Path,
+        stopping_files: str | Path,
+        seeding_files: str | Path,
+        tracking_method: str = "deterministic",
+        use_binary_mask: bool = False,
+        stopping_thr: float = 0.2,
+        seed_density: int = 1,
+        seed_count: int = 0,
+        minlen: int = 2,
+        maxlen: int = 500,
+        step_size: float = 0.5,
+        pmf_threshold: float = 0.1,
+        max_angle: float = 30.0,
+        model_file: str = "default",
+        bundle_files: str | Path = "",
+        bundle_radius: float = 0.0,
+        bundle_end: float = 4.0,
+        label_file: str | Path = "",
+        sh_basis: str | None = None,
+        sh_frame: str = "voxel",
+        nbr_threads: int = 0,
+        device: str = "cpu",
+        batch_size: int = 0,
+        random_seed: int = 1,
+        out_dir: str | Path = "",
+        out_report: str = "report.html",
+        out_metrics: str = "metrics.json",
+        out_candidate: str = "candidate.trx",
+        out_reference: str = "reference.trx",
+        out_yardstick: str = "yardstick.trx",
+    ) -> None:
         """Workflow for comparing a recurrent network with an algorithm of DIPY.
 
         Tracks the same seeds from the same first directions with the network, with
@@ -189,10 +237,10 @@ class RNNComparisonFlow(WholeOutputs, Workflow):
         from dipy_rnn.tractogram_file import check_format, write_tractogram
 
         self._compares_existing = Path(pam_files).suffix.lower() in SUFFIXES
-        for name, value in zip(
+        for name, path in zip(
             _TRACTOGRAMS, (out_candidate, out_reference, out_yardstick)
         ):
-            check_format(value, name=name)
+            check_format(path, name=name)
         check_sh_format(sh_basis, sh_frame)
         for name, value, least in (
             ("seed_density", seed_density, 1),
@@ -208,16 +256,11 @@ class RNNComparisonFlow(WholeOutputs, Workflow):
             raise FileNotFoundError(
                 f"bundle_files is {bundle_files}, which matches no file."
             )
-        try:
+        with unequal_numbers_refused():
             io_it = self.get_io_iterator()
-        except ImportError:  # DIPY's word for lists of unequal length
-            raise ValueError(
-                "pam_files, stopping_files and seeding_files match different numbers "
-                "of files; give one of each for every subject."
-            ) from None
 
         check_installed(("jinja2", "matplotlib", "plotly"), "The report", "viz")
-        options = {
+        options: dict[str, Any] = {
             "model_file": model_file,
             "tracking_method": tracking_method,
             "use_binary_mask": use_binary_mask,
@@ -238,7 +281,6 @@ class RNNComparisonFlow(WholeOutputs, Workflow):
             model = load_model(model_file, device=device)
             model.check_step(step_size)
         for first, second, third, report_path, metrics_path, *tractograms in io_it:
-            report_path, metrics_path = Path(report_path), Path(metrics_path)
             paths = Path(first), Path(second), Path(third)
             truth = _load_truth(
                 bundle_paths,
@@ -260,28 +302,35 @@ class RNNComparisonFlow(WholeOutputs, Workflow):
                     batch_size=batch_size,
                 )
                 settings = options
-                for tracked, path in zip(subject["tracked"].values(), tractograms):
+                for tracked, path in zip(subject.tracked.values(), tractograms):
                     write_tractogram(
                         Path(path),
                         ((line, {}) for line in tracked.streamlines if len(line)),
-                        subject["affine"],
-                        subject["image"].shape,
+                        subject.affine,
+                        subject.image.shape,
                     )
                     logger.info(f"Saved {path}")
-            _report(subject, truth, settings, nbr_threads, report_path, metrics_path)
+            _report(
+                subject,
+                truth,
+                settings,
+                nbr_threads,
+                Path(report_path),
+                Path(metrics_path),
+            )
 
 
 def _track(
-    pam_path,
-    stopping_path,
-    seeding_path,
+    pam_path: Path,
+    stopping_path: Path,
+    seeding_path: Path,
     *,
-    options,
-    sh_format,
-    model,
-    nbr_threads,
-    batch_size,
-):
+    options: Mapping[str, Any],
+    sh_format: tuple[str | None, str],
+    model: Model,
+    nbr_threads: int,
+    batch_size: int,
+) -> _Comparison:
     """Track a subject with all trackers."""
     from dipy.io.peaks import load_pam
 
@@ -319,23 +368,22 @@ def _track(
         random_seed=options["random_seed"],
         batch_size=batch_size,
     )
-    return {
-        "title": pam_path.resolve().parent.name + ", " + pam_path.name,
-        "tracked": tracked,
-        "image": stopping,
-        "affine": affine,
-        "mask": stopping > options["stopping_thr"],
-        "inputs": {
+    return _Comparison(
+        title=pam_path.resolve().parent.name + ", " + pam_path.name,
+        tracked=tracked,
+        image=stopping,
+        affine=affine,
+        mask=stopping > options["stopping_thr"],
+        inputs={
             "fODF": str(pam_path),
             "stopping image": str(stopping_path),
             "seeding image": str(seeding_path),
         },
-        "model": _model_facts(model),
-        "pairs": None,
-    }
+        model=_model_facts(model),
+    )
 
 
-def _model_facts(model):
+def _model_facts(model: Model) -> dict[str, str | int | None]:
     """Return what is known of a model: the short form of its card."""
     from hashlib import sha256
 
@@ -361,7 +409,9 @@ def _model_facts(model):
     }
 
 
-def _existing(candidate_path, reference_path, image_path):
+def _existing(
+    candidate_path: Path, reference_path: Path, image_path: Path
+) -> _Comparison:
     """Take two tractograms that are there."""
     from dipy_rnn.comparison import Tracked
     from dipy_rnn.evaluation import nearest_streamlines
@@ -383,52 +433,59 @@ def _existing(candidate_path, reference_path, image_path):
         logger.info("No seeds in both: the partner of a streamline is the nearest one")
         indices, partners = nearest_streamlines(*streamlines.values())
         pairs[indices] = partners
-    return {
-        "title": f"{names['candidate']} beside {names['reference']}",
-        "tracked": {key: Tracked(names[key], streamlines[key]) for key in paths},
-        "image": image,
-        "affine": affine,
-        "mask": image > 0,
-        "inputs": {
+    return _Comparison(
+        title=f"{names['candidate']} beside {names['reference']}",
+        tracked={key: Tracked(names[key], streamlines[key]) for key in paths},
+        image=image,
+        affine=affine,
+        mask=image > 0,
+        inputs={
             "candidate": str(candidate_path),
             "reference": str(reference_path),
             "image": str(image_path),
         },
-        "model": None,
-        "pairs": pairs,
-    }
+        pairs=pairs,
+    )
 
 
-def _key(seed_mm):
+def _key(seed_mm: ArrayLike) -> tuple[float, ...]:
     """Return what is the same for the same seed in two files."""
     return tuple(np.round(np.asarray(seed_mm, dtype=float), 2))
 
 
-def _report(subject, truth, settings, nbr_threads, report_path, metrics_path):
+def _report(
+    subject: _Comparison,
+    truth: tuple[dict[str, KnownBundle], IntArray | None, str],
+    settings: Mapping[str, Any],
+    nbr_threads: int,
+    report_path: Path,
+    metrics_path: Path,
+) -> None:
     """Measure, and write the figures and the page."""
     from dipy_rnn.comparison import measure, partner_distances
     from dipy_rnn.interpolate import count_threads
     from dipy_rnn.pictures import write_whole
     from dipy_rnn.report import write_report
 
-    tracked, affine, mask = subject["tracked"], subject["affine"], subject["mask"]
+    tracked, affine = subject.tracked, subject.affine
     bundles, regions, known_paths = truth
+    inputs = subject.inputs
     if bundles:
-        subject["inputs"]["known bundles"] = known_paths
+        inputs = inputs | {"known bundles": known_paths}
     logger.info("Measuring")
-    distances = partner_distances(tracked, subject["pairs"])
+    distances = partner_distances(tracked, subject.pairs)
     figures = measure(
         tracked,
         distances,
         affine,
-        mask,
-        pairs=subject["pairs"],
+        subject.mask,
+        pairs=subject.pairs,
         bundles=bundles,
         regions=regions,
         random_seed=settings["random_seed"],
     )
-    metrics = {
-        "title": subject["title"],
+    metrics: dict[str, Any] = {
+        "title": subject.title,
         "date": date.today().isoformat(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": {"python": platform.python_version()}
@@ -438,11 +495,11 @@ def _report(subject, truth, settings, nbr_threads, report_path, metrics_path):
             "cores": os.cpu_count(),
             "threads": count_threads(nbr_threads),
         },
-        "inputs": subject["inputs"],
+        "inputs": inputs,
         "options": settings,
     }
-    if subject["model"]:
-        metrics["model"] = subject["model"]
+    if subject.model:
+        metrics["model"] = subject.model
     metrics |= figures
     write_whole(metrics_path, json.dumps(metrics, indent=2, allow_nan=False).encode())
     logger.info(f"Saved {metrics_path}")
@@ -450,10 +507,10 @@ def _report(subject, truth, settings, nbr_threads, report_path, metrics_path):
         report_path,
         metrics,
         {key: by.streamlines for key, by in tracked.items()},
-        subject["image"],
+        subject.image,
         affine,
         distances,
-        subject["pairs"],
+        subject.pairs,
     )
     logger.info(f"Saved {report_path}")
     for figure in figures["between"][:1]:
@@ -467,7 +524,14 @@ def _report(subject, truth, settings, nbr_threads, report_path, metrics_path):
         )
 
 
-def _load_truth(bundle_paths, label_path, image_path, *, radius_mm, end_mm):
+def _load_truth(
+    bundle_paths: list[Path],
+    label_path: Path | None,
+    image_path: Path,
+    *,
+    radius_mm: float,
+    end_mm: float,
+) -> tuple[dict[str, KnownBundle], IntArray | None, str]:
     """Load known bundles, by the names of their files, and regions, on one grid."""
     from dipy_rnn.evaluation import KnownBundle, known_bundles
 
@@ -475,14 +539,14 @@ def _load_truth(bundle_paths, label_path, image_path, *, radius_mm, end_mm):
         return {}, None, ""
     image, affine = load_volume(image_path)
 
-    def load_labels(path):
+    def load_labels(path: Path) -> IntArray:
         labels, labels_affine = load_volume(path)
         check_same_grid(
             image_path, image.shape, affine, path, labels.shape, labels_affine
         )
         return np.rint(labels).astype(int)
 
-    def load_bundle(path):
+    def load_bundle(path: Path) -> KnownBundle:
         if path.suffix.lower() not in SUFFIXES:
             return KnownBundle.from_labels(load_labels(path))
         streamlines = [line for line, _ in read_tractogram(path)]
@@ -508,7 +572,7 @@ def _load_truth(bundle_paths, label_path, image_path, *, radius_mm, end_mm):
     return bundles, regions, ", ".join(map(str, bundle_paths))
 
 
-def _one_way(streamlines):
+def _one_way(streamlines: list[AnyArray]) -> list[AnyArray]:
     """Turn streamlines round so that all run like the first one."""
     from dipy.tracking.streamline import orient_by_streamline
 

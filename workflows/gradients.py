@@ -4,9 +4,9 @@ Torch is imported when tracking starts, so that the help does not wait for it.
 """
 
 from dataclasses import asdict
+import logging
 from pathlib import Path
 
-from dipy.utils.logging import logger
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
@@ -14,36 +14,42 @@ from dipy_rnn.workflows.inputs import (
     check_sh_format,
     load_subject,
     make_criterion,
+    unequal_numbers_refused,
 )
 from dipy_rnn.workflows.outputs import WholeOutputs, save_table
 from dipy_rnn.workflows.seeding import Seeding
 
+logger = logging.getLogger("dipy")  # whose messages DIPY shows and files
 
-class RNNGradientCheckFlow(WholeOutputs, Workflow):
+
+class RNNGradientCheckFlow(
+    WholeOutputs,
+    Workflow,  # type: ignore[misc]  # DIPY has no types
+):
     """Tell whether the axes of the gradients are flipped or swapped."""
 
     @classmethod
-    def get_short_name(cls):
+    def get_short_name(cls) -> str:
         return "check_gradients_rnn"
 
     def run(
         self,
-        pam_files,
-        stopping_files,
-        seeding_files,
-        use_binary_mask=False,
-        stopping_thr=0.2,
-        seed_count=1000,
-        step_size=0.5,
-        max_angle=30.0,
-        model_file="default",
-        sh_basis=None,
-        sh_frame="voxel",
-        nbr_threads=0,
-        random_seed=1,
-        out_dir="",
-        out_table="gradients.csv",
-    ):
+        pam_files: str | Path,
+        stopping_files: str | Path,
+        seeding_files: str | Path,
+        use_binary_mask: bool = False,
+        stopping_thr: float = 0.2,
+        seed_count: int = 1000,
+        step_size: float = 0.5,
+        max_angle: float = 30.0,
+        model_file: str = "default",
+        sh_basis: str | None = None,
+        sh_frame: str = "voxel",
+        nbr_threads: int = 0,
+        random_seed: int = 1,
+        out_dir: str | Path = "",
+        out_table: str = "gradients.csv",
+    ) -> None:
         """Workflow for telling whether axes of the gradients are flipped or swapped.
 
         Tracks the same seeds with each of the 24 orders and signs of the axes: with
@@ -111,13 +117,8 @@ class RNNGradientCheckFlow(WholeOutputs, Workflow):
                 f"seed_count is {seed_count}; {LEAST_SEEDS} or more is needed."
             )
         seeding = Seeding(seed_count=seed_count, random_seed=random_seed)
-        try:
+        with unequal_numbers_refused():
             io_it = self.get_io_iterator()
-        except ImportError:  # DIPY's word for lists of unequal length
-            raise ValueError(
-                "pam_files, stopping_files and seeding_files match different numbers "
-                "of files; give one of each for every subject."
-            ) from None
 
         model = load_model(model_file)
         model.check_step(step_size)

@@ -3,14 +3,29 @@
 The library is imported where it is used, so that a help text does not wait for it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from glob import glob
 import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 import warnings
 from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
+
+from dipy_rnn._typing import AnyArray, AnyPath, FloatArray
+
+if TYPE_CHECKING:
+    from dipy.direction.peaks import PeaksAndMetrics
+    from nibabel.spatialimages import SpatialImage
+
+    from dipy_rnn.anatomy import Tissues
+    from dipy_rnn.sh import FeatureVolume
+    from dipy_rnn.stopping import StoppingCriterion
 
 SUFFIXES = (".trx", ".trk", ".tck")  # of tractograms
 POINT_SUFFIXES = (".txt", ".csv", ".tsv", ".npy")  # of lists of seeds
@@ -25,7 +40,7 @@ SH_BASES = (
 )
 
 
-def check_sh_format(sh_basis, sh_frame):
+def check_sh_format(sh_basis: str | None, sh_frame: str) -> None:
     """Refuse names of bases and axes that there are not.
 
     Parameters
@@ -46,7 +61,9 @@ def check_sh_format(sh_basis, sh_frame):
         )
 
 
-def load_features(path, kind, sh_basis, sh_frame):
+def load_features(
+    path: Path, kind: str, sh_basis: str | None, sh_frame: str
+) -> tuple[FeatureVolume, FloatArray | None]:
     """Load the fODF of a peaks and metrics or NIfTI file.
 
     Parameters
@@ -103,7 +120,7 @@ def load_features(path, kind, sh_basis, sh_frame):
     return features, affine
 
 
-def _load_pam(path):
+def _load_pam(path: Path) -> PeaksAndMetrics:
     """Load what is needed of peaks and metrics: the fODF, its affine and its basis.
 
     DIPY's load_pam also loads all the rest, and the version: a string, and where those
@@ -115,14 +132,15 @@ def _load_pam(path):
 
     from dipy_rnn.spaces import check_affine
 
-    def read(group, name):
+    def read(group: h5py.Group, name: str) -> AnyArray | None:
         if name not in group:
             return None
         data = group[name]
         if data.dtype.kind not in "biuf":
             raise ValueError(f"{name} is of type {data.dtype}, not of real numbers")
         _check_size(path, data.size * data.dtype.itemsize, data.compression, name)
-        return data[:]
+        values: AnyArray = data[:]
+        return values
 
     _check_is_file(path)
     pam = PeaksAndMetrics()
@@ -143,7 +161,7 @@ def _load_pam(path):
     return pam
 
 
-def load_volume(path, n_axes=3):
+def load_volume(path: Path, n_axes: int = 3) -> tuple[AnyArray, FloatArray]:
     """Load a NIfTI image with a given number of axes.
 
     Parameters
@@ -169,12 +187,13 @@ def load_volume(path, n_axes=3):
     _check_is_file(path)
     try:
         # What a header claims may be more than the machine's memory.
-        image = nib.load(path)
+        image = cast("SpatialImage", nib.load(path))  # what is none fails below
         on_disk = image.file_map.get("image") or image.file_map["header"]
+        name = str(on_disk.filename)
         _check_size(
-            on_disk.filename,
+            name,
             math.prod(image.shape) * image.get_data_dtype().itemsize,
-            not str(on_disk.filename).lower().endswith((".nii", ".img")),
+            not name.lower().endswith((".nii", ".img")),
         )
         with np.errstate(all="ignore"):  # scaled beyond its type, it is infinite
             data, affine = load_nifti(path)
@@ -197,8 +216,14 @@ def load_volume(path, n_axes=3):
 
 
 def load_subject(
-    pam_path, stopping_path, seeding_path, kind, sh_format, *, n_stopping_axes=3
-):
+    pam_path: Path,
+    stopping_path: Path,
+    seeding_path: Path,
+    kind: str,
+    sh_format: tuple[str | None, str],
+    *,
+    n_stopping_axes: int = 3,
+) -> tuple[FeatureVolume, AnyArray, AnyArray, FloatArray]:
     """Load what tracking takes, and refuse what does not lie on one grid.
 
     Parameters
@@ -235,7 +260,13 @@ def load_subject(
     return features, stopping, mask, affine
 
 
-def load_tissues(stopping_path, stopping, affine, gm_path=None, csf_path=None):
+def load_tissues(
+    stopping_path: Path,
+    stopping: AnyArray,
+    affine: FloatArray,
+    gm_path: Path | None = None,
+    csf_path: Path | None = None,
+) -> Tissues:
     """Make tissues of an image of all of them, or of three maps.
 
     Parameters
@@ -246,7 +277,7 @@ def load_tissues(stopping_path, stopping, affine, gm_path=None, csf_path=None):
     affine : ndarray of shape (4, 4)
         Of that image.
     gm_path, csf_path : Path, optional
-        Maps of the other two.
+        Maps of the other two: both or none.
 
     Returns
     -------
@@ -261,6 +292,7 @@ def load_tissues(stopping_path, stopping, affine, gm_path=None, csf_path=None):
 
     if gm_path is None:
         return Tissues.from_image(stopping, name=str(stopping_path))
+    assert csf_path is not None, "a map of grey matter needs one of fluid"
     maps = []
     for path in (gm_path, csf_path):
         data, other = load_volume(path)
@@ -269,7 +301,7 @@ def load_tissues(stopping_path, stopping, affine, gm_path=None, csf_path=None):
     return Tissues(stopping, *maps)
 
 
-def load_points(path):
+def load_points(path: Path) -> FloatArray:
     """Load a list of seeds.
 
     Parameters
@@ -318,7 +350,27 @@ def load_points(path):
     return check_points(points, shown(path))
 
 
-def match_files(pattern, n_subjects, name):
+@contextmanager
+def unequal_numbers_refused() -> Iterator[None]:
+    """Say in words of a user what DIPY's ``get_io_iterator`` raises.
+
+    It takes its arguments from the frame that calls it, so that has to stay in ``run``.
+
+    Raises
+    ------
+    ValueError
+        If inputs match different numbers of files.
+    """
+    try:
+        yield
+    except ImportError:  # DIPY's word for lists of unequal length
+        raise ValueError(
+            "pam_files, stopping_files and seeding_files match different numbers of "
+            "files; give one of each for every subject."
+        ) from None
+
+
+def match_files(pattern: str | Path, n_subjects: int, name: str) -> list[Path]:
     """Find the files of an option that has one for each subject.
 
     Parameters
@@ -348,7 +400,14 @@ def match_files(pattern, n_subjects, name):
     return paths
 
 
-def check_same_grid(path, shape, affine, other_path, other_shape, other_affine):
+def check_same_grid(
+    path: Path,
+    shape: tuple[int, ...],
+    affine: FloatArray,
+    other_path: Path,
+    other_shape: tuple[int, ...],
+    other_affine: FloatArray | None,
+) -> None:
     """Refuse images that do not lie on one grid.
 
     Parameters
@@ -363,10 +422,10 @@ def check_same_grid(path, shape, affine, other_path, other_shape, other_affine):
     ValueError
         If the shapes or the affines differ; it names both files.
     """
-    if tuple(shape) != tuple(other_shape):
+    if shape != other_shape:
         raise ValueError(
-            f"{other_path} has the shape {tuple(other_shape)} and {path} "
-            f"{tuple(shape)}; resample one onto the other's grid."
+            f"{other_path} has the shape {other_shape} and {path} {shape}; resample "
+            "one onto the other's grid."
         )
     if other_affine is not None and not np.allclose(affine, other_affine, atol=1e-3):
         raise ValueError(
@@ -375,7 +434,9 @@ def check_same_grid(path, shape, affine, other_path, other_shape, other_affine):
         )
 
 
-def make_criterion(image, use_binary_mask, stopping_thr):
+def make_criterion(
+    image: AnyArray, use_binary_mask: bool, stopping_thr: float
+) -> StoppingCriterion:
     """Make the stopping criterion that dipy_track makes.
 
     Parameters
@@ -395,7 +456,9 @@ def make_criterion(image, use_binary_mask, stopping_thr):
     return ThresholdStoppingCriterion(image, stopping_thr)
 
 
-def read_tractogram(path, *, check_points=True):
+def read_tractogram(
+    path: Path, *, check_points: bool = True
+) -> Iterator[tuple[AnyArray, dict[str, AnyArray]]]:
     """Read the streamlines of a tractogram; they are never all in memory.
 
     Parameters
@@ -419,6 +482,7 @@ def read_tractogram(path, *, check_points=True):
     """
     from nibabel.streamlines import load
 
+    checked: Callable[[AnyArray], AnyArray]
     checked = _check_streamline if check_points else np.asarray
     _check_is_file(path)
     try:
@@ -437,7 +501,8 @@ def read_tractogram(path, *, check_points=True):
             finally:
                 trx.close()
         else:
-            tractogram = load(path, lazy_load=True).tractogram
+            file = load(path, lazy_load=True)  # type: ignore[no-untyped-call]
+            tractogram = file.tractogram
             # The items themselves are not yet in mm.
             for line, item in zip(tractogram.streamlines, tractogram, strict=True):
                 yield checked(line), dict(item.data_for_streamline)
@@ -447,7 +512,7 @@ def read_tractogram(path, *, check_points=True):
         ) from None
 
 
-def _check_is_file(path):
+def _check_is_file(path: Path) -> None:
     """Refuse what cannot be read from its beginning again, such as a pipe."""
     if not path.is_file():
         raise ValueError(
@@ -455,14 +520,16 @@ def _check_is_file(path):
         )
 
 
-def _check_size(path, n_bytes, is_compressed, what="it"):
+def _check_size(
+    path: AnyPath, n_bytes: int, is_compressed: bool, what: str = "it"
+) -> None:
     """Refuse a file that claims to hold more than it can, before memory is taken."""
     n_most = os.path.getsize(path) * (_MOST_COMPRESSED if is_compressed else 1)
     if n_bytes > n_most:
         raise ValueError(f"{what} should take {n_bytes} bytes; the file is shorter")
 
 
-def _check_zip(path):
+def _check_zip(path: Path) -> None:
     """Refuse a zip file that is damaged: trx-python opens it to be written to."""
     with ZipFile(path) as archive:
         for entry in archive.infolist():
@@ -475,7 +542,7 @@ def _check_zip(path):
             raise ValueError(f"the checksum of {damaged} is wrong")
 
 
-def _check_streamline(points_mm):
+def _check_streamline(points_mm: AnyArray) -> AnyArray:
     from dipy_rnn.spaces import FARTHEST_MM
 
     # Written so that NaN is refused.
@@ -484,11 +551,11 @@ def _check_streamline(points_mm):
     return points_mm
 
 
-def shown(path):
+def shown(path: AnyPath) -> str:
     """Return a path, or a text with one, as a line that any terminal takes."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
 
 
-def first_line(error):
+def first_line(error: Exception) -> str:
     """Return the first line of an error, or its name where it says nothing."""
     return shown((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -1,15 +1,23 @@
 """What the commands write: nothing by halves, and nothing over what is there."""
 
 from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import csv
 from importlib.util import find_spec
 from pathlib import Path
+
+from dipy_rnn._typing import AnyPath
 
 
 class WholeOutputs:
     """A workflow that refuses to begin what it could not write."""
 
-    def manage_output_overwrite(self):
+    # DIPY's Workflow, which comes after this one, has them.
+    flat_outputs: list[Path]
+    _force_overwrite: bool
+    _skip: bool
+
+    def manage_output_overwrite(self) -> bool:
         """Refuse to write one file twice, or over one that exists."""
         outputs = [str(output) for output in self.flat_outputs]
         twice = [output for output, n in Counter(outputs).items() if n > 1]
@@ -22,7 +30,7 @@ class WholeOutputs:
         self.refuse_existing(outputs)
         return True
 
-    def refuse_existing(self, paths):
+    def refuse_existing(self, paths: Iterable[AnyPath]) -> None:
         """Refuse to write over a file, unless it was asked for or is to be skipped.
 
         Parameters
@@ -40,27 +48,31 @@ class WholeOutputs:
             )
 
 
-def save_table(path, columns, rows):
+def save_table(
+    path: Path, columns: Collection[str], rows: Iterable[Mapping[str, object]]
+) -> None:
     """Write a table as a CSV file.
 
     Parameters
     ----------
     path : Path
         It is replaced, when the table is complete.
-    columns : iterable of str
-    rows : iterable of dict
+    columns : collection of str
+    rows : iterable of dict of str to object
         Values by column.
     """
     from dipy_rnn.whole_file import whole_file
 
-    with whole_file(path) as partial:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, columns)
-            table.writeheader()
-            table.writerows(rows)
+    with (
+        whole_file(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8") as file,
+    ):
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows(rows)
 
 
-def check_installed(packages, what, extra):
+def check_installed(packages: Sequence[str], what: str, extra: str) -> None:
     """Refuse to begin what would end for want of a package.
 
     Parameters

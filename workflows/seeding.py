@@ -1,10 +1,19 @@
 """Where the commands start tracking: what their options of seeds mean."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from dipy_rnn._typing import AnyArray, AnyPath, BoolArray, FloatArray
+
+if TYPE_CHECKING:
+    from dipy_rnn.anatomy import Tissues
 
 # As many are drawn at a time; until enough streamlines are selected, fewer, and so many
 # in all for each that is asked for, if nobody says how many.
@@ -62,7 +71,7 @@ class Seeding:
     select: int = 0
     random_seed: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (
             ("seed_density", 1),
             ("seed_count", 0),
@@ -94,10 +103,16 @@ class Seeding:
                 "give one of them."
             )
 
-    def _given(self, *names):
+    def _given(self, *names: str) -> list[str]:
         return [name for name in names if getattr(self, name)]
 
-    def place(self, seeding, affine, path, tissues=None):
+    def place(
+        self,
+        seeding: AnyArray,
+        affine: FloatArray,
+        path: AnyPath,
+        tissues: Tissues | None = None,
+    ) -> tuple[int, Iterator[FloatArray]]:
         """Place seeds.
 
         Parameters
@@ -163,9 +178,11 @@ class Seeding:
 
             seeds = seeds_from_mask(mask, affine, density=self.seed_density)
             return n_seeds, iter([seeds])
+        draw: Callable[..., FloatArray]
         if self.seed_at_interface:
             from dipy_rnn.anatomy import interface_seeds
 
+            assert tissues is not None, "seeds on the interface need tissues"
             draw = partial(interface_seeds, tissues, affine, mask=mask)
         else:
             draw = partial(self._draw, mask, affine, n_voxels)
@@ -173,19 +190,29 @@ class Seeding:
         first = next(batches)  # what is wrong shows here
         return n_seeds, chain([first], batches)
 
-    def _draw(self, mask, affine, n_voxels, n_seeds, random_seed):
+    def _draw(
+        self,
+        mask: BoolArray,
+        affine: FloatArray,
+        n_voxels: int,
+        n_seeds: int,
+        random_seed: int,
+    ) -> FloatArray:
         from dipy.tracking.utils import random_seeds_from_mask
 
         each = self.seeds_per_voxel > 0
-        return random_seeds_from_mask(
+        seeds_mm: FloatArray = random_seeds_from_mask(
             mask,
             affine,
             seeds_count=n_seeds // n_voxels if each else n_seeds,
             seed_count_per_voxel=each,
             random_seed=random_seed or None,
         )
+        return seeds_mm
 
-    def _batches(self, n_seeds, n_voxels, draw):
+    def _batches(
+        self, n_seeds: int, n_voxels: int, draw: Callable[..., FloatArray]
+    ) -> Iterator[FloatArray]:
         """Draw some seeds at a time: DIPY needs half a kilobyte for each."""
         size = _DRAW_TO_SELECT if self.select else _DRAW
         if self.seeds_per_voxel:  # a seed in each voxel, or more

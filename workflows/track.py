@@ -3,17 +3,21 @@
 Torch is imported when tracking starts, so that the help does not wait for it.
 """
 
+from __future__ import annotations
+
 from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
+import logging
 from pathlib import Path
 import sys
 import time
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from dipy.utils.logging import logger
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
@@ -32,63 +36,80 @@ from dipy_rnn.workflows.inputs import (
     make_criterion,
     match_files,
     read_tractogram,
+    unequal_numbers_refused,
 )
 from dipy_rnn.workflows.outputs import WholeOutputs, check_installed, save_table
 from dipy_rnn.workflows.seeding import Seeding
 
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
-class RNNTrackingFlow(WholeOutputs, Workflow):
+    from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
+    from dipy_rnn.stopping import StoppingCriterion, StopReason
+    from dipy_rnn.tracking import Streamline
+
+    _Line: TypeAlias = tuple[AnyArray, Mapping[str, ArrayLike]]
+
+_Item = TypeVar("_Item")
+
+logger = logging.getLogger("dipy")  # whose messages DIPY shows and files
+
+
+class RNNTrackingFlow(
+    WholeOutputs,
+    Workflow,  # type: ignore[misc]  # DIPY has no types
+):
     """Track the streamlines of one subject or many with a recurrent network."""
 
     @classmethod
-    def get_short_name(cls):
+    def get_short_name(cls) -> str:
         return "track_rnn"
 
     def run(
         self,
-        pam_files,
-        stopping_files,
-        seeding_files,
-        use_binary_mask=False,
-        stopping_thr=0.2,
-        act=False,
-        cmc=False,
-        gm_files="",
-        csf_files="",
-        keep_rejected=False,
-        seed_density=1,
-        seed_count=0,
-        seeds_per_voxel=0,
-        seeds_per_mm3=0.0,
-        seed_at_interface=False,
-        select=0,
-        minlen=2,
-        maxlen=500,
-        step_size=0.5,
-        max_angle=30.0,
-        model_file="default",
-        sh_basis=None,
-        sh_frame="voxel",
-        save_seeds=False,
-        save_stops=False,
-        save_picture=False,
-        downsample=1,
-        compress=0.0,
-        float16=False,
-        nbr_threads=0,
-        device="cpu",
-        batch_size=0,
-        random_seed=1,
-        seed_buffer_fraction=1.0,
-        engine="serial",
-        num_processes=-1,
-        scheduler="",
-        nbr_parts=1,
-        skip_existing=False,
-        summary_file="track_rnn_summary.csv",
-        out_dir="",
-        out_tractogram="out_tractogram.trx",
-    ):
+        pam_files: str | Path,
+        stopping_files: str | Path,
+        seeding_files: str | Path,
+        use_binary_mask: bool = False,
+        stopping_thr: float = 0.2,
+        act: bool = False,
+        cmc: bool = False,
+        gm_files: str | Path = "",
+        csf_files: str | Path = "",
+        keep_rejected: bool = False,
+        seed_density: int = 1,
+        seed_count: int = 0,
+        seeds_per_voxel: int = 0,
+        seeds_per_mm3: float = 0.0,
+        seed_at_interface: bool = False,
+        select: int = 0,
+        minlen: int = 2,
+        maxlen: int = 500,
+        step_size: float = 0.5,
+        max_angle: float = 30.0,
+        model_file: str = "default",
+        sh_basis: str | None = None,
+        sh_frame: str = "voxel",
+        save_seeds: bool = False,
+        save_stops: bool = False,
+        save_picture: bool = False,
+        downsample: int = 1,
+        compress: float = 0.0,
+        float16: bool = False,
+        nbr_threads: int = 0,
+        device: str = "cpu",
+        batch_size: int = 0,
+        random_seed: int = 1,
+        seed_buffer_fraction: float = 1.0,
+        engine: str = "serial",
+        num_processes: int = -1,
+        scheduler: str = "",
+        nbr_parts: int = 1,
+        skip_existing: bool = False,
+        summary_file: str | Path = "track_rnn_summary.csv",
+        out_dir: str | Path = "",
+        out_tractogram: str = "out_tractogram.trx",
+    ) -> None:
         """Workflow for tracking with a recurrent network.
 
         Takes what dipy_track takes: a fibre orientation distribution (fODF), an image
@@ -232,13 +253,8 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
         options = SimpleNamespace(**{k: v for k, v in locals().items() if k != "self"})
         self._skip = skip_existing
         _check_options(options)
-        try:
+        with unequal_numbers_refused():
             io_it = self.get_io_iterator()
-        except ImportError:  # DIPY's word for lists of unequal length
-            raise ValueError(
-                "pam_files, stopping_files and seeding_files match different numbers "
-                "of files; give one of each for every subject."
-            ) from None
         subjects = _subjects(io_it, options)
         there = {s for s in subjects if skip_existing and s.tractogram.exists()}
         due = [subject for subject in subjects if subject not in there]
@@ -255,7 +271,7 @@ class RNNTrackingFlow(WholeOutputs, Workflow):
         }
         if there:
             logger.info(f"{len(there)} of {len(subjects)} tractograms exist already")
-        errors = []
+        errors: list[Exception] = []
         try:
             for subject, outcome in _track_all(due, options):
                 if isinstance(outcome, Exception):
@@ -310,12 +326,12 @@ class Subject:
     n_parts: int = 1
 
     @property
-    def is_part(self):
+    def is_part(self) -> bool:
         """Whether it is not the whole subject."""
         return self.n_parts > 1
 
 
-def _check_options(options):
+def _check_options(options: SimpleNamespace) -> None:
     """Refuse options that are wrong whatever the files are."""
     from dipy.utils.multiproc import determine_num_processes
 
@@ -380,17 +396,23 @@ def _check_options(options):
     options.shows_progress = options.engine == "serial" and not options.scheduler
 
 
-def _subjects(io_it, options):
+def _subjects(
+    io_it: Iterable[Sequence[str | Path]], options: SimpleNamespace
+) -> list[Subject]:
     """Bring together the files of each subject."""
-    subjects = [Subject(*map(Path, paths)) for paths in io_it]
-    for name in ("gm", "csf"):
-        pattern = getattr(options, f"{name}_files")
-        if pattern:
-            paths = match_files(pattern, len(subjects), f"{name}_files")
-            subjects = [
-                replace(subject, **{name: path})
-                for subject, path in zip(subjects, paths)
-            ]
+    subjects = [
+        Subject(Path(fodf), Path(stopping), Path(seeding), Path(tractogram))
+        for fodf, stopping, seeding, tractogram in io_it
+    ]
+    if options.gm_files:
+        subjects = [
+            replace(subject, gm=gm, csf=csf)
+            for subject, gm, csf in zip(
+                subjects,
+                match_files(options.gm_files, len(subjects), "gm_files"),
+                match_files(options.csf_files, len(subjects), "csf_files"),
+            )
+        ]
     if options.engine == "serial" and not options.scheduler:
         return subjects
     # Who tracks them may be in another folder.
@@ -399,38 +421,51 @@ def _subjects(io_it, options):
     return [
         replace(
             subject,
-            **{
-                k: v.absolute() for k, v in vars(subject).items() if isinstance(v, Path)
-            },
+            fodf=subject.fodf.absolute(),
+            stopping=subject.stopping.absolute(),
+            seeding=subject.seeding.absolute(),
+            tractogram=subject.tractogram.absolute(),
+            gm=subject.gm and subject.gm.absolute(),
+            csf=subject.csf and subject.csf.absolute(),
         )
         for subject in subjects
     ]
 
 
-def _track_all(subjects, options):
+def _track_all(
+    subjects: Sequence[Subject], options: SimpleNamespace
+) -> Iterator[tuple[Subject, Outcome | Exception]]:
     """Track subjects with an engine; yield (subject, Outcome or exception)."""
-    workers = {
-        "engine": options.engine,
-        "num_processes": options.num_processes,
-        "scheduler": options.scheduler,
-    }
+    work = partial(
+        work_on,
+        function=partial(track_subject, options),
+        engine=options.engine,
+        num_processes=options.num_processes,
+        scheduler=options.scheduler,
+    )
     if options.nbr_parts == 1:
-        yield from work_on(subjects, partial(track_subject, options), **workers)
+        yield from work(subjects)
         return
     from dipy_rnn.whole_file import whole_file
 
+    outcome: Outcome | Exception
     for subject in subjects:
         try:
             with whole_file(subject.tractogram) as path:
-                outcome, *grid = _track_parts(subject, path, options, workers)
+                outcome, image, affine = _track_parts(subject, path, options, work)
             if options.save_picture:
-                _save_picture(subject.tractogram, outcome.streamlines, *grid)
+                _save_picture(subject.tractogram, outcome.streamlines, image, affine)
         except Exception as error:
             outcome = error
         yield subject, outcome
 
 
-def _track_parts(subject, path, options, workers):
+def _track_parts(
+    subject: Subject,
+    path: Path,
+    options: SimpleNamespace,
+    work: Callable[[Sequence[Subject]], Iterator[tuple[Subject, Outcome | Exception]]],
+) -> tuple[Outcome, AnyArray, FloatArray]:
     """Track the parts of a subject beside each other, and join them in a file."""
     folder, n = path.parent / "parts", options.nbr_parts
     folder.mkdir()
@@ -439,7 +474,7 @@ def _track_parts(subject, path, options, workers):
         for i in range(n)
     ]
     outcomes = {}
-    for part, outcome in work_on(parts, partial(track_subject, options), **workers):
+    for part, outcome in work(parts):
         if isinstance(outcome, Exception):
             raise outcome
         outcomes[part] = outcome
@@ -447,11 +482,21 @@ def _track_parts(subject, path, options, workers):
     image, affine = load_volume(subject.stopping, n_axes)
     lines = chain.from_iterable(read_tractogram(part.tractogram) for part in parts)
     _write(replace(subject, tractogram=path), lines, image, affine, options)
-    outcome = joined([outcomes[part] for part in parts])
-    return replace(outcome, tractogram=str(subject.tractogram)), image, affine
+    whole = joined([outcomes[part] for part in parts])
+    return replace(whole, tractogram=str(subject.tractogram)), image, affine
 
 
-def track_subject(options, subject):
+@dataclass
+class _Count:
+    """How far the tracking of a subject is."""
+
+    seeds: int = 0
+    streamlines: int = 0
+    steps: int = 0
+    ends: Counter[tuple[StopReason, StopReason]] = field(default_factory=Counter)
+
+
+def track_subject(options: SimpleNamespace, subject: Subject) -> Outcome:
     """Track one subject, or a part of its seeds, and save its tractogram.
 
     Parameters
@@ -484,12 +529,13 @@ def track_subject(options, subject):
         n_stopping_axes=4 if _in_one_image(subject, options) else 3,
     )
     tissues = None
+    criterion: StoppingCriterion
     if options.constrained:
         tissues = load_tissues(subject.stopping, image, affine, subject.gm, subject.csf)
-    if options.act:
-        criterion = tissues.act_criterion()
-    elif options.cmc:
-        criterion = tissues.cmc_criterion(options.step_size, voxel_sizes(affine))
+        if options.act:
+            criterion = tissues.act_criterion()
+        else:
+            criterion = tissues.cmc_criterion(options.step_size, voxel_sizes(affine))
     else:
         criterion = make_criterion(image, options.use_binary_mask, options.stopping_thr)
     n_seeds, batches = options.seeding.place(seeding, affine, subject.seeding, tissues)
@@ -500,12 +546,12 @@ def track_subject(options, subject):
         )
         n_seeds, batches = end - begin, between(batches, begin, end)
 
-    count = SimpleNamespace(seeds=0, streamlines=0, steps=0, ends=Counter())
+    count = _Count()
     min_points, max_points = length_limits(
         options.minlen, options.maxlen, options.step_size
     )
 
-    def every():
+    def every() -> Generator[Streamline, None, None]:
         for seeds in batches:
             done = count.seeds
             for record in track(
@@ -526,7 +572,7 @@ def track_subject(options, subject):
                 yield record
             count.seeds = done + len(seeds)
 
-    def selected(records):
+    def selected(records: Iterable[Streamline]) -> Generator[_Line, None, None]:
         for record in records:
             count.ends[record.forward_stop, record.backward_stop] += 1
             if not min_points <= len(record.points_mm) <= max_points:
@@ -539,7 +585,7 @@ def track_subject(options, subject):
                 continue
             count.streamlines += 1
             count.steps += len(record.points_mm) - 1
-            values = {}
+            values: dict[str, ArrayLike] = {}
             if options.save_seeds:
                 values["seeds"] = record.seed_mm
             if options.save_stops:
@@ -572,7 +618,9 @@ def track_subject(options, subject):
     )
 
 
-def between(batches, begin, end):
+def between(
+    batches: Iterable[FloatArray], begin: int, end: int
+) -> Iterator[FloatArray]:
     """Take seeds from a place on and up to another.
 
     Parameters
@@ -591,16 +639,22 @@ def between(batches, begin, end):
             return
 
 
-def _in_one_image(subject, options):
+def _in_one_image(subject: Subject, options: SimpleNamespace) -> bool:
     """Tell whether the stopping image holds all tissues."""
     return options.constrained and subject.gm is None
 
 
-def _write(subject, lines, image, affine, options):
+def _write(
+    subject: Subject,
+    lines: Iterable[_Line],
+    image: AnyArray,
+    affine: FloatArray,
+    options: SimpleNamespace,
+) -> None:
     """Write the tractogram of a subject or a part, which is as it was tracked."""
     from dipy_rnn.tractogram_file import thinned, write_tractogram
 
-    dtype = np.float32
+    dtype: DTypeLike = np.float32
     if not subject.is_part:
         lines = thinned(lines, every=options.downsample, tolerance_mm=options.compress)
         dtype = _dtype(options)
@@ -614,18 +668,22 @@ def _write(subject, lines, image, affine, options):
     )
 
 
-def _data_types(options):
-    types = {"seeds": (3, np.float32)} if options.save_seeds else {}
+def _data_types(options: SimpleNamespace) -> dict[str, tuple[int, DTypeLike]]:
+    types: dict[str, tuple[int, DTypeLike]] = {}
+    if options.save_seeds:
+        types["seeds"] = 3, np.float32
     if options.save_stops:
         types |= {"forward_stop": (1, np.uint8), "backward_stop": (1, np.uint8)}
     return types
 
 
-def _dtype(options):
+def _dtype(options: SimpleNamespace) -> DTypeLike:
     return np.float16 if options.float16 else np.float32
 
 
-def _save_picture(path, n_streamlines, image, affine):
+def _save_picture(
+    path: Path, n_streamlines: int, image: AnyArray, affine: FloatArray
+) -> None:
     """Draw a tractogram that was written, over the stopping image."""
     from dipy_rnn.pictures import N_DRAWN, save_picture
 
@@ -637,7 +695,9 @@ def _save_picture(path, n_streamlines, image, affine):
     save_picture(path.with_suffix(".png"), lines, image, affine, title=title)
 
 
-def show_progress(items, total, unit, done):
+def show_progress(
+    items: Iterable[_Item], total: int, unit: str, done: Callable[[], int]
+) -> Generator[_Item, None, None]:
     """Pass items on, and show how much is done.
 
     Parameters
@@ -671,7 +731,7 @@ def show_progress(items, total, unit, done):
             logger.info(f"{done()} of {total} {unit}")
 
 
-def _report(outcome, options):
+def _report(outcome: Outcome, options: SimpleNamespace) -> None:
     """Log what became of a subject."""
     from dipy_rnn.stopping import format_fates, format_tally
 
@@ -688,7 +748,7 @@ def _report(outcome, options):
     if options.constrained:
         table = format_fates(outcome.ends)
     else:
-        stops = Counter()
+        stops: Counter[StopReason] = Counter()
         for ends, n in outcome.ends.items():
             for stop in ends:
                 stops[stop] += n

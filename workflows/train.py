@@ -3,14 +3,18 @@
 Torch is imported when training starts, so that the help does not wait for it.
 """
 
+from __future__ import annotations
+
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from glob import glob
 from itertools import chain
+import logging
 from pathlib import Path
 import shutil
+from typing import TYPE_CHECKING
 
-from dipy.utils.logging import logger
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
@@ -23,6 +27,14 @@ from dipy_rnn.workflows.inputs import (
     load_volume,
     read_tractogram,
 )
+
+if TYPE_CHECKING:
+    from dipy_rnn._typing import AnyArray
+    from dipy_rnn.model import Network
+    from dipy_rnn.training.recipe import Recipe
+    from dipy_rnn.training.references import Reference
+
+logger = logging.getLogger("dipy")  # whose messages DIPY shows and files
 
 #: In place of tractograms: track them with DIPY's deterministic tracking.
 DETERMINISTIC = "deterministic"
@@ -37,45 +49,45 @@ _N_LOOKED_AT = 500  # streamlines by which a tractogram is held against the fODF
 _LEAST_FITTING = 0.5
 
 
-class RNNTrainingFlow(Workflow):
+class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
     """Train a recurrent network on the tractograms of one subject or many."""
 
     @classmethod
-    def get_short_name(cls):
+    def get_short_name(cls) -> str:
         return "train_rnn"
 
     def run(
         self,
-        pam_files,
-        tractogram_files,
-        architecture="moving_frame",
-        hidden=0,
-        layers=0,
-        teacher="auto",
-        min_step=0.2,
-        max_step=1.5,
-        n_updates=4000,
-        max_minutes=0.0,
-        batch_size=256,
-        max_points=48,
-        learning_rate=0.0,
-        weight="point",
-        validation_subjects=0,
-        validation_fraction=0.1,
-        validate_every=250,
-        patience=0,
-        resume=False,
-        stopping_files="",
-        stopping_thr=0.2,
-        n_streamlines=5000,
-        sh_basis=None,
-        sh_frame="voxel",
-        nbr_threads=0,
-        device="cpu",
-        random_seed=1,
-        out_dir="",
-        out_model="model.pt",
-    ):
+        pam_files: str | Path,
+        tractogram_files: str | Path,
+        architecture: str = "moving_frame",
+        hidden: int = 0,
+        layers: int = 0,
+        teacher: str = "auto",
+        min_step: float = 0.2,
+        max_step: float = 1.5,
+        n_updates: int = 4000,
+        max_minutes: float = 0.0,
+        batch_size: int = 256,
+        max_points: int = 48,
+        learning_rate: float = 0.0,
+        weight: str = "point",
+        validation_subjects: int = 0,
+        validation_fraction: float = 0.1,
+        validate_every: int = 250,
+        patience: int = 0,
+        resume: bool = False,
+        stopping_files: str | Path = "",
+        stopping_thr: float = 0.2,
+        n_streamlines: int = 5000,
+        sh_basis: str | None = None,
+        sh_frame: str = "voxel",
+        nbr_threads: int = 0,
+        device: str = "cpu",
+        random_seed: int = 1,
+        out_dir: str | Path = "",
+        out_model: str = "model.pt",
+    ) -> None:
         """Workflow for training a recurrent network for tracking.
 
         Takes the fibre orientation distributions (fODF) of one subject or many and a
@@ -137,7 +149,7 @@ class RNNTrainingFlow(Workflow):
         resume : bool, optional
             If True, go on from the checkpoint of a training with the same files and
             options that was interrupted.
-        stopping_files : string, optional
+        stopping_files : string or Path, optional
             For deterministic tractograms: path to images (e.g. FA) of each subject;
             streamlines start and stop where they are above stopping_thr. Without it
             the density of fibres in the fODF decides.
@@ -189,7 +201,7 @@ class RNNTrainingFlow(Workflow):
             )
         own_teacher = str(tractogram_files) == DETERMINISTIC
         subjects = _pair_subjects(
-            pam_files, None if own_teacher else tractogram_files, stopping_files
+            pam_files, "" if own_teacher else tractogram_files, stopping_files
         )
         if validation_subjects >= len(subjects):
             raise ValueError(
@@ -201,7 +213,7 @@ class RNNTrainingFlow(Workflow):
         self._check_outputs(model_path, folder, resume)
 
         from dipy_rnn.interpolate import count_threads
-        from dipy_rnn.model import ARCHITECTURES
+        from dipy_rnn.model import ARCHITECTURES, untrained
         from dipy_rnn.model_file import check_device
         from dipy_rnn.propagator import torch_threads
         from dipy_rnn.training.processes import (
@@ -244,13 +256,14 @@ class RNNTrainingFlow(Workflow):
             nbr_threads = share_of_threads(nbr_threads)
         stores = [folder / f"subject_{i:04d}" for i in range(len(subjects))]
 
-        def prepare():
+        def prepare() -> int:
+            """Write what training reads; return the SH order of all subjects."""
             folder.mkdir(parents=True, exist_ok=True)
             if not resume:
                 for pattern in _LEFT:  # by another training
                     for path in folder.glob(pattern):
                         path.unlink()
-            first_order = None
+            orders: list[int] = []
             for subject, store in zip(subjects, stores):
                 order = _prepare_subject(
                     *subject,
@@ -261,28 +274,28 @@ class RNNTrainingFlow(Workflow):
                     n_streamlines=n_streamlines,
                     random_seed=random_seed,
                 )
-                first_order = first_order or order
-                if order != first_order:
+                orders.append(order)
+                if order != orders[0]:
                     raise ValueError(
                         f"{subject[0]} is of spherical harmonic order {order}, but "
-                        f"{subjects[0][0]} of {first_order}; fit all subjects at one "
+                        f"{subjects[0][0]} of {orders[0]}; fit all subjects at one "
                         "order."
                     )
+            return orders[0]
 
         with (
-            process_group(check_device(device)) as device,
+            process_group(check_device(device)) as own_device,
             torch_threads(nbr_threads - nbr_threads // 2),
         ):
             try:
-                from_first(prepare)
-                self._train(
+                order = from_first(prepare)
+                module = untrained(architecture, order, random_seed, **shape)
+                _train(
+                    module.to(own_device),
                     [load(store) for store in stores],
-                    architecture,
-                    shape,
                     recipe,
                     held_out=(validation_subjects, validation_fraction),
                     resume=resume,
-                    device=device,
                     nbr_threads=nbr_threads,
                     model_path=model_path,
                     folder=folder,
@@ -296,7 +309,7 @@ class RNNTrainingFlow(Workflow):
                     with suppress(OSError):  # nothing came of it
                         folder.rmdir()
 
-    def _check_outputs(self, model_path, folder, resume):
+    def _check_outputs(self, model_path: Path, folder: Path, resume: bool) -> None:
         """Refuse to write over a model or a training that is there."""
         if model_path.suffix != ".pt":
             raise ValueError(
@@ -317,82 +330,78 @@ class RNNTrainingFlow(Workflow):
             if path.exists():
                 raise FileExistsError(f"{path} exists already; {what}.")
 
-    def _train(
-        self,
-        references,
-        architecture,
-        shape,
+
+def _train(
+    module: Network,
+    references: list[Reference],
+    recipe: Recipe,
+    *,
+    held_out: tuple[int, float],
+    resume: bool,
+    nbr_threads: int,
+    model_path: Path,
+    folder: Path,
+) -> None:
+    """Train a network on references, and write the model and the log."""
+    from dipy_rnn.model_file import save_model
+    from dipy_rnn.training.fit import Interrupted, best_row, fit
+    from dipy_rnn.training.log import TrainingLog
+    from dipy_rnn.training.processes import rank
+    from dipy_rnn.training.recipe import describe
+    from dipy_rnn.training.validation import FreeRunning
+
+    facts = describe(
+        module,
         recipe,
-        *,
-        held_out,
-        resume,
-        device,
-        nbr_threads,
-        model_path,
-        folder,
-    ):
-        """Train on references, and write the model and the log."""
-        from dipy_rnn.interpolate import sh_order
-        from dipy_rnn.model import untrained
-        from dipy_rnn.model_file import save_model
-        from dipy_rnn.training.fit import Interrupted, best_row, fit
-        from dipy_rnn.training.log import TrainingLog
-        from dipy_rnn.training.processes import rank
-        from dipy_rnn.training.recipe import describe
-        from dipy_rnn.training.validation import FreeRunning
+        orders=(module.order,),
+        data=f"{sum(map(len, references))} streamlines of {len(references)} subjects",
+    )
+    training, validation = _hold_out(references, *held_out, recipe.random_seed)
+    validate = None
+    if validation:
+        validate = FreeRunning(validation, facts, recipe, nbr_threads=nbr_threads)
+    log = TrainingLog(folder) if rank() == 0 else None
 
-        order = sh_order(references[0].data.shape[3])
-        module = untrained(architecture, order, recipe.random_seed, **shape).to(device)
-        facts = describe(
-            module,
-            recipe,
-            orders=(order,),
-            data=f"{sum(map(len, references))} streamlines of "
-            f"{len(references)} subjects",
-        )
-        training, validation = _hold_out(references, *held_out, recipe.random_seed)
-        validate = None
+    def report(history: list[dict[str, float]]) -> None:
+        assert log is not None  # the first process alone reports
+        log(history)
+        row = history[-1]
+        figures = f"loss {row['loss']:.4f}, error {row['error_deg']:.2f} degrees"
         if validation:
-            validate = FreeRunning(validation, facts, recipe, nbr_threads=nbr_threads)
-        log = TrainingLog(folder) if rank() == 0 else None
-
-        def report(history):
-            log(history)
-            row = history[-1]
-            figures = f"loss {row['loss']:.4f}, error {row['error_deg']:.2f} degrees"
-            if validation:
-                figures += (
-                    f"; held out: error {row['held_out_error_deg']:.2f} degrees, "
-                    f"{row['followed']:.3f} followed"
-                )
-            logger.info(f"update {row['update']}, {row['minutes']:.1f} min: {figures}")
-
-        checkpoint = folder / CHECKPOINT
-        try:
-            history = fit(
-                module,
-                training,
-                recipe,
-                validate=validate,
-                checkpoint=checkpoint,
-                resume=resume,
-                report=report,
-                nbr_threads=max(1, nbr_threads // 2),
+            figures += (
+                f"; held out: error {row['held_out_error_deg']:.2f} degrees, "
+                f"{row['followed']:.3f} followed"
             )
-        except Interrupted as where:
-            raise KeyboardInterrupt(
-                f"interrupted at {where}; {checkpoint} is saved, add --resume to go on"
-            ) from None
-        finally:
-            if log:
-                log.close()
+        logger.info(f"update {row['update']}, {row['minutes']:.1f} min: {figures}")
+
+    checkpoint = folder / CHECKPOINT
+    try:
+        history = fit(
+            module,
+            training,
+            recipe,
+            validate=validate,
+            checkpoint=checkpoint,
+            resume=resume,
+            report=report,
+            nbr_threads=max(1, nbr_threads // 2),
+        )
+    except Interrupted as where:
+        raise KeyboardInterrupt(
+            f"interrupted at {where}; {checkpoint} is saved, add --resume to go on"
+        ) from None
+    finally:
         if log:
-            facts.provenance["training"] = best_row(history)
-            save_model(module, facts, model_path)
-            logger.info(f"Saved {model_path}; log and curves are in {folder}")
+            log.close()
+    if log:
+        facts.provenance["training"] = best_row(history)
+        save_model(module, facts, model_path)
+        logger.info(f"Saved {model_path}; log and curves are in {folder}")
 
 
-def _pair_subjects(pam_files, tractogram_files, stopping_files):
+def _pair_subjects(
+    pam_files: str | Path, tractogram_files: str | Path, stopping_files: str | Path
+) -> list[tuple[Path, Path | None, Path | None]]:
     """Return (fODF, tractogram or None, stopping image or None) of each subject."""
     found = []
     for name, pattern in (
@@ -401,7 +410,7 @@ def _pair_subjects(pam_files, tractogram_files, stopping_files):
         ("stopping_files", stopping_files),
     ):
         # A file may have brackets in its name.
-        named = pattern and Path(pattern).is_file()
+        named = bool(pattern) and Path(pattern).is_file()
         paths = [Path(pattern)] if named else sorted(map(Path, glob(str(pattern))))
         if pattern and not paths:
             raise FileNotFoundError(f"{name} is {pattern}, which matches no file.")
@@ -432,17 +441,17 @@ def _pair_subjects(pam_files, tractogram_files, stopping_files):
 
 
 def _prepare_subject(
-    pam_path,
-    tractogram_path,
-    stopping_path,
-    store_path,
+    pam_path: Path,
+    tractogram_path: Path | None,
+    stopping_path: Path | None,
+    store_path: Path,
     *,
-    sh_format,
-    least_mm,
-    stopping_thr,
-    n_streamlines,
-    random_seed,
-):
+    sh_format: tuple[str | None, str],
+    least_mm: float,
+    stopping_thr: float,
+    n_streamlines: int,
+    random_seed: int,
+) -> int:
     """Write what training needs of a subject into a folder; return its SH order."""
     from dipy_rnn.interpolate import sh_order
     from dipy_rnn.training.references import clean, store
@@ -455,6 +464,7 @@ def _prepare_subject(
             "make it again with dipy_fit_csd."
         )
     shape = features.data.shape[:3]
+    streamlines: Iterable[AnyArray]
     if tractogram_path is not None:
         # Bad ones are counted and left out.
         lines = read_tractogram(tractogram_path, check_points=False)
@@ -478,7 +488,7 @@ def _prepare_subject(
         except ValueError as error:
             raise ValueError(f"{stopping_path or pam_path}: {error}") from None
     name = tractogram_path or f"the deterministic tractogram of {pam_path}"
-    counts = Counter()
+    counts: Counter[str] = Counter()
     kept = clean(streamlines, affine, shape, least_mm, counts)
     first = next(kept, None)
     if first is None:
@@ -498,11 +508,11 @@ def _prepare_subject(
     return sh_order(features.data.shape[3])
 
 
-def _tally(counts):
+def _tally(counts: Counter[str]) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in counts.items())
 
 
-def _check_fit(reference, name, pam_path):
+def _check_fit(reference: Reference, name: str | Path, pam_path: Path) -> None:
     """Refuse streamlines that do not go where the fODF points."""
     from dipy_rnn.interpolate import sh_order
     from dipy_rnn.training.sequences import Blur, draw
@@ -529,11 +539,14 @@ def _check_fit(reference, name, pam_path):
         )
 
 
-def _hold_out(references, n_subjects, fraction, random_seed):
+def _hold_out(
+    references: list[Reference], n_subjects: int, fraction: float, random_seed: int
+) -> tuple[list[Reference], list[Reference]]:
     """Return references to train on, and others to validate on."""
     if n_subjects:
         return references[:-n_subjects], references[-n_subjects:]
-    training, validation = [], []
+    training: list[Reference] = []
+    validation: list[Reference] = []
     rng = np.random.default_rng(random_seed)
     for reference in references:
         order = rng.permutation(len(reference))

@@ -1,21 +1,24 @@
 """Checkpoints: what a training has come to, complete or not at all."""
 
+from collections.abc import Mapping
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from dipy_rnn._typing import AnyPath
 from dipy_rnn.whole_file import whole_file
 
 
-def save_checkpoint(snapshot, path):
+def save_checkpoint(snapshot: Mapping[str, Any], path: AnyPath) -> None:
     """Write a snapshot of a training.
 
     Parameters
     ----------
     snapshot : dict
         Tensors and plain values.
-    path : Path
+    path : str or Path
         It is there when it is complete.
 
     Raises
@@ -41,12 +44,12 @@ def save_checkpoint(snapshot, path):
         ) from None
 
 
-def load_checkpoint(path):
+def load_checkpoint(path: AnyPath) -> dict[str, Any]:
     """Read a snapshot; nothing is unpickled but tensors and plain values.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
 
     Returns
     -------
@@ -61,9 +64,12 @@ def load_checkpoint(path):
         raise ValueError(f"There is no checkpoint {path}; start without resume.")
     content = io.BytesIO(Path(path).read_bytes())
     try:
-        return torch.load(content, weights_only=True, map_location="cpu")
+        snapshot: dict[str, Any] = torch.load(
+            content, weights_only=True, map_location="cpu"
+        )
     except Exception as error:  # torch raises a dozen kinds
         reason = (str(error) or "it is empty").splitlines()[0]
         raise ValueError(
             f"{path} is no checkpoint ({reason}); start without resume."
         ) from None
+    return snapshot

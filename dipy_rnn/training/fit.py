@@ -1,6 +1,7 @@
 """The training loop."""
 
 from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -9,13 +10,16 @@ import math
 import signal
 import threading
 import time
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from dipy_rnn.model import architecture_of
+from dipy_rnn._typing import AnyPath
+from dipy_rnn.model import Network, architecture_of
 from dipy_rnn.training.checkpoint import load_checkpoint, save_checkpoint
 from dipy_rnn.training.losses import cosine_loss
 from dipy_rnn.training.processes import (
@@ -24,8 +28,9 @@ from dipy_rnn.training.processes import (
     sum_over_processes,
     world_size,
 )
-from dipy_rnn.training.recipe import TEACHERS
-from dipy_rnn.training.sequences import draw, pack
+from dipy_rnn.training.recipe import TEACHERS, Recipe
+from dipy_rnn.training.references import Reference
+from dipy_rnn.training.sequences import Batch, draw, pack
 
 _LARGEST_GRADIENT = 1.0
 
@@ -35,16 +40,16 @@ class Interrupted(Exception):
 
 
 def fit(
-    module,
-    references,
-    recipe,
+    module: Network,
+    references: list[Reference],
+    recipe: Recipe,
     *,
-    validate=None,
-    checkpoint=None,
-    resume=False,
-    report=None,
-    nbr_threads=1,
-):
+    validate: Callable[[Network], Mapping[str, float]] | None = None,
+    checkpoint: AnyPath | None = None,
+    resume: bool = False,
+    report: Callable[[list[dict[str, float]]], object] | None = None,
+    nbr_threads: int = 1,
+) -> list[dict[str, float]]:
     """Train a propagator on reference streamlines.
 
     In a process group of :mod:`torch.distributed` each process draws its share of the
@@ -62,7 +67,7 @@ def fit(
         become large, with its standard error
         (:class:`dipy_rnn.training.validation.FreeRunning`). None: the last weights are
         the best.
-    checkpoint : Path, optional
+    checkpoint : str or Path, optional
         Saved at each validation, every minute, and when SIGINT or SIGTERM end the
         training.
     resume : bool, optional
@@ -106,10 +111,10 @@ def fit(
     if resume and checkpoint is None:
         raise ValueError("resume needs the checkpoint to go on from.")
     training = _Training(module, references, recipe)
-    if resume:
+    if resume and checkpoint is not None:
         training.restore(load_checkpoint(checkpoint))
 
-    def save():
+    def save() -> None:
         if checkpoint:
             snapshot = training.snapshot()  # all processes take part
             from_first(lambda: save_checkpoint(snapshot, checkpoint))
@@ -151,7 +156,9 @@ def fit(
 class _Training:
     """What a training has come to; all of it is in a checkpoint."""
 
-    def __init__(self, module, references, recipe):
+    def __init__(
+        self, module: Network, references: list[Reference], recipe: Recipe
+    ) -> None:
         self.module = module
         self.references = references
         self.recipe = recipe
@@ -162,7 +169,7 @@ class _Training:
                 f"{recipe.n_references} (n_references of its recipe); start no more."
             )
         self.optimiser = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
-        self.network = _Network(module)
+        self.network: nn.Module = _Network(module)
         if world_size() > 1:
             self.network = nn.parallel.DistributedDataParallel(self.network)
         self.update = 0
@@ -171,35 +178,35 @@ class _Training:
         self.elapsed_s = 0.0
         self.progress = 0.0
         self.sums = torch.zeros(3, dtype=torch.float64)  # loss, degrees, weight
-        self.history = []
-        self.best = None
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, torch.Tensor] | None = None
         self.stopped = False
         module.train()
 
     @property
-    def is_over(self):
+    def is_over(self) -> bool:
         patience = self.recipe.patience
         impatient = patience and _rows_since_most(self.history) >= patience
         return self.progress >= 1 or bool(impatient)
 
     @property
-    def row_is_due(self):
+    def row_is_due(self) -> bool:
         # Also in a training that was stopped before it could validate.
         last = self.history[-1]["update"] if self.history else 0
         validates_now = self.update % self.recipe.validate_every == 0
         return self.update > last and (validates_now or self.is_over)
 
     @property
-    def minute(self):
+    def minute(self) -> int:
         """Minutes so far, the same in all processes."""
         return int(self.elapsed_s / 60)
 
-    def means(self):
+    def means(self) -> dict[str, str]:
         """Return loss and error in degrees since the last row, as text."""
         loss, degrees, n = self.sums.tolist()
         return {"loss": f"{loss / n:.4f}", "degrees": f"{degrees / n:.2f}"}
 
-    def draw(self, update):
+    def draw(self, update: int) -> Batch:
         """Draw this process's share of a batch; it depends on the update alone."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.random_seed, update])
@@ -221,7 +228,7 @@ class _Training:
         ]
         return pack(parts)
 
-    def update_weights(self, batch, stop):
+    def update_weights(self, batch: Batch, stop: threading.Event) -> None:
         """Make one step of the optimiser."""
         recipe = self.recipe
         batch = batch.to(self.device)
@@ -237,11 +244,10 @@ class _Training:
         self.network.train()
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
-        width = recipe.width_deg and np.interp(self.progress, [0, 1], recipe.width_deg)
         predicted = self.network(batch)
-        loss = cosine_loss(predicted, batch.target, weight, width_deg=width)
+        loss = cosine_loss(predicted, batch.target, weight, width_deg=self._width_deg())
         self.optimiser.zero_grad()
-        (share * loss).backward()
+        torch.autograd.backward(share * loss)
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), _LARGEST_GRADIENT)
         if not torch.isfinite(norm):
             raise FloatingPointError(
@@ -263,13 +269,20 @@ class _Training:
         self.progress = min(self.progress, 1.0)
         self.stopped = bool(stopped)
 
-    def _learning_rate(self):
+    def _learning_rate(self) -> float:
         return self.recipe.learning_rate * (1 + math.cos(math.pi * self.progress)) / 2
 
-    def close_row(self, validate):
+    def _width_deg(self) -> float | None:
+        if self.recipe.width_deg is None:
+            return None
+        return float(np.interp(self.progress, [0, 1], self.recipe.width_deg))
+
+    def close_row(
+        self, validate: Callable[[Network], Mapping[str, float]] | None
+    ) -> None:
         """Validate, and add a row to the history."""
         loss, degrees, n = sum_over_processes(*self.sums.tolist())
-        row = {
+        row: dict[str, float] = {
             "update": self.update,
             "minutes": round(self.elapsed_s / 60, 3),
             "learning_rate": self._learning_rate(),
@@ -287,7 +300,7 @@ class _Training:
             weights = self.module.state_dict()
             self.best = {name: value.clone() for name, value in weights.items()}
 
-    def snapshot(self):
+    def snapshot(self) -> dict[str, Any]:
         """Return all that is needed to go on, as tensors and plain values."""
         return {
             "identity": self._identity,
@@ -301,7 +314,7 @@ class _Training:
             "optimiser": self.optimiser.state_dict(),
         }
 
-    def restore(self, snapshot):
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go back to where a snapshot was taken."""
         theirs, ours = snapshot.get("identity", {}), self._identity
         for name in ours:
@@ -320,13 +333,13 @@ class _Training:
         self.module.load_state_dict(snapshot["module"])
         self.optimiser.load_state_dict(snapshot["optimiser"])
 
-    def _shared_sums(self):
+    def _shared_sums(self) -> torch.Tensor:
         """Return sums that are right in whichever process they are restored."""
         sums = sum_over_processes(*self.sums.tolist())
         return torch.tensor(sums, dtype=torch.float64) / world_size()
 
     @cached_property
-    def _identity(self):
+    def _identity(self) -> dict[str, Any]:
         """What makes this training this one; its checksums read all references."""
         recipe = asdict(self.recipe)
         recipe |= recipe.pop("blur")
@@ -346,15 +359,15 @@ class _Training:
 class _Network(nn.Module):
     """A propagator over whole batches, as one call that torch can distribute."""
 
-    def __init__(self, module):
+    def __init__(self, module: Network) -> None:
         super().__init__()
         self.module = module
 
-    def forward(self, batch):
+    def forward(self, batch: Batch) -> torch.Tensor:
         return predict(self.module, batch)
 
 
-def predict(module, batch):
+def predict(module: Network, batch: Batch) -> torch.Tensor:
     """Run a propagator over a batch of packed sequences.
 
     Parameters
@@ -383,7 +396,7 @@ def predict(module, batch):
     return module.decode(seen, memory.data, context)
 
 
-def best_row(history):
+def best_row(history: list[dict[str, float]]) -> dict[str, float]:
     """Return the row of the best validation.
 
     That is the last one of which as much is followed as of any before, but for a
@@ -393,7 +406,8 @@ def best_row(history):
     Parameters
     ----------
     history : list of dict
-        As :func:`fit` returns it; without validation the last row is the best.
+        As :func:`fit` returns it, with a row at least; without validation the last
+        row is the best.
 
     Returns
     -------
@@ -405,29 +419,29 @@ def best_row(history):
     >>> best_row([{"followed": share, "followed_se": 0.03} for share in shares])
     {'followed': 0.68, 'followed_se': 0.03}
     """
-    best, most = None, -math.inf
+    best, most = history[0], -math.inf
     for row in history:
         followed = row.get("followed", most)
-        if best is None or followed >= most - row.get("followed_se", 0.0):
+        if followed >= most - row.get("followed_se", 0.0):
             best = row
         most = max(most, followed)
     return best
 
 
-def _rows_since_most(history):
+def _rows_since_most(history: list[dict[str, float]]) -> int:
     """Return how many rows have come since the first of the most followed."""
     followed = [row.get("followed", i) for i, row in enumerate(history)]
     return len(history) - 1 - int(np.argmax(followed)) if history else 0
 
 
 @contextmanager
-def _batches(training, n_threads):
+def _batches(training: _Training, n_threads: int) -> Iterator[Callable[[], Batch]]:
     """Draw the next batches while the network works on this one."""
     with ThreadPoolExecutor(n_threads) as pool:
         first = training.update + 1
         waiting = deque(pool.submit(training.draw, first + i) for i in range(n_threads))
 
-        def next_batch():
+        def next_batch() -> Batch:
             batch = waiting.popleft().result()
             waiting.append(pool.submit(training.draw, training.update + 1 + n_threads))
             return batch
@@ -440,18 +454,20 @@ def _batches(training, n_threads):
 
 
 @contextmanager
-def _signals():
+def _signals() -> Iterator[threading.Event]:
     """Let SIGINT and SIGTERM set an event instead of breaking off."""
     stop = threading.Event()
-    before = {}
+    # Python lets the main thread alone set handlers.
+    in_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+    before = {int(number): signal.getsignal(number) for number in numbers}
 
-    def note(number, _):
+    def note(number: int, _: FrameType | None) -> None:
         stop.set()
         signal.signal(number, before[number])  # a second one breaks off
 
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
+    for number in before:
+        signal.signal(number, note)
     try:
         yield stop
     finally:

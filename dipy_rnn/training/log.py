@@ -1,6 +1,7 @@
 """What a training leaves to look at: a table, curves, TensorBoard."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class TrainingLog:
     ['update,loss', '1,0.5']
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -37,12 +38,12 @@ class TrainingLog:
         else:
             self._events = SummaryWriter(folder)
 
-    def close(self):
+    def close(self) -> None:
         """Close what TensorBoard reads."""
         if self._events:
             self._events.close()
 
-    def __call__(self, history):
+    def __call__(self, history: list[dict[str, float]]) -> None:
         """Write all rows; the last one is new."""
         with (
             whole_file(self._folder / "log.csv") as partial,
@@ -59,7 +60,7 @@ class TrainingLog:
         draw_curves(history, self._folder / "curves.png")
 
 
-def draw_curves(history, path):
+def draw_curves(history: list[dict[str, float]], path: Path) -> None:
     """Draw loss, errors and the share that is followed over the updates.
 
     Parameters

@@ -2,8 +2,16 @@
 
 import math
 
+from torch import Tensor
 
-def cosine_loss(predicted, target, weight=None, *, width_deg=None):
+
+def cosine_loss(
+    predicted: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    width_deg: float | None = None,
+) -> Tensor:
     """Return the weighted mean of one minus the cosine between directions.
 
     Parameters

@@ -1,31 +1,35 @@
 """Training on several GPUs or machines: one process each, started by torchrun."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 import os
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 
 from dipy_rnn.model_file import check_device
 
+_T = TypeVar("_T")
 
-def is_distributed():
+
+def is_distributed() -> bool:
     """Return whether this process belongs to a group."""
     return distributed.is_available() and distributed.is_initialized()
 
 
-def rank():
+def rank() -> int:
     """Return the number of this process, 0 where it is alone."""
     return distributed.get_rank() if is_distributed() else 0
 
 
-def world_size():
+def world_size() -> int:
     """Return how many processes there are."""
     return distributed.get_world_size() if is_distributed() else 1
 
 
-def sum_over_processes(*values):
+def sum_over_processes(*values: float) -> tuple[float, ...]:
     """Return sums of numbers over all processes, the same in each.
 
     Examples
@@ -40,7 +44,7 @@ def sum_over_processes(*values):
     return tuple(total.tolist())
 
 
-def from_first(make):
+def from_first(make: Callable[[], _T]) -> _T:
     """Call a function in the first process, and return what it gives in all.
 
     Parameters
@@ -55,7 +59,7 @@ def from_first(make):
     """
     if not is_distributed():
         return make()
-    answer = [None, None]
+    answer: list[Any] = [None, None]  # what it gave, or its error
     if rank() == 0:
         try:
             answer[0] = make()
@@ -64,16 +68,17 @@ def from_first(make):
     distributed.broadcast_object_list(answer)
     if answer[1] is not None:
         raise answer[1]
-    return answer[0]
+    value: _T = answer[0]
+    return value
 
 
-def wait_for_all():
+def wait_for_all() -> None:
     """Return when every process has come here."""
     if is_distributed():
         distributed.barrier()
 
 
-def share_of_threads(n_threads):
+def share_of_threads(n_threads: int) -> int:
     """Return this process's share of the threads of its machine, 1 or more.
 
     Examples
@@ -85,7 +90,7 @@ def share_of_threads(n_threads):
 
 
 @contextmanager
-def process_group(device):
+def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the processes that torchrun started; alone otherwise.
 
     Parameters

@@ -2,16 +2,17 @@
 
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
+from typing import Any, Self
 
 import numpy as np
 
-from dipy_rnn.model import architecture_of
+from dipy_rnn.model import Network, architecture_of
 from dipy_rnn.model_file import ModelMetadata
 from dipy_rnn.training import teachers
-from dipy_rnn.training.sequences import Blur
+from dipy_rnn.training.sequences import Blur, Teacher
 
 #: Rules for what the network should answer, by name.
-TEACHERS = {
+TEACHERS: dict[str, Teacher | None] = {
     "streamline": None,
     "peak_along": teachers.peak_along,
     "between": teachers.between,
@@ -76,12 +77,12 @@ class Recipe:
 
     n_updates: int = 4000
     max_minutes: float = 0.0
-    step_mm: tuple = (0.2, 1.5)
+    step_mm: tuple[float, float] = (0.2, 1.5)
     n_references: int = 8
     n_sequences: int = 32
     max_points: int = 48
     learning_rate: float = 2e-3
-    width_deg: tuple | None = (40.0, 12.0)
+    width_deg: tuple[float, float] | None = (40.0, 12.0)
     teacher: str = "streamline"
     weight: str = "point"
     blur: Blur = field(default_factory=Blur)
@@ -90,7 +91,7 @@ class Recipe:
     replay_points: int = 0
     random_seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (
             ("n_updates", 1),
             ("n_references", 1),
@@ -128,7 +129,7 @@ class Recipe:
                 )
 
     @classmethod
-    def of(cls, architecture, **changes):
+    def of(cls, architecture: str, **changes: Any) -> Self:
         """Return the recipe that suits an architecture, with changes.
 
         Parameters
@@ -152,13 +153,15 @@ class Recipe:
 
 # What differs from the defaults of a Recipe. The network of the paper begins far from
 # any answer, where a loss that ceases to count large errors teaches nothing.
-_SUITABLE = {
+_SUITABLE: dict[str, dict[str, Any]] = {
     "moving_frame": {},
     "cai2023": {"learning_rate": 3e-4, "width_deg": None},
 }
 
 
-def describe(module, recipe, *, orders, data):
+def describe(
+    module: Network, recipe: Recipe, *, orders: tuple[int, ...], data: str
+) -> ModelMetadata:
     """Return the metadata of a network that a recipe trains.
 
     Parameters

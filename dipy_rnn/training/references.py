@@ -6,12 +6,16 @@ batches touch, however many subjects there are.
 """
 
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 import zlib
 
 import numpy as np
 
 from dipy_rnn import spaces
+from dipy_rnn._typing import AnyArray, BoolArray, Float32Array, FloatArray, IntArray
 
 # Points nearer to each other than this are one point.
 _REPEATED_MM = 1e-3
@@ -48,15 +52,17 @@ class Reference:
     (1, (2, 3), [1.0])
     """
 
-    data: np.ndarray
-    affine: np.ndarray
-    points_mm: np.ndarray
-    spans: np.ndarray
-    lengths_mm: np.ndarray
+    data: Float32Array
+    affine: FloatArray
+    points_mm: Float32Array
+    spans: IntArray
+    lengths_mm: FloatArray
 
     @classmethod
-    def of(cls, data, affine, streamlines):
-        """Make a reference of a sequence of streamlines, which must be clean."""
+    def of(
+        cls, data: Float32Array, affine: FloatArray, streamlines: Iterable[AnyArray]
+    ) -> Self:
+        """Make a reference of streamlines in mm, which must be clean."""
         points = [np.asarray(line, dtype=np.float32) for line in streamlines]
         return cls(
             data,
@@ -66,26 +72,32 @@ class Reference:
             np.array([_length(line) for line in points]),
         )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.lengths_mm)
 
-    def checksum(self):
+    def checksum(self) -> int:
         """Return a number that other streamlines, or another volume, would change."""
         number = 0
         for array in (self.spans, self.points_mm, self.data[::_SLABS], self.affine):
-            number = zlib.crc32(np.ascontiguousarray(array), number)
+            number = zlib.crc32(np.ascontiguousarray(array).data, number)
         return number
 
-    def streamline(self, index):
+    def streamline(self, index: int) -> Float32Array:
         """Return the points (M, 3) of a streamline, float32, in mm."""
         return self.points_mm[slice(*self.spans[index])]
 
-    def select(self, index):
+    def select(self, index: IntArray) -> Self:
         """Return a reference of some of the streamlines, in the same volume."""
         return replace(self, spans=self.spans[index], lengths_mm=self.lengths_mm[index])
 
 
-def clean(streamlines, affine, shape, least_mm, counts=None):
+def clean(
+    streamlines: Iterable[AnyArray],
+    affine: FloatArray,
+    shape: tuple[int, ...],
+    least_mm: float,
+    counts: Counter[str] | None = None,
+) -> Iterator[Float32Array]:
     """Make streamlines fit to learn from, one by one.
 
     Of each the longest run of points is kept that are finite and in the image;
@@ -126,9 +138,9 @@ def clean(streamlines, affine, shape, least_mm, counts=None):
     for line in streamlines:
         counts["read"] += 1
         line = np.asarray(line, dtype=np.float64).reshape(-1, 3)
-        finite = np.isfinite(line).all(axis=1)
+        finite = np.all(np.isfinite(line), axis=1)
         points_vox = spaces.to_voxels(np.where(finite[:, None], line, 0.0), affine)
-        inside = ((points_vox >= -0.5) & (points_vox < limits)).all(axis=1)
+        inside = np.all((points_vox >= -0.5) & (points_vox < limits), axis=1)
         counts["not finite"] += bool((~finite).any())
         counts["outside the image"] += bool((finite & ~inside).any())
         line = line[_longest_run(finite & inside)]
@@ -153,7 +165,12 @@ def clean(streamlines, affine, shape, least_mm, counts=None):
         del counts[reason]
 
 
-def store(folder, data, affine, streamlines):
+def store(
+    folder: Path,
+    data: Float32Array,
+    affine: FloatArray,
+    streamlines: Iterable[AnyArray],
+) -> Reference:
     """Write a reference to disk; the streamlines may come one by one.
 
     Parameters
@@ -196,13 +213,13 @@ def store(folder, data, affine, streamlines):
             lengths_mm.append(_length(line))
     if not lengths_mm:
         raise ValueError("no streamline is left to learn from")
-    arrays = (data, affine, _spans(counts), np.array(lengths_mm))
+    arrays: tuple[AnyArray, ...] = (data, affine, _spans(counts), np.array(lengths_mm))
     for name, array in zip(_ARRAYS, arrays):
         np.save(folder / f"{name}.npy", array)
     return load(folder)
 
 
-def load(folder):
+def load(folder: Path) -> Reference:
     """Open a reference on disk.
 
     Parameters
@@ -223,17 +240,17 @@ def load(folder):
     return Reference(data, affine, points_mm, spans, lengths_mm)
 
 
-def _spans(counts):
-    counts = np.array(counts, dtype=np.int64)
-    ends = np.cumsum(counts)
-    return np.stack([ends - counts, ends], axis=1)
+def _spans(counts: Sequence[int]) -> IntArray:
+    sizes = np.array(counts, dtype=np.int64)
+    ends = np.cumsum(sizes)
+    return np.stack([ends - sizes, ends], axis=1)
 
 
-def _length(line):
+def _length(line: AnyArray) -> float:
     return float(np.linalg.norm(np.diff(line, axis=0), axis=1).sum())
 
 
-def _longest_run(good):
+def _longest_run(good: BoolArray) -> slice:
     """Return the slice of the longest run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], good, [0]]).astype(np.int8)))
     if not len(edges):

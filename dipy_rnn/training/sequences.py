@@ -6,7 +6,9 @@ blurs them: the tracker is a little beside the streamline, and arrives in a dire
 that is a little wrong.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from dipy.tracking.streamline import set_number_of_points
 import numpy as np
@@ -14,6 +16,12 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from dipy_rnn import frames, interpolate, spaces
+from dipy_rnn._typing import Float32Array, FloatArray, IntArray
+from dipy_rnn.training.references import Reference
+
+#: Answers (N, 3), from coefficients (N, C) in the frames of streamlines and the
+#: directions (N, 3) of these in the frames.
+Teacher: TypeAlias = Callable[[Float32Array, FloatArray], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,9 @@ class Blur:
     """
 
     position_mm: float = 0.7
-    direction_deg: tuple = (4.0, 15.0)
+    direction_deg: tuple[float, float] = (4.0, 15.0)
     memory_mm: float = 2.0
-    features: tuple = (0.0, 0.0)
+    features: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +82,10 @@ class Sequences:
     np.int64(3)
     """
 
-    lengths: np.ndarray
-    features: np.ndarray
-    incoming: np.ndarray
-    target: np.ndarray
+    lengths: IntArray
+    features: Float32Array
+    incoming: FloatArray
+    target: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,17 +116,22 @@ class Batch:
     lengths: torch.Tensor
     batch_sizes: torch.Tensor
 
-    def pack(self, values):
+    def pack(self, values: torch.Tensor) -> PackedSequence:
         """Wrap rows in the order of this batch for a GRU."""
         return PackedSequence(values, self.batch_sizes)
 
-    def to(self, device):
+    def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device; torch wants the sizes on the CPU."""
-        rows = (self.features, self.incoming, self.target, self.lengths)
-        return Batch(*(row.to(device) for row in rows), self.batch_sizes)
+        return Batch(
+            self.features.to(device),
+            self.incoming.to(device),
+            self.target.to(device),
+            self.lengths.to(device),
+            self.batch_sizes,
+        )
 
 
-def pack(parts):
+def pack(parts: list[Sequences]) -> Batch:
     """Pack sequences into a batch.
 
     Parameters
@@ -143,28 +156,31 @@ def pack(parts):
     time = np.arange(lengths[0])
     alive = lengths[None, :] > time[:, None]
     order = (starts[None, :] + time[:, None])[alive]
-    rows = (
-        np.concatenate([getattr(part, name) for part in parts])[order]
-        for name in ("features", "incoming", "target")
-    )
+
+    def rows(name: str) -> torch.Tensor:
+        values = np.concatenate([getattr(part, name) for part in parts])
+        return torch.from_numpy(values[order].astype(np.float32))
+
     return Batch(
-        *(torch.from_numpy(row.astype(np.float32)) for row in rows),
+        rows("features"),
+        rows("incoming"),
+        rows("target"),
         torch.from_numpy(np.broadcast_to(lengths, alive.shape)[alive]),
         torch.from_numpy(alive.sum(axis=1)),
     )
 
 
 def draw(
-    reference,
-    n_sequences,
+    reference: Reference,
+    n_sequences: int,
     *,
-    frame,
-    step_mm,
-    max_points,
-    rng,
-    blur=None,
-    teacher=None,
-):
+    frame: str,
+    step_mm: float,
+    max_points: int,
+    rng: np.random.Generator,
+    blur: Blur | None = None,
+    teacher: Teacher | None = None,
+) -> Sequences:
     """Draw sequences from a reference.
 
     Parameters
@@ -252,7 +268,13 @@ def draw(
     return Sequences(lengths, seen_local, ahead, target_local)
 
 
-def _draw_points(reference, n_sequences, step_mm, max_points, rng):
+def _draw_points(
+    reference: Reference,
+    n_sequences: int,
+    step_mm: float,
+    max_points: int,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, IntArray]:
     """Return points of drawn pieces at equal steps, and how many each has."""
     long_enough = np.flatnonzero(reference.lengths_mm > 2.001 * step_mm)
     if not len(long_enough):
@@ -273,16 +295,25 @@ def _draw_points(reference, n_sequences, step_mm, max_points, rng):
     return np.concatenate(pieces), np.array([len(piece) for piece in pieces])
 
 
-def _with_noise(seen, lengths, shares, kept, rng):
+def _with_noise(
+    seen: Float32Array,
+    lengths: IntArray,
+    shares: tuple[float, float],
+    kept: float,
+    rng: np.random.Generator,
+) -> Float32Array:
     """Add noise to features of unit norm, and bring them back to it."""
     share = np.repeat(rng.uniform(*shares, size=len(lengths)), lengths)[:, None]
     noise = share / np.sqrt(seen.shape[1]) * _lasting(rng, lengths, seen.shape[1], kept)
     noisy = np.where(seen != 0, seen + noise, 0.0).astype(np.float32)
     norm = np.linalg.norm(noisy, axis=1, keepdims=True)
-    return np.divide(noisy, norm, out=noisy, where=norm > 0)
+    np.divide(noisy, norm, out=noisy, where=norm > 0)
+    return noisy
 
 
-def _lasting(rng, lengths, n_channels, kept):
+def _lasting(
+    rng: np.random.Generator, lengths: IntArray, n_channels: int, kept: float
+) -> FloatArray:
     """Return unit noise (N, channels) of which a share is kept from point to point."""
     noise = rng.normal(size=(lengths.max(), len(lengths), n_channels))
     for i in range(1, len(noise)):

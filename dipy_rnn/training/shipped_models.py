@@ -6,6 +6,7 @@ and their checksums, which loading compares.
 """
 
 import argparse
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 import hashlib
@@ -23,9 +24,10 @@ from scipy.ndimage import binary_dilation
 import torch
 
 from dipy_rnn import sh
+from dipy_rnn._typing import AnyArray, Float32Array, FloatArray
 from dipy_rnn.model import untrained
 from dipy_rnn.model_file import CHECKSUMS, save_model
-from dipy_rnn.phantom import random_phantom
+from dipy_rnn.phantom import Phantom, random_phantom
 from dipy_rnn.training.fit import best_row, fit
 from dipy_rnn.training.recipe import Recipe, describe
 from dipy_rnn.training.references import load, store
@@ -59,7 +61,7 @@ _MIN_FRACTION = 0.05  # voxels with less fibre than this are not fitted, but for
 _RIM = 1  # .. so many voxels around, where a fit finds fibres in noise
 
 
-def make_world(random_seed, *, through_dwi):
+def make_world(random_seed: int, *, through_dwi: bool) -> tuple[Phantom, Float32Array]:
     """Make one phantom and its fODF.
 
     Parameters
@@ -87,6 +89,7 @@ def make_world(random_seed, *, through_dwi):
         voxel_size_mm=rng.uniform(1.2, 3.0),
         n_bundles=int(rng.integers(6, 14)),
     )
+    coeffs: AnyArray
     if through_dwi:
         coeffs = _fitted_fodf(phantom, rng)
     else:
@@ -102,7 +105,7 @@ def make_world(random_seed, *, through_dwi):
         return phantom, sh.with_order(sh.fodf_features(coeffs).data, _ORDER)
 
 
-def _fitted_fodf(phantom, rng):
+def _fitted_fodf(phantom: Phantom, rng: np.random.Generator) -> FloatArray:
     """Simulate a scan of a phantom and fit it as dipy_fit_csd would."""
     order = int(rng.choice(ORDERS))
     n_directions = int(rng.integers(max(20, _n_coefficients(order)), 121))
@@ -125,18 +128,21 @@ def _fitted_fodf(phantom, rng):
         gtab, (np.array([along, across, across]), 100.0), sh_order_max=order
     )
     fibres = phantom.peaks()[0].sum(axis=-1) > _MIN_FRACTION
-    return model.fit(dwi, mask=binary_dilation(fibres, iterations=_RIM)).shm_coeff
+    mask = binary_dilation(fibres, iterations=_RIM)
+    coeffs: FloatArray = model.fit(dwi, mask=mask).shm_coeff
+    return coeffs
 
 
-def _n_coefficients(order):
+def _n_coefficients(order: int) -> int:
     return (order + 1) * (order + 2) // 2
 
 
-def _store_reference(index, *, name, folder):
+def _store_reference(index: int, *, name: str, folder: Path) -> None:
     """Make the phantom of a number; its streamlines are true or tracked."""
     random_seed = 1000 * RECIPES[name].random_seed + index
     # Every second through a simulated scan.
     phantom, data = make_world(random_seed, through_dwi=index % 2 == 0)
+    streamlines: Iterable[FloatArray]
     if name == "deterministic":
         streamlines = deterministic_streamlines(
             data, phantom.affine, _N_STREAMLINES, random_seed=random_seed
@@ -147,7 +153,7 @@ def _store_reference(index, *, name, folder):
     store(folder / str(index), data, phantom.affine, streamlines)
 
 
-def make_model(name, path):
+def make_model(name: str, path: Path) -> None:
     """Train a model on phantoms and write it with its metadata.
 
     Parameters
@@ -159,12 +165,12 @@ def make_model(name, path):
     recipe = RECIPES[name]
     start = time.perf_counter()
 
-    def say(line):
+    def say(line: str) -> None:
         print(f"{name}, {time.perf_counter() - start:.0f} s: {line}", flush=True)
 
     torch.set_num_threads(1)  # sums of another order would give other weights
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         numbers = range(N_PHANTOMS + N_HELD_OUT)
         # Spawned: a fork would copy the state of threads that it does not have.
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
@@ -203,7 +209,7 @@ def make_model(name, path):
     say(f"saved {path}")
 
 
-def write_checksums(folder):
+def write_checksums(folder: Path) -> None:
     """Write the SHA-256 of each model of a folder, as ``sha256sum --check`` reads it.
 
     Parameters
@@ -225,8 +231,9 @@ def write_checksums(folder):
     (folder / CHECKSUMS).write_text("".join(lines), "utf-8", newline="\n")
 
 
-def main():
+def main() -> None:
     """Make the models named, or all, and write the checksums of all."""
+    assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(RECIPES), choices=RECIPES)
     parser.add_argument("--out_dir", default="dipy_rnn/models", type=Path)

@@ -5,6 +5,7 @@ but not where a tracker should go that has strayed from it. The fODF at the very
 is another, and says that too; it has several peaks, of which a rule chooses one.
 """
 
+from collections.abc import Iterator
 from functools import cache
 
 from dipy.data import get_sphere
@@ -13,6 +14,7 @@ from dipy.tracking.tracker import deterministic_tracking
 import numpy as np
 
 from dipy_rnn import spaces
+from dipy_rnn._typing import AnyArray, Float32Array, FloatArray, IntArray
 from dipy_rnn.interpolate import sh_order
 
 _N_DIRECTIONS = 1500  # about 3 degrees apart within 70
@@ -20,7 +22,9 @@ _N_NEAR = 20  # as far as 7 degrees
 _CLIMB = 3
 
 
-def largest_ahead(coeffs, along=None, *, widest_deg=45.0):
+def largest_ahead(
+    coeffs: AnyArray, along: FloatArray | None = None, *, widest_deg: float = 45.0
+) -> FloatArray:
     """Return the fODF's largest value ahead: the rule of deterministic tracking.
 
     Parameters
@@ -45,11 +49,17 @@ def largest_ahead(coeffs, along=None, *, widest_deg=45.0):
     np.True_
     """
     directions, harmonics, _ = _directions_ahead(sh_order(coeffs.shape[1]), widest_deg)
-    values = coeffs.astype(np.float32) @ harmonics
-    return directions[np.argmax(values, axis=1)]
+    best: IntArray = np.argmax(coeffs.astype(np.float32) @ harmonics, axis=1)
+    return directions[best]
 
 
-def peak_along(coeffs, along, *, straightness=8, widest_deg=28.0):
+def peak_along(
+    coeffs: AnyArray,
+    along: FloatArray,
+    *,
+    straightness: float = 8,
+    widest_deg: float = 28.0,
+) -> FloatArray:
     """Return the peak of the fODF that the streamline goes along.
 
     Parameters
@@ -82,7 +92,7 @@ def peak_along(coeffs, along, *, straightness=8, widest_deg=28.0):
     )
     values = np.maximum(coeffs.astype(np.float32) @ harmonics, 0)
     cosine = np.maximum(along.astype(np.float32) @ directions.T.astype(np.float32), 0)
-    best = np.argmax(values * cosine**straightness, axis=1)
+    best: IntArray = np.argmax(values * cosine**straightness, axis=1)
     rows = np.arange(len(values))
     for _ in range(_CLIMB):
         around = near[best]
@@ -90,7 +100,9 @@ def peak_along(coeffs, along, *, straightness=8, widest_deg=28.0):
     return directions[best]
 
 
-def between(coeffs, along, *, share=0.15, **chosen):
+def between(
+    coeffs: AnyArray, along: FloatArray, *, share: float = 0.15, **chosen: float
+) -> FloatArray:
     """Return a direction between the peak and that of the streamline.
 
     Peaks are noisy, and the streamlines of a phantom are not: a share of them teaches
@@ -119,12 +131,19 @@ def between(coeffs, along, *, share=0.15, **chosen):
     array([0.1, 1. ])
     """
     directions = (1 - share) * peak_along(coeffs, along, **chosen) + share * along
-    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    norm: FloatArray = np.linalg.norm(directions, axis=1, keepdims=True)
+    return directions / norm
 
 
 def deterministic_streamlines(
-    data, affine, n_seeds, *, above=None, step_mm=0.5, random_seed=0
-):
+    data: AnyArray,
+    affine: FloatArray,
+    n_seeds: int,
+    *,
+    above: tuple[AnyArray, float] | None = None,
+    step_mm: float = 0.5,
+    random_seed: int = 0,
+) -> Iterator[FloatArray]:
     """Track a tractogram to learn from with DIPY's deterministic tracking.
 
     Parameters
@@ -175,9 +194,9 @@ def deterministic_streamlines(
     if not len(voxels):
         raise ValueError(f"There is no voxel above {seed_thr:g} to start in.")
     rng = np.random.default_rng(random_seed)
-    seeds_vox = voxels[rng.integers(len(voxels), size=n_seeds)]
-    seeds_vox = seeds_vox + rng.uniform(-0.5, 0.5, seeds_vox.shape)
-    return deterministic_tracking(
+    chosen = voxels[rng.integers(len(voxels), size=n_seeds)]
+    seeds_vox = chosen + rng.uniform(-0.5, 0.5, chosen.shape)
+    streamlines: Iterator[FloatArray] = deterministic_tracking(
         spaces.to_mm(seeds_vox, affine),
         ThresholdStoppingCriterion(np.array(image, dtype=np.float64), stopping_thr),
         affine,
@@ -189,10 +208,13 @@ def deterministic_streamlines(
         step_size=step_mm,
         random_seed=random_seed + 1,  # 0 would be drawn from the clock
     )
+    return streamlines
 
 
 @cache
-def _directions_ahead(order, widest_deg):
+def _directions_ahead(
+    order: int, widest_deg: float
+) -> tuple[FloatArray, Float32Array, IntArray]:
     """Return directions on a spiral around z, harmonics (C, D), and who is near."""
     from dipy.reconst.shm import real_sh_tournier
 

@@ -1,5 +1,7 @@
 """Validation by tracking freely: next-step errors stop telling early."""
 
+from typing import NamedTuple
+
 from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
 from dipy.tracking.streamline import set_number_of_points
 import numpy as np
@@ -7,17 +9,31 @@ from scipy.ndimage import binary_dilation
 import torch
 
 from dipy_rnn import evaluation, spaces
-from dipy_rnn.model_file import as_model
+from dipy_rnn._typing import BoolArray, FloatArray
+from dipy_rnn.model import Network
+from dipy_rnn.model_file import Model, ModelMetadata, as_model
 from dipy_rnn.sh import FeatureVolume
+from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking import track
 from dipy_rnn.training.fit import predict
-from dipy_rnn.training.recipe import TEACHERS
+from dipy_rnn.training.recipe import TEACHERS, Recipe
+from dipy_rnn.training.references import Reference
 from dipy_rnn.training.sequences import draw, pack
 
 _N_SEQUENCES = 100
 _N_REFERENCES = 16  # at most
 _N_VISITING = 20_000
 _SPACING_MM = 0.5  # tractograms may be compressed to a few points
+
+
+class _World(NamedTuple):
+    """Held-out streamlines of a reference, and where and whither to start on each."""
+
+    reference: Reference
+    criterion: StoppingCriterion
+    lines_mm: list[FloatArray]
+    seeds_mm: FloatArray  # (N, 3)
+    directions: FloatArray  # (N, 3), along the voxel axes
 
 
 class FreeRunning:
@@ -69,17 +85,17 @@ class FreeRunning:
 
     def __init__(
         self,
-        references,
-        metadata,
-        recipe,
+        references: list[Reference],
+        metadata: ModelMetadata,
+        recipe: Recipe,
         *,
-        n_streamlines=200,
-        step_mm=1.0,
-        max_angle_deg=60.0,
-        limit_mm=2.0,
-        nbr_threads=1,
-        random_seed=0,
-    ):
+        n_streamlines: int = 200,
+        step_mm: float = 1.0,
+        max_angle_deg: float = 60.0,
+        limit_mm: float = 2.0,
+        nbr_threads: int = 1,
+        random_seed: int = 0,
+    ) -> None:
         self._metadata = metadata
         self._step_mm = float(np.clip(step_mm, *recipe.step_mm))
         self._max_angle_deg = max_angle_deg
@@ -92,9 +108,7 @@ class FreeRunning:
         n_each = [
             len(part) for part in np.array_split(range(n_streamlines), len(references))
         ]
-        self._worlds = [
-            self._starts(r, n, rng) for r, n in zip(references, n_each) if n
-        ]
+        self._worlds = [self._world(r, n, rng) for r, n in zip(references, n_each) if n]
         self._batch = pack(
             [
                 draw(
@@ -111,7 +125,7 @@ class FreeRunning:
             ]
         )
 
-    def __call__(self, module):
+    def __call__(self, module: Network) -> dict[str, float]:
         """Return the error of the next step, and the share that is followed.
 
         Parameters
@@ -132,7 +146,7 @@ class FreeRunning:
             cosine = (predict(module, batch) * batch.target).sum(dim=1).clamp(-1, 1)
         model = as_model(module, self._metadata)
         followed = np.concatenate(
-            [self._follow(model, *world) for world in self._worlds]
+            [self._follow(model, world) for world in self._worlds]
         )
         return {
             "held_out_error_deg": float(torch.rad2deg(torch.arccos(cosine)).mean()),
@@ -140,13 +154,13 @@ class FreeRunning:
             "followed_se": float(followed.std() / np.sqrt(len(followed))),
         }
 
-    def _starts(self, reference, n, rng):
-        """Choose streamlines of a reference, and where and whither to start."""
+    def _world(self, reference: Reference, n: int, rng: np.random.Generator) -> _World:
+        """Choose streamlines of a reference."""
         chosen = rng.permutation(len(reference))[:n]
         lines = [_dense(reference, i) for i in chosen]
         middle = [min(len(line) // 2, len(line) - 2) for line in lines]
         ahead = [line[i + 1] - line[i] for line, i in zip(lines, middle)]
-        seeds = np.array([line[i] for line, i in zip(lines, middle)])
+        seeds_mm = np.array([line[i] for line, i in zip(lines, middle)])
         directions = np.array(ahead) @ spaces.axes(reference.affine)
         some = rng.permutation(len(reference))[:_N_VISITING]
         visited = evaluation.visits(
@@ -155,18 +169,19 @@ class FreeRunning:
             reference.data.shape[:3],
         )
         criterion = BinaryStoppingCriterion(binary_dilation(visited > 0))
-        return reference, criterion, lines, seeds, directions
+        return _World(reference, criterion, lines, seeds_mm, directions)
 
-    def _follow(self, model, reference, criterion, lines, seeds, directions):
+    def _follow(self, model: Model, world: _World) -> BoolArray:
+        reference = world.reference
         # The forward half must not use up what the backward one needs.
         longest_mm = 3 * reference.lengths_mm.max()
-        tracked = [np.empty((0, 3))] * len(seeds)
+        tracked = [np.empty((0, 3))] * len(world.seeds_mm)
         for line in track(
-            seeds,
-            stopping_criterion=criterion,
+            world.seeds_mm,
+            stopping_criterion=world.criterion,
             affine=reference.affine,
             features=FeatureVolume(reference.data, self._metadata.kind),
-            seed_directions=directions,
+            seed_directions=world.directions,
             model=model,
             max_len=longest_mm,
             step_size=self._step_mm,
@@ -174,11 +189,12 @@ class FreeRunning:
             nbr_threads=self._nbr_threads,
         ):
             tracked[line.seed_index] = line.points_mm
-        return evaluation.followed(lines, tracked, self._limit_mm)
+        return evaluation.followed(world.lines_mm, tracked, self._limit_mm)
 
 
-def _dense(reference, index):
+def _dense(reference: Reference, index: int) -> FloatArray:
     """Return a streamline by points that are near to each other."""
     line = np.asarray(reference.streamline(index), dtype=np.float64)
     n_points = 1 + int(np.ceil(reference.lengths_mm[index] / _SPACING_MM))
-    return set_number_of_points(line, max(n_points, 3))
+    dense: FloatArray = set_number_of_points(line, max(n_points, 3))
+    return dense
