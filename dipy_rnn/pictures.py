@@ -97,27 +97,6 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there when it is complete.
-
-    Parameters
-    ----------
-    path : Path
-    content : bytes
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> write_whole(path, b"all of it")
-    >>> path.read_text()
-    'all of it'
-    """
-    with whole_file(path) as partial:
-        partial.write_bytes(content)
-
-
 def direction_colours(vectors: AnyArray) -> AnyArray:
     """Colour directions: red from left to right, green front to back, blue up.
 
@@ -225,7 +204,9 @@ def save_picture(
     >>> path.read_bytes()[1:4]
     b'PNG'
     """
-    write_whole(path, png(draw_tractograms({title: streamlines}, image, affine)))
+    content = png(draw_tractograms({title: streamlines}, image, affine))
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def draw_tractograms(

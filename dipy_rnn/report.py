@@ -17,6 +17,7 @@ import numpy as np
 
 from dipy_rnn import pictures
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
+from dipy_rnn.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -171,7 +172,8 @@ def write_report(
         view=_view(streamlines),
         plotly=get_plotlyjs(),
     )
-    pictures.write_whole(path, page.encode())
+    with whole_file(path) as partial:
+        partial.write_bytes(page.encode())
 
 
 def _partners(
@@ -304,21 +306,22 @@ def _bundle_rows(
 def _how_close(
     between: Sequence[Mapping[str, Any]], keys: Sequence[str]
 ) -> dict[str, Any] | None:
-    """Return what the first card tells: the share alike, or the first figure."""
+    """Return what the first card tells: the share alike, or else the first figure.
+
+    None if there is no figure, or it is not known of the candidate.
+    """
     if not between:
         return None
     figure = next((f for f in between if f["name"] == "alike"), between[0])
-    keys = [key for key in keys if figure.get(key)]
-    cells = _cells([figure[key] for key in keys], figure["unit"])
-    values = [figure[key]["value"] for key in keys]
+    values: dict[str, Any] = {key: (figure.get(key) or {}).get("value") for key in keys}
+    known = [key for key in keys if _is_number(values[key])]
+    if "candidate" not in known:
+        return None
+    cells = _cells([figure[key] for key in known], figure["unit"])
     return {
         "figure": figure,
-        "texts": {key: cell["value"] for key, cell in zip(keys, cells)},
-        "percents": {
-            key: 100 * value
-            for key, value in zip(keys, values)
-            if figure["unit"] == "%" and _is_number(value)
-        },
+        "texts": {key: cell["value"] for key, cell in zip(known, cells)},
+        "percents": {key: 100 * values[key] for key in known if figure["unit"] == "%"},
     }
 
 
@@ -372,20 +375,27 @@ def _embed(figure: Figure) -> dict[str, str | int]:
 def _view(streamlines: Mapping[str, Sequence[AnyArray]]) -> dict[str, Any]:
     """Return both tractograms, and the lowest and highest corner around them.
 
-    Points are 16-bit integers of 0.1 mm, in base 64: a third of what JSON would need.
-    The lowest integer, three times, ends a streamline.
+    Points are 16-bit integers in base 64, a third of what JSON would need: how many
+    units they are from the lowest corner. The largest integer, three times, ends a
+    streamline.
     """
     chosen = {key: pictures.choose(streamlines[key], N_IN_3D) for key in _KEYS[:2]}
-    end = np.full((1, 3), np.iinfo(np.int16).min)
-    packed = {}
-    for key, lines in chosen.items():
-        rows = [np.empty((0, 3)), *(np.r_[np.rint(10 * line), end] for line in lines)]
-        packed[key] = b64encode(np.concatenate(rows).astype("<i2").tobytes()).decode()
     points_mm = np.concatenate(
         [*chosen["candidate"], *chosen["reference"]] or [np.zeros((1, 3), np.float32)]
-    )
+    ).astype(np.float64)
+    low, high = points_mm.min(axis=0) - 1, points_mm.max(axis=0) + 1
+    end = np.iinfo(np.uint16).max
+    # Of what is larger than any head nobody sees a smaller unit.
+    unit_mm = max(0.1, float(np.max(high - low)) / (end - 1))
+    packed = {}
+    for key, lines in chosen.items():
+        rows = [np.empty((0, 3))]
+        for line in lines:
+            rows += [np.rint((line - low) / unit_mm), np.full((1, 3), end)]
+        packed[key] = b64encode(np.concatenate(rows).astype("<u2").tobytes()).decode()
     return {
         "packed": packed,
-        "low": (points_mm.min(axis=0) - 1).tolist(),
-        "high": (points_mm.max(axis=0) + 1).tolist(),
+        "unit_mm": unit_mm,
+        "low": low.tolist(),
+        "high": high.tolist(),
     }

@@ -199,7 +199,7 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError):
-        pictures.write_whole(tmp_path / "folder", b"never")
+        pictures.save_picture(tmp_path / "folder", [ALONG_X], np.ones(SHAPE), np.eye(4))
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "folder"}
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+from numpy.testing import assert_allclose
 from plotly.offline import get_plotlyjs
 import pytest
 
@@ -260,6 +261,29 @@ def test_the_summary_says_how_close_how_fast_and_where(page):
     assert re.search(r"Most at the cross, R \d+, A \d+, S \d+ mm, where more", text)
 
 
+@pytest.mark.parametrize("known", [None, {}, figure(None), figure(float("nan"))])
+def test_how_close_is_left_out_where_it_is_not_known(tmp_path, coarse, known):
+    told = metrics()
+    told["between"][0]["candidate"] = known
+    if known == {}:
+        del told["between"][0]["candidate"]
+    path = tmp_path / "report.html"
+    report.write_report(path, told, tracked(), IMAGE, AFFINE, DISTANCES)
+    reader = read(path)
+    assert "How close" not in reader.text
+    assert reader.rows["Alike within 2 mm"][:2] == [DASH, "71.2 % 70.1 to 72.4"]
+
+
+def test_only_streamlines_that_are_alike_are_counted_as_the_same(tmp_path, coarse):
+    told = metrics()
+    told["between"][0] |= {"name": "overlap", "label": "Common voxels"}
+    path = tmp_path / "report.html"
+    report.write_report(path, told, tracked(), IMAGE, AFFINE, DISTANCES)
+    text = read(path).text
+    assert "How close 46.1 % Common voxels" in text
+    assert "are the same as" not in text and "reaches" not in text
+
+
 def test_speed_is_that_of_steps_where_seconds_are_not_known(tmp_path, coarse):
     told = metrics()
     del told["trackers"]["reference"]["seconds"]
@@ -330,9 +354,12 @@ def view(path):
     seen = json.loads(data.group(1))
     lines = {}
     for key, packed in seen["packed"].items():
-        points = np.frombuffer(b64decode(packed), "<i2").reshape(-1, 3)
-        ends = np.flatnonzero((points == -32768).all(axis=1))
-        lines[key] = [part[part[:, 0] > -32768] / 10 for part in np.split(points, ends)]
+        points = np.frombuffer(b64decode(packed), "<u2").reshape(-1, 3)
+        ends = np.flatnonzero((points == 65535).all(axis=1))
+        lines[key] = [
+            seen["low"] + seen["unit_mm"] * part[part[:, 0] < 65535]
+            for part in np.split(points, ends)
+        ]
         assert not len(lines[key].pop())  # each streamline has its end
     return lines, seen["low"], seen["high"]
 
@@ -340,12 +367,38 @@ def view(path):
 def test_the_3d_view_holds_both_tractograms(page):
     lines, low, high = view(page)
     straight, bent = lines["candidate"]  # no place of a streamline that is not there
-    assert straight[[0, -1]].tolist() == [[2, 9, 7], [18, 9, 7]]
-    assert bent[[0, -1]].tolist() == [[2, 9, 7], [10, 14, 7]]
+    assert_allclose(straight[[0, -1]], [[2, 9, 7], [18, 9, 7]])
+    assert_allclose(bent[[0, -1]], [[2, 9, 7], [10, 14, 7]])
     assert len(lines["reference"]) == 3
     for line in lines["reference"]:
-        assert set(line[:, 1]) == {10.5}
+        assert_allclose(line[:, 1], 10.5)
     assert low == [1, 8, 6] and high == [19, 15, 8]
+
+
+@pytest.mark.parametrize(
+    ("shift_mm", "scale", "within_mm"),
+    # Half a unit: of 0.1 mm, or of 160 m and a mm on either side over 65534. Single
+    # precision tells 0.03 mm at 400 m.
+    [(-5000.0, 1, 0.05), (4e5, 1, 0.07), (0.0, 1e4, 160_002 / 65534 / 2)],
+)
+def test_the_3d_view_is_right_wherever_and_however_large_it_is(
+    tmp_path, coarse, shift_mm, scale, within_mm
+):
+    affine = np.diag([scale, scale, scale, 1.0])
+    affine[:3, 3] = shift_mm
+    lines = {
+        key: [line * scale + shift_mm for line in tracked()[key][:2]]
+        for key in ("candidate", "reference")
+    }
+    path = tmp_path / "report.html"
+    distances = {"candidate": np.array([1.5, 3.5])}
+    report.write_report(
+        path, without_the_rest(metrics()), lines, IMAGE, affine, distances
+    )
+    seen, _, _ = view(path)
+    for key, expected in lines.items():
+        for line, (first, *_, last) in zip(seen[key], expected, strict=True):
+            assert_allclose(line[[0, -1]], [first, last], atol=1.01 * within_mm)
 
 
 def test_the_3d_view_does_not_grow_with_them(tmp_path, coarse, monkeypatch):

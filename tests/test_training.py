@@ -30,7 +30,7 @@ from dipy_rnn.training.log import TrainingLog, draw_curves
 from dipy_rnn.training.losses import cosine_loss
 from dipy_rnn.training.recipe import Recipe
 from dipy_rnn.training.references import Reference, clean, load, store
-from dipy_rnn.training.sequences import Blur, Sequences, draw, pack
+from dipy_rnn.training.sequences import LEAST_STEPS, Blur, Sequences, draw, pack
 from dipy_rnn.training.teachers import (
     deterministic_streamlines,
     largest_ahead,
@@ -437,6 +437,29 @@ def test_streamlines_too_short_for_a_step_are_refused():
         drawn(blank([line]), 2, step_mm=1.5)
 
 
+def test_a_streamline_of_two_steps_is_long_enough_with_the_room_that_is_left():
+    line = np.array([[2.0, 4, 4], [4.001, 4, 4]])
+    with pytest.raises(ValueError, match="two steps of 1 mm"):
+        drawn(blank([line]), 2)
+    line[1, 0] = 2 + LEAST_STEPS + 1e-3
+    assert set(drawn(blank([line]), 2).lengths) == {2}
+
+
+@pytest.mark.parametrize("frame", ["local", "voxel"])
+@pytest.mark.parametrize("teacher", [None, peak_along])
+def test_a_fold_leaves_all_directions_finite(frame, teacher):
+    # Seven steps of 8/7 mm: the fourth is from 3.43 mm out to 3.43 mm back. Steps of
+    # 4 mm forth and back, taken two at a time, lead nowhere from first to last.
+    for xs, step_mm in (([1, 5, 1], 1.1), ([1, 5, 1, 5, 1, 5, 1], 7.9)):
+        line = np.array([[x, 5.0, 5.0] for x in xs])
+        sequences = drawn(
+            blank([line]), 40, frame=frame, step_mm=step_mm, teacher=teacher
+        )
+        for values in (sequences.features, sequences.incoming, sequences.target):
+            assert np.isfinite(values).all()
+        assert_allclose(np.linalg.norm(sequences.incoming, axis=1), 1, atol=1e-6)
+
+
 # Teachers
 
 
@@ -566,6 +589,14 @@ def test_deterministic_streamlines_stay_above_the_threshold(crossing):
         ("random_seed", -1),
         ("step_mm", (1.0, 0.5)),
         ("step_mm", (0.0, 0.5)),
+        ("step_mm", (0.5,)),
+        ("step_mm", 0.5),
+        ("width_deg", (0.0, 0.0)),
+        ("width_deg", (40.0,)),
+        ("width_deg", (-40.0, -12.0)),
+        ("width_deg", (40.0, float("inf"))),
+        ("width_deg", 40.0),
+        ("width_deg", "ab"),
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),
         ("teacher", "nobody"),
@@ -575,6 +606,27 @@ def test_deterministic_streamlines_stay_above_the_threshold(crossing):
 def test_a_recipe_that_cannot_be_cooked_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is "):
         Recipe(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("position_mm", -0.7),
+        ("position_mm", float("inf")),
+        ("memory_mm", -2.0),
+        ("memory_mm", float("nan")),
+        ("direction_deg", (15.0, 4.0)),
+        ("direction_deg", (-4.0, 15.0)),
+        ("direction_deg", (4.0,)),
+        ("direction_deg", 4.0),
+        ("features", (0.3, 0.1)),
+        ("features", (0.0, float("nan"))),
+        ("features", None),
+    ],
+)
+def test_a_blur_that_is_no_range_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is "):
+        Blur(**{name: value})
 
 
 # The loop
@@ -813,6 +865,39 @@ def test_patience_needs_something_to_validate_on(crossing):
         fit(untrained(), [crossing], small_recipe(patience=2))
 
 
+def test_a_training_needs_something_to_learn_from():
+    with pytest.raises(ValueError, match=r"references is empty; give one at least\."):
+        fit(untrained(), [], small_recipe())
+
+
+@pytest.mark.parametrize("validated_first", [True, False])
+def test_a_training_is_resumed_with_a_validation_or_without_one(
+    validated_first, crossing, tmp_path
+):
+    def run(validated, **options):
+        return fit(
+            untrained(),
+            [crossing],
+            small_recipe(n_updates=4),
+            validate=(lambda module: {"followed": 0.5}) if validated else None,
+            checkpoint=tmp_path / "checkpoint.pt",
+            report=TrainingLog(tmp_path),
+            **options,
+        )
+
+    with interrupt_after(2), pytest.raises(Interrupted):
+        run(validated_first)
+    history = run(not validated_first, resume=True)
+    assert ["followed" in row for row in history] == [
+        validated_first,
+        not validated_first,
+    ]
+    first, *rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert first == "update,minutes,learning_rate,loss,error_deg,followed"
+    ends = ["0.5" if "followed" in row else "" for row in history]
+    assert [row.split(",")[-1] for row in rows] == ends
+
+
 # Checkpoints
 
 
@@ -910,10 +995,13 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(checkpoint):
 # Several processes
 
 
-@pytest.mark.skipif(
+needs_gloo = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
     reason="torch was built without gloo",
 )
+
+
+@needs_gloo
 def test_two_processes_give_the_weights_of_one(tmp_path):
     alone, alone_history = distributed_worker.train(tmp_path / "alone")
     worker = [sys.executable, distributed_worker.__file__, tmp_path / "both"]
@@ -935,6 +1023,51 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
     assert same(results[0]["weights"], results[1]["weights"])
     # The first alone reported.
     assert [result["reports"] for result in results] == [4, 0]
+
+
+SENDING = """
+import torch
+from dipy_rnn.training.processes import from_first, process_group, rank
+
+class Unsent(Exception):
+    def __init__(self, what, why):
+        super().__init__(what)
+        self.why = why
+
+def fail(error):
+    raise error
+
+with process_group(torch.device("cpu")):
+    for make in (
+        lambda: fail(ValueError("plain")),
+        lambda: fail(Unsent("not written", lambda: None)),
+        lambda: fail(Unsent("not read", 3)),
+        lambda: open(__import__("os").devnull),
+        lambda: "a value",
+    ):
+        try:
+            print(from_first(make))
+        except Exception as error:
+            print(type(error).__name__, error)
+"""
+
+
+@needs_gloo
+def test_an_error_of_the_first_process_ends_all_whatever_it_is():
+    ends = distributed_worker.distributed([sys.executable, "-c", SENDING])
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    (first, other) = (out.splitlines() for _, out, _ in ends)
+    assert first[0] == other[0] == "ValueError plain"
+    # The first still has the error itself.
+    assert first[1:3] == ["Unsent not written", "Unsent not read"]
+    assert other[1:3] == [
+        "RuntimeError Unsent('not written')",
+        "RuntimeError Unsent('not read')",
+    ]
+    # What can't be sent is an error, too; all are at the same place after it.
+    assert "cannot" in first[3] and "TextIOWrapper" in first[3]
+    assert other[3] == first[3]
+    assert first[4] == other[4] == "a value"
 
 
 # Validation
@@ -1058,10 +1191,40 @@ def test_tensorboard_gets_each_row_once_where_it_is_installed(tmp_path, monkeypa
     )
 
 
+def test_a_log_without_a_row_leaves_no_file(tmp_path):
+    TrainingLog(tmp_path).close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_curves_need_no_validation(tmp_path):
     rows = [{"update": 1, "loss": 0.5, "error_deg": 3.0}]
     draw_curves(rows, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_a_row_does_not_know_is_blank_in_the_table(order, tmp_path):
+    rows = [{"update": 1, "loss": 1.0, "followed": 0.5}, {"update": 2, "loss": 1.0}]
+    TrainingLog(tmp_path)(rows[::order])
+    lines = ["update,loss,followed", *["1,1.0,0.5", "2,1.0,"][::order]]
+    assert (tmp_path / "log.csv").read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_curve_is_drawn_where_its_values_are_known(order, tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    plotted, plot = {}, Axes.plot
+
+    def noting(self, updates, values, *style, **options):
+        plotted[options["label"]] = list(values)
+        return plot(self, updates, values, *style, **options)
+
+    monkeypatch.setattr(Axes, "plot", noting)
+    rows = [{"update": 1, "followed": 0.5}, {"update": 2, "error_deg": 3.0}]
+    draw_curves(rows[::order], tmp_path / "curves.png")
+    assert_array_equal(plotted["held out"], [0.5, np.nan][::order])
+    assert_array_equal(plotted["training"], [np.nan, 3.0][::order])
 
 
 # Altogether

@@ -90,7 +90,7 @@ def fit(
     Interrupted
         If a signal ended it.
     ValueError
-        If the checkpoint belongs to another training.
+        If there is no reference, or the checkpoint belongs to another training.
 
     Examples
     --------
@@ -104,6 +104,8 @@ def fit(
     >>> history[-1]["update"], history[-1]["error_deg"] < 90
     (2, True)
     """
+    if not references:
+        raise ValueError("references is empty; give one at least.")
     if recipe.patience and validate is None:
         raise ValueError(
             f"patience is {recipe.patience}, but nothing is held out to validate on."
@@ -118,6 +120,10 @@ def fit(
         if checkpoint:
             snapshot = training.snapshot()  # all processes take part
             from_first(lambda: save_checkpoint(snapshot, checkpoint))
+
+    def tell() -> None:
+        if report:
+            report(training.history)
 
     batches = _batches(training, max(1, nbr_threads))
     with (
@@ -143,8 +149,7 @@ def fit(
             if training.row_is_due:
                 training.close_row(validate)
                 save()
-                if report:
-                    from_first(lambda: report(training.history))
+                from_first(tell)
             elif training.minute > minute:
                 save()
     if training.best is not None:
@@ -292,8 +297,9 @@ class _Training:
         self.sums.zero_()
         if validate:
             # The figures of one process, so that all go the same way.
-            figures = from_first(lambda: validate(self.module))
-            row |= {name: float(value) for name, value in figures.items()}
+            row |= from_first(
+                lambda: {k: float(value) for k, value in validate(self.module).items()}
+            )
             self.module.train()
         self.history.append(row)
         if best_row(self.history) is row:

@@ -1,11 +1,17 @@
 """What a training leaves to look at: a table, curves, TensorBoard."""
 
+from __future__ import annotations
+
 import csv
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dipy_rnn.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class TrainingLog:
@@ -31,12 +37,7 @@ class TrainingLog:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            self._events = None
-        else:
-            self._events = SummaryWriter(folder)
+        self._events: SummaryWriter | None = None
 
     def close(self) -> None:
         """Close what TensorBoard reads."""
@@ -44,14 +45,18 @@ class TrainingLog:
             self._events.close()
 
     def __call__(self, history: list[dict[str, float]]) -> None:
-        """Write all rows; the last one is new."""
+        """Write all rows, blank where one has no such figure; the last one is new."""
         with (
             whole_file(self._folder / "log.csv") as partial,
             open(partial, "w", newline="", encoding="utf-8") as file,
         ):
-            writer = csv.DictWriter(file, fieldnames=history[-1])
+            # A training that is resumed may validate where it did not before.
+            columns = dict.fromkeys(name for row in history for name in row)
+            writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(history)
+        # Not before there is a row: a training that fails leaves no file of events.
+        self._events = self._events or _open_events(self._folder)
         if self._events:
             row = history[-1]
             for name in row.keys() - {"update"}:
@@ -60,13 +65,23 @@ class TrainingLog:
         draw_curves(history, self._folder / "curves.png")
 
 
+def _open_events(folder: Path) -> SummaryWriter | None:
+    """Return what writes for TensorBoard; None where that is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder)
+
+
 def draw_curves(history: list[dict[str, float]], path: Path) -> None:
     """Draw loss, errors and the share that is followed over the updates.
 
     Parameters
     ----------
     history : list of dict
-        As :func:`dipy_rnn.training.fit.fit` returns it.
+        As :func:`dipy_rnn.training.fit.fit` returns it; a curve has a gap where a row
+        has no such figure.
     path : Path
         A picture; nothing is drawn where matplotlib is not installed.
     """
@@ -83,7 +98,8 @@ def draw_curves(history: list[dict[str, float]], path: Path) -> None:
         ),
         ("Held-out streamlines followed (share)", {"followed": "held out"}),
     ]
-    panels = [panel for panel in panels if panel[1].keys() & history[-1].keys()]
+    known = {name for row in history for name in row}
+    panels = [panel for panel in panels if panel[1].keys() & known]
     figure = Figure(figsize=(4 * len(panels), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     updates = [row["update"] for row in history]
@@ -91,9 +107,9 @@ def draw_curves(history: list[dict[str, float]], path: Path) -> None:
         np.atleast_1d(figure.subplots(1, len(panels))), panels
     ):
         for name, label in curves.items():
-            if name in history[-1]:
+            if name in known:
                 colour = "tab:blue" if label == "training" else "tab:orange"
-                values = [row[name] for row in history]
+                values = [row.get(name, np.nan) for row in history]
                 axes.plot(updates, values, ".-", color=colour, label=label)
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("Update")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 import os
+import pickle
 from typing import Any, TypeVar
 
 import torch
@@ -50,7 +51,9 @@ def from_first(make: Callable[[], _T]) -> _T:
     Parameters
     ----------
     make : callable
-        Without arguments. An error in it is raised in all processes.
+        Without arguments. An error in it is raised in all processes: itself in the
+        first, in the others too if it can be sent to them, else as a RuntimeError.
+        What it gives has to be picklable.
 
     Examples
     --------
@@ -60,16 +63,30 @@ def from_first(make: Callable[[], _T]) -> _T:
     if not is_distributed():
         return make()
     answer: list[Any] = [None, None]  # what it gave, or its error
+    own: Exception | None = None
     if rank() == 0:
         try:
             answer[0] = make()
+            pickle.dumps(answer[0])
         except Exception as error:
-            answer[1] = error
+            own, answer = error, [None, _sendable(error)]
+    # The others wait for it: nothing may fail in the first before it is sent.
     distributed.broadcast_object_list(answer)
+    if own is not None:
+        raise own
     if answer[1] is not None:
         raise answer[1]
     value: _T = answer[0]
     return value
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return an error that other processes can read: itself, or one that quotes it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(repr(error))
+    return error
 
 
 def wait_for_all() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from dipy_rnn.model import Network, architecture_of
 from dipy_rnn.model_file import ModelMetadata
+from dipy_rnn.spaces import check_numbers
 from dipy_rnn.training import teachers
 from dipy_rnn.training.sequences import Blur, Teacher
 
@@ -111,12 +112,19 @@ class Recipe:
             raise ValueError(
                 f"random_seed is {self.random_seed}; {_LARGEST_SEED} or less is needed."
             )
-        low, high = self.step_mm
-        if not 0 < low <= high < np.inf:
+        steps = check_numbers(self.step_mm, "step_mm")
+        if steps.shape != (2,) or not 0 < steps[0] <= steps[1] < np.inf:
             raise ValueError(
-                f"step_mm is {low:g} to {high:g}; two lengths above 0 mm are needed, "
-                "the smaller one first."
+                f"step_mm is {' to '.join(f'{step:g}' for step in steps.ravel())}; two "
+                "lengths above 0 mm are needed, the smaller one first."
             )
+        if self.width_deg is not None:
+            widths = check_numbers(self.width_deg, "width_deg")
+            if widths.shape != (2,) or not ((0 < widths) & (widths < np.inf)).all():
+                raise ValueError(
+                    f"width_deg is {self.width_deg}; two angles above 0 degrees are "
+                    "needed, or None for the plain loss."
+                )
         if not 0 < self.learning_rate < np.inf:
             raise ValueError(
                 f"learning_rate is {self.learning_rate}; a number above 0 is needed."

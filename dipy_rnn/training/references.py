@@ -134,7 +134,7 @@ def clean(
     {'read': 1, 'outside the image': 1, 'with repeated points': 1, 'kept': 1}
     """
     counts = Counter() if counts is None else counts
-    limits = np.array(shape[:3]) - 0.5
+    limits = np.array(shape) - 0.5
     for line in streamlines:
         counts["read"] += 1
         line = np.asarray(line, dtype=np.float64).reshape(-1, 3)

@@ -19,6 +19,14 @@ from dipy_rnn import frames, interpolate, spaces
 from dipy_rnn._typing import Float32Array, FloatArray, IntArray
 from dipy_rnn.training.references import Reference
 
+#: Streamlines of a reference are drawn from if they are longer than this many steps:
+#: two, and a little for rounding.
+LEAST_STEPS = 2.001
+
+# So much at least, in radians, is each incoming direction off: one that has no length,
+# after an exact fold, becomes any direction instead of none.
+_LEAST_SPREAD = 1e-9
+
 #: Answers (N, 3), from coefficients (N, C) in the frames of streamlines and the
 #: directions (N, 3) of these in the frames.
 Teacher: TypeAlias = Callable[[Float32Array, FloatArray], FloatArray]
@@ -50,6 +58,11 @@ class Blur:
         Range from which each sequence draws the size of the noise on its features, as a
         share of them. Features that are zero, as orders that were not fitted, stay so.
 
+    Raises
+    ------
+    ValueError
+        If a number is negative, or a range is not two numbers, the smaller one first.
+
     Examples
     --------
     >>> Blur().position_mm
@@ -60,6 +73,25 @@ class Blur:
     direction_deg: tuple[float, float] = (4.0, 15.0)
     memory_mm: float = 2.0
     features: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.position_mm < np.inf:
+            raise ValueError(
+                f"position_mm is {self.position_mm}; a distance of 0 mm or more is "
+                "needed."
+            )
+        if not self.memory_mm >= 0:
+            raise ValueError(
+                f"memory_mm is {self.memory_mm}; a way of 0 mm or more is needed."
+            )
+        for name in ("direction_deg", "features"):
+            values = getattr(self, name)
+            ends = spaces.check_numbers(values, name)
+            if ends.shape != (2,) or not 0 <= ends[0] <= ends[1] < np.inf:
+                raise ValueError(
+                    f"{name} is {values}; two numbers of 0 or more are needed, the "
+                    "smaller one first."
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +110,8 @@ class Sequences:
     Examples
     --------
     >>> x = np.zeros((3, 3))
-    >>> Sequences(np.array([2, 1]), x, x, x).lengths.sum()
-    np.int64(3)
+    >>> Sequences(np.array([2, 1]), x, x, x).lengths.tolist()
+    [2, 1]
     """
 
     lengths: IntArray
@@ -239,6 +271,7 @@ def draw(
     incoming = np.roll(target, 1, axis=0)
     incoming[first] = target[first]
     spread = np.deg2rad(rng.uniform(*blur.direction_deg, size=len(lengths)))
+    spread = np.maximum(spread, _LEAST_SPREAD)
     incoming += np.repeat(spread, lengths)[:, None] * _lasting(rng, lengths, 3, kept)
     incoming /= np.linalg.norm(incoming, axis=1, keepdims=True)
     # Beside the streamline: a constant part and a part of each point's own.
@@ -276,7 +309,7 @@ def _draw_points(
     rng: np.random.Generator,
 ) -> tuple[FloatArray, IntArray]:
     """Return points of drawn pieces at equal steps, and how many each has."""
-    long_enough = np.flatnonzero(reference.lengths_mm > 2.001 * step_mm)
+    long_enough = np.flatnonzero(reference.lengths_mm > LEAST_STEPS * step_mm)
     if not len(long_enough):
         raise ValueError(
             f"No streamline of the reference has two steps of {step_mm:.3g} mm; give "
