@@ -303,9 +303,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, started):
     process = started([*subject.inputs, "--out_dir", out, *STEP], limit=2048)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert error.startswith("dipy_track_rnn: error: ")
-    assert "File too large" in error and "out_tractogram.trx" in error
-    assert len(error.splitlines()) == 1
+    # DIPY 1.11 shows messages there, too.
+    (line,) = [each for each in error.splitlines() if not each.startswith("INFO:")]
+    assert line.startswith("dipy_track_rnn: error: ")
+    assert "File too large" in line and "out_tractogram.trx" in line
     assert not list(out.iterdir())
 
 

@@ -1,11 +1,15 @@
 """dipy_compare_rnn on real files: tracked or given, every error a user can make."""
 
 import json
+from pathlib import Path
 import sys
 
 from dipy.io.image import save_nifti
+from dipy.io.peaks import load_pam
 from dipy.io.stateful_tractogram import Space, StatefulTractogram
 from dipy.io.streamline import save_tractogram
+import h5py
+import nibabel as nib
 import numpy as np
 import numpy.testing as npt
 import pytest
@@ -148,23 +152,113 @@ def test_streamlines_of_the_same_seeds_are_partners(subject, suffix, no_page):
 
 def test_bundles_are_tractograms_too(subject, no_page):
     lines, _ = subject.phantom.streamlines(40)
-    for name, bundle in (("one", lines[:40]), ("two", lines[40:])):
+    names = ("cst.left", "cst.right")
+    for name, bundle in zip(names, (lines[:40], lines[40:])):
         # Half of them the other way round.
         turned = [line[:: (-1) ** i] for i, line in enumerate(bundle)]
         save_lines(subject.folder / f"{name}.trk", turned, subject.stopping)
-    _, values = compared(
+    metrics, values = compared(
         subject.folder / "out",
-        subject.folder / "one.trk",
-        subject.folder / "two.trk",
+        subject.folder / "cst.left.trk",
+        subject.folder / "cst.right.trk",
         subject.stopping,
         "--bundle_files",
         subject.folder / "*.trk",
     )
+    assert tuple(bundle["name"] for bundle in metrics["bundles"]) == names
     assert values["valid", "candidate"] == values["valid", "reference"] == 1
     assert values["valid_bundles", "candidate"] == 1
     assert (
         values["overlap", "reference"] == 0.5 and values["overreach", "reference"] == 0
     )
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["x/cst.left.trk", "x/cst.right.TRX"], ["cst.left", "cst.right"]),
+        (["x/af.nii.gz", "x/cst.v2.nii"], ["af", "cst.v2"]),
+        (["x/left/cst.trk", "x/right/cst.trk"], ["left/cst", "right/cst"]),
+        (["cst.trk", "old/cst.trk"], ["cst", "old/cst"]),
+    ],
+)
+def test_each_bundle_has_a_name_of_its_own(files, names):
+    paths = [Path(file) for file in files]
+    assert compare._by_name(paths) == dict(zip(names, paths))
+
+
+def test_bundles_of_one_name_are_refused(subject):
+    for name in ("cst.trk", "cst.nii.gz"):
+        (subject.folder / name).touch()
+    line = refusal(*subject.inputs, "--bundle_files", subject.folder / "cst.*")
+    assert "cst.nii.gz and " in line and "cst.trk, whose bundles" in line
+
+
+@pytest.mark.parametrize("label", [1.4, -1, np.nan, np.inf, 2.0**31])
+def test_labels_that_are_none_are_refused(subject, label, monkeypatch):
+    monkeypatch.setattr(compare, "_track", None)  # before anything is tracked
+    labels = np.ones(subject.mask.shape)
+    labels[2, 2, 2] = label
+    path = subject.folder / "regions.nii.gz"
+    save_nifti(path, labels, subject.phantom.affine)
+    out = ("--out_dir", subject.folder / "out")
+    for option in ("--label_file", "--bundle_files"):
+        line = refusal(*subject.inputs, *STEP, option, path, *out)
+        assert f"regions.nii.gz holds {label:g}; labels are whole numbers" in line
+
+
+def test_labels_in_integers_with_a_scale_are_taken(subject):
+    labels = np.linspace(0, 100, 20).round().reshape(-1, 1, 1) * subject.mask
+    image = nib.Nifti1Image(labels, subject.phantom.affine, dtype=np.int16)
+    path = subject.folder / "regions.nii.gz"
+    nib.save(image, path)
+    assert (image.get_fdata() == labels).all()
+    assert 0 < np.abs(nib.load(path).get_fdata() - labels).max() < 0.01
+    _, regions, _ = compare._load_truth(
+        {}, path, subject.stopping, radius_mm=0.0, end_mm=4.0
+    )
+    npt.assert_array_equal(regions, labels)
+
+
+def without(path, *names):
+    """Take something out of a peaks and metrics file, and its version."""
+    with h5py.File(path, "r+") as file:
+        del file.attrs["version"]
+        for name in names:
+            del file["pam"][name]
+
+
+def test_a_fodf_is_compared_whatever_else_its_file_holds_and_from_a_list_of_seeds(
+    subject, no_page
+):
+    without(subject.pam, "peak_dirs", "peak_values", "peak_indices", "gfa")
+    inputs = [*subject.inputs[:2], subject.folder / "list.txt"]
+    np.savetxt(inputs[2], [[-3.0, 0, 0], [3.0, 0, 0]])
+    metrics, _ = compared(subject.folder / "out", *inputs, *STEP)
+    trackers = metrics["trackers"].values()
+    assert [tracker["n_streamlines"] for tracker in trackers] == [2, 2, 2]
+    line = refusal(
+        *subject.inputs,
+        *("--tracking_method", "eudx", "--out_dir", subject.folder / "eudx"),
+    )
+    assert "peaks.pam5 holds no peaks that eudx can follow" in line
+
+
+def test_eudx_gets_the_peaks_that_dipy_would_read(subject):
+    shape = subject.mask.shape
+    with h5py.File(subject.pam, "r+") as file:
+        file["pam/peak_indices"][3, 4, 5] = [7, 361, -1, -1, -1]
+        file["pam/peak_values"][3, 4, 5] = [0.5, 0.25, 0, 0, 0]
+    ours = compare._load_peaks(subject.pam, "eudx", shape)
+    theirs = load_pam(subject.pam)
+    for name in ("peak_indices", "peak_values"):
+        npt.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    npt.assert_allclose(ours.sphere.vertices, theirs.sphere.vertices)
+    # 362 vertices: nothing is there.
+    with h5py.File(subject.pam, "r+") as file:
+        file["pam/peak_indices"][3, 4, 5] = [7, 362, -1, -1, -1]
+    with pytest.raises(ValueError, match=r"peaks\.pam5 holds no peaks that eudx"):
+        compare._load_peaks(subject.pam, "eudx", shape)
 
 
 def test_tractograms_of_this_very_folder_can_be_compared(subject, no_page):
@@ -185,6 +279,7 @@ ERRORS = {
     "suffix": (["--out_reference", "x.vtk"], "out_reference is x.vtk; a name that"),
     "no bundles": (["--bundle_files", "no/*.trk"], "which matches no file"),
     "radius": (["--bundle_radius", -1], "bundle_radius is -1"),
+    "no number": (["--bundle_radius", "nan"], "bundle_radius is nan"),
     "model": (["--model_file", "nothing.pt"], "nothing.pt"),
     "step": (["--step_size", 9], "step_size"),
     "eudx": (

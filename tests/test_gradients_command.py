@@ -76,6 +76,19 @@ def test_right_gradients_are_told_and_the_table_is_saved(tmp_path, messages):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["gradients.csv"]
 
 
+def test_seeds_come_from_a_list_too(tmp_path, messages):
+    paths, phantom, _ = write_subject(tmp_path)
+    seeds_mm = np.concatenate([line[::5] for line in phantom.streamlines(20)[0]])[:99]
+    paths[2] = tmp_path / "seeds.txt"
+    np.savetxt(paths[2], seeds_mm)
+    command(*paths, *QUICK[:4], "--out_dir", tmp_path / "out")
+    assert "with 99 seeds" in messages.text
+    assert rows_of(tmp_path / "out" / "gradients.csv")[0]["case"] == "x y z"
+    np.savetxt(paths[2], seeds_mm[:29])
+    line = refusal(*paths, *QUICK, "--out_dir", tmp_path)
+    assert "seeds.txt holds 29 seeds; 30 or more" in line
+
+
 def test_a_flipped_axis_is_told_and_is_no_error(tmp_path, messages):
     paths, *_ = write_subject(tmp_path, change=mirrored_y)
     command(*paths, *QUICK, "--out_dir", tmp_path, "--out_table", "mine.csv")

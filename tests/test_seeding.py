@@ -1,6 +1,7 @@
 """Where the commands seed: counted by hand in masks of a few voxels."""
 
 from pathlib import Path
+import pickle
 
 import numpy as np
 import numpy.testing as npt
@@ -88,6 +89,30 @@ def test_many_seeds_come_in_batches_without_repeats(monkeypatch, options, sizes)
     assert len(np.unique(np.concatenate(batches), axis=0)) == sum(sizes)
 
 
+@pytest.mark.parametrize("seed_at_interface", [False, True])
+def test_with_random_seed_0_seeds_vary_and_still_none_comes_twice(
+    monkeypatch, seed_at_interface
+):
+    monkeypatch.setattr(seeding, "_DRAW_TO_SELECT", 20)
+    wm = np.zeros((8, 8, 8))
+    wm[:4] = 1
+    tissues = Tissues(wm, 1 - wm, 0 * wm)
+    options = {"select": 1, "seed_count": 50, "random_seed": 0}
+    options["seed_at_interface"] = seed_at_interface
+    one, two = (np.concatenate(place(wm + 1, tissues, **options)) for _ in range(2))
+    assert len(np.unique(np.concatenate([one, two]), axis=0)) == 100
+
+
+def test_with_random_seed_0_processes_that_share_the_seeds_place_the_same():
+    here = Seeding(seeds_per_voxel=3, random_seed=0)
+    there = pickle.loads(pickle.dumps(here))
+    one, two = (
+        np.concatenate(list(each.place(mask_of(7), AFFINE, "mask.nii.gz")[1]))
+        for each in (here, there)
+    )
+    npt.assert_array_equal(one, two)
+
+
 def test_parts_of_batches_are_the_whole():
     batches = [np.arange(n)[:, None] + i for n, i in ((4, 0), (3, 4), (5, 7))]
     parts = [
@@ -134,6 +159,7 @@ def test_seeds_on_the_interface_are_where_grey_meets_white():
         ({"seed_count": -1}, "seed_count is -1"),
         ({"seeds_per_voxel": -1}, "seeds_per_voxel is -1"),
         ({"seeds_per_mm3": float("nan")}, "seeds_per_mm3 is nan"),
+        ({"seeds_per_mm3": float("inf")}, "seeds_per_mm3 is inf"),
         ({"select": -5}, "select is -5"),
         ({"random_seed": -1}, "random_seed is -1"),
         ({"seed_count": 3, "seeds_per_voxel": 1}, "seed_count and seeds_per_voxel"),

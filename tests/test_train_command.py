@@ -462,7 +462,8 @@ def test_the_installed_command_trains_in_two_processes_as_in_one(
     )
     assert [code for code, _, _ in results] == [0, 0], results
     # The first one reads and writes.
-    assert "12 kept" in results[0][1] and "12 kept" not in results[1][1]
+    said = [output + errors for _, output, errors in results]
+    assert "12 kept" in said[0] and "12 kept" not in said[1]
     one, two = trained(**options), Trained(tmp_path / "two")
     for name, value in one.weights.items():
         assert_allclose(value, two.weights[name], atol=1e-5)

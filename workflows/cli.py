@@ -1,11 +1,13 @@
 """Entry points of the commands."""
 
+from functools import wraps
 from importlib import metadata
+import inspect
 import logging
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 import warnings
 
 from dipy.workflows.flow_runner import run_flow
@@ -13,6 +15,7 @@ from dipy.workflows.workflow import Workflow
 
 from dipy_rnn.workflows.compare import RNNComparisonFlow
 from dipy_rnn.workflows.gradients import RNNGradientCheckFlow
+from dipy_rnn.workflows.inputs import one_line
 from dipy_rnn.workflows.track import RNNTrackingFlow
 from dipy_rnn.workflows.train import RNNTrainingFlow
 
@@ -61,6 +64,14 @@ def _run(command: str, flow: Workflow) -> None:
         },
     }
 
+    run = flow.run
+
+    @wraps(run)  # DIPY reads its signature and its documentation
+    def run_with_what_is_given(**arguments: Any) -> None:
+        run(**_given(arguments, inspect.signature(run)))
+
+    flow.run = run_with_what_is_given
+
     def end(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt("terminated")
 
@@ -73,15 +84,23 @@ def _run(command: str, flow: Workflow) -> None:
     except KeyboardInterrupt as interruption:
         sys.exit(f"{command}: {str(interruption) or 'interrupted'}")
     except (OSError, ValueError, FloatingPointError) as error:
-        sys.exit(f"{command}: error: {_one_line(error)}")
+        sys.exit(f"{command}: error: {one_line(error)}")
     except Exception as error:
         sys.exit(
-            f"{command}: error: {type(error).__name__}: {_one_line(error)} (this "
+            f"{command}: error: {type(error).__name__}: {one_line(error)} (this "
             "should have been caught earlier; please report it)"
         )
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _given(arguments: dict[str, Any], signature: inspect.Signature) -> dict[str, Any]:
+    """Leave out options that are None, which DIPY makes of the word None."""
+    for name, value in arguments.items():
+        parameter = signature.parameters[name]
+        if value is None and parameter.default is parameter.empty:
+            raise ValueError(
+                f"{name} is None, which means that nothing is given; a file of that "
+                "name is ./None."
+            )
+    return {name: value for name, value in arguments.items() if value is not None}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
-from glob import glob
 from importlib import metadata
 import json
 import logging
@@ -23,19 +22,26 @@ import numpy as np
 
 from dipy_rnn.workflows.inputs import (
     SUFFIXES,
+    Files,
+    check_least,
     check_same_grid,
     check_sh_format,
+    find_files,
+    load_pam,
     load_subject,
     load_volume,
     make_criterion,
+    pair_files,
     read_tractogram,
-    unequal_numbers_refused,
+    shown,
 )
 from dipy_rnn.workflows.outputs import WholeOutputs, check_installed
 from dipy_rnn.workflows.seeding import Seeding
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from dipy.direction.peaks import PeaksAndMetrics
 
     from dipy_rnn._typing import AnyArray, ArrayLike, BoolArray, FloatArray, IntArray
     from dipy_rnn.comparison import Tracked
@@ -47,6 +53,8 @@ logger = logging.getLogger("dipy")  # whose messages DIPY shows and files
 _TRACTOGRAMS = ("out_candidate", "out_reference", "out_yardstick")
 _OUTPUTS = ("out_report", "out_metrics", *_TRACTOGRAMS)  # in the order of run
 _PACKAGES = ("dipy_rnn", "dipy", "torch", "numpy", "scipy", "nibabel", "plotly")
+# Labels in an image of integers with a scale of its own are a little off.
+_LABEL_OFF = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +113,9 @@ class RNNComparisonFlow(
 
     def run(
         self,
-        pam_files: str | Path,
-        stopping_files: str | Path,
-        seeding_files: str | Path,
+        pam_files: Files,
+        stopping_files: Files,
+        seeding_files: Files,
         tracking_method: str = "deterministic",
         use_binary_mask: bool = False,
         stopping_thr: float = 0.2,
@@ -119,7 +127,7 @@ class RNNComparisonFlow(
         pmf_threshold: float = 0.1,
         max_angle: float = 30.0,
         model_file: str = "default",
-        bundle_files: str | Path = "",
+        bundle_files: Files = "",
         bundle_radius: float = 0.0,
         bundle_end: float = 4.0,
         label_file: str | Path = "",
@@ -157,7 +165,8 @@ class RNNComparisonFlow(
         stopping_files : string or Path
             Path to images (e.g. FA) used for the stopping criterion.
         seeding_files : string or Path
-            A binary image showing where to seed.
+            A binary image showing where to seed, or a list of seeds: a file (.txt,
+            .csv, .tsv, .npy) with x, y and z in mm in each row.
         tracking_method : string, optional
             What the network is held against: deterministic, probabilistic or eudx
             (which follows the peaks saved in the pam_files).
@@ -189,7 +198,8 @@ class RNNComparisonFlow(
         bundle_files : string or Path, optional
             Path to known bundles, wildcards allowed, one file for each: a tractogram
             (.trx, .trk, .tck), or a NIfTI image that is 1 inside the bundle and 2 and
-            3 in its two end regions. Streamlines are then scored by them.
+            3 in its two end regions. Streamlines are then scored by them. Bundles are
+            named by their files, and where those have the same name by folders too.
         bundle_radius : float, optional
             How far (mm) a bundle reaches around the streamlines of its file: 0 where
             these fill it, half of its width where there is a centreline alone.
@@ -236,7 +246,6 @@ class RNNComparisonFlow(
         """
         from dipy_rnn.tractogram_file import check_format, write_tractogram
 
-        self._compares_existing = Path(pam_files).suffix.lower() in SUFFIXES
         for name, path in zip(
             _TRACTOGRAMS, (out_candidate, out_reference, out_yardstick)
         ):
@@ -249,15 +258,18 @@ class RNNComparisonFlow(
             ("bundle_radius", bundle_radius, 0),
             ("bundle_end", bundle_end, 0),
         ):
-            if value < least:
-                raise ValueError(f"{name} is {value}; {least} or more is needed.")
-        bundle_paths = [Path(path) for path in sorted(glob(str(bundle_files)))]
-        if bundle_files and not bundle_paths:
-            raise FileNotFoundError(
-                f"bundle_files is {bundle_files}, which matches no file."
-            )
-        with unequal_numbers_refused():
-            io_it = self.get_io_iterator()
+            check_least(name, value, least)
+        bundle_paths = {}
+        if bundle_files:
+            bundle_paths = _by_name(find_files(bundle_files, "bundle_files"))
+        # DIPY reads these variables of this very function.
+        pam_files, stopping_files, seeding_files = pair_files(
+            pam_files=pam_files,
+            stopping_files=stopping_files,
+            seeding_files=seeding_files,
+        )
+        self._compares_existing = Path(pam_files[0]).suffix.lower() in SUFFIXES
+        io_it = self.get_io_iterator()
 
         check_installed(("jinja2", "matplotlib", "plotly"), "The report", "viz")
         options: dict[str, Any] = {
@@ -332,8 +344,6 @@ def _track(
     batch_size: int,
 ) -> _Comparison:
     """Track a subject with all trackers."""
-    from dipy.io.peaks import load_pam
-
     from dipy_rnn.comparison import track_beside
 
     features, stopping, mask, affine = load_subject(
@@ -357,7 +367,7 @@ def _track(
         affine,
         features=features,
         method=options["tracking_method"],
-        pam=load_pam(pam_path) if pam_path.suffix.lower() == ".pam5" else None,
+        pam=_load_peaks(pam_path, options["tracking_method"], stopping.shape),
         model=model,
         min_len=options["minlen"],
         max_len=options["maxlen"],
@@ -381,6 +391,34 @@ def _track(
         },
         model=_model_facts(model),
     )
+
+
+def _load_peaks(
+    path: Path, method: str, shape: tuple[int, ...]
+) -> PeaksAndMetrics | None:
+    """Load what an algorithm of DIPY takes beside the fODF: a sphere, EuDX peaks."""
+    if path.suffix.lower() != ".pam5":
+        return None
+    if method != "eudx":
+        return load_pam(path)
+    pam = load_pam(path, "peak_indices", "peak_values")
+    indices, values = pam.peak_indices, pam.peak_values
+    # DIPY follows an index without a look at where it leads.
+    if (
+        pam.sphere is None
+        or indices is None
+        or values is None
+        or indices.ndim != 4
+        or indices.shape[:3] != shape
+        or indices.shape != values.shape
+        or not ((indices >= -1) & (indices < len(pam.sphere.vertices))).all()
+    ):
+        raise ValueError(
+            f"{shown(path)} holds no peaks that eudx can follow (peak_indices, "
+            "peak_values and sphere_vertices that fit each other); make it with "
+            "dipy_fit_csd, or choose another tracking_method."
+        )
+    return pam
 
 
 def _model_facts(model: Model) -> dict[str, str | int | None]:
@@ -464,8 +502,8 @@ def _report(
     """Measure, and write the figures and the page."""
     from dipy_rnn.comparison import measure, partner_distances
     from dipy_rnn.interpolate import count_threads
-    from dipy_rnn.pictures import write_whole
     from dipy_rnn.report import write_report
+    from dipy_rnn.whole_file import whole_file
 
     tracked, affine = subject.tracked, subject.affine
     bundles, regions, known_paths = truth
@@ -501,7 +539,9 @@ def _report(
     if subject.model:
         metrics["model"] = subject.model
     metrics |= figures
-    write_whole(metrics_path, json.dumps(metrics, indent=2, allow_nan=False).encode())
+    content = json.dumps(metrics, indent=2, allow_nan=False).encode()
+    with whole_file(metrics_path) as partial:
+        partial.write_bytes(content)
     logger.info(f"Saved {metrics_path}")
     write_report(
         report_path,
@@ -524,15 +564,37 @@ def _report(
         )
 
 
+def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
+    """Name bundles by their files, and if that does not do by their folders, too."""
+
+    def named(path: Path) -> Path:
+        bare = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+        return bare.with_suffix("")
+
+    names = [named(path).name for path in paths]
+    if len(set(names)) < len(names):
+        common = os.path.commonpath([path.parent for path in paths])
+        names = [named(path).relative_to(common).as_posix() for path in paths]
+    by_name: dict[str, Path] = {}
+    for name, path in zip(names, paths):
+        if name in by_name:
+            raise ValueError(
+                f"bundle_files match {by_name[name]} and {path}, whose bundles would "
+                f"both be called {name}; rename one of them."
+            )
+        by_name[name] = path
+    return by_name
+
+
 def _load_truth(
-    bundle_paths: list[Path],
+    bundle_paths: Mapping[str, Path],
     label_path: Path | None,
     image_path: Path,
     *,
     radius_mm: float,
     end_mm: float,
 ) -> tuple[dict[str, KnownBundle], IntArray | None, str]:
-    """Load known bundles, by the names of their files, and regions, on one grid."""
+    """Load known bundles, by their names, and regions, on one grid."""
     from dipy_rnn.evaluation import KnownBundle, known_bundles
 
     if not bundle_paths and label_path is None:
@@ -544,7 +606,18 @@ def _load_truth(
         check_same_grid(
             image_path, image.shape, affine, path, labels.shape, labels_affine
         )
-        return np.rint(labels).astype(int)
+        labels = labels.astype(float)
+        with np.errstate(invalid="ignore"):  # of infinity
+            whole = np.rint(labels)
+            is_off = np.abs(labels - whole)
+        # Written so that NaN is wrong.
+        wrong = ~((is_off <= _LABEL_OFF) & (whole >= 0) & (whole < 2**31))
+        if wrong.any():
+            raise ValueError(
+                f"{shown(path)} holds {labels[wrong][0]:g}; labels are whole numbers "
+                "of 0 or more."
+            )
+        return whole.astype(int)
 
     def load_bundle(path: Path) -> KnownBundle:
         if path.suffix.lower() not in SUFFIXES:
@@ -562,14 +635,14 @@ def _load_truth(
         return bundle
 
     bundles = {}
-    for path in bundle_paths:
+    for name, path in bundle_paths.items():
         try:
-            bundles[path.name.split(".")[0]] = load_bundle(path)
+            bundles[name] = load_bundle(path)
         except ValueError as error:
             text = str(error)
             raise ValueError(text if str(path) in text else f"{path}: {text}") from None
     regions = None if label_path is None else load_labels(label_path)
-    return bundles, regions, ", ".join(map(str, bundle_paths))
+    return bundles, regions, ", ".join(map(str, bundle_paths.values()))
 
 
 def _one_way(streamlines: list[AnyArray]) -> list[AnyArray]:

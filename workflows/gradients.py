@@ -11,10 +11,12 @@ from dipy.workflows.workflow import Workflow
 import numpy as np
 
 from dipy_rnn.workflows.inputs import (
+    Files,
+    check_least,
     check_sh_format,
     load_subject,
     make_criterion,
-    unequal_numbers_refused,
+    pair_files,
 )
 from dipy_rnn.workflows.outputs import WholeOutputs, save_table
 from dipy_rnn.workflows.seeding import Seeding
@@ -34,9 +36,9 @@ class RNNGradientCheckFlow(
 
     def run(
         self,
-        pam_files: str | Path,
-        stopping_files: str | Path,
-        seeding_files: str | Path,
+        pam_files: Files,
+        stopping_files: Files,
+        seeding_files: Files,
         use_binary_mask: bool = False,
         stopping_thr: float = 0.2,
         seed_count: int = 1000,
@@ -66,7 +68,8 @@ class RNNGradientCheckFlow(
         stopping_files : string or Path
             Path to images (e.g. FA) used for the stopping criterion.
         seeding_files : string or Path
-            A binary image showing where to seed: the white matter.
+            A binary image showing where to seed: the white matter. Or a list of seeds
+            there: a file (.txt, .csv, .tsv, .npy) with x, y and z in mm in each row.
         use_binary_mask : bool, optional
             If True, uses a binary stopping criterion. If the provided
             `stopping_files` are not binary, `stopping_thr` will be used to
@@ -75,7 +78,8 @@ class RNNGradientCheckFlow(
             Threshold applied to the stopping image: tracking ends where it is not
             above.
         seed_count : int, optional
-            Number of seeds at random places in the seeding mask, 30 or more.
+            Number of seeds at random places in the seeding mask, 30 or more; of a list
+            all are taken.
         step_size : float, optional
             Step size (in mm) used for tracking.
         max_angle : float, optional
@@ -112,13 +116,15 @@ class RNNGradientCheckFlow(
         from dipy_rnn.model_file import load_model
 
         check_sh_format(sh_basis, sh_frame)
-        if seed_count < LEAST_SEEDS:
-            raise ValueError(
-                f"seed_count is {seed_count}; {LEAST_SEEDS} or more is needed."
-            )
-        seeding = Seeding(seed_count=seed_count, random_seed=random_seed)
-        with unequal_numbers_refused():
-            io_it = self.get_io_iterator()
+        check_least("seed_count", seed_count, LEAST_SEEDS)
+        in_mask = Seeding(seed_count=seed_count, random_seed=random_seed)
+        # DIPY reads these variables of this very function.
+        pam_files, stopping_files, seeding_files = pair_files(
+            pam_files=pam_files,
+            stopping_files=stopping_files,
+            seeding_files=seeding_files,
+        )
+        io_it = self.get_io_iterator()
 
         model = load_model(model_file)
         model.check_step(step_size)
@@ -130,8 +136,14 @@ class RNNGradientCheckFlow(
                 model.metadata.kind,
                 (sh_basis, sh_frame),
             )
+            seeding = Seeding() if mask.ndim == 2 else in_mask  # a list of seeds
             _, batches = seeding.place(mask, affine, seeding_path)
             seeds = np.concatenate(list(batches))
+            if len(seeds) < LEAST_SEEDS:
+                raise ValueError(
+                    f"{seeding_path} holds {len(seeds)} seeds; {LEAST_SEEDS} or more "
+                    "are needed."
+                )
             logger.info(f"Checking the gradients of {pam_path} with {len(seeds)} seeds")
             check = check_gradients(
                 features,

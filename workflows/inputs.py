@@ -1,23 +1,25 @@
 """What the commands read: fODFs, images, and whether they lie on one grid.
 
-The library is imported where it is used, so that a help text does not wait for it.
+What takes long to import is imported where it is used, so that a help text does not
+wait for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from glob import glob
+from glob import escape, glob
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 import warnings
 from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
 from dipy_rnn._typing import AnyArray, AnyPath, FloatArray
+from dipy_rnn.sh import SH_FRAMES
+from dipy_rnn.tractogram_file import SUFFIXES as SUFFIXES
 
 if TYPE_CHECKING:
     from dipy.direction.peaks import PeaksAndMetrics
@@ -27,11 +29,12 @@ if TYPE_CHECKING:
     from dipy_rnn.sh import FeatureVolume
     from dipy_rnn.stopping import StoppingCriterion
 
-SUFFIXES = (".trx", ".trk", ".tck")  # of tractograms
+#: Files of an option: a path or a pattern, or many of them.
+Files: TypeAlias = str | Path | list[str]
+
 POINT_SUFFIXES = (".txt", ".csv", ".tsv", ".npy")  # of lists of seeds
 # deflate makes at most this of a byte: 258 bytes take two bits.
 _MOST_COMPRESSED = 1032
-SH_FRAMES = ("voxel", "scanner")
 SH_BASES = (
     "descoteaux07_legacy",
     "descoteaux07",
@@ -59,6 +62,102 @@ def check_sh_format(sh_basis: str | None, sh_frame: str) -> None:
         raise ValueError(
             f"sh_frame is {sh_frame}; {' or '.join(SH_FRAMES)} is allowed."
         )
+
+
+def check_least(name: str, value: float, least: float) -> None:
+    """Refuse a number that is too small, infinite or NaN.
+
+    Parameters
+    ----------
+    name : str
+        Of the option.
+    value, least : float
+
+    Raises
+    ------
+    ValueError
+
+    Examples
+    --------
+    >>> check_least("seed_count", 3, 0)
+    >>> check_least("seed_count", -3, 0)
+    Traceback (most recent call last):
+    ValueError: seed_count is -3; 0 or more is needed.
+    """
+    if not least <= value < math.inf:  # written so that NaN is refused
+        raise ValueError(f"{name} is {value}; {least} or more is needed.")
+
+
+def find_files(files: Files, name: str) -> list[Path]:
+    """Find the files of an option.
+
+    Parameters
+    ----------
+    files : str or Path, or list of str
+        A file, whatever its name; a folder, for all files in it; or a pattern.
+    name : str
+        Of the option.
+
+    Returns
+    -------
+    paths : list of Path
+        Sorted by the parts of the paths, as DIPY does since 1.12.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+
+    Examples
+    --------
+    >>> find_files("nothing-*.pam5", "pam_files")
+    Traceback (most recent call last):
+    FileNotFoundError: pam_files is nothing-*.pam5, which matches no file.
+    """
+    if isinstance(files, list):
+        return [path for each in files for path in find_files(each, name)]
+    if os.path.isfile(files):
+        return [Path(files)]
+    pattern = str(files)
+    if os.path.isdir(files):
+        pattern = os.path.join(escape(pattern), "*")
+    paths = sorted(map(Path, glob(pattern)))
+    if not paths:
+        raise FileNotFoundError(f"{name} is {files}, which matches no file.")
+    return paths
+
+
+def pair_files(**inputs: Files) -> list[list[str]]:
+    """Find the files of all subjects, in one order.
+
+    Parameters
+    ----------
+    **inputs : str or Path, or list of str
+        Files of each input, by its name. One file alone is that of all subjects.
+
+    Returns
+    -------
+    files : list of list of str
+        Those of each input, of equal number. DIPY takes patterns, in an order that
+        depends on its version: they are escaped, so that it finds these.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If an input has no file, or there are not as many of each.
+    """
+    found = {name: find_files(files, name) for name, files in inputs.items()}
+    n_subjects = max(map(len, found.values()))
+    if any(len(paths) not in (1, n_subjects) for paths in found.values()):
+        counts = ", ".join(f"{name} {len(paths)}" for name, paths in found.items())
+        raise ValueError(
+            f"The inputs match different numbers of files ({counts}); give one of each "
+            "for every subject."
+        )
+    return [
+        [escape(str(path)) for path in paths * (n_subjects // len(paths))]
+        for paths in found.values()
+    ]
 
 
 def load_features(
@@ -97,7 +196,7 @@ def load_features(
         data, affine = load_volume(path, n_axes=4)
         return raw_features(data, name=shown(path)), affine
     if path.suffix.lower() == ".pam5":
-        pam = _load_pam(path)
+        pam = load_pam(path, "shm_coeff", "affine", "B")
         if sh_frame != SH_FRAMES[0]:
             raise ValueError(
                 f"sh_frame is {sh_frame}, but {path} is a peaks and metrics file, "
@@ -120,11 +219,27 @@ def load_features(
     return features, affine
 
 
-def _load_pam(path: Path) -> PeaksAndMetrics:
-    """Load what is needed of peaks and metrics: the fODF, its affine and its basis.
+def load_pam(path: Path, *names: str) -> PeaksAndMetrics:
+    """Load the sphere of peaks and metrics, and what else is asked for.
 
-    DIPY's load_pam also loads all the rest, and the version: a string, and where those
-    are in a file a flipped bit can lead HDF5 in a circle for ever.
+    DIPY's load_pam loads everything, and the version: a string, and where those are in
+    a file a flipped bit can lead HDF5 in a circle for ever.
+
+    Parameters
+    ----------
+    path : Path
+    *names : str
+        Such as ``"shm_coeff"``.
+
+    Returns
+    -------
+    pam : dipy.direction.peaks.PeaksAndMetrics
+        What the file does not hold is None.
+
+    Raises
+    ------
+    ValueError
+        If it is no such file, or holds other than real numbers there.
     """
     from dipy.core.sphere import Sphere
     from dipy.direction.peaks import PeaksAndMetrics
@@ -147,8 +262,9 @@ def _load_pam(path: Path) -> PeaksAndMetrics:
     try:
         with h5py.File(path, "r") as file:
             group = file["pam"]
-            pam.shm_coeff, pam.affine = read(group, "shm_coeff"), read(group, "affine")
-            pam.B, vertices = read(group, "B"), read(group, "sphere_vertices")
+            for name in names:
+                setattr(pam, name, read(group, name))
+            vertices = read(group, "sphere_vertices")
         if vertices is not None:
             pam.sphere = Sphere(xyz=vertices.astype(float))
     except Exception as error:  # HDF5 has its own for every way a file can be broken
@@ -156,7 +272,7 @@ def _load_pam(path: Path) -> PeaksAndMetrics:
             f"{shown(path)} is no peaks and metrics file ({first_line(error)}); make "
             "it with dipy_fit_csd."
         ) from None
-    if pam.affine is not None:
+    if getattr(pam, "affine", None) is not None:
         pam.affine = check_affine(pam.affine, f"the affine of {shown(path)}")
     return pam
 
@@ -350,33 +466,13 @@ def load_points(path: Path) -> FloatArray:
     return check_points(points, shown(path))
 
 
-@contextmanager
-def unequal_numbers_refused() -> Iterator[None]:
-    """Say in words of a user what DIPY's ``get_io_iterator`` raises.
-
-    It takes its arguments from the frame that calls it, so that has to stay in ``run``.
-
-    Raises
-    ------
-    ValueError
-        If inputs match different numbers of files.
-    """
-    try:
-        yield
-    except ImportError:  # DIPY's word for lists of unequal length
-        raise ValueError(
-            "pam_files, stopping_files and seeding_files match different numbers of "
-            "files; give one of each for every subject."
-        ) from None
-
-
-def match_files(pattern: str | Path, n_subjects: int, name: str) -> list[Path]:
+def match_files(files: Files, n_subjects: int, name: str) -> list[Path]:
     """Find the files of an option that has one for each subject.
 
     Parameters
     ----------
-    pattern : str or Path
-        A path, which may contain wildcards.
+    files : str or Path, or list of str
+        As for :func:`find_files`.
     n_subjects : int
     name : str
         Of the option, for errors.
@@ -384,17 +480,17 @@ def match_files(pattern: str | Path, n_subjects: int, name: str) -> list[Path]:
     Returns
     -------
     paths : list of Path
-        In sorted order.
+        In the order of :func:`pair_files`.
 
     Raises
     ------
-    ValueError
+    ValueError, FileNotFoundError
         If it does not match one file for each subject.
     """
-    paths = sorted(map(Path, glob(str(pattern))))
+    paths = find_files(files, name)
     if len(paths) != n_subjects:
         raise ValueError(
-            f"{name} is {pattern}, which matches {len(paths)} files for {n_subjects} "
+            f"{name} is {files}, which matches {len(paths)} files for {n_subjects} "
             "subjects; give one for each."
         )
     return paths
@@ -447,7 +543,7 @@ def make_criterion(
 
     Returns
     -------
-    criterion : dipy.tracking.stopping_criterion.StoppingCriterion
+    criterion : dipy_rnn.stopping.StoppingCriterion
     """
     from dipy_rnn.stopping import BinaryStoppingCriterion, ThresholdStoppingCriterion
 
@@ -501,7 +597,7 @@ def read_tractogram(
             finally:
                 trx.close()
         else:
-            file = load(path, lazy_load=True)  # type: ignore[no-untyped-call]
+            file = load(path, lazy_load=True)
             tractogram = file.tractogram
             # The items themselves are not yet in mm.
             for line, item in zip(tractogram.streamlines, tractogram, strict=True):
@@ -554,6 +650,11 @@ def _check_streamline(points_mm: AnyArray) -> AnyArray:
 def shown(path: AnyPath) -> str:
     """Return a path, or a text with one, as a line that any terminal takes."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
+
+
+def one_line(error: Exception) -> str:
+    """Return an error as one line: its text, or its name where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def first_line(error: Exception) -> str:

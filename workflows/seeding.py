@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dipy_rnn._typing import AnyArray, AnyPath, BoolArray, FloatArray
+from dipy_rnn.workflows.inputs import check_least
 
 if TYPE_CHECKING:
     from dipy_rnn.anatomy import Tissues
@@ -25,6 +26,10 @@ _MOST_SEEDS = 10**9
 # DIPY draws with random_seed + an integer for each voxel and repetition: this far
 # apart, two draws have no number in common.
 _NEXT_SEED = 1_000_003
+
+
+def _drawn_seed() -> int:
+    return int(np.random.default_rng().integers(1, 2**31))
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Seeding:
     select : int, optional
         Draw seeds until this many streamlines are selected, 0 for all seeds.
     random_seed : int, optional
-        0 for seeds that vary.
+        0 for seeds that vary: from one object to another, not from one use to the next.
 
     Raises
     ------
@@ -70,6 +75,10 @@ class Seeding:
     seed_at_interface: bool = False
     select: int = 0
     random_seed: int = 1
+    # In place of 0: the same for all processes that place parts of the seeds.
+    _own_seed: int = field(
+        default_factory=_drawn_seed, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -80,9 +89,7 @@ class Seeding:
             ("select", 0),
             ("random_seed", 0),
         ):
-            value = getattr(self, name)
-            if not least <= value < np.inf:
-                raise ValueError(f"{name} is {value}; {least} or more is needed.")
+            check_least(name, getattr(self, name), least)
         given = self._given("seed_count", "seeds_per_voxel", "seeds_per_mm3")
         if len(given) > 1:
             raise ValueError(
@@ -206,7 +213,7 @@ class Seeding:
             affine,
             seeds_count=n_seeds // n_voxels if each else n_seeds,
             seed_count_per_voxel=each,
-            random_seed=random_seed or None,
+            random_seed=random_seed,
         )
         return seeds_mm
 
@@ -217,7 +224,7 @@ class Seeding:
         size = _DRAW_TO_SELECT if self.select else _DRAW
         if self.seeds_per_voxel:  # a seed in each voxel, or more
             size = max(size // n_voxels, 1) * n_voxels
-        random_seed = self.random_seed
+        random_seed = self.random_seed or self._own_seed
         for start in range(0, n_seeds, size):
             yield draw(n_seeds=min(size, n_seeds - start), random_seed=random_seed)
-            random_seed += _NEXT_SEED if random_seed else 0
+            random_seed += _NEXT_SEED

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 import logging
+import os
 from pathlib import Path
 import sys
 import time
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from dipy.workflows.workflow import Workflow
@@ -29,14 +29,17 @@ from dipy_rnn.workflows.cohort import (
     work_on,
 )
 from dipy_rnn.workflows.inputs import (
+    Files,
+    check_least,
     check_sh_format,
     load_subject,
     load_tissues,
     load_volume,
     make_criterion,
     match_files,
+    one_line,
+    pair_files,
     read_tractogram,
-    unequal_numbers_refused,
 )
 from dipy_rnn.workflows.outputs import WholeOutputs, check_installed, save_table
 from dipy_rnn.workflows.seeding import Seeding
@@ -67,15 +70,15 @@ class RNNTrackingFlow(
 
     def run(
         self,
-        pam_files: str | Path,
-        stopping_files: str | Path,
-        seeding_files: str | Path,
+        pam_files: Files,
+        stopping_files: Files,
+        seeding_files: Files,
         use_binary_mask: bool = False,
         stopping_thr: float = 0.2,
         act: bool = False,
         cmc: bool = False,
-        gm_files: str | Path = "",
-        csf_files: str | Path = "",
+        gm_files: Files = "",
+        csf_files: Files = "",
         keep_rejected: bool = False,
         seed_density: int = 1,
         seed_count: int = 0,
@@ -237,8 +240,9 @@ class RNNTrackingFlow(
         skip_existing : bool, optional
             If True, leave out subjects whose tractogram is there.
         summary_file : string or Path, optional
-            Name of a table (.csv) of what became of each subject, in out_dir. It is
-            written if there is more than one.
+            Name of a table (.csv) of what became of each subject, in out_dir, or with
+            --out_strat append where the command was started. It is written if there is
+            more than one.
         out_dir : string or Path, optional
             Output directory.
         out_tractogram : string, optional
@@ -250,11 +254,61 @@ class RNNTrackingFlow(
         Schilling, and B. A. Landman. Implementation considerations for deep learning
         with diffusion MRI streamline tractography. MIDL, 2023.
         """
-        options = SimpleNamespace(**{k: v for k, v in locals().items() if k != "self"})
+        from dipy_rnn.tractogram_file import check_format
+
+        options = TrackingOptions(
+            seeding=Seeding(
+                seed_density=seed_density,
+                seed_count=seed_count,
+                seeds_per_voxel=seeds_per_voxel,
+                seeds_per_mm3=seeds_per_mm3,
+                seed_at_interface=seed_at_interface,
+                select=select,
+                random_seed=random_seed,
+            ),
+            use_binary_mask=use_binary_mask,
+            stopping_thr=stopping_thr,
+            act=act,
+            cmc=cmc,
+            gm_files=gm_files,
+            csf_files=csf_files,
+            keep_rejected=keep_rejected,
+            minlen=minlen,
+            maxlen=maxlen,
+            step_size=step_size,
+            max_angle=max_angle,
+            model_file=model_file,
+            sh_basis=sh_basis,
+            sh_frame=sh_frame,
+            save_seeds=save_seeds,
+            save_stops=save_stops,
+            save_picture=save_picture,
+            downsample=downsample,
+            compress=compress,
+            float16=float16,
+            nbr_threads=nbr_threads,
+            device=device,
+            batch_size=batch_size,
+            seed_buffer_fraction=seed_buffer_fraction,
+            engine=engine,
+            num_processes=num_processes,
+            scheduler=scheduler,
+            nbr_parts=nbr_parts,
+        ).for_workers()
+        check_format(
+            out_tractogram,
+            data_types=options.data_types,
+            dtype=options.dtype,
+            name="out_tractogram",
+        )
         self._skip = skip_existing
-        _check_options(options)
-        with unequal_numbers_refused():
-            io_it = self.get_io_iterator()
+        # DIPY reads these variables of this very function.
+        pam_files, stopping_files, seeding_files = pair_files(
+            pam_files=pam_files,
+            stopping_files=stopping_files,
+            seeding_files=seeding_files,
+        )
+        io_it = self.get_io_iterator()
         subjects = _subjects(io_it, options)
         there = {s for s in subjects if skip_existing and s.tractogram.exists()}
         due = [subject for subject in subjects if subject not in there]
@@ -280,7 +334,7 @@ class RNNTrackingFlow(
                         str(subject.fodf),
                         str(subject.tractogram),
                         "failed",
-                        error=" ".join(str(outcome).split()) or repr(outcome),
+                        error=one_line(outcome),
                     )
                 outcomes[subject] = outcome
                 if len(subjects) > 1 or outcome.status != "failed":
@@ -296,8 +350,165 @@ class RNNTrackingFlow(
         if errors:
             raise ValueError(
                 f"{len(errors)} of {len(due)} subjects failed, the first one: "
-                f"{errors[0]}"
+                f"{one_line(errors[0])}"
             )
+
+
+@dataclass(frozen=True)
+class TrackingOptions:
+    """The options of the command that say how its subjects are tracked.
+
+    Parameters
+    ----------
+    seeding : Seeding
+    use_binary_mask, stopping_thr, act, cmc, gm_files, csf_files, keep_rejected, \
+minlen, maxlen, step_size, max_angle, model_file, sh_basis, sh_frame, save_seeds, \
+save_stops, save_picture, downsample, compress, float16, nbr_threads, device, \
+batch_size, seed_buffer_fraction, engine, num_processes, scheduler, nbr_parts
+        As for :meth:`RNNTrackingFlow.run`.
+
+    Raises
+    ------
+    ValueError
+        If one is wrong whatever the files are, or two do not go together.
+    """
+
+    seeding: Seeding
+    use_binary_mask: bool
+    stopping_thr: float
+    act: bool
+    cmc: bool
+    gm_files: Files
+    csf_files: Files
+    keep_rejected: bool
+    minlen: int
+    maxlen: int
+    step_size: float
+    max_angle: float
+    model_file: str
+    sh_basis: str | None
+    sh_frame: str
+    save_seeds: bool
+    save_stops: bool
+    save_picture: bool
+    downsample: int
+    compress: float
+    float16: bool
+    nbr_threads: int
+    device: str
+    batch_size: int
+    seed_buffer_fraction: float
+    engine: str
+    num_processes: int
+    scheduler: str
+    nbr_parts: int
+
+    def __post_init__(self) -> None:
+        check_sh_format(self.sh_basis, self.sh_frame)
+        if self.act and self.cmc:
+            raise ValueError("act and cmc are two criteria; give one of them.")
+        for name, given in (
+            ("gm_files", self.gm_files),
+            ("csf_files", self.csf_files),
+            ("keep_rejected", self.keep_rejected),
+            ("seed_at_interface", self.seeding.seed_at_interface),
+        ):
+            if given and not self.constrained:
+                raise ValueError(
+                    f"{name} is for act or cmc; give one of these as well."
+                )
+        if self.constrained and self.use_binary_mask:
+            raise ValueError(
+                "use_binary_mask is for masks, and act and cmc take shares of tissues; "
+                "leave it out."
+            )
+        if bool(self.gm_files) != bool(self.csf_files):
+            raise ValueError(
+                "gm_files and csf_files belong together; give both, or an image with "
+                "all tissues as stopping_files."
+            )
+        check_least("downsample", self.downsample, 1)
+        check_least("compress", self.compress, 0)
+        check_least("nbr_parts", self.nbr_parts, 1)
+        if self.nbr_parts > 1 and self.seeding.select:
+            raise ValueError(
+                "select ends tracking at a number of streamlines, which parts that are "
+                "tracked beside each other cannot know; leave nbr_parts out."
+            )
+        if self.engine not in ENGINES:
+            raise ValueError(
+                f"engine is {self.engine}; {', '.join(ENGINES)} are allowed."
+            )
+        if self.num_processes == 0:
+            raise ValueError(
+                "num_processes is 0; give 1 or more, or -1 for every core."
+            )
+
+    @property
+    def constrained(self) -> bool:
+        """Whether tissues say where streamlines may end."""
+        return self.act or self.cmc
+
+    @property
+    def has_one_image(self) -> bool:
+        """Whether the stopping image holds all tissues."""
+        return self.constrained and not self.gm_files
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process tracks: one subject after the other."""
+        return self.engine == "serial" and not self.scheduler
+
+    @property
+    def data_types(self) -> dict[str, tuple[int, DTypeLike]]:
+        """What is saved of each streamline: how many numbers, and their type."""
+        types: dict[str, tuple[int, DTypeLike]] = {}
+        if self.save_seeds:
+            types["seeds"] = 3, np.float32
+        if self.save_stops:
+            types |= {"forward_stop": (1, np.uint8), "backward_stop": (1, np.uint8)}
+        return types
+
+    @property
+    def dtype(self) -> DTypeLike:
+        """In what coordinates are saved."""
+        return np.float16 if self.float16 else np.float32
+
+    def for_workers(self) -> TrackingOptions:
+        """Say how many processes and threads there are, and where the model is.
+
+        Returns
+        -------
+        options : TrackingOptions
+
+        Raises
+        ------
+        ValueError
+            If the engine is not installed, or nbr_threads is out of range.
+        """
+        from dipy.utils.multiproc import determine_num_processes
+
+        from dipy_rnn.interpolate import count_threads
+        from dipy_rnn.model_file import shipped_models
+
+        n_processes, n_threads = 1, count_threads(self.nbr_threads)
+        if self.scheduler:
+            check_installed(("distributed",), "scheduler", "dask")
+            n_threads = self.nbr_threads or 1
+        elif self.engine != "serial":
+            check_installed((self.engine,), f"engine {self.engine}", self.engine)
+            n_processes = determine_num_processes(self.num_processes)
+            if not self.nbr_threads:
+                n_threads = max(1, n_threads // n_processes)
+        model_file = self.model_file
+        if not self.is_here and model_file not in shipped_models():
+            model_file = os.path.abspath(model_file)  # they may be in another folder
+        return replace(
+            self,
+            num_processes=n_processes,
+            nbr_threads=n_threads,
+            model_file=model_file,
+        )
 
 
 @dataclass(frozen=True)
@@ -331,73 +542,8 @@ class Subject:
         return self.n_parts > 1
 
 
-def _check_options(options: SimpleNamespace) -> None:
-    """Refuse options that are wrong whatever the files are."""
-    from dipy.utils.multiproc import determine_num_processes
-
-    from dipy_rnn.interpolate import count_threads
-    from dipy_rnn.tractogram_file import check_format
-
-    check_format(
-        options.out_tractogram,
-        data_types=_data_types(options),
-        dtype=_dtype(options),
-        name="out_tractogram",
-    )
-    check_sh_format(options.sh_basis, options.sh_frame)
-    options.constrained = options.act or options.cmc
-    if options.act and options.cmc:
-        raise ValueError("act and cmc are two criteria; give one of them.")
-    for name in ("gm_files", "csf_files", "keep_rejected", "seed_at_interface"):
-        if getattr(options, name) and not options.constrained:
-            raise ValueError(f"{name} is for act or cmc; give one of these as well.")
-    if options.constrained and options.use_binary_mask:
-        raise ValueError(
-            "use_binary_mask is for masks, and act and cmc take shares of tissues; "
-            "leave it out."
-        )
-    if bool(options.gm_files) != bool(options.csf_files):
-        raise ValueError(
-            "gm_files and csf_files belong together; give both, or an image with all "
-            "tissues as stopping_files."
-        )
-    options.seeding = Seeding(
-        **{name: getattr(options, name) for name in Seeding.__dataclass_fields__}
-    )
-    for name, least in (("downsample", 1), ("compress", 0), ("nbr_parts", 1)):
-        if not getattr(options, name) >= least:
-            raise ValueError(
-                f"{name} is {getattr(options, name)}; {least} or more is needed."
-            )
-    if options.nbr_parts > 1 and options.select:
-        raise ValueError(
-            "select ends tracking at a number of streamlines, which parts that are "
-            "tracked beside each other cannot know; leave nbr_parts out."
-        )
-    if options.engine not in ENGINES:
-        raise ValueError(
-            f"engine is {options.engine}; {', '.join(ENGINES)} are allowed."
-        )
-    if options.num_processes == 0:
-        raise ValueError("num_processes is 0; give 1 or more, or -1 for every core.")
-    n_threads = count_threads(options.nbr_threads)
-    if options.scheduler:
-        check_installed(("distributed",), "scheduler", "dask")
-        options.num_processes = 1
-        n_threads = options.nbr_threads or 1
-    elif options.engine == "serial":
-        options.num_processes = 1
-    else:
-        check_installed((options.engine,), f"engine {options.engine}", options.engine)
-        options.num_processes = determine_num_processes(options.num_processes)
-        if not options.nbr_threads:
-            n_threads = max(1, n_threads // options.num_processes)
-    options.nbr_threads = n_threads
-    options.shows_progress = options.engine == "serial" and not options.scheduler
-
-
 def _subjects(
-    io_it: Iterable[Sequence[str | Path]], options: SimpleNamespace
+    io_it: Iterable[Sequence[str | Path]], options: TrackingOptions
 ) -> list[Subject]:
     """Bring together the files of each subject."""
     subjects = [
@@ -413,11 +559,9 @@ def _subjects(
                 match_files(options.csf_files, len(subjects), "csf_files"),
             )
         ]
-    if options.engine == "serial" and not options.scheduler:
+    if options.is_here:
         return subjects
     # Who tracks them may be in another folder.
-    if Path(options.model_file).exists():
-        options.model_file = str(Path(options.model_file).absolute())
     return [
         replace(
             subject,
@@ -433,7 +577,7 @@ def _subjects(
 
 
 def _track_all(
-    subjects: Sequence[Subject], options: SimpleNamespace
+    subjects: Sequence[Subject], options: TrackingOptions
 ) -> Iterator[tuple[Subject, Outcome | Exception]]:
     """Track subjects with an engine; yield (subject, Outcome or exception)."""
     work = partial(
@@ -463,7 +607,7 @@ def _track_all(
 def _track_parts(
     subject: Subject,
     path: Path,
-    options: SimpleNamespace,
+    options: TrackingOptions,
     work: Callable[[Sequence[Subject]], Iterator[tuple[Subject, Outcome | Exception]]],
 ) -> tuple[Outcome, AnyArray, FloatArray]:
     """Track the parts of a subject beside each other, and join them in a file."""
@@ -478,7 +622,7 @@ def _track_parts(
         if isinstance(outcome, Exception):
             raise outcome
         outcomes[part] = outcome
-    n_axes = 4 if _in_one_image(subject, options) else 3
+    n_axes = 4 if options.has_one_image else 3
     image, affine = load_volume(subject.stopping, n_axes)
     lines = chain.from_iterable(read_tractogram(part.tractogram) for part in parts)
     _write(replace(subject, tractogram=path), lines, image, affine, options)
@@ -496,13 +640,12 @@ class _Count:
     ends: Counter[tuple[StopReason, StopReason]] = field(default_factory=Counter)
 
 
-def track_subject(options: SimpleNamespace, subject: Subject) -> Outcome:
+def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
     """Track one subject, or a part of its seeds, and save its tractogram.
 
     Parameters
     ----------
-    options : types.SimpleNamespace
-        Those of the command, checked.
+    options : TrackingOptions
     subject : Subject
 
     Returns
@@ -526,7 +669,7 @@ def track_subject(options: SimpleNamespace, subject: Subject) -> Outcome:
         subject.seeding,
         model.metadata.kind,
         (options.sh_basis, options.sh_frame),
-        n_stopping_axes=4 if _in_one_image(subject, options) else 3,
+        n_stopping_axes=4 if options.has_one_image else 3,
     )
     tissues = None
     criterion: StoppingCriterion
@@ -564,7 +707,7 @@ def track_subject(options: SimpleNamespace, subject: Subject) -> Outcome:
                 step_size=options.step_size,
                 max_angle=options.max_angle,
                 nbr_threads=options.nbr_threads,
-                random_seed=options.random_seed,
+                random_seed=options.seeding.random_seed,
                 seed_buffer_fraction=options.seed_buffer_fraction,
                 batch_size=options.batch_size,
             ):
@@ -592,16 +735,17 @@ def track_subject(options: SimpleNamespace, subject: Subject) -> Outcome:
                 values["forward_stop"] = [record.forward_stop]
                 values["backward_stop"] = [record.backward_stop]
             yield record.points_mm.astype(np.float32), values
-            if count.streamlines == options.select:
+            if count.streamlines == options.seeding.select:
                 return
 
     with closing(every()) as records:
-        if options.shows_progress and not options.select:
+        select = options.seeding.select
+        if options.is_here and not select:
             records = show_progress(records, n_seeds, "seeds", lambda: count.seeds)
         lines = selected(records)
-        if options.shows_progress and options.select:
+        if options.is_here and select:
             lines = show_progress(
-                lines, options.select, "streamlines", lambda: count.streamlines
+                lines, select, "streamlines", lambda: count.streamlines
             )
         _write(subject, lines, image, affine, options)
     if options.save_picture and not subject.is_part:
@@ -639,17 +783,12 @@ def between(
             return
 
 
-def _in_one_image(subject: Subject, options: SimpleNamespace) -> bool:
-    """Tell whether the stopping image holds all tissues."""
-    return options.constrained and subject.gm is None
-
-
 def _write(
     subject: Subject,
     lines: Iterable[_Line],
     image: AnyArray,
     affine: FloatArray,
-    options: SimpleNamespace,
+    options: TrackingOptions,
 ) -> None:
     """Write the tractogram of a subject or a part, which is as it was tracked."""
     from dipy_rnn.tractogram_file import thinned, write_tractogram
@@ -657,28 +796,15 @@ def _write(
     dtype: DTypeLike = np.float32
     if not subject.is_part:
         lines = thinned(lines, every=options.downsample, tolerance_mm=options.compress)
-        dtype = _dtype(options)
+        dtype = options.dtype
     write_tractogram(
         subject.tractogram,
         lines,
         affine,
         image.shape[:3],
-        data_types=_data_types(options),
+        data_types=options.data_types,
         dtype=dtype,
     )
-
-
-def _data_types(options: SimpleNamespace) -> dict[str, tuple[int, DTypeLike]]:
-    types: dict[str, tuple[int, DTypeLike]] = {}
-    if options.save_seeds:
-        types["seeds"] = 3, np.float32
-    if options.save_stops:
-        types |= {"forward_stop": (1, np.uint8), "backward_stop": (1, np.uint8)}
-    return types
-
-
-def _dtype(options: SimpleNamespace) -> DTypeLike:
-    return np.float16 if options.float16 else np.float32
 
 
 def _save_picture(
@@ -731,7 +857,7 @@ def show_progress(
             logger.info(f"{done()} of {total} {unit}")
 
 
-def _report(outcome: Outcome, options: SimpleNamespace) -> None:
+def _report(outcome: Outcome, options: TrackingOptions) -> None:
     """Log what became of a subject."""
     from dipy_rnn.stopping import format_fates, format_tally
 

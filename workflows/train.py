@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from glob import glob
 from itertools import chain
 import logging
 from pathlib import Path
@@ -20,8 +19,11 @@ import numpy as np
 
 from dipy_rnn.workflows.inputs import (
     SUFFIXES,
+    Files,
+    check_least,
     check_same_grid,
     check_sh_format,
+    find_files,
     first_line,
     load_features,
     load_volume,
@@ -58,8 +60,8 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
 
     def run(
         self,
-        pam_files: str | Path,
-        tractogram_files: str | Path,
+        pam_files: Files,
+        tractogram_files: Files,
         architecture: str = "moving_frame",
         hidden: int = 0,
         layers: int = 0,
@@ -77,7 +79,7 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         validate_every: int = 250,
         patience: int = 0,
         resume: bool = False,
-        stopping_files: str | Path = "",
+        stopping_files: Files = "",
         stopping_thr: float = 0.2,
         n_streamlines: int = 5000,
         sh_basis: str | None = None,
@@ -113,11 +115,10 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
             Recurrent layers; 0 for the architecture's own (1; cai2023: 2).
         teacher : string, optional
             What the network should answer: streamline, the direction of the
-            tractogram; peak_along, the peak of the fODF nearest to it; between, 15 %
-            of the way from the latter to the former; largest_ahead,
-            the largest value of the fODF ahead, as deterministic tracking does. With
-            auto it is peak_along for tractograms and largest_ahead for the
-            deterministic ones.
+            tractogram; peak_along, the peak of the fODF nearest to it; between, 0.15 of
+            the way from the latter to the former; largest_ahead, the largest value of
+            the fODF ahead, as deterministic tracking does. With auto it is peak_along
+            for tractograms and largest_ahead for the deterministic ones.
         min_step : float, optional
             Smallest step size (mm) to train for.
         max_step : float, optional
@@ -192,8 +193,7 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
             ("n_streamlines", n_streamlines, 1),
             ("validation_subjects", validation_subjects, 0),
         ):
-            if not value >= least:
-                raise ValueError(f"{name} is {value}; {least} or more is needed.")
+            check_least(name, value, least)
         if not 0 <= validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction is {validation_fraction}; a share from 0 to "
@@ -225,6 +225,7 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         )
         from dipy_rnn.training.recipe import Recipe
         from dipy_rnn.training.references import load
+        from dipy_rnn.training.sequences import LEAST_STEPS
 
         if architecture not in ARCHITECTURES:
             raise ValueError(
@@ -269,7 +270,7 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
                     *subject,
                     store,
                     sh_format=(sh_basis, sh_frame),
-                    least_mm=2.001 * max_step,
+                    least_mm=LEAST_STEPS * max_step,
                     stopping_thr=stopping_thr,
                     n_streamlines=n_streamlines,
                     random_seed=random_seed,
@@ -400,27 +401,22 @@ def _train(
 
 
 def _pair_subjects(
-    pam_files: str | Path, tractogram_files: str | Path, stopping_files: str | Path
+    pam_files: Files, tractogram_files: Files, stopping_files: Files
 ) -> list[tuple[Path, Path | None, Path | None]]:
     """Return (fODF, tractogram or None, stopping image or None) of each subject."""
-    found = []
-    for name, pattern in (
-        ("pam_files", pam_files),
-        ("tractogram_files", tractogram_files),
-        ("stopping_files", stopping_files),
-    ):
-        # A file may have brackets in its name.
-        named = bool(pattern) and Path(pattern).is_file()
-        paths = [Path(pattern)] if named else sorted(map(Path, glob(str(pattern))))
-        if pattern and not paths:
-            raise FileNotFoundError(f"{name} is {pattern}, which matches no file.")
-        found.append(paths)
+    pams = find_files(pam_files, "pam_files")
+    tractograms, stoppings = (
+        find_files(files, name) if files else []
+        for name, files in (
+            ("tractogram_files", tractogram_files),
+            ("stopping_files", stopping_files),
+        )
+    )
     if tractogram_files and stopping_files:
         raise ValueError(
             "stopping_files are for deterministic tractograms; leave them out, or give "
             f"{DETERMINISTIC} in place of tractogram_files."
         )
-    pams, tractograms, stoppings = found
     for name, paths in (
         ("tractogram_files", tractograms),
         ("stopping_files", stoppings),
