@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/installed
 
-.PHONY: help demo test types coverage doc dist sanitize sanitize-address sanitize-thread models clean
+.PHONY: help demo test types coverage mutation doc dist sanitize sanitize-address sanitize-thread models clean
 
 help:
 	@echo "make demo    track a simulated scan, with dipy_track beside it: demo/demo.png,"
@@ -11,6 +11,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make types   check the annotations (mypy, strict)"
 	@echo "make coverage  which lines and branches the tests run, kernels included (gcc)"
+	@echo "make mutation  whether the tests see mutations of some modules: mutmut browse"
 	@echo "make doc     build the site: doc/_build/html/index.html"
 	@echo "make dist    build the archive of the sources and a wheel: dist/"
 	@echo "make sanitize  run the kernels' tests under gcc's sanitizers (Linux)"
@@ -55,6 +56,12 @@ coverage: $(INSTALLED)
 	    --exclude-branches-by-pattern '(?!\s*(if|elif|for|while)\b).*'
 	$(VENV)/bin/python -m coverage report --fail-under 95
 
+# Results stay in mutants/; what has not changed is not tried again.
+mutation: $(INSTALLED)
+	$(VENV)/bin/python -m pip install -q -c constraints.txt mutmut
+	OMP_NUM_THREADS=1 $(VENV)/bin/mutmut run
+	$(VENV)/bin/mutmut results
+
 # A warning is an error. Tutorials that have not changed are not run again.
 doc: $(VENV)/doc_installed
 	$(VENV)/bin/python -m sphinx -b html -W --keep-going doc doc/_build/html
@@ -94,7 +101,7 @@ models: $(INSTALLED)
 
 clean:
 	rm -rf $(VENV) demo build doc/_build doc/generated dist *.egg-info
-	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis mutants .coverage*
 	rm -f dipy_rnn/*.c dipy_rnn/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -312,12 +312,13 @@ def show_agreement(models, arguments):
                     x for c in cases for x in c.ours(model, step, arguments.max_angle)
                 ]
                 same = alike(theirs, ours)
-                difference, error = paired_difference(same, yardstick)
+                difference = paired_difference(same, yardstick)
                 ratio = mean_length_mm(ours, step) / mean_length_mm(theirs, step)
                 print(
                     f"{name:16} {step:4.1f} {label:{width}} {len(same):6} "
-                    f"{same.mean():6.3f} {yardstick.mean():9.3f} {difference:+10.3f} "
-                    f"{error:6.3f} {ratio:6.3f}",
+                    f"{same.mean():6.3f} {yardstick.mean():9.3f} "
+                    f"{difference.value:+10.3f} {difference.standard_error:6.3f} "
+                    f"{ratio:6.3f}",
                     flush=True,
                 )
 
@@ -372,8 +373,8 @@ def show_truth(models, arguments):
                 f"{mean('f1'):6.3f}"
             )
             if label != "DIPY":
-                difference, error = paired_difference(valid[label], valid["DIPY"])
-                row += f" {difference:+10.3f} {error:6.3f}"
+                difference = paired_difference(valid[label], valid["DIPY"])
+                row += f" {difference.value:+10.3f} {difference.standard_error:6.3f}"
             print(row, flush=True)
 
 

@@ -174,7 +174,7 @@ cdef class SlotArrays:
         self.frame = np.tile(np.eye(3), (n_slots, 1, 1))
         self.far_frame = np.tile(np.eye(3), (n_slots, 1, 1))
         self.points = np.empty((n_slots, min(256, max_points + 2), 3))
-        self.reasons = np.full(n_slots, NOT_ASKED)
+        self.reasons = np.full(n_slots, NOT_ASKED, np.int64)
         self.numbers = np.zeros(n_slots, np.int64)
         self.seed_keys = np.zeros(n_slots, np.uint64)
         self.index = np.zeros(n_slots, np.int64)

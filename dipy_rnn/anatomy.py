@@ -83,16 +83,9 @@ class Tissues:
         for name, shares in maps.items():
             maps[name] = _checked_shares(shares, name)
         together = maps["wm"] + maps["gm"] + maps["csf"]
-        background = together < _LEAST_SHARE
-        if background.all():
-            raise ValueError("wm, gm and csf are zero everywhere; give maps of tissue.")
-        if together.max() > 1 + 3 * _TOLERANCE:
-            raise ValueError(
-                f"wm, gm and csf add up to {together.max():.3g} in a voxel; shares of "
-                "one voxel are needed, no masks that overlap."
-            )
+        _check_sum(together, "wm, gm and csf")
         for name, shares in maps.items():
-            shares[background] = 0
+            shares[together < _LEAST_SHARE] = 0
             shares.setflags(write=False)
             object.__setattr__(self, name, shares)
 
@@ -126,11 +119,10 @@ class Tissues:
         >>> print(tissues.wm, tissues.gm)
         [[[0.625]]] [[[0.375]]]
         """
-        image = _with_volumes(image, (5,), name)
-        cortical, subcortical, wm, csf, pathological = np.moveaxis(
-            image.astype(np.float32), 3, 0
-        )
-        return cls(wm + pathological, cortical + subcortical, csf)
+        cortical, subcortical, wm, csf, pathological = _volumes(image, (5,), name)
+        # Shares of one voxel, but for rounding.
+        gm = np.minimum(cortical + subcortical, 1)
+        return cls(np.minimum(wm + pathological, 1), gm, csf)
 
     @classmethod
     def from_image(cls, image: ArrayLike, *, name: str = "image") -> Self:
@@ -160,10 +152,10 @@ class Tissues:
         >>> print(tissues.csf, tissues.gm, tissues.wm)
         [[[0.1]]] [[[0.3]]] [[[0.6]]]
         """
-        image = _with_volumes(image, (3, 5), name)
-        if image.shape[3] == 5:
+        image = spaces.check_numbers(image, name)
+        if image.shape[3:] == (5,):
             return cls.from_5tt(image, name=name)
-        csf, gm, wm = np.moveaxis(image, 3, 0)
+        csf, gm, wm = _volumes(image, (3, 5), name)
         return cls(wm, gm, csf)
 
     def act_criterion(self) -> ActStoppingCriterion:
@@ -228,15 +220,30 @@ class Tissues:
         return (shares.astype(np.float64) for shares in (self.wm, self.gm, self.csf))
 
 
-def _with_volumes(image: ArrayLike, allowed: tuple[int, ...], name: str) -> AnyArray:
+def _volumes(image: ArrayLike, allowed: tuple[int, ...], name: str) -> Float32Array:
+    """Return the shares of each volume, (volumes, X, Y, Z), checked by their name."""
     image = spaces.check_numbers(image, name)
-    if image.ndim != 4 or image.shape[3] not in allowed:
+    if image.ndim != 4 or image.shape[3] not in allowed or not image.size:
         meaning = {3: "3 (csf, gm, wm)", 5: "5 (MRtrix3's 5TT)"}
         raise ValueError(
-            f"{name} has the shape {image.shape}; an image (X, Y, Z, volumes) is "
-            f"needed whose volumes are {' or '.join(meaning[n] for n in allowed)}."
+            f"{name} has the shape {image.shape}; an image (X, Y, Z, volumes), no axis "
+            "empty, is needed whose volumes are "
+            f"{' or '.join(meaning[n] for n in allowed)}."
         )
-    return image
+    shares = _checked_shares(image, name)
+    _check_sum(shares.sum(axis=3), name)
+    return np.moveaxis(shares, 3, 0)
+
+
+def _check_sum(together: Float32Array, name: str) -> None:
+    """Refuse what the shares of voxels cannot add up to."""
+    if together.max() < _LEAST_SHARE:
+        raise ValueError(f"{name}: shares are zero everywhere; give maps of tissue.")
+    if together.max() > 1 + 3 * _TOLERANCE:
+        raise ValueError(
+            f"{name}: shares add up to {together.max():.3g} in a voxel; those of one "
+            "voxel are needed, no masks that overlap."
+        )
 
 
 def _checked_shares(shares: AnyArray, name: str) -> Float32Array:

@@ -8,7 +8,6 @@ figures, which are defined in :mod:`dipy_rnn.evaluation`.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import isfinite
 import time
 from types import SimpleNamespace
@@ -39,7 +38,7 @@ from dipy_rnn.interpolate import sh_order
 from dipy_rnn.model_file import Model
 from dipy_rnn.sh import FeatureVolume
 from dipy_rnn.stopping import StoppingCriterion
-from dipy_rnn.tracking import rnn_tracking
+from dipy_rnn.tracking import dipy_is_at_least, lengths_for_dipy, rnn_tracking
 
 #: Algorithms of DIPY, by the names that dipy_track gives them.
 METHODS = ("deterministic", "probabilistic", "eudx")
@@ -136,9 +135,9 @@ def by_seed(
 
 
 def track_beside(
-    seeds: FloatArray,
+    seeds: ArrayLike,
     stopping_criterion: StoppingCriterion,
-    affine: FloatArray,
+    affine: ArrayLike,
     *,
     features: FeatureVolume,
     method: str = "deterministic",
@@ -160,9 +159,9 @@ def track_beside(
 
     Parameters
     ----------
-    seeds : ndarray of shape (N, 3)
+    seeds : array_like of shape (N, 3)
         Seed points in mm.
-    affine : ndarray of shape (4, 4)
+    affine : array_like of shape (4, 4)
         Voxel to mm, without shear.
     stopping_criterion, model, min_len, max_len, step_size, max_angle, nbr_threads, \
 batch_size
@@ -187,8 +186,8 @@ batch_size
     Raises
     ------
     ValueError
-        If the features are no fODF, a method is not known or lacks its peaks, or no
-        seed has a first direction.
+        If seeds or affine are none, the features are no fODF, a method is not known or
+        lacks its peaks, or no seed has a first direction.
 
     Examples
     --------
@@ -218,11 +217,18 @@ batch_size
             f"eudx follows peaks, and {features.name} holds none; give a peaks and "
             "metrics file."
         )
+    if method == "eudx" and not dipy_is_at_least(1, 12):
+        raise ValueError(
+            "eudx takes no first directions in this version of DIPY; install DIPY 1.12 "
+            "or later, or choose another method."
+        )
     if random_seed < 1:
         raise ValueError(f"random_seed is {random_seed}; 1 or more is needed.")
+    seeds_mm = spaces.check_points(seeds, "seeds")
+    affine = spaces.check_affine(affine)
     directions = peaks.first_directions(
         features.data,
-        spaces.to_voxels(seeds, affine),
+        spaces.to_voxels(seeds_mm, affine),
         spaces.axes(affine),
         max_peaks=1,
         nbr_threads=nbr_threads,
@@ -233,31 +239,31 @@ batch_size
             "No seed is where the fODF has a peak; look at the seeding image and at "
             f"{features.name}."
         )
-    seeds, directions = seeds[found], directions[found]
+    seeds_mm, directions = seeds_mm[found], directions[found]
 
     def timed(label: str, tracker: Callable[..., Any], **options: Any) -> Tracked:
         start = time.perf_counter()
         streamlines = by_seed(
             tracker(
-                seeds,
+                seeds_mm,
                 stopping_criterion,
                 affine,
                 seed_directions=directions,
-                min_len=min_len,
-                max_len=max_len,
                 step_size=step_size,
                 max_angle=max_angle,
                 nbr_threads=nbr_threads,
                 save_seeds=True,
                 **options,
             ),
-            seeds,
+            seeds_mm,
         )
         return Tracked(label, streamlines, time.perf_counter() - start)
 
     sphere = getattr(pam, "sphere", None) or default_sphere
     other_name, other = _other_sphere(sphere)
-    theirs = partial(timed, tracker=_TRACKERS[method], pmf_threshold=pmf_threshold)
+    theirs = {"pmf_threshold": pmf_threshold} | lengths_for_dipy(
+        min_len, max_len, step_size
+    )
     if method == "eudx":
         of_sphere = {"pam": pam, "sphere": sphere, "random_seed": random_seed}
         of_other = of_sphere | {
@@ -275,9 +281,13 @@ batch_size
             features=features,
             model=model,
             batch_size=batch_size,
+            min_len=min_len,
+            max_len=max_len,
         ),
-        "reference": theirs(method, **of_sphere),
-        "yardstick": theirs(f"{method}, {other_name}", **of_other),
+        "reference": timed(method, _TRACKERS[method], **theirs, **of_sphere),
+        "yardstick": timed(
+            f"{method}, {other_name}", _TRACKERS[method], **theirs, **of_other
+        ),
     }
 
 

@@ -22,6 +22,7 @@ from torch.nn.functional import embedding_bag
 from dipy_rnn import interpolate, sh, spaces, stopping
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray, IntArray
 from dipy_rnn.engine import Collected, Finished, SeedQueue
+from dipy_rnn.model_file import ROWS_IN_A_BLOCK
 from dipy_rnn.propagator import Propagator
 from dipy_rnn.stopping import StoppingCriterion, StopReason
 
@@ -36,8 +37,6 @@ _FORWARD, _REPLAY, _BACKWARD, _IDLE, _DONE = range(5)
 _STEPS_PER_HARVEST = 16
 # Points that a slot has room for at first.
 _FIRST_CAPACITY = 256
-# As in model_file.py: rows come in whole blocks.
-_ROWS = 32
 # Idle slots are dropped, once no seeds are left, when fewer than this share are busy.
 _LEAST_BUSY = 0.75
 
@@ -45,40 +44,41 @@ _LEAST_BUSY = 0.75
 class DeviceSlots:
     """A group of slots on the device of the model: :class:`dipy_rnn.engine.Slots`.
 
-    Parameters
-    ----------
-    propagator : dipy_rnn.propagator.Propagator
-    criterion : dipy.tracking.stopping_criterion.StoppingCriterion
-        Those of :mod:`dipy_rnn.stopping` are asked on the device. For any other the
-        points come to the host at each step, which is slow.
-    queue : dipy_rnn.engine.SeedQueue
-    step_vox, to_mm, max_points, max_half, n_slots, unidirectional, random_seed
-        See :class:`dipy_rnn.engine.Slots`.
+        Parameters
+        ----------
+        propagator : dipy_rnn.propagator.Propagator
+        criterion : dipy_rnn.stopping.StoppingCriterion
+            Those of :mod:`dipy_rnn.stopping` are asked on the device. For any other the
+            points come to the host at each step, which is slow.
+        queue : dipy_rnn.engine.SeedQueue
+        step_vox, to_mm, max_points, max_half, n_slots, unidirectional, random_seed
+            See :class:`dipy_rnn.engine.Slots`.
 
-    Notes
-    -----
-    Products of float32 matrices must not be rounded to TF32: torch does not, unless
-    it was told to (``torch.set_float32_matmul_precision``).
+        Notes
+        -----
+        Products of float32 matrices must not be rounded to TF32: torch does not, unless
+        it was told to (``torch.set_float32_matmul_precision``).
 
-    Examples
-    --------
-    >>> from dipy_rnn.engine import SeedQueue
-    >>> from dipy_rnn.model_file import load_model
-    >>> from dipy_rnn.phantom import crossing_phantom
-    >>> from dipy_rnn.propagator import Propagator
-    >>> phantom = crossing_phantom(90)
-    >>> propagator = Propagator(
-    ...     sh.fodf_features(phantom.fodf()), load_model(), np.eye(3), 60, 1)
-    >>> slots = DeviceSlots(
-    ...     propagator,
-    ...     stopping.BinaryStoppingCriterion(phantom.mask()),
-    ...     SeedQueue(propagator, np.array([[11.5, 11.5, 5.5]]), np.eye(4)),
-    ...     step_vox=np.ones(3), to_mm=phantom.affine, max_points=100, max_half=100,
-    ...     n_slots=8)
-    >>> while slots.busy:
-    ...     for number in slots.advance(100).index:
-    ...         print(number)
-    0
+        Examples
+        --------
+        >>> from dipy_rnn.engine import SeedQueue
+        >>> from dipy_rnn.model_file import load_model
+        >>> from dipy_rnn.phantom import crossing_phantom
+        >>> from dipy_rnn.model_file import ROWS_IN_A_BLOCK
+    from dipy_rnn.propagator import Propagator
+        >>> phantom = crossing_phantom(90)
+        >>> propagator = Propagator(
+        ...     sh.fodf_features(phantom.fodf()), load_model(), np.eye(3), 60, 1)
+        >>> slots = DeviceSlots(
+        ...     propagator,
+        ...     stopping.BinaryStoppingCriterion(phantom.mask()),
+        ...     SeedQueue(propagator, np.array([[11.5, 11.5, 5.5]]), np.eye(4)),
+        ...     step_vox=np.ones(3), to_mm=phantom.affine, max_points=100, max_half=100,
+        ...     n_slots=8)
+        >>> while slots.busy:
+        ...     for number in slots.advance(100).index:
+        ...         print(number)
+        0
     """
 
     # What there is of a slot, but the hidden state, whose rows are its second axis.
@@ -130,7 +130,9 @@ class DeviceSlots:
         self.random_seed = random_seed
         metadata = self.model.metadata
         replay_points = metadata.replay_points
-        self.replay_points = max_half if replay_points is None else replay_points
+        self.replay_points = (
+            max_half if replay_points is None else min(replay_points, max_half)
+        )
         self.normalise = propagator.normalise
         self.handedness = propagator.handedness
         self.min_cosine = propagator.min_cosine
@@ -150,7 +152,7 @@ class DeviceSlots:
         self.round = constant([[1.0], [-1.0], [-1.0]])  # frames.turned_round
         self.ahead = constant([0.0, 0.0, 1.0], torch.float32)
 
-        n = n_slots + -n_slots % _ROWS
+        n = n_slots + -n_slots % ROWS_IN_A_BLOCK
         self.rows = torch.arange(n, device=device)
         self.phase = torch.full((n,), _IDLE, device=device)
         for name in (
@@ -396,7 +398,7 @@ class DeviceSlots:
         if self._n_busy >= _LEAST_BUSY * n:
             return
         busy = np.setdiff1d(np.arange(n), idle)
-        kept = np.concatenate([busy, idle[: -len(busy) % _ROWS]])
+        kept = np.concatenate([busy, idle[: -len(busy) % ROWS_IN_A_BLOCK]])
         rows = torch.from_numpy(kept).to(self.device)
         for name in self._PER_SLOT:
             setattr(self, name, getattr(self, name)[rows])

@@ -281,7 +281,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             mm.
         step_size : float
             mm.
-        stopping_criterion : dipy.tracking.stopping_criterion.StoppingCriterion
+        stopping_criterion : dipy_rnn.stopping.StoppingCriterion
         streamline : ndarray of shape (M, 3)
             Where the points go, in voxel coordinates, the seed first.
         stream_status : StreamlineStatus

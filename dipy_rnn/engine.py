@@ -218,7 +218,7 @@ class Slots:
     Parameters
     ----------
     propagator : dipy_rnn.propagator.Propagator
-    criterion : dipy.tracking.stopping_criterion.StoppingCriterion
+    criterion : dipy_rnn.stopping.StoppingCriterion
     queue : SeedQueue
     step_vox : ndarray of shape (3,)
         The step along each voxel axis, in voxels.
@@ -227,7 +227,7 @@ class Slots:
     max_points : int
         A streamline of more points is ended, and handed over one point longer.
     max_half : int
-        As many points may a half have, the seed included.
+        2 or more: as many points may a half have, the seed included.
     n_slots : int
     unidirectional : bool, optional
         Leave the backward half out.

@@ -442,8 +442,6 @@ def _voxels(
     points_mm: AnyArray, affine: FloatArray, shape: tuple[int, ...]
 ) -> tuple[IntArray, BoolArray]:
     """Return the voxels (N, 3) that own points, and which points are on the grid."""
-    affine = spaces.check_affine(affine)
-    points_mm = spaces.check_points(points_mm, "streamlines")
     voxels = np.floor(spaces.to_voxels(points_mm, affine) + 0.5).astype(int)
     return voxels, np.all((voxels >= 0) & (voxels < shape), axis=1)
 
@@ -476,6 +474,7 @@ def visited_voxels(
     [[1, 1, 0], [1, 0, 0]]
     """
     lines = _checked_all(streamlines, "streamlines")
+    affine = spaces.check_affine(affine)
     which = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
     points_mm = np.concatenate([np.empty((0, 3)), *lines])
     voxels, inside = _voxels(points_mm, affine, shape)
@@ -662,7 +661,7 @@ def coverage(visits: AnyArray, mask: BoolArray) -> float:
 
 
 def _end_voxels(
-    streamlines: Iterable[AnyArray],
+    lines: list[FloatArray],
     place: int,
     affine: FloatArray,
     shape: tuple[int, ...],
@@ -671,7 +670,6 @@ def _end_voxels(
 
     And the voxels (N, 3) that own these points.
     """
-    lines = _checked_all(streamlines, "streamlines")
     some = np.flatnonzero([len(line) > 0 for line in lines])
     tips_mm = np.array([lines[i][place] for i in some]).reshape(-1, 3)
     voxels, inside = _voxels(tips_mm, affine, shape)
@@ -715,7 +713,8 @@ def connections(
     >>> connected.sum(axis=0).reshape(2, 2).tolist()
     [[0, 2], [0, 0]]
     """
-    lines, labels = _listed(streamlines, "streamlines"), _whole(labels)
+    lines, labels = _checked_all(streamlines, "streamlines"), _whole(labels)
+    affine = spaces.check_affine(affine)
     if labels.ndim != 3 or not labels.size or labels.max() > _MOST_REGIONS:
         raise ValueError(
             f"labels has the shape {labels.shape} and goes up to "
@@ -1032,6 +1031,12 @@ def score(
     -------
     scores : Scores
 
+    Raises
+    ------
+    ValueError
+        If there is no bundle, or they lie on different grids, or the affine or a
+        streamline is none.
+
     Notes
     -----
     A streamline is [1]_
@@ -1072,8 +1077,16 @@ def score(
     >>> scores.labels.tolist(), scores.overlap
     ([0, -2], 1.0)
     """
-    lines, shape = _listed(streamlines, "streamlines"), bundles[0].mask.shape
-    masks = np.array([bundle.mask for bundle in bundles], dtype=bool)
+    lines = _checked_all(streamlines, "streamlines")
+    affine = spaces.check_affine(affine)
+    shapes = sorted({bundle.mask.shape for bundle in bundles})
+    if len(shapes) != 1:
+        raise ValueError(
+            f"bundles are {len(bundles)}, of the shapes {shapes}; one or more on one "
+            "grid are needed."
+        )
+    (shape,) = shapes
+    masks = [bundle.mask != 0 for bundle in bundles]
     ends = np.array([bundle.ends for bundle in bundles], dtype=bool)
 
     # Whether a streamline's first and last point are in a bundle's two end regions.
@@ -1087,21 +1100,25 @@ def score(
     together = (first & last).any(axis=(1, 2))
     labels = np.where(anywhere & ~together, INVALID_CONNECTION, NO_CONNECTION)
     connects: BoolArray = np.any(first & last[..., ::-1], axis=2)
-    for i in np.flatnonzero(connects.any(axis=1)):
+    labels = np.where(connects.any(axis=1), connects.argmax(axis=1), labels)
+    for i in np.flatnonzero(connects.sum(axis=1) > 1):
         fitting = np.flatnonzero(connects[i])
         voxels, inside = _voxels(lines[i], affine, shape)
-        n_points = masks[fitting][:, *voxels[inside].T].sum(axis=1)
+        n_points = [np.count_nonzero(masks[b][*voxels[inside].T]) for b in fitting]
         labels[i] = fitting[np.argmax(n_points)]
 
     volumes = np.zeros((3, len(bundles)))
     for b in np.unique(labels[labels >= 0]):
-        valid = [lines[i] for i in np.flatnonzero(labels == b)]
-        traversed = visits(valid, affine, shape) > 0
-        size = np.count_nonzero(masks[b])
+        valid = np.concatenate([lines[i] for i in np.flatnonzero(labels == b)])
+        voxels, inside = _voxels(valid, affine, shape)
+        traversed: BoolArray = np.zeros(shape, dtype=bool)
+        traversed[*voxels[inside].T] = True
+        n_traversed, size = np.count_nonzero(traversed), np.count_nonzero(masks[b])
+        common = np.count_nonzero(traversed & masks[b])
         volumes[:, b] = (
-            np.count_nonzero(traversed & masks[b]) / size,
-            np.count_nonzero(traversed & ~masks[b]) / size,
-            dice(traversed, masks[b]),
+            common / size,
+            (n_traversed - common) / size,
+            2 * common / (n_traversed + size),
         )
     return Scores(labels, *volumes)
 
@@ -1181,7 +1198,7 @@ def estimated_mean(values: ArrayLike) -> Estimate:
         )
 
 
-def paired_difference(values: ArrayLike, others: ArrayLike) -> tuple[float, float]:
+def paired_difference(values: ArrayLike, others: ArrayLike) -> Estimate:
     """Take the difference of two means over the same seeds, and its standard error.
 
     Parameters
@@ -1192,21 +1209,25 @@ def paired_difference(values: ArrayLike, others: ArrayLike) -> tuple[float, floa
 
     Returns
     -------
-    difference : float
-        Mean of `values` less that of `others`.
-    standard_error : float
-        Standard deviation of the N differences over the square root of N, as in the
-        paired t-test. Seeds count as independent of each other.
+    difference : Estimate
+        Mean of `values` less that of `others`. The standard error is the standard
+        deviation of the N differences over the square root of N, as in the paired
+        t-test: seeds count as independent of each other. NaN for no seed; the standard
+        error is NaN for one.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or a value is no finite number.
 
     Examples
     --------
-    >>> difference, error = paired_difference([True, True, False], [True, False, False])
-    >>> print(round(difference, 3), round(error, 3))
+    >>> difference = paired_difference([True, True, False], [True, False, False])
+    >>> print(round(difference.value, 3), round(difference.standard_error, 3))
     0.333 0.333
     """
     minuend, subtrahend = _images(values=values, others=others)
-    differences = minuend.astype(float) - subtrahend.astype(float)
-    return float(differences.mean()), float(sem(differences))
+    return estimated_mean(minuend.astype(float) - subtrahend.astype(float))
 
 
 def bootstrapped(

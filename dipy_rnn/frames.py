@@ -13,6 +13,10 @@ depend (:class:`dipy_rnn.model.RecurrentPropagator` does not, by construction).
 Frames are right-handed *in RAS+*. Along left-handed voxel axes (a brain stored as
 LAS) their determinant is therefore -1, so that one brain stored in two ways is seen
 by the network in the same way, not as its mirror image.
+
+Trackers carry and turn frames on their own, in the kernels of ``_slots.pyx`` and in
+:mod:`dipy_rnn.device_slots`. `transport` and `turned_round` are the reference that the
+tests hold the kernels against.
 """
 
 import numpy as np

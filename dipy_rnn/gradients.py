@@ -20,11 +20,11 @@ from typing import Self
 
 import numpy as np
 
-from dipy_rnn import interpolate, spaces
+from dipy_rnn import spaces
 from dipy_rnn._typing import AnyPath, ArrayLike, FloatArray
 from dipy_rnn.evaluation import paired_difference
 from dipy_rnn.model_file import Model, load_model
-from dipy_rnn.sh import FeatureVolume
+from dipy_rnn.sh import FeatureVolume, turned
 from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking import track
 
@@ -86,8 +86,7 @@ def reoriented(features: FeatureVolume, case: str) -> FeatureVolume:
     Notes
     -----
     A fit sees a direction only through its angles with the gradients, so it gives
-    ``g`` for ``A`` times the gradients where it gives ``f`` for these. Since
-    ``g(-u) = g(u)``, ``A`` or ``-A`` is a rotation with the same effect.
+    ``g`` for ``A`` times the gradients where it gives ``f`` for these.
 
     Examples
     --------
@@ -105,10 +104,7 @@ def reoriented(features: FeatureVolume, case: str) -> FeatureVolume:
             f"{features.name} is of kind {features.kind!r}; spherical harmonics are "
             "needed, nothing else can be turned without a new fit."
         )
-    matrix = AXIS_CASES[case]
-    units = np.eye(features.data.shape[3])
-    frames = np.broadcast_to(np.linalg.det(matrix) * matrix, (len(units), 3, 3))
-    return replace(features, data=features.data @ interpolate.rotate(units, frames))
+    return replace(features, data=turned(features.data, AXIS_CASES[case]))
 
 
 @dataclass(frozen=True)
@@ -201,16 +197,21 @@ standard_error_mm=0.0, is_candidate=True)
         longest = max(means_mm, key=means_mm.__getitem__)
         rows = []
         for case, mean_mm in means_mm.items():
-            shortfall_mm, error_mm = paired_difference(
-                lengths_mm[longest], lengths_mm[case]
-            )
+            shortfall_mm = paired_difference(lengths_mm[longest], lengths_mm[case])
             is_shorter = (
                 means_mm[longest] > _LEAST_RATIO * mean_mm
-                and shortfall_mm > _LEAST_ERRORS * error_mm
+                and shortfall_mm.value > _LEAST_ERRORS * shortfall_mm.standard_error
             )
             ratio = mean_mm / means_mm[GIVEN] if means_mm[GIVEN] else np.inf
             rows.append(
-                CaseLength(case, mean_mm, ratio, shortfall_mm, error_mm, not is_shorter)
+                CaseLength(
+                    case,
+                    mean_mm,
+                    ratio,
+                    shortfall_mm.value,
+                    shortfall_mm.standard_error,
+                    not is_shorter,
+                )
             )
         return cls(tuple(sorted(rows, key=lambda row: -row.mean_length_mm)))
 
@@ -241,13 +242,23 @@ standard_error_mm=0.0, is_candidate=True)
     def verdict(self) -> str:
         """What the check found, in one line."""
         candidates = self.candidates
-        longest, second = self.rows[:2]
+        longest = self.rows[0]
         if candidates == (GIVEN,):
+            others_ratio = max((row.ratio for row in self.rows[1:]), default=0.0)
+            if not others_ratio:
+                return (
+                    "The gradients look right: with axes flipped or swapped there are "
+                    "no streamlines"
+                )
             return (
                 "The gradients look right: streamlines are "
-                f"{1 / second.ratio:.1f} times as long as with axes flipped or swapped"
+                f"{1 / others_ratio:.1f} times as long as with axes flipped or swapped"
             )
         gain = f"streamlines are {longest.ratio:.1f} times as long with"
+        if longest.ratio == np.inf:
+            gain = (
+                "there are no streamlines with the gradients as they are, unlike with"
+            )
         if len(candidates) == 1:
             return _advice(longest.case, gain)
         others = [f"({case})" for case in candidates if case != GIVEN]
@@ -306,7 +317,7 @@ def check_gradients(
     ----------
     features : dipy_rnn.sh.FeatureVolume
         Of kind ``"sh"``, fitted with the gradients to check.
-    stopping_criterion : dipy.tracking.stopping_criterion.StoppingCriterion
+    stopping_criterion : dipy_rnn.stopping.StoppingCriterion
         Says where tracking ends. It must not depend on directions, as a threshold of
         FA does not.
     seeds : array_like of shape (N, 3)

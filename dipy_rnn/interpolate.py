@@ -336,7 +336,7 @@ def local_maxima(
     neighbours : ndarray of shape (V, K)
         int32: the neighbours of each vertex.
     most : int
-        Of each function, as many are found at most: the largest.
+        Of each function, as many are found at most: the largest. 1 or more.
     least_share : float
         Maxima below this share of the function's largest value are left out.
 
@@ -347,6 +347,12 @@ def local_maxima(
     least : ndarray of shape (N,)
         float32: the smallest value of each function.
 
+    Raises
+    ------
+    ValueError
+        If shapes or types are not as said, a neighbour is none of the vertices, or
+        ``most`` is below 1.
+
     Examples
     --------
     >>> ring = np.array([[3, 1], [0, 2], [1, 3], [2, 0]], dtype=np.int32)
@@ -355,10 +361,37 @@ def local_maxima(
     >>> found.tolist(), least.tolist()
     ([[2, -1, -1]], [0.0])
     """
-    found = np.empty((len(coeffs), most), dtype=np.int32)
+    for name, array, dtype in (
+        ("coeffs", coeffs, "float32"),
+        ("harmonics", harmonics, "float32"),
+        ("neighbours", neighbours, "int32"),
+    ):
+        if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype != dtype:
+            raise ValueError(f"{name} must be an array of {dtype} with two axes.")
+    n_vertices = len(neighbours)
+    if harmonics.shape != (coeffs.shape[1], n_vertices) or not n_vertices:
+        raise ValueError(
+            f"coeffs, harmonics and neighbours have the shapes {coeffs.shape}, "
+            f"{harmonics.shape} and {neighbours.shape}; (N, C), (C, V) and (V, K) are "
+            "needed, V above 0."
+        )
+    if neighbours.size and not 0 <= neighbours.min() <= neighbours.max() < n_vertices:
+        raise ValueError(
+            f"neighbours holds {neighbours.min()} to {neighbours.max()}; vertices from "
+            f"0 to {n_vertices - 1} are needed."
+        )
+    number = spaces.check_number(most, "most")
+    if not 1 <= number < np.inf or number != int(number):
+        raise ValueError(f"most is {number}; a whole number from 1 is needed.")
+    found = np.empty((len(coeffs), int(number)), dtype=np.int32)
     least = np.empty(len(coeffs), dtype=np.float32)
     _interp.local_maxima(
-        np.ascontiguousarray(coeffs), harmonics, neighbours, least_share, found, least
+        np.ascontiguousarray(coeffs),
+        np.ascontiguousarray(harmonics),
+        np.ascontiguousarray(neighbours),
+        spaces.check_number(least_share, "least_share"),
+        found,
+        least,
     )
     return found, least
 

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field
 import hashlib
 from importlib import resources
 import io
+from itertools import chain
 import json
 import math
 from pathlib import Path
@@ -49,10 +50,10 @@ from dipy_rnn.whole_file import whole_file
 FORMAT = "dipy_rnn model"
 FORMAT_VERSION = 1
 
-# Whole blocks of rows: the rest of a block is summed in another order, and a row's
-# answer would depend, in its last digit, on how many rows there are. Some streamlines
-# make millimetres of it.
-_ROWS = 32
+#: A TorchScript is given whole blocks of rows: the rest of a block is summed in
+#: another order, and a row's answer would depend, in its last digit, on how many rows
+#: there are. Some streamlines make millimetres of it.
+ROWS_IN_A_BLOCK = 32
 
 #: What a file may be. The largest network of ours, cai2023, has 17 MB of parameters
 #: in some 60 entries, and a state of 1024 floats for each streamline.
@@ -303,7 +304,7 @@ class Model:
         state : torch.Tensor of shape (layers, n, hidden)
         """
         n = len(features)
-        padding = (0, 0, 0, -n % _ROWS)
+        padding = (0, 0, 0, -n % ROWS_IN_A_BLOCK)
         seen = torch.from_numpy(features).to(self.device)
         incoming = torch.from_numpy(direction.astype(np.float32)).to(self.device)
         answer, state = self.propagate(
@@ -614,7 +615,8 @@ def as_model(
     >>> as_model(RecurrentPropagator(order=4, hidden=8), metadata).metadata.order
     4
     """
-    device = next(module.parameters()).device
+    tensors = chain(module.parameters(), module.buffers())
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     with _quiet_jit():
         return Model(torch.jit.script(module).eval(), metadata, device, name)
 
@@ -834,7 +836,7 @@ def _load(content: bytes, path: AnyPath, device: torch.device, name: str) -> Mod
     checked.seek(0)
     try:
         with _quiet_jit():
-            module = torch.jit.load(checked, map_location=device)  # type: ignore[no-untyped-call]
+            module = torch.jit.load(checked, map_location=device)
             module.eval()
             if not hasattr(module, "init_state"):
                 raise ModelFileError("it has no method init_state(n)")

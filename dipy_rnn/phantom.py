@@ -76,9 +76,11 @@ def _check_positive(name: str, values: ArrayLike) -> None:
             raise ValueError(f"{name} is {value}: it must be positive and finite")
 
 
-def _check_count(name: str, value: float, least: int) -> None:
-    if int(value) != value or value < least:
+def _check_count(name: str, value: float, least: int) -> int:
+    number = spaces.check_number(value, name)
+    if not least <= number < np.inf or int(number) != number:
         raise ValueError(f"{name} is {value}: it must be a whole number from {least}")
+    return int(number)
 
 
 def _check_points(points: ArrayLike) -> FloatArray:
@@ -107,9 +109,7 @@ def _check_wide_along(
 def _check_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     if np.ndim(shape) != 1 or len(shape) != 3:
         raise ValueError(f"shape is {shape}: it must be three whole numbers")
-    for length in shape:
-        _check_count("shape", length, 1)
-    x, y, z = map(int, shape)
+    x, y, z = (_check_count("shape", length, 1) for length in shape)
     return x, y, z
 
 
@@ -471,7 +471,7 @@ class Bundle:
         >>> [fibre.shape for fibre in bundle.streamlines(2, step_mm=0.5, rng=rng)]
         [(41, 3), (41, 3)]
         """
-        _check_count("n", n, 0)
+        n = _check_count("n", n, 0)
         _check_positive("step_mm", step_mm)
         place = (1 - EDGE / 2) * np.sqrt(rng.random(n))
         angle = 2 * np.pi * rng.random(n)
@@ -739,7 +739,7 @@ class Phantom:
         Parameters
         ----------
         sh_order_max : int, optional
-            Highest order, even, from 2.
+            Highest order, even, from 2 to 98: 4950 coefficients a voxel.
         lobe_deg : float, optional
             Width sigma of a fibre's lobe in degrees, before the truncation.
         noise : float, optional
@@ -770,7 +770,9 @@ class Phantom:
         (15, 15, 9, 28)
         """
         if sh_order_max not in range(2, 100, 2):
-            raise ValueError(f"sh_order_max is {sh_order_max}: it must be even, from 2")
+            raise ValueError(
+                f"sh_order_max is {sh_order_max}: it must be even, from 2 to 98"
+            )
         if not (np.isfinite(lobe_deg) and lobe_deg >= 0):
             raise ValueError(f"lobe_deg is {lobe_deg}: it must be 0 or more")
         if not (np.isfinite(noise) and noise >= 0):
@@ -901,6 +903,7 @@ class Phantom:
         >>> print(len(streamlines), bundle_ids)
         4 [0 0 1 1]
         """
+        n_per_bundle = _check_count("n_per_bundle", n_per_bundle, 0)
         rng = np.random.default_rng(random_seed)
         streamlines: list[FloatArray] = []
         for bundle in self.bundles:
@@ -1122,12 +1125,12 @@ def random_phantom(
     (16, 16, 16, 15)
     """
     field_of_view_mm = _field_of_view_mm(shape, voxel_size_mm)
-    _check_count("n_bundles", n_bundles, 1)
+    n_bundles = _check_count("n_bundles", n_bundles, 1)
     rng = np.random.default_rng(random_seed)
     half_mm = 0.45 * field_of_view_mm
     scale = min(1.0, field_of_view_mm.min() / 40)
 
-    bundles = [_random_bundle(rng, half_mm, scale) for _ in range(int(n_bundles))]
+    bundles = [_random_bundle(rng, half_mm, scale) for _ in range(n_bundles)]
     if n_bundles > 1 and rng.random() < 0.5:
         kissing = (
             _kissing_bundle(rng, bundles[i], half_mm, scale)

@@ -168,7 +168,7 @@ def fodf_features(
     if sh_frame == "scanner":
         if affine is None:
             raise ValueError("sh_frame='scanner' needs the affine; pass affine.")
-        coeffs = _from_scanner_axes(coeffs, spaces.check_affine(affine))
+        coeffs = turned(coeffs, spaces.axes(spaces.check_affine(affine)).T)
     if not looks_like_fodf(coeffs):
         warnings.warn(
             f"{name} does not look like a fibre ODF (is it a CSA, Q-ball or GQI ODF?); "
@@ -315,8 +315,8 @@ def with_order(coeffs: NDArray[_Scalar], order: int) -> NDArray[_Scalar]:
 
     Examples
     --------
-    >>> with_order(np.ones((1, 15)), 6).sum()
-    np.float64(15.0)
+    >>> float(with_order(np.ones((1, 15)), 6).sum())
+    15.0
     """
     wanted = (order + 1) * (order + 2) // 2
     have = coeffs.shape[-1]
@@ -326,6 +326,45 @@ def with_order(coeffs: NDArray[_Scalar], order: int) -> NDArray[_Scalar]:
         padding = [(0, 0)] * (coeffs.ndim - 1) + [(0, wanted - have)]
         return np.pad(coeffs, padding)
     return coeffs
+
+
+def turned(coeffs: Float32Array, rotation: FloatArray) -> Float32Array:
+    """Turn all functions of a volume alike.
+
+    Parameters
+    ----------
+    coeffs : ndarray of shape (..., C)
+        float32: spherical harmonics in the package's basis.
+    rotation : ndarray of shape (3, 3)
+        Orthogonal; it may mirror.
+
+    Returns
+    -------
+    turned : ndarray of shape (..., C)
+        float32 coefficients of ``g`` where there were those of ``f``, with
+        ``g(rotation @ u) = f(u)`` for all directions ``u``.
+
+    Raises
+    ------
+    ValueError
+        If no even order has that many coefficients.
+
+    Examples
+    --------
+    >>> coeffs = np.zeros((1, 15), np.float32); coeffs[0, 3] = 1.0  # a lobe along z
+    >>> to_x = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    >>> np.allclose(turned(coeffs, to_x)[0, 1:6], [0, 0, -0.5, 0, 0.866], atol=1e-3)
+    True
+    """
+    n_coeffs = coeffs.shape[-1]
+    # As g(-u) = g(u), a mirror turns g as its opposite does, which is a rotation.
+    frame = spaces.handedness(rotation) * rotation
+    matrix = interpolate.rotate(
+        np.eye(n_coeffs), np.broadcast_to(frame, (n_coeffs, 3, 3))
+    )
+    with np.errstate(over="ignore", invalid="ignore"):  # as the kernel that turns rows
+        result: Float32Array = coeffs @ matrix
+    return result
 
 
 def looks_like_fodf(coeffs: AnyArray) -> bool:
@@ -373,15 +412,3 @@ def _checked(volume: ArrayLike, name: str) -> Float32Array:
             "mend the fit, or set them to zero with numpy.nan_to_num."
         )
     return volume
-
-
-def _from_scanner_axes(coeffs: Float32Array, affine: FloatArray) -> Float32Array:
-    axes = spaces.axes(affine)
-    rows = coeffs.reshape(-1, coeffs.shape[3])
-    rotated = interpolate.rotate(
-        rows,
-        np.broadcast_to(axes.T, (len(rows), 3, 3)),
-        handedness=spaces.handedness(affine),
-        nbr_threads=0,
-    )
-    return rotated.reshape(coeffs.shape)

@@ -128,6 +128,9 @@ _REASON_OF_STATUS = {
     int(StreamlineStatus.OUTSIDEIMAGE): StopReason.OUTSIDE_IMAGE,
     int(StreamlineStatus.INVALIDPOINT): StopReason.INVALID_POINT,
 }
+_STATUSES = " or ".join(
+    f"{status} ({StreamlineStatus(status).name})" for status in _REASON_OF_STATUS
+)
 
 
 def _check_map(image: ArrayLike, name: str) -> AnyArray:
@@ -323,7 +326,7 @@ def taken_apart(
 
     Parameters
     ----------
-    stopping_criterion : dipy.tracking.stopping_criterion.StoppingCriterion
+    stopping_criterion : dipy_rnn.stopping.StoppingCriterion
 
     Returns
     -------
@@ -358,7 +361,7 @@ def asks_in_any_order(stopping_criterion: StoppingCriterion) -> bool:
 
     Parameters
     ----------
-    stopping_criterion : dipy.tracking.stopping_criterion.StoppingCriterion
+    stopping_criterion : dipy_rnn.stopping.StoppingCriterion
 
     Returns
     -------
@@ -391,7 +394,7 @@ def check_points(
 
     Parameters
     ----------
-    stopping_criterion : dipy.tracking.stopping_criterion.StoppingCriterion
+    stopping_criterion : dipy_rnn.stopping.StoppingCriterion
         Any of DIPY's or of this module's, or one that follows them.
     points_vox : ndarray of shape (N, 3)
         float64, C-contiguous.
@@ -409,7 +412,8 @@ def check_points(
     Raises
     ------
     ValueError
-        If the arrays do not fit each other, or are of another type.
+        If the arrays do not fit each other, or are of another type; or the criterion
+        returns a value that is no status of a point.
 
     Examples
     --------
@@ -446,7 +450,14 @@ def check_points(
             return
     check = stopping_criterion.check_point
     for row in np.flatnonzero(reasons == StopReason.RUNNING):
-        reasons[row] = _REASON_OF_STATUS[int(check(points_vox[row]))]
+        status = check(points_vox[row])
+        try:
+            reasons[row] = _REASON_OF_STATUS[int(status)]
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"{type(stopping_criterion).__name__}.check_point returned {status!r} "
+                f"at {points_vox[row].tolist()} (voxels); {_STATUSES} is needed."
+            ) from None
 
 
 def _check_type(array: object, name: str, dtype: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import dipy
 import numpy as np
 
 from dipy_rnn import engine, interpolate, spaces
@@ -82,7 +83,7 @@ def rnn_tracking(
     ----------
     seeds : array_like of shape (N, 3)
         Seed points in mm.
-    stopping_criterion : dipy.tracking.stopping_criterion.StoppingCriterion
+    stopping_criterion : dipy_rnn.stopping.StoppingCriterion
         Says where tracking ends.
     affine : array_like of shape (4, 4)
         Voxel to mm, without shear.
@@ -351,6 +352,57 @@ def length_limits(min_len: float, max_len: float, step_size: float) -> tuple[int
             "allowed."
         )
     return int(min_len / step_size), int(max_len / step_size)
+
+
+def lengths_for_dipy(
+    min_len: float, max_len: float, step_size: float
+) -> dict[str, float]:
+    """Return lengths as the installed DIPY's trackers take them.
+
+    Parameters
+    ----------
+    min_len, max_len : float
+        Length of a streamline in mm.
+    step_size : float
+        Step in mm.
+
+    Returns
+    -------
+    lengths : dict of str to float
+        ``min_len`` and ``max_len``: in mm since DIPY 1.12, numbers of points before.
+
+    Raises
+    ------
+    ValueError
+        As :func:`length_limits`.
+
+    Examples
+    --------
+    >>> sorted(lengths_for_dipy(2, 500, 0.5))
+    ['max_len', 'min_len']
+    """
+    points = length_limits(min_len, max_len, step_size)
+    lengths = (min_len, max_len) if dipy_is_at_least(1, 12) else points
+    return dict(zip(("min_len", "max_len"), lengths))
+
+
+def dipy_is_at_least(major: int, minor: int) -> bool:
+    """Tell whether the installed DIPY is of a version or later.
+
+    Parameters
+    ----------
+    major, minor : int
+
+    Returns
+    -------
+    answer : bool
+
+    Examples
+    --------
+    >>> dipy_is_at_least(1, 11)
+    True
+    """
+    return tuple(map(int, dipy.__version__.split(".")[:2])) >= (major, minor)
 
 
 def _one_of(

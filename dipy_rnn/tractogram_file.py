@@ -12,11 +12,12 @@ References
 .. [1] https://github.com/tee-ar-ex/trx-spec/blob/master/specifications.md
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 import json
+from numbers import Integral
 from pathlib import Path
 import re
 from tempfile import TemporaryFile
@@ -35,6 +36,7 @@ from dipy_rnn import spaces
 from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, FloatArray, IntArray
 from dipy_rnn.whole_file import whole_file
 
+#: What the names of tractogram files end in.
 SUFFIXES = (".trx", ".trk", ".tck")
 
 # Streamlines that are held at a time: enough that what Python does once for all of
@@ -73,6 +75,11 @@ def check_format(
         If `path` ends in none of ``SUFFIXES``, or its format has no place for such
         values or positions.
 
+    Notes
+    -----
+    In capitals (``.TRK``) a name is refused, though files of such names can be read:
+    DIPY and MRtrix3 would not open what is written.
+
     Examples
     --------
     >>> check_format("a.trx", data_types={"seeds": (3, np.float32)})
@@ -83,7 +90,8 @@ def check_format(
     suffix, dtype, data_types = Path(path).suffix, np.dtype(dtype), data_types or {}
     if suffix not in SUFFIXES:
         raise ValueError(
-            f"{name} is {path}; a name that ends in {', '.join(SUFFIXES)} is needed."
+            f"{name} is {path}; a name that ends in {', '.join(SUFFIXES)}, in small "
+            "letters, is needed."
         )
     if suffix == ".tck" and data_types:
         raise ValueError(
@@ -103,7 +111,11 @@ def check_format(
                 f"data_types names {key!r}; some letters, digits and underscores are "
                 "needed, up to 18."
             )
-        if width < 1 or np.dtype(kind).kind not in "iuf":
+        if (
+            not isinstance(width, Integral)
+            or width < 1
+            or np.dtype(kind).kind not in "iuf"
+        ):
             raise ValueError(
                 f"data_types has {width} of {np.dtype(kind)} for {key}; one or more "
                 "integers or floats are needed."
@@ -181,7 +193,7 @@ def write_tractogram(
     data_types = data_types or {}
     check_format(path, data_types=data_types, dtype=dtype)
     affine = spaces.check_affine(affine)
-    if len(shape) != 3 or not all(0 < n < 2**15 for n in shape):
+    if len(shape) != 3 or not all(0 < n < 2**15 and n == int(n) for n in shape):
         raise ValueError(f"shape is {shape}; three numbers of voxels are needed.")
     batches = _batches(streamlines, data_types, np.dtype(dtype).newbyteorder("<"))
     with whole_file(path) as unfinished:
@@ -230,13 +242,15 @@ def thinned(
     >>> [len(points) for points, _ in thinned([(line, None)], tolerance_mm=0.1)]
     [3]
     """
-    if every < 1 or int(every) != every:
+    number = spaces.check_number(every, "every")
+    if not 1 <= number < np.inf or int(number) != number:
         raise ValueError(f"every is {every}; a whole number from 1 on is needed.")
-    if not 0 <= tolerance_mm < np.inf:
+    if not 0 <= spaces.check_number(tolerance_mm, "tolerance_mm") < np.inf:
         raise ValueError(f"tolerance_mm is {tolerance_mm}; 0 mm or more is needed.")
-    if every > 1:
+    step = int(number)
+    if step > 1:
         streamlines = (
-            (np.concatenate([points[:-1:every], points[-1:]]), values)
+            (np.concatenate([points[:-1:step], points[-1:]]), values)
             for points, values in streamlines
         )
     return _compressed(streamlines, tolerance_mm) if tolerance_mm else iter(streamlines)
@@ -259,17 +273,12 @@ def _batches(
 ) -> Iterator[_Batch]:
     """Yield points (sum of lengths, 3), lengths (n,), and values (n, W) by their names.
 
-    All are little-endian.
+    All are little-endian and C-contiguous.
     """
     streamlines = (line for line in streamlines if len(line[0]))
     while batch := list(islice(streamlines, _BATCH_SIZE)):
         points, values = zip(*batch)
-        with np.errstate(over="ignore"):
-            points_mm = np.concatenate(points, dtype=dtype, casting="same_kind")
-        if points_mm.ndim != 2 or points_mm.shape[1] != 3:
-            raise ValueError(
-                f"streamlines have the shape {points[0].shape}, not (M, 3)."
-            )
+        points_mm = _joined(points, dtype)
         if not np.isfinite(points_mm).all():
             raise ValueError(
                 f"streamlines have points that are no finite numbers in {dtype.name}."
@@ -279,15 +288,46 @@ def _batches(
             points_mm,
             lengths,
             {
-                name: _table([of_line[name] for of_line in values], name, *data_type)
+                name: _table(values, name, *data_type)
                 for name, data_type in data_types.items()
             },
         )
 
 
-def _table(rows: list[ArrayLike], name: str, width: int, dtype: DTypeLike) -> AnyArray:
+def _joined(streamlines: Sequence[AnyArray], dtype: np.dtype[Any]) -> AnyArray:
+    """Return the points of some streamlines, (sum of lengths, 3)."""
+    try:
+        with np.errstate(over="ignore"):  # what is too large becomes infinite
+            points_mm = np.concatenate(streamlines, dtype=dtype, casting="same_kind")
+        fits = points_mm.shape[1:] == (3,)
+    except (TypeError, ValueError):
+        fits = False
+    if fits:
+        return np.ascontiguousarray(points_mm)
+    # Looked at one by one only here, as nearly all of them are fine.
+    shapes = (spaces.check_numbers(line, "a streamline").shape for line in streamlines)
+    wrong = next(shape for shape in shapes if len(shape) != 2 or shape[1] != 3)
+    raise ValueError(f"a streamline has the shape {wrong}; (M, 3) is needed.")
+
+
+def _table(
+    values: Sequence[Mapping[str, ArrayLike]], name: str, width: int, dtype: DTypeLike
+) -> AnyArray:
     """Return the values of some streamlines, (n, W)."""
-    table = np.array(rows, dtype=np.dtype(dtype).newbyteorder("<"))
+    dtype = np.dtype(dtype)
+    try:
+        rows = [of_line[name] for of_line in values]
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"a streamline has no {name}, which data_types names; give it to each, or "
+            "leave it out there."
+        ) from None
+    try:
+        table = np.array(rows, dtype=dtype.newbyteorder("<"))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"{name} of a streamline is not {width} of {dtype}, as data_types says."
+        ) from None
     if table.shape != (len(rows), width):
         raise ValueError(
             f"{name} has the shape {table.shape[1:]}; data_types says ({width},)."
@@ -320,13 +360,13 @@ def _write_with_nibabel(
 
     # Each column is asked after its line. Items with both, from_data_func, would not
     # be moved to where a .trk file has its origin.
-    lazy = LazyTractogram(  # type: ignore[no-untyped-call]
+    lazy = LazyTractogram(
         lines,
         data_per_streamline={name: partial(column, name) for name in data_types},
         affine_to_rasmm=np.eye(4),
     )
-    file_type = detect_format(str(path))  # type: ignore[no-untyped-call]
-    order = "".join(aff2axcodes(affine))  # type: ignore[no-untyped-call]
+    file_type = detect_format(str(path))
+    order = "".join(aff2axcodes(affine))
     sizes_mm = spaces.voxel_sizes(affine)
     header = create_tractogram_header(file_type, affine, shape, sizes_mm, order)
     file_type(lazy, header=header).save(str(path))

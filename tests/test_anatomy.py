@@ -79,6 +79,43 @@ def test_another_number_of_volumes_is_refused(shape):
         Tissues.from_5tt(np.ones((2, 2, 2, 3)))
 
 
+@pytest.mark.parametrize(
+    ("voxel", "message"),
+    [
+        ([np.nan, 0, 0, 0, 0], "^t.nii holds NaN"),
+        ([1e300, 0, 0, 0, 0], r"^t.nii holds values from 0 to 1e\+300;"),
+        ([100, 0, 0, 0, 0], "^t.nii holds values from 0 to 100;"),
+        ([-0.1, 0, 1, 0, 0], "^t.nii holds values from -0.1 to 1;"),
+        ([1, 1, 0, 0, 0], "^t.nii: shares add up to 2 in a voxel"),
+        ([0, 0, 0, 0, 0], "^t.nii: shares are zero everywhere"),
+        ([1, 1, 0], "^t.nii: shares add up to 2 in a voxel"),
+        ([0, np.inf, 0], "^t.nii holds NaN or infinity"),
+        ([0, 0, 0], "^t.nii: shares are zero everywhere"),
+        (["a", "b", "c"], "^t.nii is of type"),
+    ],
+)
+def test_faults_of_an_image_are_told_by_its_name(voxel, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        Tissues.from_image([[[voxel]]], name="t.nii")
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_image_without_voxels_is_refused():
+    for n in (3, 5):
+        with pytest.raises(ValueError, match=r"image has the shape \(0, 1, 1, .*empty"):
+            Tissues.from_image(np.zeros((0, 1, 1, n)))
+
+
+def test_both_kinds_of_grey_matter_may_round_up_to_more_than_a_voxel():
+    image = np.array([[[[0.515, 0.515, 0, 0, 0], [0, 0, 0.515, 0, 0.515]]]])
+    before = image.copy()
+    tissues = Tissues.from_5tt(image)
+    assert_array_equal(tissues.gm, [[[1, 0]]])
+    assert_array_equal(tissues.wm, [[[0, 1]]])
+    assert_array_equal(image, before)
+    assert tissues.gm.flags.c_contiguous and tissues.csf.flags.c_contiguous
+
+
 ZERO = np.zeros((2, 2, 2))
 
 

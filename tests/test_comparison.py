@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import dipy
 from dipy.data import get_sphere
 from dipy.direction.peaks import PeaksAndMetrics
 from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
@@ -21,6 +22,7 @@ from dipy_rnn.comparison import (
 )
 from dipy_rnn.evaluation import KnownBundle
 from dipy_rnn.phantom import crossing_phantom
+from dipy_rnn.tracking import dipy_is_at_least
 
 SHAPE = (12, 8, 3)
 LINE = np.arange(11.0)[:, None] * [1, 0, 0]  # 0 to 10 mm along x
@@ -359,6 +361,8 @@ def test_the_reference_is_dipys_own(world):
 
 @pytest.mark.parametrize("method", ["probabilistic", "eudx"])
 def test_other_algorithms(world, method):
+    if method == "eudx" and not dipy_is_at_least(1, 12):
+        pytest.skip("DIPY's eudx takes first directions since 1.12")
     pam = PeaksAndMetrics()
     pam.sphere = get_sphere(name="symmetric724")
     found = comparison._peaks_on(
@@ -376,6 +380,12 @@ def test_other_algorithms(world, method):
         assert sum(len(line) > 5 for line in by.streamlines) >= len(world.seeds) - 2
     distances = partner_distances(tracked)
     assert np.nanmedian(distances["yardstick"]) > 0
+
+
+def test_an_older_eudx_is_refused(world, monkeypatch):
+    monkeypatch.setattr(dipy, "__version__", "1.11.0")
+    with pytest.raises(ValueError, match=r"eudx .* install DIPY 1.12 or later"):
+        track(world, method="eudx", pam=PeaksAndMetrics())
 
 
 def test_peaks_are_those_that_dipy_would_find(world):
@@ -412,6 +422,28 @@ def test_seeds_without_a_peak_are_left_out(world):
 def test_what_cannot_be_compared_is_refused(world, options, message):
     with pytest.raises(ValueError, match=message):
         track(world, **options)
+
+
+def test_seeds_and_affine_may_be_lists(world):
+    options = {"features": sh.fodf_features(world.volume), "step_size": 1.0}
+    one, same = (
+        track_beside(seeds, world.criterion, affine, nbr_threads=1, **options)
+        for seeds, affine in (
+            (world.seeds[:3], world.affine),
+            (world.seeds[:3].tolist(), world.affine.tolist()),
+        )
+    )
+    for key in one:
+        for line, other in zip(one[key].streamlines, same[key].streamlines):
+            npt.assert_array_equal(line, other)
+
+
+def test_seeds_or_an_affine_that_are_none_are_refused(world):
+    options = {"features": sh.fodf_features(world.volume)}
+    with pytest.raises(ValueError, match=r"seeds has the shape \(3,\); \(N, 3\)"):
+        track_beside([1, 2, 3], world.criterion, world.affine, **options)
+    with pytest.raises(ValueError, match=r"affine has the shape \(3, 3\); \(4, 4\)"):
+        track_beside(world.seeds, world.criterion, np.eye(3), **options)
 
 
 def test_no_seed_with_a_peak_is_refused(world):

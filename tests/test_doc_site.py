@@ -87,6 +87,21 @@ def test_the_reference_has_every_public_module():
     assert len(listed) == len(with_names)
 
 
+def test_the_page_of_installation_explains_every_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    rows = re.findall(
+        r"^   \* - `(\w+)`\n     - (.+)\n",
+        (DOC / "installation.rst").read_text(),
+        re.M,
+    )
+    extras = project["optional-dependencies"]
+    assert [name for name, _ in rows] == [*extras]
+    for name, brings in rows:
+        if "and others" not in brings:
+            packages = [re.match(r"[\w-]+", each)[0] for each in extras[name]]
+            assert brings.split(", ") == packages
+
+
 def test_the_reference_has_every_command():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     page = (DOC / "reference" / "commands.rst").read_text()

@@ -594,6 +594,39 @@ def test_scores_do_not_depend_on_where_the_grid_lies():
     assert_array_equal(score(lines, ROWS, affine).labels, [0, INVALID_CONNECTION])
 
 
+def test_one_streamline_among_many_is_scored_as_alone():
+    # Three bundles: two between the same ends, one between one of these and another.
+    round_about = voxels(
+        SHAPE, np.s_[:2, 0], (2, 0), np.s_[2:5, 1], (4, 0), np.s_[5:, 0]
+    )
+    bundles = [
+        ROWS[0],
+        KnownBundle(round_about, ROWS[0].ends),
+        KnownBundle(ROWS[1].mask, (ROWS[0].ends[0], ROWS[1].ends[1])),
+    ]
+    lines = [STRAIGHT, DETOUR, ACROSS, path((0, 0, 0), (0, 3, 0), (6, 3, 0)), NOTHING]
+    lines += [line[::-1] for line in lines]
+    labels = score(lines, bundles, np.eye(4)).labels
+    assert_array_equal(labels, 2 * [0, 1, NO_CONNECTION, 2, NO_CONNECTION])
+    alone = [score([line], bundles, np.eye(4)).labels[0] for line in lines]
+    assert_array_equal(labels, alone)
+
+
+def test_bundles_on_different_grids_or_none_are_refused():
+    smaller = KnownBundle(ROWS[0].mask[:, :3], tuple(e[:, :3] for e in ROWS[0].ends))
+    with pytest.raises(ValueError, match=r"bundles are 2, .*\(7, 3, 1\), \(7, 4, 1\)"):
+        score([STRAIGHT], [ROWS[0], smaller], np.eye(4))
+    with pytest.raises(ValueError, match=r"bundles are 0, .* one or more on one grid"):
+        score([STRAIGHT], [], np.eye(4))
+
+
+def test_an_affine_or_a_streamline_that_is_none_has_no_score():
+    with pytest.raises(ValueError, match="affine holds NaN"):
+        score([STRAIGHT], ROWS, np.full((4, 4), np.nan))
+    with pytest.raises(ValueError, match=r"streamlines has the shape \(13, 2\)"):
+        score([STRAIGHT[:, :2]], ROWS, np.eye(4))
+
+
 def test_a_known_bundle_is_checked():
     mask, (first, last) = ROWS[0].mask, ROWS[0].ends
     with pytest.raises(ValueError, match=r"mask has the shape \(7, 4, 1\)"):
@@ -676,11 +709,17 @@ def test_a_mean_comes_with_its_standard_error():
 
 def test_a_paired_difference_comes_with_its_standard_error():
     # Differences 1, 0, 0, -1: mean 0, variance 2 / 3, standard error sqrt(2 / 3 / 4).
-    difference, error = paired_difference([1, 1, 0, 0], [0, 1, 0, 1])
-    assert_allclose((difference, error), (0, np.sqrt(1 / 6)))
+    difference = paired_difference([1, 1, 0, 0], [0, 1, 0, 1])
+    assert_allclose((difference.value, difference.standard_error), (0, np.sqrt(1 / 6)))
     # Where both agree in every seed, nothing is left to chance.
-    assert paired_difference([True, False], [True, False]) == (0.0, 0.0)
-    assert paired_difference([True, True, True], [False, False, False])[0] == 1.0
+    assert paired_difference([True, False], [True, False]) == Estimate(0, 0)
+    assert paired_difference([True, True, True], [False, False, False]).value == 1.0
+
+
+def test_a_paired_difference_of_one_seed_has_no_standard_error():
+    one, none = paired_difference([3], [1]), paired_difference([], [])
+    assert one.value == 2 and np.isnan(one.standard_error)
+    assert np.isnan(none.value) and np.isnan(none.standard_error)
 
 
 def covers_all(visits):

@@ -57,6 +57,14 @@ def test_the_first_axis_leans_on_the_ras_axis_furthest_from_the_tangent():
     )
 
 
+@pytest.mark.parametrize(("difference", "first"), [(4e-7, X), (6e-6, Y)])
+def test_nearly_equal_axes_are_a_tie_which_falls_to_the_first(difference, first):
+    # At a tangent that lies hardly nearer to x than to y, and far from neither.
+    tangent = np.array([[0.5 + difference, 0.5, np.sqrt(0.5)]])
+    e1 = frames.from_tangents(tangent / np.linalg.norm(tangent), np.eye(3))[0, 0]
+    assert np.argmax(e1) == np.argmax(first)
+
+
 def test_one_brain_stored_in_any_way_has_the_same_frames(
     oblique_affine, cube_rotations
 ):

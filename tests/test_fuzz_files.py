@@ -112,7 +112,7 @@ def test_a_tractogram_with_points_that_are_none_is_refused(tmp_path, suffix):
     path = tmp_path / f"lines{suffix}"
     line = np.array([[0.0, 0, 0], [1, 0, 0], [2, 1e9, 0]], np.float32)
     lines = nib.streamlines.Tractogram([line], affine_to_rasmm=np.eye(4))
-    nib.streamlines.save(lines, path)
+    nib.streamlines.save(lines, str(path))
     message = refusal(lambda path: list(read_tractogram(path)), path)
     assert "a point is not finite, or farther" in message
 

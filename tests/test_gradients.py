@@ -15,6 +15,7 @@ from worlds import OBLIQUE_ROTATION, affine_of, everywhere, signed_permutations
 from dipy_rnn.gradients import (
     AXIS_CASES,
     GIVEN,
+    CaseLength,
     GradientCheck,
     check_gradients,
     reoriented,
@@ -186,6 +187,44 @@ VERDICTS = {
 def test_the_verdict_is_one_line_that_says_what_to_do(case):
     check = GradientCheck.from_lengths(lengths(longest=case, by=2.0))
     assert check.verdict == VERDICTS[case]
+
+
+WITHOUT_OTHERS = {
+    GIVEN: "The gradients look right: with axes flipped or swapped there are no "
+    "streamlines",
+    "x -y z": "y looks flipped: there are no streamlines with the gradients as they "
+    "are, unlike with y negated; negate row 2 of the bvec file and fit again",
+    "z y x": "x and z look swapped: there are no streamlines with the gradients as "
+    "they are, unlike with these swapped; swap rows 1 and 3 of the bvec file and fit "
+    "again",
+    "y x -z": "The axes look mixed up: there are no streamlines with the gradients as "
+    "they are, unlike with (y x -z); make row 2, row 1, minus row 3 the rows of the "
+    "bvec file and fit again",
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_OTHERS)
+def test_no_factor_is_told_where_one_case_alone_has_streamlines(case):
+    of_cases = dict.fromkeys(AXIS_CASES, np.zeros(40)) | {case: np.arange(40) + 10.0}
+    assert GradientCheck.from_lengths(of_cases).verdict == WITHOUT_OTHERS[case]
+
+
+def test_no_factor_is_told_where_several_others_have_streamlines():
+    of_cases = dict.fromkeys(AXIS_CASES, np.zeros(40))
+    of_cases |= dict.fromkeys(["-x y z", "x -y z"], np.arange(40) + 10.0)
+    assert GradientCheck.from_lengths(of_cases).verdict == (
+        "The gradients look wrong, but it is not clear how: there are no streamlines "
+        "with the gradients as they are, unlike with (-x y z), (x -y z)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "ratio", "begin"),
+    [(GIVEN, 1.0, "The gradients look right"), ("x -y z", 2.0, "y looks flipped")],
+)
+def test_a_check_of_one_case_has_a_verdict(case, ratio, begin):
+    check = GradientCheck((CaseLength(case, 60.0, ratio, 0.0, 0.0, True),))
+    assert check.verdict.startswith(begin)
 
 
 def test_the_rows_that_a_verdict_tells_are_those_of_the_case():

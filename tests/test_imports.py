@@ -201,5 +201,8 @@ def test_public_names_are_there_when_asked_for():
     for name in dipy_rnn.__all__:
         assert getattr(dipy_rnn, name) is not None
     assert set(dir(dipy_rnn)) == set(dipy_rnn.__all__)
+    # Type checkers and editors are told the same.
+    homes = {f"{home}.{name}" for name, home in dipy_rnn._HOME_OF.items()}
+    assert below(IMPORTS[""], "dipy_rnn") == below(homes, "dipy_rnn")
     with pytest.raises(AttributeError, match="has no attribute 'track'"):
         dipy_rnn.track  # noqa: B018

@@ -245,6 +245,46 @@ def test_maxima_are_of_the_function_that_the_coefficients_are_of():
     assert_allclose(least, values.min(axis=1), rtol=1e-5)
 
 
+VALUES, UNITS, RING = np.ones((1, 4), np.float32), np.eye(4, dtype=np.float32), ring(4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"coeffs": np.ones((1, 400), np.float32)}, r"\(1, 400\), \(4, 4\) and \(4, 2"),
+        ({"harmonics": np.ones((4, 5), np.float32)}, r"\(1, 4\), \(4, 5\) and \(4, 2"),
+        ({"neighbours": RING[:3]}, r"\(1, 4\), \(4, 4\) and \(3, 2\); \(N, C\)"),
+        ({"harmonics": UNITS[:, :0], "neighbours": RING[:0]}, "V above 0"),
+        ({"neighbours": RING + np.int32(1)}, "neighbours holds 1 to 4; .* 0 to 3"),
+        ({"neighbours": RING - np.int32(1)}, "neighbours holds -1 to 2; .* 0 to 3"),
+        ({"coeffs": VALUES[0]}, "coeffs must be an array of float32 with two axes"),
+        ({"coeffs": VALUES.tolist()}, "coeffs must be an array of float32"),
+        ({"harmonics": np.eye(4)}, "harmonics must be an array of float32"),
+        ({"neighbours": RING.astype(np.int64)}, "neighbours must be an array of int32"),
+        ({"most": 0}, "most is 0; a whole number from 1"),
+        ({"most": 1.5}, r"most is 1\.5; a whole number from 1"),
+        ({"most": np.nan}, "most is nan"),
+        ({"least_share": "half"}, "least_share is of type str"),
+    ],
+)
+def test_maxima_of_arrays_that_do_not_fit_are_refused(change, message):
+    arguments = {"coeffs": VALUES, "harmonics": UNITS, "neighbours": RING} | {
+        "most": 2,
+        "least_share": 0.0,
+    }
+    with pytest.raises(ValueError, match=message) as refusal:
+        interpolate.local_maxima(**arguments | change)
+    assert "\n" not in str(refusal.value)
+
+
+def test_maxima_are_found_in_arrays_of_any_layout():
+    values = np.asfortranarray(np.float32([[1, 0, 3, 2], [0, 4, 0, 0]]))
+    found, _ = interpolate.local_maxima(
+        values, np.asfortranarray(UNITS), np.asfortranarray(RING), 2.0, 0.0
+    )
+    assert found.tolist() == [[2, -1], [1, -1]]
+
+
 # Threads and blocks
 
 

@@ -645,6 +645,14 @@ CIRCLE = 9 * np.column_stack(
 KNOT = CIRCLE + np.column_stack([0 * t, 0 * t, np.sin(2 * t) + 2 * np.cos(3 * t)])
 
 
+def test_whole_numbers_may_be_floats():
+    phantom = crossing_phantom(shape=(4.0, 4.0, 4.0))
+    streamlines, bundle_ids = phantom.streamlines(2.0)
+    assert len(streamlines) == 4 and bundle_ids.tolist() == [0, 0, 1, 1]
+    rng = np.random.default_rng(0)
+    assert len(Bundle(LINE, 1.0).streamlines(3.0, step_mm=1.0, rng=rng)) == 3
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -678,12 +686,17 @@ KNOT = CIRCLE + np.column_stack([0 * t, 0 * t, np.sin(2 * t) + 2 * np.cos(3 * t)
         (lambda: crossing_phantom().fodf(7), "sh_order_max is 7"),
         (lambda: crossing_phantom().fodf(lobe_deg=-1.0), "lobe_deg is -1.0"),
         (lambda: crossing_phantom().fodf(noise=-1.0), "noise is -1.0"),
-        (lambda: crossing_phantom().streamlines(-1), "n is -1"),
+        (lambda: crossing_phantom().fodf(100), "it must be even, from 2 to 98"),
+        (lambda: crossing_phantom().streamlines(-1), "n_per_bundle is -1"),
+        (lambda: crossing_phantom().streamlines(1.5), "n_per_bundle is 1.5"),
+        (lambda: crossing_phantom().streamlines(np.nan), "n_per_bundle is nan"),
+        (lambda: crossing_phantom().streamlines("2"), "n_per_bundle is of type str"),
         (lambda: crossing_phantom().dwi(None, snr=0), "snr is 0"),
         (lambda: crossing_phantom().dwi(None, evals=(3, 2, 1)), "evals is (3, 2, 1)"),
         (lambda: crossing_phantom(180.0), "angle_deg is 180.0"),
         (lambda: circle_phantom(5.0, tube_mm=5.0), "tube_mm is 5.0"),
         (lambda: random_phantom(0, n_bundles=0), "n_bundles is 0"),
+        (lambda: random_phantom(0, n_bundles=np.inf), "n_bundles is inf"),
         (lambda: random_phantom(0, voxel_size_mm=0), "voxel_size_mm is 0"),
     ],
 )

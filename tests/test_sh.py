@@ -1,6 +1,7 @@
 """Bases and axes, against DIPY's own evaluation of the same coefficients."""
 
 import re
+import tracemalloc
 
 from dipy.core.sphere import Sphere
 from dipy.data import get_sphere
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
-from dipy_rnn import sh, spaces
+from dipy_rnn import interpolate, sh, spaces
 from dipy_rnn.phantom import crossing_phantom
 
 # DIPY announces that its legacy bases may go one day.
@@ -127,6 +128,31 @@ def test_in_ras_storage_scanner_and_voxel_axes_are_the_same():
         for frame in sh.SH_FRAMES
     ]
     assert_allclose(*data, atol=1e-6)
+
+
+@pytest.mark.parametrize("handedness", [1.0, -1.0])
+def test_a_volume_is_turned_as_its_rows_are(oblique_affine, handedness):
+    rotation = spaces.axes(oblique_affine(handedness))
+    coeffs = random_coeffs(8).astype(np.float32)
+    turned = sh.turned(coeffs, rotation)
+    assert turned.dtype == np.float32 and turned.flags.c_contiguous
+    rows = coeffs.reshape(-1, 45)
+    expected = interpolate.rotate(
+        rows, np.broadcast_to(rotation, (len(rows), 3, 3)), handedness=handedness
+    )
+    assert_allclose(turned.reshape(-1, 45), expected, atol=2e-6)
+
+
+def test_a_volume_is_turned_in_no_more_memory_than_the_result_takes(oblique_affine):
+    coeffs = np.ones((20, 20, 20, 15), np.float32)
+    rotation = spaces.axes(oblique_affine(-1.0)).T
+    sh.turned(coeffs[:1], rotation)
+    tracemalloc.start()
+    turned = sh.turned(coeffs, rotation)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # A rotation for each voxel would take 72 bytes more, beside 60 of coefficients.
+    assert turned.nbytes <= most < turned.nbytes + 50_000
 
 
 # Orders

@@ -299,6 +299,33 @@ def test_a_criterion_that_only_looks_like_dipys_is_asked():
     assert_array_equal(ask(EverythingIsExcluded(), np.zeros((2, 3))), [3, 3])
 
 
+@pytest.mark.parametrize(
+    ("status", "shown"), [(7, "7"), (-2, "-2"), (None, "None"), ("END", "'END'")]
+)
+def test_a_criterion_that_returns_no_status_is_named_with_what_it_returned(
+    status, shown
+):
+    class Mine:
+        def check_point(self, point):
+            return status if point[0] else 1
+
+    with pytest.raises(ValueError) as caught:
+        ask(Mine(), np.array([[0.0, 0, 0], [1.5, 0, 0]]))
+    assert str(caught.value) == (
+        f"Mine.check_point returned {shown} at [1.5, 0.0, 0.0] (voxels); 1 (TRACKPOINT)"
+        " or 2 (ENDPOINT) or -1 (OUTSIDEIMAGE) or 0 (INVALIDPOINT) is needed."
+    )
+
+
+def test_an_error_of_a_criterion_of_ones_own_is_passed_on():
+    class Broken:
+        def check_point(self, point):
+            return {}["map"]
+
+    with pytest.raises(KeyError, match="map"):
+        ask(Broken(), np.zeros((1, 3)))
+
+
 @every_criterion
 def test_a_check_of_ones_own_is_what_counts(name):
     class Mine(getattr(stopping, name)):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import dipy
 from dipy.tracking.stopping_criterion import (
     BinaryStoppingCriterion,
     CmcStoppingCriterion,
@@ -27,7 +28,12 @@ from worlds import (
 
 from dipy_rnn import rnn_tracking, sh, stopping
 from dipy_rnn.stopping import StopReason
-from dipy_rnn.tracking import length_limits, track
+from dipy_rnn.tracking import (
+    dipy_is_at_least,
+    length_limits,
+    lengths_for_dipy,
+    track,
+)
 
 
 @pytest.fixture(scope="module")
@@ -580,7 +586,17 @@ def test_lengths_become_points_as_in_dipy():
             random_seed=0,
             return_all=True,
         )
+        if not dipy_is_at_least(1, 12):
+            pytest.skip("before 1.12 the lengths of DIPY's trackers are in points")
         assert length_limits(2, 250, step) == (theirs.min_nbr_pts, theirs.max_nbr_pts)
+
+
+@pytest.mark.parametrize(
+    ("version", "lengths"), [("1.11.0", (10, 500)), ("1.12.0", (5, 250))]
+)
+def test_dipy_gets_lengths_in_its_own_unit(monkeypatch, version, lengths):
+    monkeypatch.setattr(dipy, "__version__", version)
+    assert tuple(lengths_for_dipy(5, 250, 0.5).values()) == lengths
 
 
 def test_the_shipped_model_closes_a_circle():
