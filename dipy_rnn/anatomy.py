@@ -323,15 +323,8 @@ def interface_seeds(
     (100, 3) True
     """
     affine = spaces.check_affine(affine)
-    for name, value, least in (
-        ("n_seeds", n_seeds, 1),
-        ("random_seed", random_seed, 0),
-    ):
-        number = spaces.check_number(value, name)
-        if not least <= number < np.inf or int(number) != number:
-            raise ValueError(
-                f"{name} is {number}; a whole number from {least} is needed."
-            )
+    n_seeds = spaces.check_count(n_seeds, "n_seeds", 1)
+    random_seed = spaces.check_count(random_seed, "random_seed")
     where = np.ones(tissues.wm.shape, dtype=bool)
     if mask is not None:
         where = spaces.check_numbers(mask, "mask") > 0
@@ -347,7 +340,7 @@ def interface_seeds(
     # A segment is no longer than a voxel, so it starts next to where it crosses.
     starts = np.argwhere(binary_dilation(touching, _NEIGHBOURHOOD))
     length_mm = spaces.voxel_sizes(affine).min()
-    rng = np.random.default_rng(int(random_seed))
+    rng = np.random.default_rng(random_seed)
     found: list[FloatArray] = []
     n_found = 0
     while n_found < n_seeds:
@@ -362,7 +355,7 @@ def interface_seeds(
         crossings = crossings[where[*np.floor(crossings + 0.5).astype(int).T]]
         found.append(crossings)
         n_found += len(crossings)
-    return spaces.to_mm(np.concatenate(found)[: int(n_seeds)], affine)
+    return spaces.to_mm(np.concatenate(found)[:n_seeds], affine)
 
 
 def _segments(

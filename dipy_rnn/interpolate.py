@@ -75,14 +75,9 @@ def count_threads(nbr_threads: int) -> int:
     >>> count_threads(2)
     2
     """
-    n_threads = spaces.check_number(nbr_threads, "nbr_threads")
-    if not 0 <= n_threads <= _MOST_THREADS or n_threads != int(n_threads):
-        raise ValueError(
-            f"nbr_threads is {n_threads}; give 0 for every core, or a whole number "
-            f"up to {_MOST_THREADS}."
-        )
+    n_threads = spaces.check_count(nbr_threads, "nbr_threads", 0, _MOST_THREADS)
     if n_threads:
-        return int(n_threads)
+        return n_threads
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -380,10 +375,8 @@ def local_maxima(
             f"neighbours holds {neighbours.min()} to {neighbours.max()}; vertices from "
             f"0 to {n_vertices - 1} are needed."
         )
-    number = spaces.check_number(most, "most")
-    if not 1 <= number < np.inf or number != int(number):
-        raise ValueError(f"most is {number}; a whole number from 1 is needed.")
-    found = np.empty((len(coeffs), int(number)), dtype=np.int32)
+    found_of_each = spaces.check_count(most, "most", 1)
+    found = np.empty((len(coeffs), found_of_each), dtype=np.int32)
     least = np.empty(len(coeffs), dtype=np.float32)
     _interp.local_maxima(
         np.ascontiguousarray(coeffs),

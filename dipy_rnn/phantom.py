@@ -76,13 +76,6 @@ def _check_positive(name: str, values: ArrayLike) -> None:
             raise ValueError(f"{name} is {value}: it must be positive and finite")
 
 
-def _check_count(name: str, value: float, least: int) -> int:
-    number = spaces.check_number(value, name)
-    if not least <= number < np.inf or int(number) != number:
-        raise ValueError(f"{name} is {value}: it must be a whole number from {least}")
-    return int(number)
-
-
 def _check_points(points: ArrayLike) -> FloatArray:
     points_mm = np.asarray(points, dtype=np.float64)
     if points_mm.ndim != 2 or points_mm.shape[1] != 3:
@@ -109,7 +102,7 @@ def _check_wide_along(
 def _check_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     if np.ndim(shape) != 1 or len(shape) != 3:
         raise ValueError(f"shape is {shape}: it must be three whole numbers")
-    x, y, z = (_check_count("shape", length, 1) for length in shape)
+    x, y, z = (spaces.check_count(length, "shape", 1) for length in shape)
     return x, y, z
 
 
@@ -471,7 +464,7 @@ class Bundle:
         >>> [fibre.shape for fibre in bundle.streamlines(2, step_mm=0.5, rng=rng)]
         [(41, 3), (41, 3)]
         """
-        n = _check_count("n", n, 0)
+        n = spaces.check_count(n, "n")
         _check_positive("step_mm", step_mm)
         place = (1 - EDGE / 2) * np.sqrt(rng.random(n))
         angle = 2 * np.pi * rng.random(n)
@@ -903,7 +896,7 @@ class Phantom:
         >>> print(len(streamlines), bundle_ids)
         4 [0 0 1 1]
         """
-        n_per_bundle = _check_count("n_per_bundle", n_per_bundle, 0)
+        n_per_bundle = spaces.check_count(n_per_bundle, "n_per_bundle")
         rng = np.random.default_rng(random_seed)
         streamlines: list[FloatArray] = []
         for bundle in self.bundles:
@@ -1125,7 +1118,7 @@ def random_phantom(
     (16, 16, 16, 15)
     """
     field_of_view_mm = _field_of_view_mm(shape, voxel_size_mm)
-    n_bundles = _check_count("n_bundles", n_bundles, 1)
+    n_bundles = spaces.check_count(n_bundles, "n_bundles", 1)
     rng = np.random.default_rng(random_seed)
     half_mm = 0.45 * field_of_view_mm
     scale = min(1.0, field_of_view_mm.min() / 40)

@@ -65,6 +65,41 @@ def check_number(value: object, name: str) -> int | float:
     return int(value) if isinstance(value, Integral) else number
 
 
+def check_count(value: object, name: str, least: int = 0, most: float = np.inf) -> int:
+    """Return a whole number, or say that it is none.
+
+    Parameters
+    ----------
+    value : int or float
+        A float may be a whole number, too.
+    name : str
+        What errors call it.
+    least : int, optional
+    most : float, optional
+
+    Returns
+    -------
+    count : int
+
+    Raises
+    ------
+    ValueError
+        If it is of another type, or no whole number of that range.
+
+    Examples
+    --------
+    >>> check_count(3.0, "n_seeds", 1)
+    3
+    """
+    number = check_number(value, name)
+    if not least <= number <= most or number == np.inf or number != int(number):
+        to = "" if most == np.inf else f" to {most}"
+        raise ValueError(
+            f"{name} is {number}; a whole number from {least}{to} is needed."
+        )
+    return int(number)
+
+
 def check_numbers(values: ArrayLike, name: str) -> AnyArray:
     """Return real numbers as an array, or say that they are none.
 

@@ -266,18 +266,8 @@ def track(
             f"seed_buffer_fraction is {seed_buffer_fraction}; a share above 0 and up "
             "to 1 is allowed."
         )
-    n_slots = spaces.check_number(batch_size, "batch_size")
-    if not 0 <= n_slots < np.inf or int(n_slots) != n_slots:
-        raise ValueError(
-            f"batch_size is {n_slots}; a whole number is needed, 0 for what suits "
-            "the device."
-        )
-    number = spaces.check_number(random_seed, "random_seed")
-    if not 0 <= number < 2**32 or int(number) != number:
-        raise ValueError(
-            f"random_seed is {number}; a whole number from 0 to {2**32 - 1} is needed."
-        )
-    random_seed = int(number)
+    n_slots = spaces.check_count(batch_size, "batch_size")
+    random_seed = spaces.check_count(random_seed, "random_seed", 0, 2**32 - 1)
     nbr_threads = interpolate.count_threads(nbr_threads)
     model = load_model(model, device=device)
     model.check_step(step_size)
@@ -299,7 +289,7 @@ def track(
         to_mm=affine,
         max_points=max_points,
         max_half=max_points + 2,  # no limit of its own
-        n_slots=int(n_slots),
+        n_slots=n_slots,
         nbr_threads=nbr_threads,
         random_seed=random_seed,
     )

@@ -242,12 +242,9 @@ def thinned(
     >>> [len(points) for points, _ in thinned([(line, None)], tolerance_mm=0.1)]
     [3]
     """
-    number = spaces.check_number(every, "every")
-    if not 1 <= number < np.inf or int(number) != number:
-        raise ValueError(f"every is {every}; a whole number from 1 on is needed.")
+    step = spaces.check_count(every, "every", 1)
     if not 0 <= spaces.check_number(tolerance_mm, "tolerance_mm") < np.inf:
         raise ValueError(f"tolerance_mm is {tolerance_mm}; 0 mm or more is needed.")
-    step = int(number)
     if step > 1:
         streamlines = (
             (np.concatenate([points[:-1:step], points[-1:]]), values)

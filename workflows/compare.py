@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
+from dipy_rnn.tractogram_file import SUFFIXES
 from dipy_rnn.workflows.inputs import (
-    SUFFIXES,
     Files,
     check_least,
     check_same_grid,

@@ -19,7 +19,6 @@ import numpy as np
 
 from dipy_rnn._typing import AnyArray, AnyPath, FloatArray
 from dipy_rnn.sh import SH_FRAMES
-from dipy_rnn.tractogram_file import SUFFIXES as SUFFIXES
 
 if TYPE_CHECKING:
     from dipy.direction.peaks import PeaksAndMetrics
