@@ -44,41 +44,40 @@ _LEAST_BUSY = 0.75
 class DeviceSlots:
     """A group of slots on the device of the model: :class:`dipy_rnn.engine.Slots`.
 
-        Parameters
-        ----------
-        propagator : dipy_rnn.propagator.Propagator
-        criterion : dipy_rnn.stopping.StoppingCriterion
-            Those of :mod:`dipy_rnn.stopping` are asked on the device. For any other the
-            points come to the host at each step, which is slow.
-        queue : dipy_rnn.engine.SeedQueue
-        step_vox, to_mm, max_points, max_half, n_slots, unidirectional, random_seed
-            See :class:`dipy_rnn.engine.Slots`.
+    Parameters
+    ----------
+    propagator : dipy_rnn.propagator.Propagator
+    criterion : dipy_rnn.stopping.StoppingCriterion
+        Those of :mod:`dipy_rnn.stopping` are asked on the device. For any other the
+        points come to the host at each step, which is slow.
+    queue : dipy_rnn.engine.SeedQueue
+    step_vox, to_mm, max_points, max_half, n_slots, unidirectional, random_seed
+        See :class:`dipy_rnn.engine.Slots`.
 
-        Notes
-        -----
-        Products of float32 matrices must not be rounded to TF32: torch does not, unless
-        it was told to (``torch.set_float32_matmul_precision``).
+    Notes
+    -----
+    Products of float32 matrices must not be rounded to TF32: torch does not, unless
+    it was told to (``torch.set_float32_matmul_precision``).
 
-        Examples
-        --------
-        >>> from dipy_rnn.engine import SeedQueue
-        >>> from dipy_rnn.model_file import load_model
-        >>> from dipy_rnn.phantom import crossing_phantom
-        >>> from dipy_rnn.model_file import ROWS_IN_A_BLOCK
-    from dipy_rnn.propagator import Propagator
-        >>> phantom = crossing_phantom(90)
-        >>> propagator = Propagator(
-        ...     sh.fodf_features(phantom.fodf()), load_model(), np.eye(3), 60, 1)
-        >>> slots = DeviceSlots(
-        ...     propagator,
-        ...     stopping.BinaryStoppingCriterion(phantom.mask()),
-        ...     SeedQueue(propagator, np.array([[11.5, 11.5, 5.5]]), np.eye(4)),
-        ...     step_vox=np.ones(3), to_mm=phantom.affine, max_points=100, max_half=100,
-        ...     n_slots=8)
-        >>> while slots.busy:
-        ...     for number in slots.advance(100).index:
-        ...         print(number)
-        0
+    Examples
+    --------
+    >>> from dipy_rnn.engine import SeedQueue
+    >>> from dipy_rnn.model_file import load_model
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> from dipy_rnn.propagator import Propagator
+    >>> phantom = crossing_phantom(90)
+    >>> propagator = Propagator(
+    ...     sh.fodf_features(phantom.fodf()), load_model(), np.eye(3), 60, 1)
+    >>> slots = DeviceSlots(
+    ...     propagator,
+    ...     stopping.BinaryStoppingCriterion(phantom.mask()),
+    ...     SeedQueue(propagator, np.array([[11.5, 11.5, 5.5]]), np.eye(4)),
+    ...     step_vox=np.ones(3), to_mm=phantom.affine, max_points=100, max_half=100,
+    ...     n_slots=8)
+    >>> while slots.busy:
+    ...     for number in slots.advance(100).index:
+    ...         print(number)
+    0
     """
 
     # What there is of a slot, but the hidden state, whose rows are its second axis.
