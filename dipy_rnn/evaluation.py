@@ -474,7 +474,7 @@ def visited_voxels(
     [[1, 1, 0], [1, 0, 0]]
     """
     lines = _checked_all(streamlines, "streamlines")
-    affine = spaces.check_affine(affine)
+    affine, shape = spaces.check_affine(affine), spaces.check_shape(shape)
     which = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
     points_mm = np.concatenate([np.empty((0, 3)), *lines])
     voxels, inside = _voxels(points_mm, affine, shape)

@@ -99,13 +99,6 @@ def _check_wide_along(
     return along
 
 
-def _check_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    if np.ndim(shape) != 1 or len(shape) != 3:
-        raise ValueError(f"shape is {shape}: it must be three whole numbers")
-    x, y, z = (spaces.check_count(length, "shape", 1) for length in shape)
-    return x, y, z
-
-
 def _unit(vectors: FloatArray) -> FloatArray:
     """Scale to length one; a vector of length zero stays."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -584,7 +577,7 @@ class Phantom:
         if not self.bundles:
             raise ValueError("bundles is empty: a phantom has at least one bundle")
         self.affine = spaces.check_affine(affine).copy()
-        self.shape = _check_shape(shape)
+        self.shape = spaces.check_shape(shape)
 
     def on_grid(self, affine: FloatArray, shape: tuple[int, int, int]) -> "Phantom":
         """Return the same world on another grid.
@@ -919,7 +912,9 @@ def _field_of_view_mm(
 ) -> FloatArray:
     """Check a grid and return the lengths of its sides."""
     _check_positive("voxel_size_mm", voxel_size_mm)
-    return np.array(_check_shape(shape)) * np.full(3, voxel_size_mm, dtype=np.float64)
+    return np.array(spaces.check_shape(shape)) * np.full(
+        3, voxel_size_mm, dtype=np.float64
+    )
 
 
 def _random_centreline(

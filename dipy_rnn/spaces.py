@@ -14,6 +14,7 @@ This is the only module that multiplies by an affine. Three spaces occur:
     (or a rotation and a mirror) away from RAS+.
 """
 
+from collections.abc import Sequence
 from numbers import Integral, Real
 
 import numpy as np
@@ -98,6 +99,40 @@ def check_count(value: object, name: str, least: int = 0, most: float = np.inf) 
             f"{name} is {number}; a whole number from {least}{to} is needed."
         )
     return int(number)
+
+
+def check_shape(
+    shape: Sequence[int], name: str = "shape", most: float = np.inf
+) -> tuple[int, int, int]:
+    """Return the shape of a grid, or say that it is none.
+
+    Parameters
+    ----------
+    shape : sequence of 3 int
+        Voxels along each axis.
+    name : str, optional
+        What errors call it.
+    most : float, optional
+        Of voxels along an axis.
+
+    Returns
+    -------
+    shape : tuple of 3 int
+
+    Raises
+    ------
+    ValueError
+        If it is anything but three whole numbers above 0.
+
+    Examples
+    --------
+    >>> check_shape([3, 4.0, 5])
+    (3, 4, 5)
+    """
+    if np.ndim(shape) != 1 or len(shape) != 3:
+        raise ValueError(f"{name} is {shape}; three numbers of voxels are needed.")
+    x, y, z = (check_count(n, f"{name} along an axis", 1, most) for n in shape)
+    return x, y, z
 
 
 def check_numbers(values: ArrayLike, name: str) -> AnyArray:

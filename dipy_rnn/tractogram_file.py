@@ -193,8 +193,7 @@ def write_tractogram(
     data_types = data_types or {}
     check_format(path, data_types=data_types, dtype=dtype)
     affine = spaces.check_affine(affine)
-    if len(shape) != 3 or not all(0 < n < 2**15 and n == int(n) for n in shape):
-        raise ValueError(f"shape is {shape}; three numbers of voxels are needed.")
+    shape = spaces.check_shape(shape, most=2**15 - 1)  # 16 bits of a header
     batches = _batches(streamlines, data_types, np.dtype(dtype).newbyteorder("<"))
     with whole_file(path) as unfinished:
         if unfinished.suffix == ".trx":

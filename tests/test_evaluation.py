@@ -1,5 +1,6 @@
 """Scores of streamlines, against values counted on paper."""
 
+from inspect import signature
 import shutil
 import subprocess
 
@@ -627,6 +628,43 @@ def test_an_affine_or_a_streamline_that_is_none_has_no_score():
         score([STRAIGHT[:, :2]], ROWS, np.eye(4))
 
 
+WHERE = np.eye(4), (3, 3, 3)
+GIVEN = {
+    hausdorff_mm: (LINE, LINE),
+    mean_closest_point_mm: (LINE, LINE),
+    end_point_mm: (LINE, LINE),
+    alike: ([LINE], [LINE], 1.0),
+    followed: ([LINE], [LINE], 1.0),
+    nearest_streamlines: ([LINE], [LINE]),
+    angular_difference_deg: (LINE, LINE),
+    mean_curvature_per_mm: (LINE,),
+    visited_voxels: ([LINE], *WHERE),
+    visits: ([LINE], *WHERE),
+    dice: (np.ones(3, bool), np.ones(3, bool)),
+    weighted_dice: (np.ones(3), np.ones(3)),
+    density_correlation: (np.ones(3), np.ones(3)),
+    coverage: (np.ones(3), np.ones(3, bool)),
+    connections: ([LINE], np.eye(4), np.ones((3, 3, 3), int)),
+    shape_similarity: ([LINE], [LINE]),
+    known_bundles: ([[LINE]], *WHERE),
+    estimated_mean: ([1.0],),
+    paired_difference: ([1.0], [0.0]),
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "place"),
+    [(function, i) for function, given in GIVEN.items() for i in range(len(given))],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_what_holds_no_numbers_is_refused_by_the_name_of_its_argument(function, place):
+    arguments = list(GIVEN[function])
+    arguments[place] = [["no number"]]
+    name = list(signature(function).parameters)[place]
+    with pytest.raises(ValueError, match=rf"^{name} "):
+        function(*arguments)
+
+
 def test_a_known_bundle_is_checked():
     mask, (first, last) = ROWS[0].mask, ROWS[0].ends
     with pytest.raises(ValueError, match=r"mask has the shape \(7, 4, 1\)"):
@@ -647,7 +685,15 @@ def test_a_bundle_is_known_by_a_label_image():
     assert_array_equal(scores.labels, [0, NO_CONNECTION])
     # All of it may be end regions.
     assert KnownBundle.from_labels(np.arange(2, 4).reshape(1, 1, 2)).mask.all()
-    for wrong in (labels % 3, labels * 2, labels + 1, labels / 2, 0 * labels):
+    without_an_end = labels * (labels != 2)
+    for wrong in (
+        labels % 3,
+        labels * 2,
+        labels + 1,
+        labels / 2,
+        0 * labels,
+        without_an_end,
+    ):
         with pytest.raises(ValueError, match=r"labels holds \[.*1 is needed inside"):
             KnownBundle.from_labels(wrong)
 

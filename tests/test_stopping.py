@@ -18,6 +18,7 @@ import pytest
 from dipy_rnn import stopping
 from dipy_rnn.stopping import (
     StopReason,
+    asks_in_any_order,
     check_points,
     format_fates,
     format_tally,
@@ -607,20 +608,44 @@ def test_seeds_of_another_shape_have_no_keys(shape):
         seed_keys(0, np.zeros(shape))
 
 
+# Who may ask
+
+
+@pytest.mark.parametrize("kind", ["Threshold", "Binary", "Act"])
+def test_criteria_without_a_state_may_be_asked_in_any_order(kind):
+    n_maps = 2 if kind == "Act" else 1
+    maps = [np.ones((2, 2, 2))] * n_maps
+    options = (0.5,) if kind == "Threshold" else ()
+    criterion = getattr(dipys, f"{kind}StoppingCriterion")(*maps, *options)
+    assert asks_in_any_order(criterion)
+
+
+def test_criteria_that_draw_at_random_or_are_not_known_are_asked_one_by_one():
+    class Derived(dipys.BinaryStoppingCriterion):
+        pass
+
+    maps = np.ones((2, 2, 2)), np.ones((2, 2, 2))
+    for criterion in (
+        dipys.CmcStoppingCriterion(*maps, 1.0, 1.0),
+        Derived(maps[0]),
+    ):
+        assert not asks_in_any_order(criterion)
+
+
 # The tally
 
 
 def test_a_tally_is_laid_out_commonest_first_without_what_never_happened():
     counts = {
         StopReason.NOT_FINITE: 0,
-        StopReason.SHARP_TURN: 30,
+        StopReason.SHARP_TURN: 1,
         StopReason.ENDPOINT: 1169,
-        StopReason.NO_DATA: 1,
+        StopReason.NO_DATA: 30,
     }
     assert format_tally(counts).splitlines() == [
         " 97.4 %      1169  the stopping criterion was met",
-        "  2.5 %        30  a step would turn by more than max_angle",
-        "  0.1 %         1  the features are zero there",
+        "  2.5 %        30  the features are zero there",
+        "  0.1 %         1  a step would turn by more than max_angle",
     ]
 
 
