@@ -665,6 +665,53 @@ def test_what_holds_no_numbers_is_refused_by_the_name_of_its_argument(function, 
         function(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.ones((3, 3), int), r"has the shape \(3, 3\) and goes up to 1; \(X, Y, Z\)"),
+        (np.ones((3, 0, 3), int), r"has the shape \(3, 0, 3\) and goes up to 0; "),
+        (np.full((3, 3, 3), 2**15 + 1), ".* goes up to 32769; .* at most 32768"),
+        (np.full((3, 3, 3), 1.5), "holds other than whole numbers"),
+        (np.full((3, 3, 3), np.nan), "holds other than whole numbers"),
+        (np.full((3, 3, 3), np.inf), "holds other than whole numbers"),
+        (np.full((3, 3, 3), 1e15), "holds other than whole numbers"),
+    ],
+)
+def test_labels_that_are_none_are_refused(labels, message):
+    with pytest.raises(ValueError, match=f"^labels {message}"):
+        connections([LINE], np.eye(4), labels)
+
+
+def test_labels_may_be_whole_floats_and_as_many_as_fit():
+    labels = np.zeros((11, 1, 1), np.float16)
+    labels[0], labels[10] = 2, 3
+    connected = connections([LINE], np.eye(4), labels)
+    assert connected.sum(axis=0).reshape(3, 3)[1, 2] == 1
+    labels = labels.astype(int)
+    labels[10] = 2**15
+    assert connections([LINE], np.eye(4), labels).shape == (1, 2**30)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e15])
+def test_images_whose_sums_are_not_finite_are_refused_by_name(value):
+    with pytest.raises(ValueError, match=r"^other holds NaN, infinity or 1e\+15"):
+        weighted_dice(np.ones(3), np.full(3, value))
+    assert weighted_dice(np.ones(3), np.full(3, 9e14)) == 1
+
+
+def test_images_on_two_grids_are_refused_by_name():
+    message = r"^mask has the shape \(3,\) and other \(4,\); two images on one grid"
+    with pytest.raises(ValueError, match=message):
+        dice(np.ones(3, bool), np.ones(4, bool))
+
+
+def test_a_streamline_of_less_than_a_millimetre_has_a_shape():
+    short = LINE * 0.01
+    assert shape_similarity([short], [short]) == 1
+    indices, others = nearest_streamlines([short, LINE], [LINE, short])
+    assert_array_equal(others[np.argsort(indices)], [1, 0])
+
+
 def test_a_known_bundle_is_checked():
     mask, (first, last) = ROWS[0].mask, ROWS[0].ends
     with pytest.raises(ValueError, match=r"mask has the shape \(7, 4, 1\)"):

@@ -311,6 +311,15 @@ def test_no_threads_asked_for_means_every_core():
     assert 1 <= interpolate.count_threads(0) <= os.cpu_count()
 
 
+@pytest.mark.parametrize(("n_cores", "n_threads"), [(7, 7), (None, 1)])
+def test_every_core_is_what_the_system_tells(monkeypatch, n_cores, n_threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
+    assert interpolate.count_threads(0) == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: n_cores)
+    assert interpolate.count_threads(0) == n_threads
+
+
 # Orders
 
 
@@ -351,6 +360,13 @@ POINT = np.zeros((1, 3))
         (lambda: interpolate.rotate(np.zeros((1, 16)), np.eye(3)), "16 coefficients"),
         (lambda: interpolate.sh_order(190), "190 coefficients belong to no even order"),
         (lambda: interpolate.count_threads(-1), "nbr_threads is -1"),
+        (lambda: interpolate.count_threads(1025), "nbr_threads is 1025"),
+        (lambda: interpolate.sample(VOLUME, "no"), "points_vox is of type"),
+        (lambda: interpolate.rotate("no", np.eye(3)[None]), "coeffs is of type"),
+        (
+            lambda: interpolate.rotate([[0.0]], np.eye(3)[None], handedness=2),
+            "handedness is 2; 1 or -1",
+        ),
         (lambda: interpolate.sample(VOLUME, POINT, nbr_threads=-2), "nbr_threads is"),
     ],
 )

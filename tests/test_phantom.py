@@ -682,7 +682,10 @@ def test_whole_numbers_may_be_floats():
         (lambda: Phantom([], np.eye(4), (2, 2, 2)), "bundles is empty"),
         (lambda: Phantom([Bundle(LINE, 1.0)], np.eye(3), (2, 2, 2)), "affine has"),
         (lambda: crossing_phantom().on_grid(np.eye(4), (2, 2)), "shape is (2, 2)"),
-        (lambda: crossing_phantom().on_grid(np.eye(4), (2, 0, 2)), "shape along an axis is 0"),
+        (
+            lambda: crossing_phantom().on_grid(np.eye(4), (2, 0, 2)),
+            "shape along an axis is 0",
+        ),
         (lambda: crossing_phantom().fodf(7), "sh_order_max is 7"),
         (lambda: crossing_phantom().fodf(lobe_deg=-1.0), "lobe_deg is -1.0"),
         (lambda: crossing_phantom().fodf(noise=-1.0), "noise is -1.0"),

@@ -602,6 +602,70 @@ def test_a_key_is_in_a_seed_in_any_layout():
     assert seed_keys(0, np.zeros((0, 3))).shape == (0,)
 
 
+MAP = np.ones((2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: stopping.BinaryStoppingCriterion(MAP[0]),
+            r"mask has the shape \(2, 2",
+        ),
+        (lambda: stopping.ActStoppingCriterion("no", MAP), "include_map is of type"),
+        (lambda: stopping.ActStoppingCriterion(MAP, "no"), "exclude_map is of type"),
+        (
+            lambda: stopping.CmcStoppingCriterion(MAP, MAP, 0, 1),
+            "step_size is 0; a length above 0 mm",
+        ),
+        (
+            lambda: stopping.CmcStoppingCriterion(MAP, MAP, 1, np.inf),
+            "average_voxel_size is inf; a length above 0 mm",
+        ),
+        (lambda: seed_keys(0, "no"), "seeds_vox is of type"),
+        (lambda: seed_keys(0, [[np.nan, 0, 0]]), "seeds_vox holds NaN"),
+        (lambda: seed_keys("no", np.zeros((1, 3))), "random_seed is of type"),
+        (lambda: seed_keys(0.5, np.zeros((1, 3))), r"random_seed is 0\.5; a whole"),
+    ],
+)
+def test_what_makes_no_criterion_and_no_key_is_refused(call, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        call()
+
+
+@pytest.mark.parametrize("change", ["list", "other type", "other order"])
+@pytest.mark.parametrize("name", ["points_vox", "reasons", "seed_keys"])
+def test_arrays_of_the_wrong_kind_are_refused_by_name(name, change):
+    arrays = {
+        "points_vox": np.zeros((4, 3)),
+        "reasons": np.zeros(4, dtype=np.int64),
+        "seed_keys": np.zeros(4, dtype=np.uint64),
+        "point_numbers": np.zeros(4, dtype=np.int64),
+    }
+    array = arrays[name]
+    arrays[name] = {
+        "list": array.tolist(),
+        "other type": array.astype(np.float32),
+        "other order": np.repeat(array, 2, axis=-1)[..., ::2],
+    }[change]
+    said = "are of shapes None" if (name, change) == ("seed_keys", "list") else name
+    with pytest.raises(ValueError, match=said):
+        check_points(flat_cmc(0.1, 0.1), *arrays.values())
+
+
+def test_point_numbers_of_the_wrong_kind_are_refused_by_name():
+    keys = np.zeros(4, dtype=np.uint64)
+    with pytest.raises(ValueError, match=r"^point_numbers is no .* int64"):
+        ask(flat_cmc(0.1, 0.1), np.zeros((4, 3)), keys, np.zeros(4))
+
+
+def test_reasons_that_cannot_be_written_are_refused():
+    reasons = np.zeros(1, dtype=np.int64)
+    reasons.flags.writeable = False
+    with pytest.raises(ValueError, match=r"^reasons is read-only"):
+        check_points(flat_cmc(0.1, 0.1), np.zeros((1, 3)), reasons)
+
+
 @pytest.mark.parametrize("shape", [(3,), (2, 2), (1, 2, 3)])
 def test_seeds_of_another_shape_have_no_keys(shape):
     with pytest.raises(ValueError, match="seeds_vox is of shape"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from datetime import timedelta
 import os
 import pickle
@@ -83,7 +84,7 @@ def from_first(make: Callable[[], _T]) -> _T:
 def _sendable(error: Exception) -> Exception:
     """Return an error that other processes can read: itself, or one that quotes it."""
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.dumps(copy(error))  # a copy is made as the others make theirs
     except Exception:
         return RuntimeError(repr(error))
     return error
