@@ -1,7 +1,7 @@
 """Where the commands seed: counted by hand in masks of a few voxels."""
 
+from copy import deepcopy
 from pathlib import Path
-import pickle
 
 import numpy as np
 import numpy.testing as npt
@@ -105,7 +105,7 @@ def test_with_random_seed_0_seeds_vary_and_still_none_comes_twice(
 
 def test_with_random_seed_0_processes_that_share_the_seeds_place_the_same():
     here = Seeding(seeds_per_voxel=3, random_seed=0)
-    there = pickle.loads(pickle.dumps(here))
+    there = deepcopy(here)
     one, two = (
         np.concatenate(list(each.place(mask_of(7), AFFINE, "mask.nii.gz")[1]))
         for each in (here, there)
