@@ -52,8 +52,8 @@ coverage: $(INSTALLED)
 	rm -f .coverage*; \
 	PYTHONPATH="$$folder/built" COVERAGE_FILE=$(CURDIR)/.coverage \
 	    GCOV_PREFIX="$$folder/elsewhere" GCOV_ERROR_FILE=/dev/null \
-	    $(abspath $(VENV))/bin/python -m coverage run \
-	    --rcfile=$(CURDIR)/pyproject.toml -m pytest -q -p counts_here \
+	    $(VENV)/bin/python -m coverage run $(VENV)/bin/pytest -q -p counts_here \
+	    -c pyproject.toml tests "$$folder/built/dipy_rnn" \
 	    --deselect tests/test_cohort.py::test_a_full_disk_is_one_line_and_leaves_nothing; \
 	$(VENV)/bin/python -m coverage combine -q; \
 	cd "$$folder"; $(abspath $(VENV))/bin/python -m gcovr -r . build \
