@@ -258,10 +258,11 @@ In {folder}:
   comparison/report.html           how both differ, and which is nearer to the truth
 (The seconds are of whole commands, start included.)
 
-On your own data, with a brain mask, and a white matter mask for the seeds:
+On your own data, with a brain mask, in a terminal after . .venv/bin/activate:
   dipy_fit_dti dwi.nii.gz dwi.bval dwi.bvec mask.nii.gz --save_metrics fa \\
       --out_pam dti.pam5
   dipy_fit_csd dwi.nii.gz dwi.bval dwi.bvec mask.nii.gz --out_pam csd.pam5
+  dipy_mask fa.nii.gz 0.3 --out_mask seeds.nii.gz
   dipy_track_rnn csd.pam5 fa.nii.gz seeds.nii.gz --out_tractogram streamlines.trx
   dipy_compare_rnn csd.pam5 fa.nii.gz seeds.nii.gz --seed_count 5000""")
 

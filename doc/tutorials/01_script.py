@@ -62,13 +62,16 @@ print(f"{len(seeds)} seeds")
 # ----------------
 #
 # The network is a direction getter as any of DIPY's. It needs the affine, too: it must
-# know how the voxel axes lie in the head (:doc:`more </local_tracking>`).
+# know how the voxel axes lie in the head (:doc:`more </local_tracking>`). The seeds are
+# for speed: given them, it tracks many ahead of being asked.
 
 from dipy.tracking.local_tracking import LocalTracking
 
 from dipy_rnn import RNNDirectionGetter
 
-getter = RNNDirectionGetter.from_shcoeff(shm_coeff, affine=affine, max_angle=30.0)
+getter = RNNDirectionGetter.from_shcoeff(
+    shm_coeff, affine=affine, max_angle=30.0, seeds=seeds
+)
 streamlines = list(
     LocalTracking(getter, criterion, seeds, affine, step_size=0.5, max_cross=1)
 )
