@@ -691,6 +691,13 @@ def _read(content: bytes, path: AnyPath) -> tuple[dict[str, bytes], ModelMetadat
         entries = _entries(content)
         text = entries.get(f"extra/{_METADATA_NAME}")
         if text is None:
+            if "data.pkl" in entries and not any(
+                name.endswith(".py") for name in entries
+            ):
+                raise ModelFileError(
+                    "it holds weights without a network, as a checkpoint does; give "
+                    "the model.pt that a training leaves"
+                )
             raise ModelFileError(f"it has no metadata; {_REMEDY}")
         if len(text) > _METADATA_LIMIT:
             raise ModelFileError("its metadata is larger than 1 MiB")

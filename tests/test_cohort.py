@@ -107,6 +107,15 @@ def test_a_subject_that_fails_is_told_and_the_others_are_tracked(tmp_path, capsy
     assert before == after
     assert cohort.saved("tracked").keys() == {"sub-1", "sub-2", "sub-3"}
     assert [row["status"] for row in cohort.rows()] == ["skipped", "tracked", "skipped"]
+    assert [bool(row["streamlines"]) for row in cohort.rows()] == [False, True, False]
+
+
+def test_a_file_for_all_subjects_is_told(tmp_path, messages):
+    cohort = Cohort(tmp_path, n=2)
+    cohort.inputs[2] = tmp_path / "sub-1" / cohort.inputs[2].name
+    command(*cohort.arguments(out_dir="tracked"))
+    assert f"seeding_files is {cohort.inputs[2]} for all 2 subjects" in messages.text
+    assert len(cohort.saved("tracked")) == 2
 
 
 @pytest.mark.parametrize("engine", ["joblib", "ray"])

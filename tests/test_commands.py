@@ -479,6 +479,28 @@ def test_a_file_may_have_brackets_in_its_name(subject):
     assert "g[m].nii.gz is no readable NIfTI image" in line
 
 
+def test_seeds_that_are_no_mask_are_told(subject, messages):
+    subject.run("--step_size", 1.0)
+    assert "is no mask" not in messages.text
+    values = 0.25 * subject.mask.astype(np.float32)
+    values[10, 10, 5] = 0.5
+    save_nifti(subject.seeding, values, subject.phantom.affine)
+    subject.run("--step_size", 1.0, "--seed_count", 5)
+    assert "seeds.nii.gz is no mask: it has values from 0 to 0.5. " in messages.text
+
+
+def test_nothing_selected_is_told(subject, messages):
+    assert len(subject.run("--stopping_thr", 20.0)) == 0
+    (warning,) = (r for r in messages.records if r.levelno == logging.WARNING)
+    assert warning.getMessage().startswith("No streamline was selected; look at")
+
+
+def test_an_image_of_one_tissue_for_act_is_refused_with_what_is_wanted(subject):
+    line = refusal(*subject.inputs, "--act", "--out_dir", subject.folder)
+    assert "an image with 4 is needed here: of tissues, as MRtrix3's 5ttgen" in line
+    assert "gm_files and csf_files" in line
+
+
 def test_a_folder_stands_for_its_files(subject):
     folder = subject.folder / "masks"
     folder.mkdir()

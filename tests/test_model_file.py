@@ -271,6 +271,12 @@ def test_the_archive_says_in_json_what_it_is(saved):
     }
 
 
+def test_a_checkpoint_is_refused_with_where_the_model_is(tmp_path):
+    torch.save({"weights": torch.ones(2)}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ModelFileError, match=r"weights without a network.* model\.pt"):
+        load_model(tmp_path / "checkpoint.pt")
+
+
 def test_an_archive_made_elsewhere_is_a_model_if_it_keeps_the_contract(tmp_path):
     for module in (Straight(), RunningStatistics()):
         model = load_model(write(tmp_path / "other.pt", module, RAW))

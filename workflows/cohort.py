@@ -67,6 +67,8 @@ class Outcome:
         values: dict[str, str | int] = {name: getattr(self, name) for name in COLUMNS}
         values["mean_length_mm"] = f"{self.mean_length_mm:.2f}"
         values["seconds"] = f"{self.seconds:.1f}"
+        if self.status == "skipped":  # not counted
+            values |= dict.fromkeys(("seeds", "streamlines", "mean_length_mm"), "")
         return values
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from glob import escape, glob
+import logging
 import math
 import os
 from pathlib import Path
@@ -28,10 +29,16 @@ if TYPE_CHECKING:
     from dipy_rnn.sh import FeatureVolume
     from dipy_rnn.stopping import StoppingCriterion
 
+logger = logging.getLogger("dipy")  # whose messages DIPY shows and files
+
 #: Files of an option: a path or a pattern, or many of them.
 Files: TypeAlias = str | Path | list[str]
 
 POINT_SUFFIXES = (".txt", ".csv", ".tsv", ".npy")  # of lists of seeds
+_RESAMPLE = (
+    "resample one onto the other's grid (nibabel.processing.resample_from_to, or "
+    "mrgrid of MRtrix3)."
+)
 # deflate makes at most this of a byte: 258 bytes take two bits.
 _MOST_COMPRESSED = 1032
 SH_BASES = (
@@ -153,6 +160,9 @@ def pair_files(**inputs: Files) -> list[list[str]]:
             f"The inputs match different numbers of files ({counts}); give one of each "
             "for every subject."
         )
+    for name, paths in found.items():
+        if len(paths) < n_subjects:
+            logger.warning(f"{name} is {paths[0]} for all {n_subjects} subjects")
     return [
         [escape(str(path)) for path in paths * (n_subjects // len(paths))]
         for paths in found.values()
@@ -276,13 +286,17 @@ def load_pam(path: Path, *names: str) -> PeaksAndMetrics:
     return pam
 
 
-def load_volume(path: Path, n_axes: int = 3) -> tuple[AnyArray, FloatArray]:
+def load_volume(
+    path: Path, n_axes: int = 3, *, wanted: str = ""
+) -> tuple[AnyArray, FloatArray]:
     """Load a NIfTI image with a given number of axes.
 
     Parameters
     ----------
     path : Path
     n_axes : int, optional
+    wanted : str, optional
+        What an image with other axes might have been meant to be.
 
     Returns
     -------
@@ -325,7 +339,7 @@ def load_volume(path: Path, n_axes: int = 3) -> tuple[AnyArray, FloatArray]:
     if data.ndim != n_axes:
         raise ValueError(
             f"{shown(path)} has {data.ndim} axes {data.shape}; an image with {n_axes} "
-            "is needed here."
+            f"is needed here{wanted}."
         )
     return data, affine
 
@@ -365,13 +379,24 @@ def load_subject(
         If a file cannot be read, or lies on another grid than the stopping image.
     """
     features, pam_affine = load_features(pam_path, kind, *sh_format)
-    stopping, affine = load_volume(stopping_path, n_stopping_axes)
+    wanted = ""
+    if n_stopping_axes == 4:
+        wanted = (
+            ": of tissues, as MRtrix3's 5ttgen or with three volumes (csf, gm, wm); or "
+            "give three maps, with gm_files and csf_files"
+        )
+    stopping, affine = load_volume(stopping_path, n_stopping_axes, wanted=wanted)
     grid = stopping_path, stopping.shape[:3], affine
     check_same_grid(*grid, pam_path, features.data.shape[:3], pam_affine)
     if seeding_path.suffix.lower() in POINT_SUFFIXES:
         return features, stopping, load_points(seeding_path), affine
     mask, mask_affine = load_volume(seeding_path)
     check_same_grid(*grid, seeding_path, mask.shape, mask_affine)
+    if not ((mask == 0) | (mask == mask.max())).all():
+        logger.warning(
+            f"{shown(seeding_path)} is no mask: it has values from {mask.min():g} to "
+            f"{mask.max():g}. Seeds go wherever it is above 0."
+        )
     return features, stopping, mask, affine
 
 
@@ -519,14 +544,10 @@ def check_same_grid(
     """
     if shape != other_shape:
         raise ValueError(
-            f"{other_path} has the shape {other_shape} and {path} {shape}; resample "
-            "one onto the other's grid."
+            f"{other_path} has the shape {other_shape} and {path} {shape}; {_RESAMPLE}"
         )
     if other_affine is not None and not np.allclose(affine, other_affine, atol=1e-3):
-        raise ValueError(
-            f"{other_path} and {path} have different affines; resample one onto the "
-            "other's grid (dipy_reslice, or nibabel.processing.resample_from_to)."
-        )
+        raise ValueError(f"{other_path} and {path} have different affines; {_RESAMPLE}")
 
 
 def make_criterion(

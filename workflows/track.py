@@ -200,7 +200,7 @@ class RNNTrackingFlow(
             7 no data, 8 not finite).
         save_picture : bool, optional
             If True, save a picture of the tractogram over the stopping image beside
-            it, as .png.
+            it, as .png. It needs matplotlib: pip install "dipy_rnn[viz]".
         downsample : int, optional
             Save every n-th point of a streamline, and both ends.
         compress : float, optional
@@ -817,7 +817,7 @@ def _save_picture(
     lines = [line for line, _ in islice(read_tractogram(path), 0, None, every)]
     if image.ndim == 4:
         image = image[..., 2]  # white matter, in both kinds of images of tissues
-    title = f"1 of {every}" if every > 1 else ""
+    title = f"every {every}th of {n_streamlines}" if every > 1 else ""
     save_picture(path.with_suffix(".png"), lines, image, affine, title=title)
 
 
@@ -881,4 +881,11 @@ def _report(outcome: Outcome, options: TrackingOptions) -> None:
         table = format_tally(stops)
     for row in table.splitlines():
         logger.info(row)
+    if not outcome.streamlines:
+        logger.warning(
+            "No streamline was selected; look at stopping_thr and minlen, and at the "
+            "stopping and seeding images."
+        )
     logger.info(f"Saved {outcome.tractogram}")
+    if options.save_picture:
+        logger.info(f"Saved {Path(outcome.tractogram).with_suffix('.png')}")
