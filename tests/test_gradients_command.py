@@ -2,6 +2,7 @@
 
 import csv
 from inspect import signature
+import re
 import sys
 
 from dipy.io.image import save_nifti
@@ -172,4 +173,4 @@ def test_a_model_of_other_features_is_refused(tmp_path, follower):
 def test_every_option_is_documented():
     run = gradients.RNNGradientCheckFlow.run
     for name in signature(run).parameters.keys() - {"self"}:
-        assert f"        {name} : " in run.__doc__, name
+        assert re.search(rf"^ *{name} : ", run.__doc__, re.M), name

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -447,7 +448,7 @@ def test_the_options_of_the_command_are_those_of_its_help():
     parameters = signature(train.RNNTrainingFlow.run).parameters
     documented = train.RNNTrainingFlow.run.__doc__
     for name in parameters.keys() - {"self"}:
-        assert f"\n        {name} : " in documented, name
+        assert re.search(rf"^ *{name} : ", documented, re.M), name
 
 
 @pytest.mark.skipif(not processes.distributed.is_available(), reason="needs gloo")
