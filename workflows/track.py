@@ -124,7 +124,7 @@ class RNNTrackingFlow(
         pam_files : string or Path
             Path to the peaks and metrics files of dipy_fit_csd, or to NIfTI files with
             the spherical harmonics of a fODF (see sh_basis). This path may contain
-            wildcards to track many subjects; files are paired in sorted order.
+            wildcards, in quotes, for many subjects; files are paired in sorted order.
         stopping_files : string or Path
             Path to images (e.g. FA) used for the stopping criterion.
         seeding_files : string or Path

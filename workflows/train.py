@@ -102,7 +102,7 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         pam_files : string or Path
             Path to the peaks and metrics files of dipy_fit_csd, or to NIfTI files with
             the spherical harmonics of a fODF (see sh_basis). This path may contain
-            wildcards to train on many subjects; files are paired in sorted order.
+            wildcards, in quotes, for many subjects; files are paired in sorted order.
         tractogram_files : string or Path
             Path to the tractograms to learn from (.trx, .trk, .tck), one for each
             subject. Or the word deterministic: they are then tracked with DIPY's
