@@ -161,21 +161,26 @@ def track_beside(
     ----------
     seeds : array_like of shape (N, 3)
         Seed points in mm.
+    stopping_criterion : dipy_rnn.stopping.StoppingCriterion
+        Any of DIPY's.
     affine : array_like of shape (4, 4)
         Voxel to mm, without shear.
-    stopping_criterion, model, min_len, max_len, step_size, max_angle, nbr_threads, \
-batch_size
-        As for :func:`dipy_rnn.rnn_tracking`.
     features : dipy_rnn.sh.FeatureVolume
         The fODF.
     method : str, optional
         One of ``METHODS``.
     pam : dipy.direction.peaks.PeaksAndMetrics, optional
         What ``"eudx"`` follows; the others take its sphere, or else DIPY's default.
+    model, min_len, max_len, step_size, max_angle
+        As for :func:`dipy_rnn.rnn_tracking`.
     pmf_threshold : float, optional
         Of DIPY's algorithms.
+    nbr_threads : int, optional
+        0 for every core.
     random_seed : int, optional
         Of probabilistic tracking, above 0. The yardstick takes the next one.
+    batch_size : int, optional
+        As for :func:`dipy_rnn.rnn_tracking`.
 
     Returns
     -------

@@ -52,9 +52,9 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
     seeds : array_like of shape (N, 3), optional
         The seeds in mm that LocalTracking is given, in the same order. The streamlines
         of some thousands are then tracked at once, before they are asked for, and come
-        out as they would without, but much faster. (Where LocalTracking is given
+        out as they would without, but much faster. Where LocalTracking is given
         ``initial_directions``, turns directions round at random, or has a criterion
-        that draws at random in the order of points, it is as if there were no seeds.)
+        that draws at random in the order of points, it is as if there were no seeds.
     nbr_threads : int, optional
         0 for every core. A single streamline gains nothing from more than one.
     device : str, optional
@@ -141,13 +141,15 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         ----------
         shcoeff : array_like of shape (X, Y, Z, C)
             Even order, 4 or more.
+        affine, model, max_angle
+            See :class:`RNNDirectionGetter`.
         basis_type : str, optional
             ``"descoteaux07"`` (also for None) or ``"tournier07"``.
         legacy : bool, optional
             Whether the basis is DIPY's legacy one.
         sh_frame : str, optional
             Axes of the coefficients: ``"voxel"`` (DIPY) or ``"scanner"`` (MRtrix3).
-        affine, model, max_angle, seeds, nbr_threads, device
+        seeds, nbr_threads, device
             See :class:`RNNDirectionGetter`.
 
         Returns

@@ -1,4 +1,4 @@
-"""Do the gradients of a scan lie along the axes that its images lie along?
+"""Whether the gradients of a scan lie along the axes that its images lie along.
 
 Where an axis of the gradients is flipped, or two are swapped, fibres point the wrong
 way and streamlines soon leave the white matter. So seeds are tracked with each of the

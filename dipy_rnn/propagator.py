@@ -1,4 +1,4 @@
-"""A model and the volume it looks at: where would many streamlines go next?"""
+"""A model and the volume it looks at: where many streamlines would go next."""
 
 from __future__ import annotations
 

@@ -116,18 +116,18 @@ def fodf_features(
     features : FeatureVolume
         Of kind ``"sh"``.
 
-    Warns
-    -----
-    UserWarning
-        If the coefficients look like those of a diffusion ODF (CSA, Q-ball, GQI)
-        rather than of a fibre ODF.
-
     Raises
     ------
     ValueError
         If shape, number of coefficients, basis or axes are none of the above, the
         affine is no such matrix or is not there for scanner axes, or the volume holds
         NaN, infinity or only zeros beyond order 0.
+
+    Warns
+    -----
+    UserWarning
+        If the coefficients look like those of a diffusion ODF (CSA, Q-ball, GQI)
+        rather than of a fibre ODF.
 
     Examples
     --------

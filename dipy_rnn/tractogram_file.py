@@ -214,8 +214,8 @@ def thinned(
     streamlines : iterable of (ndarray of shape (M, 3), anything)
         Points in mm, and what is passed on with them.
     every : int, optional
-        Keep every so many-th point from the first one on, and the last. (tckgen's
-        ``-downsample`` counts from the seed, both ways.)
+        Keep every so many-th point from the first one on, and the last; tckgen's
+        ``-downsample`` counts from the seed, both ways.
     tolerance_mm : float, optional
         Then leave out points that lie so close to what remains, by
         :func:`dipy.tracking.streamlinespeed.compress_streamlines`: 0.1 mm leaves out

@@ -532,10 +532,10 @@ def check_same_grid(
 
     Parameters
     ----------
-    path, other_path : Path
-    shape, other_shape : tuple of int
-    affine, other_affine : ndarray of shape (4, 4)
-        ``other_affine`` may be None: not known.
+    path, shape, affine : Path, tuple of int, ndarray of shape (4, 4)
+        Of an image.
+    other_path, other_shape, other_affine : Path, tuple of int, ndarray of shape (4, 4)
+        Of another one, whose affine may be None: not known.
 
     Raises
     ------
