@@ -34,6 +34,11 @@ types: $(INSTALLED)
 	    --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dipy_rnn
 
 KERNEL_TESTS := interpolate sh network peaks stopping engine direction_getter
+# A temporary folder with what the kernels are built of, for other flags of the compiler.
+SOURCES_APART = set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+    cp -r dipy_rnn workflows setup.py pyproject.toml README.md LICENSE "$$folder"; \
+    rm -f "$$folder"/dipy_rnn/*.so "$$folder"/dipy_rnn/*.c; \
+    sed -i s/-O3/-O1/ "$$folder/setup.py";
 
 coverage: coverage-python coverage-kernels
 
@@ -51,11 +56,8 @@ coverage-python: $(INSTALLED)
 # adds its checks for errors.
 coverage-kernels: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -q -c constraints.txt gcovr
-	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
-	cp -r dipy_rnn workflows setup.py pyproject.toml README.md LICENSE "$$folder"; \
-	rm -f "$$folder"/dipy_rnn/*.so "$$folder"/dipy_rnn/*.c; \
-	sed -i 's/-O3/-O1/; s/cythonize(/cythonize(emit_linenums=True, module_list=/' \
-	    "$$folder/setup.py"; \
+	$(SOURCES_APART) \
+	sed -i 's/cythonize(/cythonize(emit_linenums=True, module_list=/' "$$folder/setup.py"; \
 	CC=gcc CFLAGS="-g --coverage -DONE_WIDTH" LDFLAGS=--coverage \
 	    $(VENV)/bin/python -m pip install -q --no-deps -c constraints.txt \
 	    --target "$$folder/built" "$$folder"; \
@@ -89,10 +91,7 @@ sanitize-thread: FLAGS := -fsanitize=thread
 sanitize-thread: PRELOAD := libtsan.so
 # Built in a temporary folder. BLAS and torch stay out of it: one thread for each.
 sanitize-address sanitize-thread: $(INSTALLED)
-	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
-	cp -r dipy_rnn workflows setup.py pyproject.toml README.md LICENSE "$$folder"; \
-	rm -f "$$folder"/dipy_rnn/*.so "$$folder"/dipy_rnn/*.c; \
-	sed -i s/-O3/-O1/ "$$folder/setup.py"; \
+	$(SOURCES_APART) \
 	gcc $(FLAGS) -fPIC -fvisibility=hidden -c tests/openmp_of_threads.c \
 	    -o "$$folder/openmp.o"; \
 	CC=gcc CFLAGS="-g $(FLAGS)" LDFLAGS="$(FLAGS) $$folder/openmp.o" \

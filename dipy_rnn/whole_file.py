@@ -1,7 +1,8 @@
 """Files that are complete under their name, or not there at all."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+import csv
 import errno
 import os
 from pathlib import Path
@@ -75,6 +76,35 @@ def whole_file(path: AnyPath) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def save_table(
+    path: Path, columns: Collection[str], rows: Iterable[Mapping[str, object]]
+) -> None:
+    """Write a table as a CSV file.
+
+    Parameters
+    ----------
+    path : Path
+        It is replaced, when the table is complete.
+    columns : collection of str
+    rows : iterable of dict of str to object
+        Values by column; blank where a row has none.
+
+    Examples
+    --------
+    >>> path = Path(tempfile.mkdtemp()) / "table.csv"
+    >>> save_table(path, ("a", "b"), [{"a": 1, "b": 2}, {"b": 3}])
+    >>> path.read_text().split()
+    ['a,b', '1,2', ',3']
+    """
+    with (
+        whole_file(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8") as file,
+    ):
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows(rows)
 
 
 def _naming(path: Path, error: OSError) -> OSError:

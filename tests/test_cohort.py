@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from test_commands import Subject, command, load, refusal
 
+from dipy_rnn.whole_file import save_table
 from dipy_rnn.workflows.cohort import COLUMNS, Outcome, joined, work_on
-from dipy_rnn.workflows.outputs import save_table
 
 PROGRAM = Path(sys.executable).parent / "dipy_track_rnn"
 STEP = ("--step_size", "1")

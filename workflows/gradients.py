@@ -10,6 +10,7 @@ from pathlib import Path
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
+from dipy_rnn.whole_file import save_table
 from dipy_rnn.workflows.inputs import (
     Files,
     check_least,
@@ -18,7 +19,7 @@ from dipy_rnn.workflows.inputs import (
     make_criterion,
     pair_files,
 )
-from dipy_rnn.workflows.outputs import WholeOutputs, save_table
+from dipy_rnn.workflows.outputs import WholeOutputs
 from dipy_rnn.workflows.seeding import Seeding
 
 logger = logging.getLogger("dipy")  # whose messages DIPY shows and files

@@ -1,8 +1,7 @@
 """What the commands write: nothing by halves, and nothing over what is there."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-import csv
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -46,30 +45,6 @@ class WholeOutputs:
             raise FileExistsError(
                 f"{existing[0]} exists already; add --force to overwrite it."
             )
-
-
-def save_table(
-    path: Path, columns: Collection[str], rows: Iterable[Mapping[str, object]]
-) -> None:
-    """Write a table as a CSV file.
-
-    Parameters
-    ----------
-    path : Path
-        It is replaced, when the table is complete.
-    columns : collection of str
-    rows : iterable of dict of str to object
-        Values by column.
-    """
-    from dipy_rnn.whole_file import whole_file
-
-    with (
-        whole_file(path) as partial,
-        open(partial, "w", newline="", encoding="utf-8") as file,
-    ):
-        table = csv.DictWriter(file, columns)
-        table.writeheader()
-        table.writerows(rows)
 
 
 def check_installed(packages: Sequence[str], what: str, extra: str) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
+from dipy_rnn.whole_file import save_table
 from dipy_rnn.workflows.cohort import (
     COLUMNS,
     ENGINES,
@@ -41,7 +42,7 @@ from dipy_rnn.workflows.inputs import (
     pair_files,
     read_tractogram,
 )
-from dipy_rnn.workflows.outputs import WholeOutputs, check_installed, save_table
+from dipy_rnn.workflows.outputs import WholeOutputs, check_installed
 from dipy_rnn.workflows.seeding import Seeding
 
 if TYPE_CHECKING:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dipy_rnn.whole_file import whole_file
+from dipy_rnn.whole_file import save_table, whole_file
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -46,15 +45,9 @@ class TrainingLog:
 
     def __call__(self, history: list[dict[str, float]]) -> None:
         """Write all rows, blank where one has no such figure; the last one is new."""
-        with (
-            whole_file(self._folder / "log.csv") as partial,
-            open(partial, "w", newline="", encoding="utf-8") as file,
-        ):
-            # A training that is resumed may validate where it did not before.
-            columns = dict.fromkeys(name for row in history for name in row)
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(history)
+        # A training that is resumed may validate where it did not before.
+        columns = dict.fromkeys(name for row in history for name in row)
+        save_table(self._folder / "log.csv", columns, history)
         # Not before there is a row: a training that fails leaves no file of events.
         self._events = self._events or _open_events(self._folder)
         if self._events:
