@@ -4,7 +4,7 @@ import sys
 import sysconfig
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 if sys.platform == "win32":
     plain, fast, openmp = ["/O2"], [], ["/openmp"]
@@ -46,7 +46,7 @@ setup(
             kernels("_stopping", exact, []),
         ]
     ),
-    packages=["dipy_rnn", "dipy_rnn.models", "dipy_rnn.training", "dipy_rnn.workflows"],
+    packages=[*find_packages(include=["dipy_rnn", "dipy_rnn.*"]), "dipy_rnn.workflows"],
     package_dir={"dipy_rnn.workflows": "workflows"},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if abi3 else {},
 )
