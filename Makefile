@@ -37,7 +37,7 @@ KERNEL_TESTS := interpolate sh network peaks stopping engine direction_getter
 # A temporary folder with what the kernels are built of, for other flags of the compiler.
 SOURCES_APART = set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
     cp -r dipy_rnn workflows setup.py pyproject.toml README.md LICENSE "$$folder"; \
-    rm -f "$$folder"/dipy_rnn/*.so "$$folder"/dipy_rnn/*.c; \
+    find "$$folder/dipy_rnn" -name '*.so' -delete -o -name '*.c' -delete; \
     sed -i s/-O3/-O1/ "$$folder/setup.py";
 
 coverage: coverage-python coverage-kernels
@@ -111,10 +111,10 @@ models: $(INSTALLED)
 clean:
 	rm -rf $(VENV) demo build doc/_build doc/generated dist *.egg-info
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis mutants .coverage*
-	rm -f dipy_rnn/*.c dipy_rnn/*.so
+	find dipy_rnn -name '*.c' -delete -o -name '*.so' -delete
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-KERNELS := $(wildcard dipy_rnn/*.pyx dipy_rnn/*.pxd dipy_rnn/*.h)
+KERNELS := $(wildcard $(addprefix dipy_rnn/,*.pyx */*.pyx *.pxd */*.h))
 
 # Editable: a change in a .py file needs no new installation.
 $(INSTALLED): $(VENV)/bin/python pyproject.toml setup.py constraints.txt $(KERNELS)

@@ -28,8 +28,8 @@ def kernels(name, compile_args, link_args):
     """Describe one of the compiled modules."""
     return Extension(
         f"dipy_rnn.{name}",
-        [f"dipy_rnn/{name}.pyx"],
-        depends=["dipy_rnn/_lanes.h"],
+        [f"dipy_rnn/{name.replace('.', '/')}.pyx"],
+        depends=["dipy_rnn/model/_lanes.h"],
         extra_compile_args=plain + compile_args,
         extra_link_args=link_args,
         define_macros=[("Py_LIMITED_API", "0x030B0000")] if abi3 else [],
@@ -41,9 +41,9 @@ setup(
     ext_modules=cythonize(
         [
             kernels("_interp", fast + openmp, linked),
-            kernels("_network", fast, []),
-            kernels("_slots", fast, []),
-            kernels("_stopping", exact, []),
+            kernels("model._moving_frame", fast, []),
+            kernels("stopping._criteria", exact, []),
+            kernels("tracking._slots", fast, []),
         ]
     ),
     packages=[*find_packages(include=["dipy_rnn", "dipy_rnn.*"]), "dipy_rnn.workflows"],

@@ -1,9 +1,12 @@
+# cython: language_level=3
 """What other kernels use of ``_interp.pyx``."""
 
 cdef enum:
-    BLOCK = 16  # LANES of _lanes.h
+    BLOCK = 16  # LANES in _lanes.h
+    MAX_ORDER = 16
+    MAX_COEFFS = 153  # (MAX_ORDER + 1) * (MAX_ORDER + 2) / 2
 
-# What there is at a point.
+# The status of a point.
 cdef enum:
     OUTSIDE = 0
     EMPTY = 1
@@ -20,9 +23,35 @@ cdef struct Turns:
 
 cdef Turns turns_of(tuple tables)
 
-cdef void see(
-    const float[:, :, :, ::1] volume, const double* points, const double* frames,
-    Py_ssize_t n_points, double handedness, Py_ssize_t volume_order,
-    const Turns* turns, Py_ssize_t order, const float* slope, float coarse, float fade,
-    float* seen, float* vectors, unsigned char* found
+cdef void sample_points(
+    const float[:, :, :, ::1] volume, const double* points, Py_ssize_t n_points,
+    bint normalise, float* rows, unsigned char* status
 ) noexcept nogil
+
+cdef void rotate_points(
+    const float* rows, Py_ssize_t n_points, Py_ssize_t n_coeffs, Py_ssize_t order,
+    const double* frames, double handedness, const Turns* turns, float* block
+) noexcept nogil
+
+
+cdef inline void multiples(
+    const double* cosine, const double* sine, Py_ssize_t order,
+    float* cosines, float* sines
+) noexcept nogil:
+    """Write cos and sin of 1, 2 .. order times the angles of a block."""
+    cdef:
+        double c[BLOCK]
+        double s[BLOCK]
+        double previous
+        Py_ssize_t m, p
+
+    for p in range(BLOCK):
+        c[p] = cosine[p]
+        s[p] = sine[p]
+    for m in range(1, order + 1):
+        for p in range(BLOCK):
+            cosines[m * BLOCK + p] = <float>c[p]
+            sines[m * BLOCK + p] = <float>s[p]
+            previous = c[p]
+            c[p] = c[p] * cosine[p] - s[p] * sine[p]
+            s[p] = s[p] * cosine[p] + previous * sine[p]

@@ -1,5 +1,5 @@
 from dipy_rnn._typing import ByteArray, Float32Array, FloatArray, Int32Array
-from dipy_rnn.interpolate import Turns
+from dipy_rnn.sampling.rotation import Turns
 
 def sample(
     volume: Float32Array,
@@ -10,7 +10,7 @@ def sample(
     tables: Turns,
     normalise: bool,
     out: Float32Array,
-    found: ByteArray,
+    status: ByteArray,
     nbr_threads: int,
 ) -> None: ...
 def rotate(

@@ -1,30 +1,28 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 # cython: cdivision=True, initializedcheck=False
-"""Kernels: trilinear sampling, the rotation of spherical harmonics, and compasses.
+"""Kernels: trilinear sampling, and the rotation of spherical harmonics.
 
-No checks and no exceptions in here: ``interpolate.py`` is the face that checks,
-allocates and explains, and draws the border rule.
+The kernels do not check their arguments and raise no exceptions. The modules of
+``dipy_rnn/sampling`` check and allocate. ``sampling/interpolate.py`` shows the border
+rule.
 
-Points are worked on in blocks of ``BLOCK``. Within a block the coefficients lie
-coefficient by coefficient, the points side by side, so that every inner loop runs
-over ``BLOCK`` neighbouring floats and the compiler can use the full width of the
-machine. Where the C library can choose among versions of a function when it is
-loaded, there is one for each width (``wide_void``). What a recurrent propagator sees
-is left in that layout for ``_network.pyx``.
+Points are processed in blocks of ``BLOCK``. A block holds its values coefficient by
+coefficient, the points side by side. Every inner loop then runs over ``BLOCK``
+neighbouring floats, and the compiler can use wide vector registers. If the C library can
+choose a version of a function when it is loaded, there is one version for each register
+width (``wide_void``).
 """
 
 from cython.parallel cimport prange
 from libc.math cimport floor, sqrt
 from libc.stdlib cimport free, malloc
 
-cdef extern from "_lanes.h":
+cdef extern from "model/_lanes.h":
     ctypedef void wide_void
     void prefetch(const void* address) noexcept nogil
 
 cdef enum:
-    LINE = 16  # floats in a line of the cache
-    MAX_ORDER = 16
-    MAX_COEFFS = 153  # (MAX_ORDER + 1) * (MAX_ORDER + 2) / 2
+    LINE = 16  # floats in a cache line
 
 
 cdef struct Corners:
@@ -36,7 +34,7 @@ cdef inline bint find_corners(
     const double* point, Py_ssize_t nx, Py_ssize_t ny, Py_ssize_t nz,
     Py_ssize_t channels, Corners* corners
 ) noexcept nogil:
-    """Find the eight voxels around a point and their weights; False: outside."""
+    """Find the eight voxels around a point and their weights. False: it is outside."""
     cdef:
         Py_ssize_t size[3]
         Py_ssize_t low[3]
@@ -50,7 +48,7 @@ cdef inline bint find_corners(
     size[1] = ny
     size[2] = nz
     for axis in range(3):
-        # Written so that NaN is outside.
+        # Written so that NaN counts as outside.
         if not (point[axis] >= -0.5 and point[axis] < size[axis] - 0.5):
             return False
         whole = floor(point[axis])
@@ -112,16 +110,16 @@ cdef inline void blend(
 cdef inline unsigned char finish(
     float* row, Py_ssize_t channels, bint normalise
 ) noexcept nogil:
-    """Tell what is in a row, if asked divide it by the root of its summed squares."""
+    """Return the status of a row. Optionally divide it by the root of its power."""
     cdef:
-        unsigned char found = EMPTY
+        unsigned char status = EMPTY
         double power = 0.0
         float scale
         Py_ssize_t c
 
     for c in range(channels):
-        if row[c] != 0.0:  # NaN is data
-            found = DATA
+        if row[c] != 0.0:  # NaN counts as data
+            status = DATA
             break
     if normalise:
         for c in range(channels):
@@ -130,36 +128,13 @@ cdef inline unsigned char finish(
             scale = <float>(1.0 / sqrt(power))
             for c in range(channels):
                 row[c] *= scale
-    return found
-
-
-cdef inline void multiples(
-    const double* cosine, const double* sine, Py_ssize_t order,
-    float* cosines, float* sines
-) noexcept nogil:
-    """Write cos and sin of 1, 2 .. order times the angles of a block."""
-    cdef:
-        double c[BLOCK]
-        double s[BLOCK]
-        double previous
-        Py_ssize_t m, p
-
-    for p in range(BLOCK):
-        c[p] = cosine[p]
-        s[p] = sine[p]
-    for m in range(1, order + 1):
-        for p in range(BLOCK):
-            cosines[m * BLOCK + p] = <float>c[p]
-            sines[m * BLOCK + p] = <float>s[p]
-            previous = c[p]
-            c[p] = c[p] * cosine[p] - s[p] * sine[p]
-            s[p] = s[p] * cosine[p] + previous * sine[p]
+    return status
 
 
 cdef inline void turn_about_z(
     float* coeffs, Py_ssize_t order, const float* cosines, const float* sines
 ) noexcept nogil:
-    """Turn a block about z: +m and -m mix by cos and sin of m times the angle."""
+    """Rotate a block about z: +m and -m mix by cos and sin of m times the angle."""
     cdef:
         Py_ssize_t ell, m, p, middle
         float* plus
@@ -229,7 +204,7 @@ cdef wide_void rotate_block(
         Py_ssize_t p
 
     for p in range(BLOCK):
-        # Beyond the last point it is repeated: defined values, thrown away.
+        # Unused places repeat the last point. The values are defined and not used.
         e1 = frames + 9 * (p if p < n_points else n_points - 1)
         e3 = e1 + 6
         across = sqrt(e3[0] * e3[0] + e3[1] * e3[1])
@@ -241,7 +216,7 @@ cdef wide_void rotate_block(
             sa[p] = handedness * e3[1] / across
         cb[p] = handedness * e3[2] / length
         sb[p] = across / length
-        # e1 turned back by a, then by b, lies in the x-y plane at the angle c.
+        # After rotations by -a and -b, e1 lies in the x-y plane at the angle c.
         x = handedness * (cb[p] * (ca[p] * e1[0] + sa[p] * e1[1]) - sb[p] * e1[2])
         y = handedness * (ca[p] * e1[1] - sa[p] * e1[0])
         length = sqrt(x * x + y * y)
@@ -263,7 +238,7 @@ cdef wide_void rotate_block(
 cdef inline void to_block(
     const float* rows, Py_ssize_t n_points, Py_ssize_t n_coeffs, float* block
 ) noexcept nogil:
-    """Lay rows side by side; beyond the last one it is repeated."""
+    """Transpose rows into a block. Unused places repeat the last row."""
     cdef Py_ssize_t p, c
 
     for p in range(BLOCK):
@@ -291,150 +266,62 @@ cdef wide_void rotate_rows(
 cdef wide_void sample_rows(
     const float* volume, Py_ssize_t nx, Py_ssize_t ny, Py_ssize_t nz,
     Py_ssize_t channels, const double* points, Py_ssize_t n_points,
-    bint normalise, float* rows, unsigned char* found
+    bint normalise, float* rows, unsigned char* status
 ) noexcept nogil:
     """Sample up to BLOCK points."""
     cdef:
         Corners corners[BLOCK]
         Py_ssize_t p, c, corner
 
-    # All voxels are on their way from memory before the first is needed.
+    # Fetch all voxels from memory before the first one is needed.
     for p in range(n_points):
-        found[p] = DATA if find_corners(
+        status[p] = DATA if find_corners(
             points + 3 * p, nx, ny, nz, channels, &corners[p]) else OUTSIDE
-        if found[p] == DATA:
+        if status[p] == DATA:
             for corner in range(8):
                 for c in range((channels + LINE - 1) // LINE):
                     prefetch(volume + corners[p].offset[corner] + c * LINE)
     for p in range(n_points):
-        if found[p] == DATA:
+        if status[p] == DATA:
             blend(volume, &corners[p], channels, rows + p * channels)
-            found[p] = finish(rows + p * channels, channels, normalise)
+            status[p] = finish(rows + p * channels, channels, normalise)
         else:
             for c in range(channels):
                 rows[p * channels + c] = 0.0
 
 
-cdef wide_void compass_block(
-    const float* rows, Py_ssize_t n_points, Py_ssize_t n_coeffs, Py_ssize_t rows_order,
-    const double* frames, double handedness, const Turns* turns,
-    Py_ssize_t order, const float* slope, float coarse, float fade,
-    float* seen, float* vectors
+cdef wide_void rotate_into_block(
+    const float* rows, Py_ssize_t n_points, Py_ssize_t n_coeffs, Py_ssize_t order,
+    const double* frames, double handedness, const Turns* turns, float* block
 ) noexcept nogil:
-    """Write what a RecurrentPropagator sees of up to BLOCK rows.
-
-    The twin of ``RecurrentPropagator.look``: first the coefficients of m = 0, then
-    the power of each pair of +m and -m, then the pairs turned to the two compasses.
-    Coefficients above the order of the rows are zero.
-    """
-    cdef:
-        float block[MAX_COEFFS * BLOCK]
-        float cosines[2 * (MAX_ORDER + 1) * BLOCK]
-        float sines[2 * (MAX_ORDER + 1) * BLOCK]
-        double cosine[BLOCK]
-        double sine[BLOCK]
-        float faded[2 * BLOCK]
-        float x[2 * BLOCK]
-        float y[2 * BLOCK]
-        float* plus
-        float* minus
-        float* out
-        const float* c
-        const float* s
-        double length
-        float square
-        Py_ssize_t n_slopes = order // 2
-        Py_ssize_t n_pairs = 0
-        Py_ssize_t p, k, m, ell, middle, pair
-
     to_block(rows, n_points, n_coeffs, block)
-    rotate_block(block, n_points, n_coeffs, rows_order, frames, handedness, turns)
-    for k in range(n_coeffs * BLOCK, (order + 1) * (order + 2) // 2 * BLOCK):
-        block[k] = 0.0
-
-    # The slopes of the orders l = 2, 4 .., and the rise along the two compasses.
-    for p in range(2 * BLOCK):
-        x[p] = 0.0
-        y[p] = 0.0
-    for k in range(n_slopes):
-        middle = (k + 1) * (2 * k + 3)
-        plus = block + (middle + 1) * BLOCK
-        minus = block + (middle - 1) * BLOCK
-        for p in range(BLOCK):
-            vectors[k * BLOCK + p] = plus[p] * slope[k]
-            vectors[(n_slopes + 2 + k) * BLOCK + p] = minus[p] * slope[k]
-            x[p] += plus[p] * slope[k]
-            y[p] += minus[p] * slope[k]
-    for p in range(BLOCK):
-        x[BLOCK + p] = vectors[p] * coarse
-        y[BLOCK + p] = vectors[(n_slopes + 2) * BLOCK + p] * coarse
-    for k in range(2):
-        for p in range(BLOCK):
-            square = x[k * BLOCK + p] * x[k * BLOCK + p] \
-                + y[k * BLOCK + p] * y[k * BLOCK + p]
-            faded[k * BLOCK + p] = square / (square + fade)
-            length = sqrt(<double>x[k * BLOCK + p] * x[k * BLOCK + p]
-                          + <double>y[k * BLOCK + p] * y[k * BLOCK + p])
-            cosine[p] = x[k * BLOCK + p] / length if length > 0.0 else 1.0
-            sine[p] = y[k * BLOCK + p] / length if length > 0.0 else 0.0
-            vectors[(n_slopes + k) * BLOCK + p] = (
-                <float>cosine[p] * faded[k * BLOCK + p])
-            vectors[(2 * n_slopes + 2 + k) * BLOCK + p] = (
-                <float>sine[p] * faded[k * BLOCK + p])
-        multiples(cosine, sine, order, cosines + k * (MAX_ORDER + 1) * BLOCK,
-                  sines + k * (MAX_ORDER + 1) * BLOCK)
-        for m in range(1, order + 1):
-            for p in range(BLOCK):
-                cosines[(k * (MAX_ORDER + 1) + m) * BLOCK + p] *= faded[k * BLOCK + p]
-                sines[(k * (MAX_ORDER + 1) + m) * BLOCK + p] *= faded[k * BLOCK + p]
-
-    for k in range(n_slopes + 1):
-        middle = k * (2 * k + 1)
-        for p in range(BLOCK):
-            seen[k * BLOCK + p] = block[middle * BLOCK + p]
-    seen += (n_slopes + 1) * BLOCK
-    for m in range(1, order + 1):
-        n_pairs += n_slopes - (m + 1) // 2 + 1
-    pair = 0
-    for m in range(1, order + 1):
-        for ell in range(m + m % 2, order + 1, 2):
-            middle = ell * (ell + 1) // 2
-            plus = block + (middle + m) * BLOCK
-            minus = block + (middle - m) * BLOCK
-            out = seen + pair * BLOCK
-            for p in range(BLOCK):
-                out[p] = plus[p] * plus[p] + minus[p] * minus[p]
-            for k in range(2):
-                c = cosines + (k * (MAX_ORDER + 1) + m) * BLOCK
-                s = sines + (k * (MAX_ORDER + 1) + m) * BLOCK
-                out = seen + ((1 + k) * n_pairs + pair) * BLOCK
-                for p in range(BLOCK):
-                    out[p] = plus[p] * c[p] + minus[p] * s[p]
-                out = seen + ((3 + k) * n_pairs + pair) * BLOCK
-                for p in range(BLOCK):
-                    out[p] = minus[p] * c[p] - plus[p] * s[p]
-            pair += 1
+    rotate_block(block, n_points, n_coeffs, order, frames, handedness, turns)
 
 
-cdef void see(
-    const float[:, :, :, ::1] volume, const double* points, const double* frames,
-    Py_ssize_t n_points, double handedness, Py_ssize_t volume_order,
-    const Turns* turns, Py_ssize_t order, const float* slope, float coarse, float fade,
-    float* seen, float* vectors, unsigned char* found
+cdef void sample_points(
+    const float[:, :, :, ::1] volume, const double* points, Py_ssize_t n_points,
+    bint normalise, float* rows, unsigned char* status
 ) noexcept nogil:
-    """Sample up to BLOCK points and write what a RecurrentPropagator sees there."""
-    cdef float rows[MAX_COEFFS * BLOCK]
-
+    """Sample up to BLOCK points, for other kernels."""
     sample_rows(
         &volume[0, 0, 0, 0], volume.shape[0], volume.shape[1], volume.shape[2],
-        volume.shape[3], points, n_points, True, rows, found)
-    compass_block(
-        rows, n_points, volume.shape[3], volume_order, frames, handedness, turns,
-        order, slope, coarse, fade, seen, vectors)
+        volume.shape[3], points, n_points, normalise, rows, status)
+
+
+cdef void rotate_points(
+    const float* rows, Py_ssize_t n_points, Py_ssize_t n_coeffs, Py_ssize_t order,
+    const double* frames, double handedness, const Turns* turns, float* block
+) noexcept nogil:
+    """Rotate up to BLOCK rows into their frames, for other kernels.
+
+    ``block`` gets the result coefficient by coefficient, the points side by side.
+    """
+    rotate_into_block(
+        rows, n_points, n_coeffs, order, frames, handedness, turns, block)
 
 
 cdef Turns turns_of(tuple tables):
-    """Point to tables that their owner keeps (:func:`interpolate.quarter_turns`)."""
+    """Point to tables, which the caller keeps alive (``rotation.quarter_turns``)."""
     cdef:
         Turns turns
         const int[::1] down_starts = tables[0]
@@ -456,9 +343,9 @@ cdef Turns turns_of(tuple tables):
 def sample(
     const float[:, :, :, ::1] volume, const double[:, ::1] points,
     const double[:, :, ::1] frames, double handedness, Py_ssize_t order, tuple tables,
-    bint normalise, float[:, ::1] out, unsigned char[::1] found, int nbr_threads
+    bint normalise, float[:, ::1] out, unsigned char[::1] status, int nbr_threads
 ):
-    """Sample a volume, turn the rows into frames (order > 0) and normalise them."""
+    """Sample a volume. Optionally rotate the rows (order > 0) and normalise them."""
     cdef:
         Py_ssize_t channels = volume.shape[3]
         Py_ssize_t n_points = points.shape[0]
@@ -472,7 +359,7 @@ def sample(
             &volume[0, 0, 0, 0], volume.shape[0], volume.shape[1], volume.shape[2],
             channels, &points[block * BLOCK, 0],
             min(BLOCK, n_points - block * BLOCK), normalise, &out[block * BLOCK, 0],
-            &found[block * BLOCK])
+            &status[block * BLOCK])
         if order > 0:
             rotate_rows(
                 &out[block * BLOCK, 0], min(BLOCK, n_points - block * BLOCK),
@@ -483,7 +370,7 @@ def rotate(
     float[:, ::1] coeffs, const double[:, :, ::1] frames, double handedness,
     Py_ssize_t order, tuple tables, int nbr_threads
 ):
-    """Turn rows of coefficients into frames, in place."""
+    """Rotate rows of coefficients into frames, in place."""
     cdef:
         Py_ssize_t n_points = coeffs.shape[0]
         Py_ssize_t n_blocks = (n_points + BLOCK - 1) // BLOCK
@@ -502,22 +389,22 @@ def local_maxima(
     const int[:, ::1] neighbours, float least_share, int[:, ::1] found,
     float[::1] least
 ):
-    """Find the vertices at which functions are largest among their neighbours.
+    """Find the vertices at which functions are larger than at all neighbours.
 
     Parameters
     ----------
     coeffs : array of shape (N, C)
-        Of N functions.
+        N functions.
     harmonics : array of shape (C, V)
-        At V vertices.
+        Basis functions at V vertices.
     neighbours : array of shape (V, K)
-        Of each vertex.
+        Neighbours of each vertex.
     least_share : float
-        Maxima below this share of the function's largest value are left out.
+        Maxima below this share of the function's largest value are omitted.
     found : array of shape (N, most)
-        Written: the vertices, the largest value first, then -1.
+        Output: vertices, the largest value first. Unused places are -1.
     least : array of shape (N,)
-        Written: the smallest value.
+        Output: the smallest value.
     """
     cdef:
         Py_ssize_t n_vertices = harmonics.shape[1]
@@ -575,7 +462,7 @@ cdef void find_maxima(
                 break
         if not is_peak:
             continue
-        # In its place among those found so far; the smallest falls out.
+        # Insert it by value. The smallest is dropped if there is no room.
         at = most
         while at > 0 and (found[at - 1] < 0 or values[found[at - 1]] < values[v]):
             at -= 1

@@ -1,22 +1,22 @@
-/* What Cython cannot say: arithmetic on LANES floats side by side.
+/* Arithmetic on LANES floats side by side, which Cython cannot express.
 
-   Written with GCC's vector types, so that sums stay in registers: with other
-   compilers the same in plain loops. All arrays hold rows of LANES floats. */
+   GCC's vector types keep the sums in registers. Other compilers get plain loops. All
+   arrays hold rows of LANES floats. */
 
 #ifndef DIPY_RNN_LANES_H
 #define DIPY_RNN_LANES_H
 
-#include <stddef.h> /* tells whether the C library is glibc, too */
+#include <stddef.h> /* also defines __GLIBC__ */
 #include <stdint.h>
 #include <string.h>
 
 #define LANES 16
-#define PANEL 8 /* outputs of dense() that are summed at a time */
+#define PANEL 8 /* outputs that dense() sums at a time */
 
 /* Return type of functions that are compiled once for each vector width. Wheels are
-   built for the plainest x86-64; glibc picks the widest version that the machine has
-   when the module is loaded. Elsewhere, and with -DONE_WIDTH, there is the one that the
-   flags ask for. */
+   built for the baseline x86-64. When the module is loaded, glibc chooses the widest
+   version that the machine supports. On other systems, and with -DONE_WIDTH, there is
+   one version, for the compiler's flags. */
 #if !defined(ONE_WIDTH) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 \
     && defined(__x86_64__) && defined(__GLIBC__)
 #define wide_void __attribute__((target_clones( \
@@ -34,7 +34,7 @@ typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 #define ALWAYS_INLINE static __forceinline
 #endif
 
-/* The weights lie in panels: for PANEL outputs at a time, input by input, the PANEL
+/* Weights are stored in panels of PANEL outputs. A panel holds, input by input, PANEL
    weights side by side. n_out is a multiple of PANEL. */
 struct layer {
     const float *weights;
@@ -82,10 +82,11 @@ ALWAYS_INLINE void dense(const struct layer *layer, const float *x, float *out)
     }
 }
 
-/* exp(x), to about 2 units in the last place, for x of magnitude up to 87 (clamped).
-   2^n exp(r) with n = x / ln 2 rounded, |r| <= ln 2 / 2, exp(r) as its Taylor series;
-   ln 2 in two parts, the first of few digits, so that n ln 2 is exact (Cody and Waite,
-   Software Manual for the Elementary Functions, 1980). */
+/* exp(x), to about 2 units in the last place. x is clamped to [-87, 87].
+   It is 2^n exp(r) with n = x / ln 2 rounded and |r| <= ln 2 / 2. exp(r) is a Taylor
+   series. ln 2 is split into two parts; the first has few digits, so that its product
+   with n is exact (Cody and Waite, Software Manual for the Elementary Functions,
+   1980). */
 ALWAYS_INLINE float exponential(float x)
 {
     x = x > 87.0f ? 87.0f : x;
@@ -95,7 +96,7 @@ ALWAYS_INLINE float exponential(float x)
     float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     float sum = 1.0f + r * (1.0f + r * (0.5f + r * (1.66666672e-1f
         + r * (4.16666679e-2f + r * (8.33333377e-3f + r * 1.38888892e-3f)))));
-    uint32_t bits; /* the last ones of shifted are n: no conversion, for NaN has none */
+    uint32_t bits; /* the low bits of shifted are n; NaN cannot be converted */
     float power;
     memcpy(&bits, &shifted, sizeof bits);
     bits = (bits + 127) << 23;
@@ -103,18 +104,19 @@ ALWAYS_INLINE float exponential(float x)
     return sum * power;
 }
 
-/* The gates of a GRU: from n rows of sums each for the reset and the update gate, and
-   for the candidate from what is seen and from the state, to the new state, in place.
-   PyTorch's equations: h <- (1 - z) tanh(seen + r remembered) + z h. */
+/* The gates of a GRU. gates holds n rows of sums for the reset gate, then n rows for
+   the update gate. from_input and from_state hold the two sums of the candidate. The
+   state is updated in place, by PyTorch's equations:
+   h <- (1 - z) tanh(from_input + r from_state) + z h. */
 ALWAYS_INLINE void gru_gates(
-    const float *gates, const float *seen, const float *remembered,
+    const float *gates, const float *from_input, const float *from_state,
     ptrdiff_t n, float *state)
 {
     const float *reset = gates, *update = gates + n * LANES;
     for (ptrdiff_t i = 0; i < n * LANES; i++) {
         float r = 1.0f / (1.0f + exponential(-reset[i]));
         float z = 1.0f / (1.0f + exponential(-update[i]));
-        float candidate = seen[i] + r * remembered[i];
+        float candidate = from_input[i] + r * from_state[i];
         candidate = 1.0f - 2.0f / (1.0f + exponential(2.0f * candidate));
         state[i] = candidate + z * (state[i] - candidate);
     }

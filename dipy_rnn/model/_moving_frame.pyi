@@ -3,11 +3,11 @@ from collections.abc import Mapping
 from typing_extensions import Buffer, disjoint_base
 
 from dipy_rnn._typing import AnyArray, ByteArray, Float32Array, FloatArray
-from dipy_rnn.interpolate import Turns
-from dipy_rnn.model import Compasses
+from dipy_rnn.model.moving_frame import FrameConstants
+from dipy_rnn.sampling import Turns
 
 @disjoint_base
-class CompiledPropagator:
+class CompiledMovingFrameGRU:
     @property
     def depth(self) -> int: ...
     @property
@@ -16,16 +16,16 @@ class CompiledPropagator:
     def hidden(self) -> int: ...
     def __new__(
         cls,
-        # Refused where one is not float32.
+        # Refused if one is not float32.
         weights: Mapping[str, AnyArray],
-        compasses: Compasses,
+        constants: FrameConstants,
         depth: int,
         layers: int,
         hidden: int,
-    ) -> CompiledPropagator: ...
+    ) -> CompiledMovingFrameGRU: ...
     def init_state(self, n: int) -> Float32Array: ...
     # Points and frames may be the views of SlotArrays.
-    def turn(
+    def next_directions(
         self,
         volume: Float32Array,
         volume_order: int,
@@ -35,5 +35,5 @@ class CompiledPropagator:
         handedness: float,
         state: Float32Array,
         directions: Float32Array,
-        found: ByteArray,
+        status: ByteArray,
     ) -> None: ...

@@ -1,46 +1,52 @@
-"""Recurrent propagators: from what a streamline sees to where it goes.
+"""A GRU in the moving frame, whose directions do not depend on the frame's roll.
 
-Both networks follow the contract of a model file (:mod:`dipy_rnn.model_file`)::
+It follows the contract of a model file (:mod:`dipy_rnn.model.file`)::
 
     init_state(n) -> state                                   (layers, n, hidden), zeros
     forward(features, direction, state) -> direction, state  (n, C), (n, 3), ...
 
-and split a step into ``encode``, a GRU and ``decode``, so that training can run the
-GRU over whole packed sequences while tracking runs it point by point.
+A step is split into ``encode``, a GRU and ``decode``. Training can then run the GRU on
+whole packed sequences, while tracking runs it point by point.
+
+``_moving_frame.pyx`` does the same as a kernel.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 import math
-from typing import Self, TypeAlias
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dipy_rnn._typing import Float32Array, FloatArray
+from dipy_rnn._typing import AnyArray, Float32Array, FloatArray
+from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU
 
-# Spread of the lobe for which an untrained RecurrentPropagator is Newton's method.
+# Width of the lobe for which the step of an untrained network is Newton's method.
 _LOBE_DEG = 9.0
-# How far (about the angle to the peak) the fODF must rise for its roll to count.
+# Angle to the peak below which the direction of a reference axis is mostly noise.
 _FADE_DEG = 3.0
 
 
-class RecurrentPropagator(nn.Module):
+class MovingFrameGRU(nn.Module):
     """A GRU in the moving frame that does not depend on the frame's roll.
 
-    Seen along the tangent, coefficients of order m turn by m times the roll. The
-    network sees their powers, and themselves turned to the angles of two compasses,
-    so that nothing it sees depends on roll. One compass points where the fODF rises,
-    the other where its coarsest part (l = 2) does: at a peak the first goes astray, but
-    the second still points to where else there are fibres. (Where a compass hardly
-    points anywhere its angle means nothing; there what is turned by it fades out, or
-    rounding would decide what the network sees.)
+    If the frame rolls about the tangent, coefficients of order m rotate by m times the
+    roll. The network sees only invariants of the roll: the coefficients of m = 0, the
+    power of each pair of +m and -m, and the pairs rotated to the angles of two
+    reference axes. The first reference axis points where the fODF rises. The second one
+    points where the coarsest part of the fODF (l = 2) rises. At a peak the first axis is
+    undefined, but the second one still points to other fibres nearby. An axis whose rise
+    is small has an uncertain angle. What is rotated to it is therefore scaled towards
+    zero, or rounding errors would change the input of the network.
 
-    Its answers are factors for the slopes of the orders l = 2, 4 .. of the fODF across
-    the tangent, and a way along and across each compass: they all turn with the roll as
-    a direction must. With all answers at zero the step is Newton's step towards the
-    peak of a single fibre; the network learns when to do otherwise. A straight bundle
-    is therefore tracked without drift, whatever the weights are.
+    The network returns factors. They multiply vectors across the tangent: the slopes of
+    the orders l = 2, 4 .. of the fODF, and the reference axes, each along the vector
+    and at a right angle to it. The resulting direction rotates with the roll, as it
+    must. If all factors are zero, the step is Newton's step towards the peak of a
+    single fibre. The network learns the deviations from it. A straight bundle is
+    therefore tracked without drift for any weights.
 
     Parameters
     ----------
@@ -55,7 +61,7 @@ class RecurrentPropagator(nn.Module):
 
     Examples
     --------
-    >>> model = RecurrentPropagator(order=4, hidden=8)
+    >>> model = MovingFrameGRU(order=4, hidden=8)
     >>> seen = torch.zeros(1, 15); seen[0, 3] = 1.0  # a lobe straight ahead
     >>> direction, state = model(seen, torch.tensor([[0.0, 0.0, 1.0]]),
     ...                          model.init_state(1))
@@ -63,9 +69,16 @@ class RecurrentPropagator(nn.Module):
     [[0.0, 0.0, 1.0]]
     """
 
+    #: Frame of its features and directions, as in the metadata of a model file.
     frame = "local"
+    #: Entries of the metadata that the architecture requires.
+    required: ClassVar[dict[str, str]] = {
+        "kind": "sh",
+        "frame": "local",
+        "normalisation": "power",
+    }
 
-    # Buffers: places of coefficients and of powers of a turn, the orders m, factors.
+    # Buffers: indices of coefficients, of pairs and of their m; the orders m; slopes.
     even: Tensor
     plus: Tensor
     minus: Tensor
@@ -81,29 +94,59 @@ class RecurrentPropagator(nn.Module):
         middle = ls * (ls + 1) // 2
         pairs = [(c, m) for m in range(1, order + 1) for c in middle[ls >= m]]
         centre, m = np.array(pairs).T
-        compasses = Compasses.of(order)
+        constants = FrameConstants.of(order)
         self.order = order
         self.n_slopes = len(ls) - 1
         self.layers = layers
         self.hidden = hidden
-        self.coarse = compasses.coarse
-        self.fade = compasses.fade
+        self.coarse = constants.coarse
+        self.fade = constants.fade
         for name, value in (
             ("even", torch.as_tensor(middle)),
             ("plus", torch.as_tensor(centre + m)),
             ("minus", torch.as_tensor(centre - m)),
             ("m_of_pair", torch.as_tensor(m - 1)),
             ("m", torch.arange(1.0, order + 1)),
-            ("slope", torch.as_tensor(compasses.slope)),
+            ("slope", torch.as_tensor(constants.slope)),
         ):
             self.register_buffer(name, value, persistent=False)
-        self.input = nn.Linear(compasses.n_seen, hidden)
+        self.input = nn.Linear(constants.n_invariants, hidden)
         self.deeper = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(depth))
         self.gru = nn.GRU(hidden, hidden, layers)
         self.joined = nn.Linear(2 * hidden, hidden)
         self.head = nn.Linear(hidden, 2 * self.n_slopes + 4)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def compiled(
+        cls,
+        weights: Mapping[str, AnyArray],
+        order: int,
+        layers: int,
+        hidden: int,
+    ) -> CompiledMovingFrameGRU:
+        """Make the kernel of a network with given weights.
+
+        Parameters
+        ----------
+        weights : mapping of str to ndarray
+            Parameters by name.
+        order, layers, hidden : int
+
+        Returns
+        -------
+        network : CompiledMovingFrameGRU
+
+        Raises
+        ------
+        KeyError, ValueError
+            If a parameter is missing, or its shape or type differs.
+        """
+        depth = sum(name.startswith("deeper.") for name in weights) // 2
+        return CompiledMovingFrameGRU(
+            weights, FrameConstants.of(order), depth, layers, hidden
+        )
 
     @torch.jit.export
     def init_state(self, n: int) -> Tensor:
@@ -113,29 +156,29 @@ class RecurrentPropagator(nn.Module):
     def forward(
         self, features: Tensor, direction: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Propagate n streamlines by one step; direction is (0, 0, 1) and unused."""
-        seen, vectors = self.look(features)
-        factors, state = self.think(seen, state)
-        return self.steer(factors, vectors), state
+        """Return the next directions of n streamlines. ``direction`` is not used."""
+        invariants, vectors = self.invariants(features)
+        factors, state = self.core(invariants, state)
+        return self.to_direction(factors, vectors), state
 
     def encode(self, features: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the GRU sees (n, hidden), and vectors (n, 2, K + 2)."""
-        seen, vectors = self.look(features)
-        return self.embed(seen), vectors
+        """Return the input of the GRU (n, hidden), and vectors (n, 2, K + 2)."""
+        invariants, vectors = self.invariants(features)
+        return self.embed(invariants), vectors
 
-    def decode(self, seen: Tensor, memory: Tensor, vectors: Tensor) -> Tensor:
+    def decode(self, encoded: Tensor, memory: Tensor, vectors: Tensor) -> Tensor:
         """Return unit directions (n, 3) in the frame."""
-        return self.steer(self.answer(seen, memory), vectors)
+        return self.to_direction(self.factors(encoded, memory), vectors)
 
-    def look(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what does not depend on roll (n, S), and vectors (n, 2, K + 2).
+    def invariants(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return invariants of the roll (n, S), and vectors (n, 2, K + 2).
 
-        The vectors lie across the tangent: the slopes, and the two compasses. There
-        is nothing to learn here.
+        The vectors are across the tangent: the slopes, and the two reference axes.
+        This part has no weights.
         """
         plus = features.index_select(1, self.plus)
         minus = features.index_select(1, self.minus)
-        # The pairs of m = 1 come first.
+        # The pairs of m = 1 are the first ones.
         first = torch.stack([plus[:, : self.n_slopes], minus[:, : self.n_slopes]], 1)
         slopes = first * self.slope
         rise = torch.stack([slopes.sum(2), slopes[:, :, 0] * self.coarse], 2)
@@ -143,11 +186,11 @@ class RecurrentPropagator(nn.Module):
         fade = square / (square + self.fade)
         angle = torch.atan2(rise[:, 1], rise[:, 0]).unsqueeze(2) * self.m
         cosine, sine = torch.cos(angle), torch.sin(angle)
-        compasses = torch.stack([cosine[:, :, 0], sine[:, :, 0]], 1) * fade.unsqueeze(1)
+        axes = torch.stack([cosine[:, :, 0], sine[:, :, 0]], 1) * fade.unsqueeze(1)
         cosine = cosine.index_select(2, self.m_of_pair) * fade.unsqueeze(2)
         sine = sine.index_select(2, self.m_of_pair) * fade.unsqueeze(2)
         p, q = plus.unsqueeze(1), minus.unsqueeze(1)
-        seen = torch.cat(
+        invariants = torch.cat(
             [
                 features.index_select(1, self.even),
                 plus * plus + minus * minus,
@@ -156,29 +199,29 @@ class RecurrentPropagator(nn.Module):
             ],
             dim=1,
         )
-        return seen, torch.cat([slopes, compasses], dim=2)
+        return invariants, torch.cat([slopes, axes], dim=2)
 
     @torch.jit.export
-    def think(self, seen: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def core(self, invariants: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return factors (n, 2 K + 4) for the vectors, and the state."""
-        seen = self.embed(seen)
-        memory, state = self.gru(seen.unsqueeze(0), state)
-        return self.answer(seen, memory[0]), state
+        encoded = self.embed(invariants)
+        memory, state = self.gru(encoded.unsqueeze(0), state)
+        return self.factors(encoded, memory[0]), state
 
-    def embed(self, seen: Tensor) -> Tensor:
-        """Return what the GRU sees (n, hidden)."""
-        seen = nn.functional.leaky_relu(self.input(seen), 0.1)
+    def embed(self, invariants: Tensor) -> Tensor:
+        """Return the input of the GRU (n, hidden)."""
+        encoded = nn.functional.leaky_relu(self.input(invariants), 0.1)
         for layer in self.deeper:
-            seen = seen + nn.functional.leaky_relu(layer(seen), 0.1)
-        return seen
+            encoded = encoded + nn.functional.leaky_relu(layer(encoded), 0.1)
+        return encoded
 
-    def answer(self, seen: Tensor, memory: Tensor) -> Tensor:
+    def factors(self, encoded: Tensor, memory: Tensor) -> Tensor:
         """Return factors (n, 2 K + 4): along the vectors, then across them."""
-        joined = self.joined(torch.cat([seen, memory], dim=1))
+        joined = self.joined(torch.cat([encoded, memory], dim=1))
         factors: Tensor = self.head(nn.functional.leaky_relu(joined, 0.1))
         return factors
 
-    def steer(self, factors: Tensor, vectors: Tensor) -> Tensor:
+    def to_direction(self, factors: Tensor, vectors: Tensor) -> Tensor:
         """Return unit directions (n, 3) in the frame."""
         along, across = factors[:, : self.n_slopes + 2], factors[:, self.n_slopes + 2 :]
         x, y = vectors[:, 0], vectors[:, 1]
@@ -193,145 +236,24 @@ class RecurrentPropagator(nn.Module):
         return nn.functional.normalize(deviation, dim=1)
 
 
-class CaiPropagator(nn.Module):
-    """The network of Cai et al. (MIDL 2023), in voxel axes.
-
-    An input layer and four hidden ones of 512 with leaky rectifiers, two GRU layers
-    of 512, and a head that reads azimuth and elevation from both. Two things differ
-    from the published code: LayerNorm stands in place of a BatchNorm that uses the
-    statistics of the batch, with which a streamline depends on its batch mates; and
-    the incoming direction is an input, without which the sign of the first step is
-    a guess.
-
-    Parameters
-    ----------
-    order : int, optional
-        Spherical harmonic order of the features.
-    hidden : int, optional
-        Width of all layers.
-    layers : int, optional
-        Number of stacked GRU layers.
-
-    References
-    ----------
-    Cai L. Y. et al., "Implementation considerations for deep learning with diffusion
-    MRI streamline tractography", MIDL 2023.
-
-    Examples
-    --------
-    >>> model = CaiPropagator(order=4, hidden=8)
-    >>> direction, state = model(torch.zeros(2, 15), torch.zeros(2, 3),
-    ...                          model.init_state(2))
-    >>> direction.shape, state.shape
-    (torch.Size([2, 3]), torch.Size([2, 2, 8]))
-    """
-
-    frame = "voxel"
-
-    def __init__(self, order: int = 8, hidden: int = 512, layers: int = 2) -> None:
-        super().__init__()
-        n_features = (order + 1) * (order + 2) // 2
-        self.order = order
-        self.layers = layers
-        self.hidden = hidden
-        blocks: list[nn.Module] = [nn.Linear(n_features + 3, hidden)]
-        for _ in range(4):
-            blocks += [
-                nn.Linear(hidden, hidden),
-                nn.LayerNorm(hidden),
-                nn.LeakyReLU(0.1),
-            ]
-        self.mlp = nn.Sequential(*blocks)
-        self.gru = nn.GRU(hidden, hidden, layers)
-        self.head = nn.Linear(2 * hidden, 2)
-
-    @torch.jit.export
-    def init_state(self, n: int) -> Tensor:
-        """Return a fresh state for n streamlines."""
-        return torch.zeros(self.layers, n, self.hidden, device=self.head.weight.device)
-
-    def forward(
-        self, features: Tensor, direction: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Propagate n streamlines by one step."""
-        seen, context = self.encode(features, direction)
-        memory, state = self.gru(seen.unsqueeze(0), state)
-        return self.decode(seen, memory[0], context), state
-
-    def encode(self, features: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the GRU sees (n, hidden), and the direction it came in."""
-        return self.mlp(torch.cat([features, direction], dim=1)), direction
-
-    def decode(self, seen: Tensor, memory: Tensor, context: Tensor) -> Tensor:
-        """Return unit directions (n, 3) along the voxel axes."""
-        angles = self.head(torch.cat([seen, memory], dim=1))
-        azimuth = math.pi * torch.tanh(angles[:, 0])
-        elevation = math.pi * torch.sigmoid(angles[:, 1])
-        return torch.stack(
-            [
-                torch.sin(elevation) * torch.cos(azimuth),
-                torch.sin(elevation) * torch.sin(azimuth),
-                torch.cos(elevation),
-            ],
-            dim=1,
-        )
-
-
-#: A network of one of the architectures.
-Network: TypeAlias = RecurrentPropagator | CaiPropagator
-
-#: Architectures by the name they have in commands and model files.
-ARCHITECTURES: dict[str, type[Network]] = {
-    "moving_frame": RecurrentPropagator,
-    "cai2023": CaiPropagator,
-}
-
-
-def untrained(architecture: str, order: int, random_seed: int, **shape: int) -> Network:
-    """Make a network to train.
-
-    Parameters
-    ----------
-    architecture : str
-        One of ``ARCHITECTURES``.
-    order : int
-        Spherical harmonic order of the features.
-    random_seed : int
-        Draws the weights.
-    **shape
-        ``hidden`` and ``layers``, where they are to be others than the architecture's.
-
-    Returns
-    -------
-    module : nn.Module
-
-    Examples
-    --------
-    >>> untrained("moving_frame", 4, random_seed=1, hidden=8).hidden
-    8
-    """
-    torch.manual_seed(random_seed)
-    return ARCHITECTURES[architecture](order, **shape)
-
-
 @dataclass(frozen=True, eq=False)
-class Compasses:
-    """Constants of what a RecurrentPropagator sees, for an order.
+class FrameConstants:
+    """Constants of the invariants and vectors of a MovingFrameGRU.
 
     Parameters
     ----------
     order : int
         Even spherical harmonic order.
     slope : ndarray of shape (order / 2,)
-        float32, :func:`newton_slopes`.
+        float32. The factors of :func:`newton_slopes`.
     coarse : float
-        The factor of l = 2 when it is the only one, over its factor among all.
+        The factor of l = 2 for order 2, divided by its factor for this order.
     fade : float
-        Square of the rise (radians) at which a compass counts by half.
+        Square of the rise (radians) at which a reference axis is scaled by one half.
 
     Examples
     --------
-    >>> Compasses.of(8).n_seen
+    >>> FrameConstants.of(8).n_invariants
     105
     """
 
@@ -353,18 +275,18 @@ class Compasses:
 
     @property
     def n_vectors(self) -> int:
-        """Slopes and compasses."""
+        """Number of slopes and reference axes."""
         return self.order // 2 + 2
 
     @property
-    def n_seen(self) -> int:
-        """The coefficients of m = 0, and five for each pair of +m and -m."""
+    def n_invariants(self) -> int:
+        """Number of coefficients of m = 0, and five for each pair of +m and -m."""
         n_pairs = (self.order // 2) * (self.order // 2 + 1)
         return self.order // 2 + 1 + 5 * n_pairs
 
 
 def newton_slopes(order: int) -> FloatArray:
-    """Return factors that make slopes across the tangent a step to the peak.
+    """Return the factors of Newton's step towards the peak of a lobe.
 
     Parameters
     ----------
@@ -374,8 +296,8 @@ def newton_slopes(order: int) -> FloatArray:
     Returns
     -------
     factors : ndarray of shape (order / 2,)
-        For l = 2, 4 ..: with the coefficients of m = 1 of a lobe of unit power, bent
-        away by a small angle, their products sum to that angle in radians.
+        For l = 2, 4 .. Take a lobe of unit power that is tilted from z by a small angle.
+        The sum of the factors times its coefficients of m = 1 is that angle in radians.
 
     Notes
     -----
@@ -396,23 +318,3 @@ def newton_slopes(order: int) -> FloatArray:
     curvature = np.sum(np.sqrt((2 * ls + 1) / (4 * np.pi)) * ladder / 2 * unit)
     factors: FloatArray = -np.sqrt((2 * ls + 1) * ladder / (8 * np.pi)) / curvature
     return factors
-
-
-def architecture_of(module: nn.Module) -> str:
-    """Return the name of a module's architecture.
-
-    Parameters
-    ----------
-    module : nn.Module
-        One of ``ARCHITECTURES``.
-
-    Returns
-    -------
-    name : str
-
-    Examples
-    --------
-    >>> architecture_of(RecurrentPropagator(order=4, hidden=8))
-    'moving_frame'
-    """
-    return next(n for n, kind in ARCHITECTURES.items() if isinstance(module, kind))

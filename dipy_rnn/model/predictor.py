@@ -1,37 +1,34 @@
-"""A model and the volume it looks at: where many streamlines would go next."""
+"""A model applied to a feature volume: the next directions of streamlines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
-from dipy_rnn import _slots, interpolate, peaks, spaces
+from dipy_rnn import sampling, spatial
+from dipy_rnn._threads import count_threads, torch_threads
 from dipy_rnn._typing import ByteArray, Float32Array, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from dipy_rnn.model_file import Model
-    from dipy_rnn.sh import FeatureVolume
+    from dipy_rnn.model.model import Model
+    from dipy_rnn.sampling import FeatureVolume
 
 
-class Propagator:
-    """A model and the volume it looks at: asks for the next directions of many.
+class Predictor:
+    """A model and a feature volume; it predicts the next directions of streamlines.
 
-    It holds nothing that belongs to a streamline.
+    It holds no state of a streamline: :meth:`states` makes these.
 
     Parameters
     ----------
-    features : dipy_rnn.sh.FeatureVolume
-    model : dipy_rnn.model_file.Model
+    features : dipy_rnn.sampling.FeatureVolume
+    model : dipy_rnn.model.Model
     axes : ndarray of shape (3, 3)
-        The voxel axes in RAS+ (:func:`dipy_rnn.spaces.axes`).
-    max_angle_deg : float
-        Largest turn of one step.
+        The voxel axes in RAS+ (:func:`dipy_rnn.spatial.axes`).
     nbr_threads : int
         0 for every core.
 
@@ -39,21 +36,16 @@ class Propagator:
     ------
     ModelFileError
         If the features do not fit the model.
-    ValueError
-        If ``max_angle_deg`` is not above 0 and at most 180.
 
     Examples
     --------
-    >>> from dipy_rnn import frames, sh
-    >>> from dipy_rnn.model_file import load_model
-    >>> from dipy_rnn.stopping import StopReason
+    >>> from dipy_rnn import fodf_features
+    >>> from dipy_rnn.model import load_model
     >>> fodf = np.zeros((3, 3, 3, 15)); fodf[..., 0] = 1; fodf[..., [3, 10]] = 2, 2.5
-    >>> propagator = Propagator(sh.fodf_features(fodf), load_model(), np.eye(3), 60, 1)
-    >>> frame = frames.from_tangents(np.array([[0.0, 0.0, 1.0]]), np.eye(3))
-    >>> tangents, reasons = propagator.turn(
-    ...     np.ones((1, 3)), frame, propagator.states(1))
-    >>> tangents.round(3).tolist(), StopReason(reasons[0]).name
-    ([[0.0, 0.0, 1.0]], 'RUNNING')
+    >>> predictor = Predictor(fodf_features(fodf), load_model(), np.eye(3), 1)
+    >>> answers, status = predictor.states(1).predict(np.ones((1, 3)), np.eye(3)[None])
+    >>> answers.round(3).tolist(), bool(status[0] == sampling.DATA)
+    ([[0.0, 0.0, 1.0]], True)
     """
 
     def __init__(
@@ -61,50 +53,43 @@ class Propagator:
         features: FeatureVolume,
         model: Model,
         axes: FloatArray,
-        max_angle_deg: float,
         nbr_threads: int,
     ) -> None:
-        if not 0 < max_angle_deg <= 180:
-            raise ValueError(
-                f"max_angle is {max_angle_deg}; an angle above 0 and up to 180 degrees "
-                "is allowed."
-            )
         self.model = model
         self.axes = axes
         self.data = model.features(features)
         self.has_peaks = features.kind == "sh"
-        self.nbr_threads = interpolate.count_threads(nbr_threads)
-        self.handedness = spaces.handedness(axes)
-        self.min_cosine = float(np.cos(np.deg2rad(max_angle_deg)))
+        self.nbr_threads = count_threads(nbr_threads)
+        self.handedness = spatial.handedness(axes)
         self.in_frame = model.metadata.frame == "local"
         self.normalise = model.metadata.normalisation == "power"
 
     def first_directions(self, points_vox: FloatArray, max_peaks: int) -> FloatArray:
-        """Find the directions in which streamlines may start.
+        """Return the directions in which streamlines may start.
 
         Parameters
         ----------
         points_vox : ndarray of shape (N, 3)
             Seeds.
         max_peaks : int
-            At most this many for a seed.
+            Largest number of directions for a seed.
 
         Returns
         -------
         directions : ndarray of shape (N, K, 3)
-            Unit vectors along the voxel axes, zeros where there is none. The peaks of
-            a fODF; for other features, which have none, what the model answers to an
+            Unit vectors along the voxel axes, zeros where there is none. For a fODF
+            these are its peaks. For other features it is the model's answer to an
             incoming direction of length zero.
         """
         if self.has_peaks:
-            return peaks.first_directions(
+            return sampling.first_directions(
                 self.data,
                 points_vox,
                 self.axes,
                 max_peaks=max_peaks,
                 nbr_threads=self.nbr_threads,
             )
-        features, _ = interpolate.sample(
+        features, _ = sampling.sample(
             self.data,
             points_vox,
             normalise=self.normalise,
@@ -121,97 +106,75 @@ class Propagator:
         found = np.isfinite(length) & (length > 0) & features.any(axis=1, keepdims=True)
         return np.where(found, answer / np.where(found, length, 1.0), 0.0)[:, None]
 
-    def states(self, n: int) -> CompiledStates | ScriptedStates:
+    def states(self, n: int) -> HiddenStates:
         """Return fresh hidden states for n streamlines.
 
         Returns
         -------
-        states : CompiledStates or ScriptedStates
-            Whose ``answer`` takes them along.
+        states : HiddenStates
         """
         if self.model.compiled is None:
             return ScriptedStates(self, n)
         return CompiledStates(self, n)
 
-    def turn(
-        self,
-        points_vox: FloatArray,
-        frame: FloatArray,
-        states: CompiledStates | ScriptedStates,
-    ) -> tuple[FloatArray, IntArray]:
-        """Ask the model for the next directions.
 
-        Parameters
-        ----------
-        points_vox : ndarray of shape (N, 3)
-        frame : ndarray of shape (N, 3, 3)
-            The moving frames; ``e3`` is the incoming direction.
-        states : CompiledStates or ScriptedStates
-            Of N streamlines; taken along.
+class HiddenStates(Protocol):
+    """The hidden states of a group of streamlines, one row for each."""
 
-        Returns
-        -------
-        tangents : ndarray of shape (N, 3)
-            Unit vectors along the voxel axes; the incoming one where there is none.
-        reasons : ndarray of shape (N,)
-            int64 values of :class:`dipy_rnn.stopping.StopReason`, RUNNING or why the
-            streamline cannot go on.
-        """
-        n = len(points_vox)
-        answers, found = states.answer(points_vox, frame)
-        tangents, reasons = np.empty((n, 3)), np.empty(n, np.int64)
-        _slots.judge_all(
-            answers,
-            np.ascontiguousarray(frame),
-            found,
-            self.in_frame,
-            self.min_cosine,
-            tangents,
-            reasons,
-        )
-        return tangents, reasons
-
-
-class CompiledStates:
-    """Hidden states of streamlines that a compiled network propagates.
-
-    Parameters
-    ----------
-    propagator : Propagator
-        Of a model that is compiled.
-    n : int
-    """
-
-    def __init__(self, propagator: Propagator, n: int) -> None:
-        network = propagator.model.compiled
-        assert network is not None
-        self._network = network
-        self._volume = propagator.data
-        self._order = interpolate.sh_order(propagator.data.shape[3])
-        self._turns = interpolate.quarter_turns(self._order)
-        self._handedness = propagator.handedness
-        self._states = self._network.init_state(n)
-        self._answers = np.zeros((n, 3), np.float32)
-        self._found = np.zeros(n, np.uint8)
-
-    def answer(
+    def predict(
         self, points_vox: FloatArray | Buffer, frames: FloatArray | Buffer
     ) -> tuple[Float32Array, ByteArray]:
-        """Propagate all by one step.
+        """Return the model's next directions, and update the states.
 
         Parameters
         ----------
         points_vox : array of shape (n, 3)
         frames : array of shape (n, 3, 3)
+            Moving frames. ``e3`` is the incoming direction.
 
         Returns
         -------
         answers : ndarray of shape (n, 3)
-            float32, in the frame of the model. Overwritten by the next call.
-        found : ndarray of shape (n,)
-            uint8: :data:`dipy_rnn.interpolate.OUTSIDE`, ``EMPTY`` or ``DATA``.
+            float32, in the frame of the model and of any length. The next call may
+            overwrite them.
+        status : ndarray of shape (n,)
+            uint8: :data:`dipy_rnn.sampling.OUTSIDE`, ``EMPTY`` or ``DATA``.
         """
-        self._network.turn(
+
+    def reset(self, rows: IntArray) -> None:
+        """Set some states to zero."""
+
+    def keep(self, rows: IntArray) -> None:
+        """Drop all states except some."""
+
+
+class CompiledStates:
+    """Hidden states of a network that runs as a kernel.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        Its model has a kernel.
+    n : int
+    """
+
+    def __init__(self, predictor: Predictor, n: int) -> None:
+        network = predictor.model.compiled
+        assert network is not None
+        self._network = network
+        self._volume = predictor.data
+        self._order = sampling.sh_order(predictor.data.shape[3])
+        self._turns = sampling.quarter_turns(self._order)
+        self._handedness = predictor.handedness
+        self._states = self._network.init_state(n)
+        self._answers = np.zeros((n, 3), np.float32)
+        self._status = np.zeros(n, np.uint8)
+
+    def predict(
+        self, points_vox: FloatArray | Buffer, frames: FloatArray | Buffer
+    ) -> tuple[Float32Array, ByteArray]:
+        """As :meth:`HiddenStates.predict`."""
+        self._network.next_directions(
             self._volume,
             self._order,
             self._turns,
@@ -220,90 +183,64 @@ class CompiledStates:
             self._handedness,
             self._states,
             self._answers,
-            self._found,
+            self._status,
         )
-        return self._answers, self._found
+        return self._answers, self._status
 
     def reset(self, rows: IntArray) -> None:
-        """Make some states fresh."""
+        """Set some states to zero."""
         block, lane = np.divmod(rows, self._states.shape[3])
         self._states[block, :, :, lane] = 0.0
 
     def keep(self, rows: IntArray) -> None:
-        """Drop all states but these."""
+        """Drop all states except some."""
         block, lane = np.divmod(rows, self._states.shape[3])
         kept = self._network.init_state(len(rows))
         new_block, new_lane = np.divmod(np.arange(len(rows)), kept.shape[3])
         kept[new_block, :, :, new_lane] = self._states[block, :, :, lane]
         self._states = kept
         self._answers = self._answers[: len(rows)]
-        self._found = self._found[: len(rows)]
+        self._status = self._status[: len(rows)]
 
 
 class ScriptedStates:
-    """Hidden states of streamlines that a TorchScript network propagates.
+    """Hidden states of a network that runs as TorchScript.
 
     Parameters
     ----------
-    propagator : Propagator
+    predictor : Predictor
     n : int
     """
 
-    def __init__(self, propagator: Propagator, n: int) -> None:
-        self._propagator = propagator
-        self._states = propagator.model.init_state(n)
+    def __init__(self, predictor: Predictor, n: int) -> None:
+        self._predictor = predictor
+        self._states = predictor.model.init_state(n)
 
-    def answer(
+    def predict(
         self, points_vox: FloatArray | Buffer, frames: FloatArray | Buffer
     ) -> tuple[Float32Array, ByteArray]:
-        """Propagate all by one step: :meth:`CompiledStates.answer`."""
-        asked, seen_from = self._propagator, np.asarray(frames)
-        if asked.in_frame:
-            direction = np.broadcast_to([0.0, 0.0, 1.0], (len(seen_from), 3))
+        """As :meth:`HiddenStates.predict`."""
+        predictor, rows = self._predictor, np.asarray(frames)
+        if predictor.in_frame:
+            direction = np.broadcast_to([0.0, 0.0, 1.0], (len(rows), 3))
         else:
-            direction = seen_from[:, 2]
-        features, inside = interpolate.sample(
-            asked.data,
+            direction = rows[:, 2]
+        features, inside = sampling.sample(
+            predictor.data,
             points_vox,
-            seen_from if asked.in_frame else None,
-            handedness=asked.handedness,
-            normalise=asked.normalise,
+            rows if predictor.in_frame else None,
+            handedness=predictor.handedness,
+            normalise=predictor.normalise,
         )
-        answers, self._states = asked.model.step(features, direction, self._states)
-        found = np.where(features.any(axis=1), interpolate.DATA, interpolate.EMPTY)
-        found[~inside] = interpolate.OUTSIDE
-        return np.ascontiguousarray(answers), found.astype(np.uint8)
+        answers, self._states = predictor.model.step(features, direction, self._states)
+        status = np.where(features.any(axis=1), sampling.DATA, sampling.EMPTY)
+        status[~inside] = sampling.OUTSIDE
+        return np.ascontiguousarray(answers), status.astype(np.uint8)
 
     def reset(self, rows: IntArray) -> None:
-        """Make some states fresh."""
+        """Set some states to zero."""
         self._states[:, torch.from_numpy(rows)] = 0.0
 
     def keep(self, rows: IntArray) -> None:
-        """Drop all states but these."""
+        """Drop all states except some."""
         self._states = self._states[:, torch.from_numpy(rows)]
-
-
-@contextmanager
-def torch_threads(nbr_threads: int) -> Iterator[None]:
-    """Let torch use so many threads; its setting is global, so it is put back.
-
-    Parameters
-    ----------
-    nbr_threads : int
-        1 or more.
-
-    Examples
-    --------
-    >>> before = torch.get_num_threads()
-    >>> with torch_threads(1):
-    ...     torch.get_num_threads()
-    1
-    >>> torch.get_num_threads() == before
-    True
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(nbr_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,48 +1,51 @@
-"""What the network sees: volumes of fODF coefficients or of any other features.
+"""What the network sees: volumes of fODF coefficients, or of any other features.
 
 Inside the package spherical harmonics are in MRtrix3's basis (``tournier07``, not
-legacy), along the voxel axes, float32. Everything that arrives in another basis or
-in scanner axes is brought there once, here, before tracking starts.
+legacy), along the voxel axes, as float32. Coefficients in another basis or along the
+scanner axes are converted once, in this module, before tracking starts.
 """
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 import warnings
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dipy_rnn import interpolate, spaces
-from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array, FloatArray
+from dipy_rnn._checks import as_contiguous, check_numbers
+from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array
+from dipy_rnn.sampling.rotation import rotate_all, sh_order
+from dipy_rnn.spatial import axes, check_affine
 
-_Scalar = TypeVar("_Scalar", bound=np.generic)
-
-#: Bases that DIPY can write, each legacy or not.
+#: Bases that DIPY can write, each in a legacy and a new form.
 BASES = ("descoteaux07", "tournier07")
 
-#: Axes in which coefficients can be given.
+
+#: Axes along which coefficients can be given.
 SH_FRAMES = ("voxel", "scanner")
+
 
 # Median ratio of order-2 to order-0 power in the quarter of voxels with the largest
 # one: 1.2 to 2.1 for CSD, 0.01 to 0.4 for the ODFs of CSA, Q-ball, OPDT and GQI (two
 # brains, orders 4 and 8; see doc/features.md).
 _FODF_RATIO = 0.7
-# Voxels with less order-0 power than this share of the fullest ones are background.
+
+# Voxels with less order-0 power than this share of the largest are background.
 _BACKGROUND = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureVolume:
-    """A volume a model can be driven by.
+    """A volume of features for a model.
 
     Parameters
     ----------
     data : ndarray of shape (X, Y, Z, C)
         float32, C-contiguous, finite.
     kind : str
-        ``"sh"``: spherical harmonics in the package's basis, along the voxel axes;
-        ``"raw"``: anything else, sampled as it is.
+        ``"sh"``: spherical harmonics in the package's basis, along the voxel axes.
+        ``"raw"``: any other features, which are interpolated and not rotated.
     name : str, optional
         What errors call it: an argument or a file.
 
@@ -58,7 +61,7 @@ class FeatureVolume:
 
 
 def raw_features(data: ArrayLike, *, name: str = "features") -> FeatureVolume:
-    """Take any volume as features, as it is.
+    """Make a feature volume of any volume, without conversion.
 
     Parameters
     ----------
@@ -74,7 +77,7 @@ def raw_features(data: ArrayLike, *, name: str = "features") -> FeatureVolume:
     Raises
     ------
     ValueError
-        If it is not four-dimensional, is empty or holds NaN or infinity.
+        If it does not have four axes, is empty, or holds NaN or infinity.
 
     Examples
     --------
@@ -93,12 +96,12 @@ def fodf_features(
     affine: ArrayLike | None = None,
     name: str = "sh",
 ) -> FeatureVolume:
-    """Bring fODF coefficients into the package's basis and axes.
+    """Convert fODF coefficients to the package's basis and axes.
 
     Parameters
     ----------
     shcoeff : array_like of shape (X, Y, Z, C)
-        Coefficients of an even order from 4 up.
+        Coefficients of an even order, 4 or higher.
     basis_type : str, optional
         ``"descoteaux07"`` (DIPY's default, also for None) or ``"tournier07"``.
     legacy : bool, optional
@@ -107,7 +110,7 @@ def fodf_features(
     sh_frame : str, optional
         Axes of the coefficients: ``"voxel"`` (DIPY) or ``"scanner"`` (MRtrix3).
     affine : array_like of shape (4, 4), optional
-        Voxel to mm; needed for scanner axes.
+        Voxel to mm. Needed for scanner axes.
     name : str, optional
         What errors call the volume: an argument or a file.
 
@@ -119,15 +122,15 @@ def fodf_features(
     Raises
     ------
     ValueError
-        If shape, number of coefficients, basis or axes are none of the above, the
-        affine is no such matrix or is not there for scanner axes, or the volume holds
-        NaN, infinity or only zeros beyond order 0.
+        If shape, number of coefficients, basis or axes differ from the above. If the
+        affine is invalid, or is missing for scanner axes. If the volume holds NaN or
+        infinity, or only zeros above order 0.
 
     Warns
     -----
     UserWarning
-        If the coefficients look like those of a diffusion ODF (CSA, Q-ball, GQI)
-        rather than of a fibre ODF.
+        If the coefficients look like a diffusion ODF (CSA, Q-ball, GQI) and not like
+        a fibre ODF.
 
     Examples
     --------
@@ -147,7 +150,7 @@ def fodf_features(
         )
     coeffs = _checked(shcoeff, name)
     try:
-        order = interpolate.sh_order(coeffs.shape[3])
+        order = sh_order(coeffs.shape[3])
     except ValueError as error:
         raise ValueError(
             f"{name} is no volume of spherical harmonics: {error}"
@@ -168,7 +171,7 @@ def fodf_features(
     if sh_frame == "scanner":
         if affine is None:
             raise ValueError("sh_frame='scanner' needs the affine; pass affine.")
-        coeffs = turned(coeffs, spaces.axes(spaces.check_affine(affine)).T)
+        coeffs = rotate_all(coeffs, axes(check_affine(affine)).T)
     if not looks_like_fodf(coeffs):
         warnings.warn(
             f"{name} does not look like a fibre ODF (is it a CSA, Q-ball or GQI ODF?); "
@@ -182,10 +185,10 @@ def fodf_features(
 def _to_package_basis(
     order: int, basis: str, legacy: bool
 ) -> tuple[NDArray[np.intp], Float32Array]:
-    """Return where each coefficient comes from, and its factor (sign).
+    """Return the source of each coefficient, and its factor (sign).
 
-    Every basis of DIPY's is the package's but for order and signs: what its functions
-    make of unit vectors says how.
+    Each of DIPY's bases differs from the package's only by order and signs. DIPY's
+    conversion of unit vectors shows both.
     """
     from dipy.reconst.shm import (
         convert_sh_descoteaux_tournier,
@@ -207,7 +210,9 @@ def _to_package_basis(
 
 
 def pam_features(pam: Any, *, name: str = "pam") -> FeatureVolume:
-    """Take the fODF out of DIPY's PeaksAndMetrics; its basis is found out.
+    """Make a feature volume of the fODF in DIPY's PeaksAndMetrics.
+
+    The basis is determined by :func:`pam_basis`.
 
     Parameters
     ----------
@@ -224,7 +229,7 @@ def pam_features(pam: Any, *, name: str = "pam") -> FeatureVolume:
     Raises
     ------
     ValueError
-        If it holds no coefficients, or ones in a basis that is not known.
+        If it holds no coefficients, or their basis is unknown.
 
     Examples
     --------
@@ -245,12 +250,13 @@ def pam_features(pam: Any, *, name: str = "pam") -> FeatureVolume:
 
 
 def pam_basis(pam: Any, *, name: str = "pam") -> tuple[str, bool]:
-    """Find out the basis of a PeaksAndMetrics, which its file does not name.
+    """Determine the basis of a PeaksAndMetrics, which its file does not name.
 
     Parameters
     ----------
     pam : dipy.direction.peaks.PeaksAndMetrics
-        ``pam.B`` is the basis evaluated on ``pam.sphere`` and matches exactly one.
+        ``pam.B`` holds the basis functions on ``pam.sphere``. It matches exactly one
+        basis.
     name : str, optional
         What errors call it.
 
@@ -258,7 +264,7 @@ def pam_basis(pam: Any, *, name: str = "pam") -> tuple[str, bool]:
     -------
     basis_type : str
     legacy : bool
-        DIPY's default, ``("descoteaux07", True)``, where there is no ``pam.B``.
+        Without ``pam.B``: DIPY's default, ``("descoteaux07", True)``.
 
     Raises
     ------
@@ -276,9 +282,9 @@ def pam_basis(pam: Any, *, name: str = "pam") -> tuple[str, bool]:
 
     if getattr(pam, "B", None) is None or getattr(pam, "sphere", None) is None:
         return BASES[0], True
-    harmonics = spaces.check_numbers(pam.B, f"{name}: its matrix B").T
+    harmonics = check_numbers(pam.B, f"{name}: its matrix B").T
     try:
-        order = interpolate.sh_order(harmonics.shape[-1] if harmonics.ndim else 0)
+        order = sh_order(harmonics.shape[-1] if harmonics.ndim else 0)
     except ValueError as error:
         raise ValueError(f"{name}: its matrix B is of no order: {error}") from None
     with warnings.catch_warnings():
@@ -298,77 +304,8 @@ def pam_basis(pam: Any, *, name: str = "pam") -> tuple[str, bool]:
     )
 
 
-def with_order(coeffs: NDArray[_Scalar], order: int) -> NDArray[_Scalar]:
-    """Pad coefficients with zeros, or cut them, to an order.
-
-    Parameters
-    ----------
-    coeffs : ndarray of shape (..., C)
-        Coefficients of an even order.
-    order : int
-        The order wanted.
-
-    Returns
-    -------
-    coeffs : ndarray of shape (..., (order + 1) (order + 2) / 2)
-        The same array where nothing had to be done, else C-contiguous.
-
-    Examples
-    --------
-    >>> float(with_order(np.ones((1, 15)), 6).sum())
-    15.0
-    """
-    wanted = (order + 1) * (order + 2) // 2
-    have = coeffs.shape[-1]
-    if have > wanted:
-        return np.ascontiguousarray(coeffs[..., :wanted])
-    if have < wanted:
-        padding = [(0, 0)] * (coeffs.ndim - 1) + [(0, wanted - have)]
-        return np.pad(coeffs, padding)
-    return coeffs
-
-
-def turned(coeffs: Float32Array, rotation: FloatArray) -> Float32Array:
-    """Turn all functions of a volume alike.
-
-    Parameters
-    ----------
-    coeffs : ndarray of shape (..., C)
-        float32: spherical harmonics in the package's basis.
-    rotation : ndarray of shape (3, 3)
-        Orthogonal; it may mirror.
-
-    Returns
-    -------
-    turned : ndarray of shape (..., C)
-        float32 coefficients of ``g`` where there were those of ``f``, with
-        ``g(rotation @ u) = f(u)`` for all directions ``u``.
-
-    Raises
-    ------
-    ValueError
-        If no even order has that many coefficients.
-
-    Examples
-    --------
-    >>> coeffs = np.zeros((1, 15), np.float32); coeffs[0, 3] = 1.0  # a lobe along z
-    >>> to_x = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
-    >>> np.allclose(turned(coeffs, to_x)[0, 1:6], [0, 0, -0.5, 0, 0.866], atol=1e-3)
-    True
-    """
-    n_coeffs = coeffs.shape[-1]
-    # As g(-u) = g(u), a mirror turns g as its opposite does, which is a rotation.
-    frame = spaces.handedness(rotation) * rotation
-    matrix = interpolate.rotate(
-        np.eye(n_coeffs), np.broadcast_to(frame, (n_coeffs, 3, 3))
-    )
-    with np.errstate(over="ignore", invalid="ignore"):  # as the kernel that turns rows
-        result: Float32Array = coeffs @ matrix
-    return result
-
-
 def looks_like_fodf(coeffs: AnyArray) -> bool:
-    """Tell whether coefficients are as sharp as those of fibre ODFs.
+    """Tell whether coefficients have the sharp lobes of fibre ODFs.
 
     Parameters
     ----------
@@ -378,8 +315,8 @@ def looks_like_fodf(coeffs: AnyArray) -> bool:
     Returns
     -------
     sharp : bool
-        By the power of order 2 over that of order 0, in the quarter of voxels in
-        which it is largest, background aside.
+        Whether the median ratio of order-2 to order-0 power is above 0.7. The median
+        is over the quarter of voxels with the largest ratios, without background.
 
     Examples
     --------
@@ -397,14 +334,14 @@ def looks_like_fodf(coeffs: AnyArray) -> bool:
 
 
 def _checked(volume: ArrayLike, name: str) -> Float32Array:
-    volume = spaces.check_numbers(volume, name)
+    """Return a finite volume (X, Y, Z, C) as float32."""
+    volume = check_numbers(volume, name)
     if volume.ndim != 4 or not volume.size:
         raise ValueError(
             f"{name} has the shape {volume.shape}; (X, Y, Z, number of coefficients) "
             "is needed."
         )
-    with np.errstate(over="ignore"):  # what is too large becomes infinite
-        volume = np.ascontiguousarray(volume, dtype=np.float32)
+    volume = as_contiguous(volume, name, np.float32)
     n_bad = volume.size - np.count_nonzero(np.isfinite(volume))
     if n_bad:
         raise ValueError(

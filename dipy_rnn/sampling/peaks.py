@@ -1,8 +1,8 @@
 """First directions: the peaks of the fODF at a seed.
 
-DIPY finds them among the vertices of a sphere. Peaks that snap to a sphere do not
-turn with the head, so each is refined to the continuous maximum here, and of its two
-signs the one is taken that points up (or forward, or right) in RAS+.
+DIPY's peaks are vertices of a sphere, so they do not rotate with the head. In this
+module each peak is refined to the continuous maximum. Of its two signs the one is used
+that points up in RAS+ (forward if horizontal, right if also that component is zero).
 """
 
 from functools import cache
@@ -10,18 +10,20 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from dipy_rnn import frames, interpolate, spaces
 from dipy_rnn._typing import BoolArray, Float32Array, FloatArray, Int32Array
+from dipy_rnn.sampling.interpolate import local_maxima, sample
+from dipy_rnn.sampling.rotation import rotate, sh_order
+from dipy_rnn.spatial import frames, handedness
 
-#: At most so many first directions, as many as DIPY's peaks hold.
+#: Largest number of first directions at a seed, as in DIPY's peaks.
 MAX_PEAKS = 5
 
-_BLOCK = 8192  # seeds at a time: what is kept for each takes some 15 kB
+_BLOCK = 8192  # seeds at a time: each needs about 15 kB
 _NEWTON_STEPS = 6
-# A maximum is at most 6.3 degrees from a vertex, where even the sharpest lobe of order
-# 16 has lost less than this much.
+# A maximum is at most 6.3 degrees from a vertex. There the sharpest lobe of order 16
+# still has more than this share of its height.
 _NEARLY = 0.5
-_MAX_TURN = np.tan(np.deg2rad(8.0))  # of a vertex of 724, at most 6.3 degrees off
+_MAX_TURN = np.tan(np.deg2rad(8.0))  # of a Newton step; vertices are 6.3 degrees off
 
 
 def first_directions(
@@ -39,22 +41,22 @@ def first_directions(
     Parameters
     ----------
     volume : ndarray of shape (X, Y, Z, C)
-        fODF in the package's basis and axes (:mod:`dipy_rnn.sh`), float32.
+        fODF in the package's basis and axes (:mod:`dipy_rnn.sampling.features`), float32.
     points_vox : ndarray of shape (N, 3)
         Seeds.
     axes : ndarray of shape (3, 3)
-        The voxel axes in RAS+ (:func:`dipy_rnn.spaces.axes`).
+        The voxel axes in RAS+ (:func:`dipy_rnn.spatial.axes`).
     max_peaks : int, optional
-        At most this many directions for a seed, the largest peak first.
+        Largest number of directions for a seed. The largest peak comes first.
     relative_peak_threshold, min_separation_angle : float, optional
-        As for :func:`dipy.direction.peak_directions`; degrees.
+        As for :func:`dipy.direction.peak_directions`. The angle is in degrees.
     nbr_threads : int, optional
         0 for every core.
 
     Returns
     -------
     directions : ndarray of shape (N, max_peaks, 3)
-        Unit vectors along the voxel axes; zeros where there is no further peak.
+        Unit vectors along the voxel axes. Zeros where there is no further peak.
 
     Examples
     --------
@@ -66,7 +68,7 @@ def first_directions(
     directions = np.zeros((len(points_vox), max_peaks, 3))
     for start in range(0, len(points_vox), _BLOCK):
         block = slice(start, start + _BLOCK)
-        coeffs, inside = interpolate.sample(
+        coeffs, inside = sample(
             volume, points_vox[block], nbr_threads=nbr_threads
         )
         directions[block] = _directions_of(
@@ -97,7 +99,7 @@ def _directions_of(
         return directions
     values, refined = _refine(coeffs[seen[seeds]], candidates, axes, nbr_threads)
 
-    # Largest first within each seed; then keep what DIPY's two rules keep.
+    # The largest first within each seed. Then DIPY's two rules select.
     order = np.lexsort((-values, seeds))
     seeds, values, refined = seeds[order], values[order], refined[order]
     first = np.searchsorted(seeds, seeds)
@@ -125,12 +127,12 @@ def _candidates(
 ) -> tuple[NDArray[np.intp], FloatArray, Float32Array]:
     """Return (row, direction) of local maxima on a sphere, and each row's minimum.
 
-    A negative minimum counts as zero, as for DIPY.
+    A negative minimum counts as zero, as in DIPY.
     """
-    vertices, harmonics, neighbours = _sphere(interpolate.sh_order(coeffs.shape[1]))
-    # For the largest alone, those that cannot become larger need not be refined.
+    vertices, harmonics, neighbours = _sphere(sh_order(coeffs.shape[1]))
+    # If one peak is enough, maxima that cannot become the largest are not refined.
     least_share = _NEARLY if max_peaks == 1 else 0.0
-    found, least = interpolate.local_maxima(
+    found, least = local_maxima(
         coeffs, harmonics, neighbours, 2 * MAX_PEAKS, least_share
     )
     rows, place = np.nonzero(found >= 0)
@@ -139,7 +141,7 @@ def _candidates(
 
 @cache
 def _sphere(order: int) -> tuple[FloatArray, Float32Array, Int32Array]:
-    """Return one vertex of each pair, harmonics on them, and their neighbours."""
+    """Return one vertex of each antipodal pair, the harmonics there, and neighbours."""
     from dipy.data import get_sphere
     from dipy.reconst.shm import real_sh_tournier
 
@@ -148,7 +150,7 @@ def _sphere(order: int) -> tuple[FloatArray, Float32Array, Int32Array]:
     harmonics = real_sh_tournier(
         order, sphere.theta[half], sphere.phi[half], legacy=False
     )[0]
-    # A neighbour in the other half is the opposite of one in this half.
+    # The antipode of a neighbour in the other half is in this half.
     closeness = np.abs(sphere.vertices @ sphere.vertices[half].T)
     in_half = np.argmax(closeness, axis=1)
     lists: list[set[np.intp]] = [set() for _ in sphere.vertices]
@@ -165,7 +167,7 @@ def _sphere(order: int) -> tuple[FloatArray, Float32Array, Int32Array]:
 
 
 def _upward(directions: FloatArray, axes: FloatArray) -> FloatArray:
-    """Return the sign that turns a direction up, else forward, else right."""
+    """Return the sign that makes a direction point up, else forward, else right."""
     x, y, z = np.moveaxis(np.round(directions @ axes.T, 6), -1, 0)
     sign = np.where(z != 0, np.sign(z), np.where(y != 0, np.sign(y), np.sign(x)))
     return np.where(sign == 0, 1.0, sign)[..., None]
@@ -174,13 +176,13 @@ def _upward(directions: FloatArray, axes: FloatArray) -> FloatArray:
 def _refine(
     coeffs: Float32Array, directions: FloatArray, axes: FloatArray, nbr_threads: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Climb to the maximum by Newton's method in the plane across each direction.
+    """Refine maxima by Newton's method in the plane across each direction.
 
-    In a frame whose z is the direction, value, slope and curvature of the function
-    at z are sums of the coefficients of m = 0, of +-1, and of 0 and +-2.
+    In a frame whose z axis is the direction, the value of the function at z is a sum
+    of the coefficients of m = 0, its slope of m = +-1, its curvature of m = 0 and +-2.
     """
-    order = interpolate.sh_order(coeffs.shape[1])
-    handedness = spaces.handedness(axes)
+    order = sh_order(coeffs.shape[1])
+    handed = handedness(axes)
     ls = np.arange(0, order + 1, 2)
     middle = ls * (ls + 1) // 2
     scale = np.sqrt((2 * ls + 1) / (4 * np.pi))
@@ -189,11 +191,11 @@ def _refine(
     twist = scale * np.sqrt(ladder * np.maximum(ladder - 2, 0) / 8)
     for _ in range(_NEWTON_STEPS):
         frame = frames.from_tangents(directions, axes)
-        local = interpolate.rotate(
-            coeffs, frame, handedness=handedness, nbr_threads=nbr_threads
+        local = rotate(
+            coeffs, frame, handedness=handed, nbr_threads=nbr_threads
         ).astype(np.float64)
         values = _dot(local[:, middle], scale)
-        # m = 1 and 2 begin with l = 2: the first entry, of l = 0, has weight zero.
+        # m = 1 and 2 begin with l = 2. The first entry, of l = 0, has weight zero.
         gx = _dot(local[:, np.minimum(middle + 1, local.shape[1] - 1)], slope)
         gy = _dot(local[:, np.maximum(middle - 1, 0)], slope)
         bend = -_dot(local[:, middle], scale * ladder) / 2
@@ -207,7 +209,7 @@ def _refine(
         y = np.where(peaked, (xy * gx - xx * gy) / determinant, 0.0)
         length = np.hypot(x, y)
         shorten = np.minimum(1.0, _MAX_TURN / np.maximum(length, 1e-12))
-        # Frames are right-handed in RAS+, coefficients seen with that handedness.
+        # Frames are right-handed in RAS+; coefficients were rotated accordingly.
         step = np.stack([x * shorten, y * shorten, np.ones_like(x)], axis=1)
         directions = frames.to_axes(step, frame)
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -215,6 +217,6 @@ def _refine(
 
 
 def _dot(rows: FloatArray, weights: FloatArray) -> FloatArray:
-    """Sum rows with weights; BLAS would leave threads spinning beside the engine's."""
+    """Return weighted sums of rows, without BLAS, whose threads would keep spinning."""
     sums: FloatArray = np.einsum("nk,k->n", rows, weights)
     return sums

@@ -1,187 +1,39 @@
-"""Where a point is: affine, voxel and millimetre coordinates.
+"""Affines: points and directions between voxel and millimetre coordinates.
 
 This is the only module that multiplies by an affine. Three spaces occur:
 
 ``mm``
-    RAS+ scanner space, what ``affine`` maps voxel coordinates to. Seeds and
-    streamlines come and go in it.
+    RAS+ scanner coordinates in mm. ``affine`` maps voxel coordinates to them. Seeds and
+    streamlines are given and returned in this space.
 ``vox``
-    Voxel coordinates; voxel ``i`` is centred on coordinate ``i`` and owns
-    ``[i - 0.5, i + 0.5)``. Tracking happens here.
+    Voxel coordinates. Voxel ``i`` is centred on coordinate ``i`` and covers
+    ``[i - 0.5, i + 0.5)``. Tracking is done in this space.
 ``axes``
     Directions along the voxel axes, in mm and of unit length. DIPY's spherical
-    harmonics and directions live in it; no offset, no scale, only a rotation
-    (or a rotation and a mirror) away from RAS+.
+    harmonics and directions are in this space. It differs from RAS+ by a rotation, or
+    by a rotation and a mirror; there is no offset and no scale.
 """
-
-from collections.abc import Sequence
-from numbers import Integral, Real
 
 import numpy as np
 
-from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
+from dipy_rnn._checks import FARTHEST_MM, as_float64
+from dipy_rnn._typing import ArrayLike, FloatArray
 
 # DIPY's own tolerance for shear in LocalTracking.
 _SHEAR_TOLERANCE = 1e-5
 
-#: No coordinate may be larger. A kilometre from the origin single precision, of which
-#: tractograms are, still tells points apart that are 0.1 mm from each other.
-FARTHEST_MM = 1e6
-
-_SMALLEST_VOXEL = 1e-6
-
-
-def check_number(value: object, name: str) -> int | float:
-    """Return a real number, or say that it is none.
-
-    Parameters
-    ----------
-    value : object
-        An int, a float, or a scalar of numpy's that is one.
-    name : str
-        What errors call it.
-
-    Returns
-    -------
-    value : int or float
-
-    Raises
-    ------
-    ValueError
-        If it is of another type, or an integer too large for a float.
-
-    Examples
-    --------
-    >>> check_number(np.float32(0.5), "step_size")
-    0.5
-    """
-    if not isinstance(value, Real):
-        raise ValueError(
-            f"{name} is of type {type(value).__name__}; a number is needed."
-        )
-    try:
-        number = float(value)
-    except OverflowError:
-        raise ValueError(f"{name} is too large for a number.") from None
-    return int(value) if isinstance(value, Integral) else number
-
-
-def check_count(value: object, name: str, least: int = 0, most: float = np.inf) -> int:
-    """Return a whole number, or say that it is none.
-
-    Parameters
-    ----------
-    value : int or float
-        A float may be a whole number, too.
-    name : str
-        What errors call it.
-    least : int, optional
-    most : float, optional
-
-    Returns
-    -------
-    count : int
-
-    Raises
-    ------
-    ValueError
-        If it is of another type, or no whole number of that range.
-
-    Examples
-    --------
-    >>> check_count(3.0, "n_seeds", 1)
-    3
-    """
-    number = check_number(value, name)
-    if not least <= number <= most or number == np.inf or number != int(number):
-        to = "" if most == np.inf else f" to {most}"
-        raise ValueError(
-            f"{name} is {number}; a whole number from {least}{to} is needed."
-        )
-    return int(number)
-
-
-def check_shape(
-    shape: Sequence[int], name: str = "shape", most: float = np.inf
-) -> tuple[int, int, int]:
-    """Return the shape of a grid, or say that it is none.
-
-    Parameters
-    ----------
-    shape : sequence of 3 int
-        Voxels along each axis.
-    name : str, optional
-        What errors call it.
-    most : float, optional
-        Of voxels along an axis.
-
-    Returns
-    -------
-    shape : tuple of 3 int
-
-    Raises
-    ------
-    ValueError
-        If it is anything but three whole numbers above 0.
-
-    Examples
-    --------
-    >>> check_shape([3, 4.0, 5])
-    (3, 4, 5)
-    """
-    if np.ndim(shape) != 1 or len(shape) != 3:
-        raise ValueError(f"{name} is {shape}; three numbers of voxels are needed.")
-    x, y, z = (check_count(n, f"{name} along an axis", 1, most) for n in shape)
-    return x, y, z
-
-
-def check_numbers(values: ArrayLike, name: str) -> AnyArray:
-    """Return real numbers as an array, or say that they are none.
-
-    Parameters
-    ----------
-    values : array_like
-    name : str
-        What errors call them.
-
-    Returns
-    -------
-    values : ndarray
-        Of the type they came in: booleans, integers or floats.
-
-    Raises
-    ------
-    ValueError
-        If they are of another type, or rows of unequal length.
-
-    Examples
-    --------
-    >>> check_numbers([1, 2], "seeds").tolist()
-    [1, 2]
-    """
-    try:
-        values = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError):  # the last one is torch's
-        raise ValueError(f"{name} is no array of real numbers.") from None
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"{name} is of type {values.dtype}; real numbers are needed.")
-    return values
-
-
-def _as_float64(values: ArrayLike, name: str) -> FloatArray:
-    with np.errstate(over="ignore"):  # what is too large becomes infinite
-        return check_numbers(values, name).astype(np.float64, copy=False)
+_SMALLEST_VOXEL_MM = 1e-6
 
 
 def check_affine(affine: ArrayLike, name: str = "affine") -> FloatArray:
-    """Return an affine as float64, or say what is wrong with it.
+    """Return an affine as float64.
 
     Parameters
     ----------
     affine : array_like of shape (4, 4)
-        Voxel to mm; rotation, mirror, scale and translation, no shear.
+        Voxel to mm: rotation, mirror, scale and translation, without shear.
     name : str, optional
-        How the error calls it: an argument or a file.
+        What errors call it: an argument or a file.
 
     Returns
     -------
@@ -190,15 +42,15 @@ def check_affine(affine: ArrayLike, name: str = "affine") -> FloatArray:
     Raises
     ------
     ValueError
-        If it is not a finite, invertible 4 x 4 matrix without shear, its voxels are
-        smaller than 1e-6 mm or it goes beyond 1e6 mm.
+        If it is not a finite, invertible 4 x 4 matrix without shear. Also if voxels are
+        smaller than 1e-6 mm, or an entry is beyond 1e6 mm.
 
     Examples
     --------
     >>> check_affine([[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]).dtype
     dtype('float64')
     """
-    affine = _as_float64(affine, name)
+    affine = as_float64(affine, name)
     if affine.shape != (4, 4):
         raise ValueError(f"{name} has the shape {affine.shape}; (4, 4) is needed.")
     if not np.isfinite(affine).all():
@@ -213,59 +65,19 @@ def check_affine(affine: ArrayLike, name: str = "affine") -> FloatArray:
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
         raise ValueError(f"{name} is singular: its voxel axes do not span space.")
-    if sizes.min() < _SMALLEST_VOXEL:
+    if sizes.min() < _SMALLEST_VOXEL_MM:
         raise ValueError(
-            f"{name} has voxels of {sizes.min():g} mm; {_SMALLEST_VOXEL:g} mm or more "
+            f"{name} has voxels of {sizes.min():g} mm; {_SMALLEST_VOXEL_MM:g} mm or more "
             "is needed, check its units."
         )
     products = affine[:3, :3].T @ affine[:3, :3]
-    # DIPY's tolerance would overlook any shear of voxels much smaller than 1 mm.
+    # DIPY's tolerance does not see shear of voxels that are much smaller than 1 mm.
     tolerance = _SHEAR_TOLERANCE * sizes.max() * min(1.0, sizes.max())
     if not np.allclose(np.triu(products, 1), 0, atol=tolerance):
         raise ValueError(
             f"{name} contains shear; resample the data onto a grid of right angles."
         )
     return affine
-
-
-def check_points(points: ArrayLike, name: str) -> FloatArray:
-    """Return points, or other vectors of three, as an array.
-
-    Parameters
-    ----------
-    points : array_like of shape (N, 3)
-        N may be 0.
-    name : str
-        What errors call them.
-
-    Returns
-    -------
-    points : ndarray of shape (N, 3)
-        float64; the same array where nothing had to be done.
-
-    Raises
-    ------
-    ValueError
-        If they have another shape, or hold NaN, infinity or more than 1e6.
-
-    Examples
-    --------
-    >>> check_points([[1, 2, 3]], "seeds")
-    array([[1., 2., 3.]])
-    """
-    points = _as_float64(points, name)
-    if points.size == 0:
-        points = points.reshape(-1, 3)
-    if points.ndim != 2 or points.shape[1] != 3:
-        raise ValueError(f"{name} has the shape {points.shape}; (N, 3) is needed.")
-    if not np.isfinite(points).all():
-        raise ValueError(f"{name} holds NaN or infinity.")
-    if points.size and np.abs(points).max() > FARTHEST_MM:
-        raise ValueError(
-            f"{name} holds {np.abs(points).max():g}; up to {FARTHEST_MM:g} is allowed, "
-            "check the units."
-        )
-    return points
 
 
 def voxel_sizes(affine: FloatArray) -> FloatArray:
@@ -300,8 +112,8 @@ def axes(affine: FloatArray) -> FloatArray:
     Returns
     -------
     axes : ndarray of shape (3, 3)
-        Orthonormal; column ``i`` is voxel axis ``i``. A direction ``d`` along the
-        voxel axes is ``axes @ d`` in RAS+, and ``axes.T`` leads back.
+        Orthonormal. Column ``i`` is voxel axis ``i``. A direction ``d`` along the
+        voxel axes is ``axes @ d`` in RAS+. ``axes.T`` is the inverse.
 
     Examples
     --------
@@ -312,7 +124,7 @@ def axes(affine: FloatArray) -> FloatArray:
 
 
 def handedness(affine: FloatArray) -> float:
-    """Tell whether the voxel axes form a right-handed system.
+    """Return the handedness of the voxel axes.
 
     Parameters
     ----------
@@ -322,7 +134,8 @@ def handedness(affine: FloatArray) -> float:
     Returns
     -------
     sign : float
-        1.0 for right-handed axes (RAS, LPS), -1.0 for left-handed ones (LAS).
+        1.0 for right-handed axes (such as RAS or LPS), -1.0 for left-handed ones
+        (such as LAS).
 
     Examples
     --------

@@ -1,45 +1,45 @@
 """The moving frame of a streamline.
 
-A frame is three orthonormal rows ``e1, e2, e3`` along the voxel axes; ``e3`` is the
-direction in which the streamline arrived. Seen in its frame, every streamline runs
-along z, wherever it goes in the head: a network only has to learn small deviations
-from "straight on", and turning the head changes nothing.
+A frame is three orthonormal rows ``e1, e2, e3`` along the voxel axes. ``e3`` is the
+incoming direction of the streamline. In its own frame a streamline always runs along z,
+wherever it is in the head. A network then learns small deviations from "straight on",
+and a rotation of the head changes nothing.
 
-From step to step the frame is carried by parallel transport, the smallest rotation
-that takes the old tangent to the new one. What is left open is the roll about the
-tangent at the seed; it is a convention fixed in RAS+, on which a model should not
-depend (:class:`dipy_rnn.model.RecurrentPropagator` does not, by construction).
+From step to step the frame follows by parallel transport: by the smallest rotation that
+takes the old tangent to the new one. The roll about the tangent at the seed remains
+free. It is a convention that is fixed in RAS+, and a model should not depend on it
+(:class:`dipy_rnn.model.MovingFrameGRU` does not, by construction).
 
-Frames are right-handed *in RAS+*. Along left-handed voxel axes (a brain stored as
-LAS) their determinant is therefore -1, so that one brain stored in two ways is seen
-by the network in the same way, not as its mirror image.
+Frames are right-handed *in RAS+*. Along left-handed voxel axes (a brain stored as LAS)
+their determinant is therefore -1. The network then sees the same brain, and not its
+mirror image, however the image is stored.
 
-Trackers carry and turn frames on their own, in the kernels of ``_slots.pyx`` and in
-:mod:`dipy_rnn.device_slots`. `transport` and `turned_round` are the reference that the
-tests hold the kernels against.
+:func:`transport` and :func:`reverse` are the reference. The trackers have
+implementations of their own, in ``tracking/_slots.pyx`` and ``tracking/slots_torch.py``,
+which the tests compare with it.
 """
 
 import numpy as np
 
-from dipy_rnn import spaces
 from dipy_rnn._typing import FloatArray
+from dipy_rnn.spatial.affine import handedness as handedness_of
 
 
 def from_tangents(tangents: FloatArray, axes: FloatArray) -> FloatArray:
-    """Build first frames around directions.
+    """Make the first frames of streamlines.
 
     Parameters
     ----------
     tangents : ndarray of shape (N, 3)
         Unit vectors along the voxel axes: each frame's ``e3``.
     axes : ndarray of shape (3, 3)
-        The voxel axes in RAS+ (:func:`dipy_rnn.spaces.axes`).
+        The voxel axes in RAS+ (:func:`dipy_rnn.spatial.axes`).
 
     Returns
     -------
     frames : ndarray of shape (N, 3, 3)
-        Rows ``e1, e2, e3``. ``e1`` is the part across the tangent of the RAS+ axis
-        that is furthest from it.
+        Rows ``e1, e2, e3``. ``e1`` is the component across the tangent of one RAS+
+        axis: the one that is furthest from the tangent.
 
     Examples
     --------
@@ -47,13 +47,13 @@ def from_tangents(tangents: FloatArray, axes: FloatArray) -> FloatArray:
     [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
     e3 = np.asarray(tangents, dtype=np.float64)
-    # Rounded, so that ties fall alike in every orientation of the grid.
+    # Rounding breaks ties in the same way for every orientation of the grid.
     furthest = np.argmin(np.round(np.abs(e3 @ axes.T), 6), axis=1)
-    return _complete(axes[furthest], e3, spaces.handedness(axes))
+    return _complete(axes[furthest], e3, handedness_of(axes))
 
 
 def transport(frames: FloatArray, tangents: FloatArray) -> FloatArray:
-    """Carry frames to new tangents by the smallest rotation.
+    """Rotate frames to new tangents by the smallest rotation.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def transport(frames: FloatArray, tangents: FloatArray) -> FloatArray:
     Notes
     -----
     The rotation that takes a unit vector a to b moves an x across a by
-    -(a + b) (b.x) / (1 + a.b). At a U-turn (b = -a) it is not defined; there
+    -(a + b) (b.x) / (1 + a.b). At a U-turn (b = -a) it is not defined, and
     ``e1`` is kept.
 
     Examples
@@ -86,8 +86,8 @@ def transport(frames: FloatArray, tangents: FloatArray) -> FloatArray:
     return _complete(e1, tangents, handedness)
 
 
-def turned_round(frames: FloatArray) -> FloatArray:
-    """Turn frames to look back the way they came.
+def reverse(frames: FloatArray) -> FloatArray:
+    """Turn frames by half a turn, against the direction of travel.
 
     Parameters
     ----------
@@ -97,11 +97,11 @@ def turned_round(frames: FloatArray) -> FloatArray:
     Returns
     -------
     frames : ndarray of shape (N, 3, 3)
-        Rows ``e1, -e2, -e3``: half a turn about ``e1``.
+        Rows ``e1, -e2, -e3``: a half turn about ``e1``.
 
     Examples
     --------
-    >>> turned_round(np.eye(3)[None])[0, 2].tolist()
+    >>> reverse(np.eye(3)[None])[0, 2].tolist()
     [-0.0, -0.0, -1.0]
     """
     signs: FloatArray = np.array([[1.0], [-1.0], [-1.0]])
@@ -109,7 +109,7 @@ def turned_round(frames: FloatArray) -> FloatArray:
 
 
 def to_axes(local: FloatArray, frames: FloatArray) -> FloatArray:
-    """Turn vectors from their frames to the voxel axes.
+    """Rotate vectors from their frames to the voxel axes.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def to_axes(local: FloatArray, frames: FloatArray) -> FloatArray:
 
 
 def to_local(vectors: FloatArray, frames: FloatArray) -> FloatArray:
-    """Turn vectors from the voxel axes into their frames.
+    """Rotate vectors from the voxel axes into their frames.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ def to_local(vectors: FloatArray, frames: FloatArray) -> FloatArray:
 def _complete(
     e1: FloatArray, e3: FloatArray, handedness: float | FloatArray
 ) -> FloatArray:
-    """Make e1 a unit vector across e3, against rounding too, and add e2."""
+    """Make e1 a unit vector across e3, which also removes rounding errors, and add e2."""
     e1 = e1 - _dot(e1, e3) * e3
     e1 = e1 / np.sqrt(_dot(e1, e1))
     return np.stack([e1, handedness * _cross(e3, e1), e3], axis=1)
@@ -173,6 +173,6 @@ def _dot(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def _cross(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Return the cross product; numpy's takes ten times as long for one row."""
+    """Return the cross product. NumPy's takes ten times as long for one row."""
     following, last = [1, 2, 0], [2, 0, 1]
     return a[:, following] * b[:, last] - a[:, last] * b[:, following]

@@ -1,22 +1,24 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 # cython: cdivision=True, initializedcheck=False
-"""Kernels: what DIPY's stopping criteria decide, at many points at once.
+"""Kernels: the decisions of DIPY's stopping criteria, at many points at a time.
 
-No checks and no exceptions in here: ``stopping.py`` is the face that checks,
-allocates and explains. Decisions are DIPY's to the last digit: sums are of doubles
-and in DIPY's order, and ``setup.py`` keeps the compiler from rearranging them.
+The kernels do not check their arguments and raise no exceptions. ``criteria.py`` checks.
+Decisions agree with DIPY's to the last digit: sums are of doubles and in DIPY's order,
+and ``setup.py`` keeps the compiler from rearranging them.
 """
 
 from libc.math cimport floor, pow, rint
 from libc.stdint cimport int64_t, uint64_t
 
-cdef enum:  # of dipy_rnn.stopping.StopReason
-    RUNNING = 0
-    ENDPOINT = 1
-    OUTSIDE_IMAGE = 2
-    INVALID_POINT = 3
+from dipy_rnn.stopping.reasons import StopReason
 
-# The increment of SplitMix64: 2**64 over the golden ratio, made odd.
+cdef:
+    int64_t RUNNING = StopReason.RUNNING
+    int64_t ENDPOINT = StopReason.ENDPOINT
+    int64_t OUTSIDE_IMAGE = StopReason.OUTSIDE_IMAGE
+    int64_t INVALID_POINT = StopReason.INVALID_POINT
+
+# The increment of SplitMix64: 2**64 divided by the golden ratio, rounded to odd.
 cdef uint64_t GOLDEN = 0x9E3779B97F4A7C15ULL
 
 cdef struct Map:
@@ -37,7 +39,7 @@ cdef inline Map map_of(const double[:, :, ::1] values) noexcept nogil:
 cdef inline bint interpolate(
     const Map* volume, const double* point, double* value
 ) noexcept nogil:
-    """Find the value at a point; False: it is outside."""
+    """Interpolate at a point. False: it is outside."""
     cdef:
         Py_ssize_t index[3][2]
         double weight[3][2]
@@ -45,7 +47,7 @@ cdef inline bint interpolate(
         Py_ssize_t axis, low, i, j, k
 
     for axis in range(3):
-        # Written so that NaN is outside.
+        # Written so that NaN counts as outside.
         if not (point[axis] >= -0.5 and point[axis] < volume.size[axis] - 0.5):
             return False
         low = <Py_ssize_t>floor(point[axis])
@@ -58,7 +60,7 @@ cdef inline bint interpolate(
     for i in range(2):
         for j in range(2):
             for k in range(2):
-                # All eight, also where the weight is zero: times NaN it counts.
+                # All eight: a weight of zero times NaN is NaN, as in DIPY.
                 share = weight[0][i] * weight[1][j] * weight[2][k]
                 value[0] += share * volume.values[
                     (index[0][i] * volume.size[1] + index[1][j]) * volume.size[2]
@@ -67,11 +69,11 @@ cdef inline bint interpolate(
 
 
 cdef inline uint64_t mix(uint64_t bits) noexcept nogil:
-    """Scatter 64 bits, one to one: the finaliser of SplitMix64.
+    """Mix 64 bits by a bijection: the finaliser of SplitMix64.
 
     G. L. Steele, D. Lea, C. H. Flood: Fast splittable pseudorandom number
-    generators, OOPSLA 2014, https://doi.org/10.1145/2660193.2660195; with the
-    constants of S. Vigna's https://prng.di.unimi.it/splitmix64.c.
+    generators, OOPSLA 2014, https://doi.org/10.1145/2660193.2660195. The constants are
+    those of https://prng.di.unimi.it/splitmix64.c (S. Vigna).
     """
     bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9ULL
     bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EBULL
@@ -79,7 +81,7 @@ cdef inline uint64_t mix(uint64_t bits) noexcept nogil:
 
 
 cdef inline double draw(uint64_t* state) noexcept nogil:
-    """Draw from [0, 1): a step of SplitMix64, of which the top 53 bits count."""
+    """Draw from [0, 1): a step of SplitMix64, of which the top 53 bits are used."""
     state[0] += GOLDEN
     return (mix(state[0]) >> 11) * (1.0 / 9007199254740992.0)
 
@@ -88,7 +90,7 @@ def check_threshold(
     const double[:, :, ::1] metric_map, double threshold,
     const double[:, ::1] points, int64_t[::1] reasons
 ):
-    """Stop where the map is not above the threshold."""
+    """End where the map is not above the threshold."""
     cdef:
         Map volume = map_of(metric_map)
         double value
@@ -100,7 +102,7 @@ def check_threshold(
                 continue
             if not interpolate(&volume, &points[p, 0], &value):
                 reasons[p] = OUTSIDE_IMAGE
-            elif not value > threshold:  # NaN ends, too
+            elif not value > threshold:  # also for NaN
                 reasons[p] = ENDPOINT
 
 
@@ -108,7 +110,7 @@ def check_binary(
     const unsigned char[:, :, ::1] mask, const double[:, ::1] points,
     int64_t[::1] reasons
 ):
-    """Stop where the nearest voxel, halves to even, is not in the mask."""
+    """End where the nearest voxel (halves to even) is not in the mask."""
     cdef:
         double x, y, z
         Py_ssize_t p
@@ -120,7 +122,7 @@ def check_binary(
             x = rint(points[p, 0])
             y = rint(points[p, 1])
             z = rint(points[p, 2])
-            # Compared as doubles, so that nothing is too large for an integer.
+            # Compared as doubles, as they may be too large for an integer.
             if not (0 <= x < mask.shape[0] and 0 <= y < mask.shape[1]
                     and 0 <= z < mask.shape[2]):
                 reasons[p] = OUTSIDE_IMAGE
@@ -132,7 +134,7 @@ def check_act(
     const double[:, :, ::1] include_map, const double[:, :, ::1] exclude_map,
     const double[:, ::1] points, int64_t[::1] reasons
 ):
-    """Stop where either map is above a half."""
+    """End where one of the maps is above 0.5."""
     cdef:
         Map include_volume = map_of(include_map)
         Map exclude_volume = map_of(exclude_map)
@@ -157,7 +159,7 @@ def check_cmc(
     double exponent, const double[:, ::1] points, int64_t[::1] reasons,
     const uint64_t[::1] seed_keys, const int64_t[::1] point_numbers
 ):
-    """Draw whether to go on, and if not, in which of the two tissues it ends."""
+    """Draw whether to continue. If not, draw in which of the two tissues it ends."""
     cdef:
         Map include_volume = map_of(include_map)
         Map exclude_volume = map_of(exclude_map)
@@ -177,7 +179,7 @@ def check_cmc(
                 continue
             rest = max(1 - included - excluded, 0.0)
             state = mix(seed_keys[p] + GOLDEN * <uint64_t>point_numbers[p])
-            # Chances that are NaN are never met: such a point is invalid.
+            # A comparison with NaN is false, so such a point becomes invalid.
             if draw(&state) < pow(rest / (rest + included + excluded), exponent):
                 continue
             if draw(&state) < included / (included + excluded):

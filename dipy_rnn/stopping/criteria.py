@@ -1,11 +1,8 @@
-"""Why a streamline stopped, and asking a criterion about many points at once.
+"""DIPY's stopping criteria, for many points at a time.
 
-DIPY's criteria decide; here are the reasons of the tracker itself beside theirs, in
-one enumeration, with what each implies in one table and one report at the end.
-
-The four criteria of this module are DIPY's own, for DIPY's trackers as well, that
-:func:`check_points` asks about many points at once, through the kernels in
-``_stopping.pyx``. They decide as DIPY's do, on an axis of n voxels:
+The four criteria of this module are DIPY's own, as subclasses, so DIPY's trackers take
+them as well. :func:`evaluate_criterion` evaluates them at many points at a time, by the
+kernels in ``_criteria.pyx``. On an axis of n voxels they decide as DIPY's do:
 
 ==================  ==============================  =================================
 coordinate          interpolated maps               masks
@@ -21,39 +18,45 @@ NaN                 outside (DIPY's own reads       outside
                     beyond its map)
 ==================  ==============================  =================================
 
-A map's NaN spreads to wherever one of the eight voxels around a point has it, and is
-above no threshold: tracking by threshold ends there, and ACT goes on unless its other
-map says otherwise. CMC excludes such points. In a mask NaN is not tissue.
+NaN in a map affects every point for which one of the eight surrounding voxels is NaN.
+NaN is above no threshold: the threshold criterion ends tracking there. ACT continues
+unless its other map decides otherwise. CMC excludes such points. In a mask NaN counts
+as outside of the tissue.
+
+A criterion of your own can be evaluated in the same way: see
+:class:`BatchedStoppingCriterion`.
 """
 
-from collections import Counter
-from collections.abc import Mapping
-from enum import IntEnum
-from functools import partial
 from typing import Protocol, Self, TypeGuard
 
 from dipy.tracking import stopping_criterion as dipy_criteria
 from dipy.tracking.stopping_criterion import StreamlineStatus
 import numpy as np
 
-from dipy_rnn import _stopping, spaces
+from dipy_rnn._checks import as_points, check_number, check_numbers
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray, IntArray, KeyArray
+from dipy_rnn.stopping import _criteria
+from dipy_rnn.stopping.reasons import REASON_OF_STATUS, StopReason
 
-# Coordinates of seeds are hashed in this many steps per voxel: enough to tell seeds
-# apart, and too few for the last digits of a way through an affine to matter.
+# Coordinates of seeds are hashed in this many steps per voxel. It is fine enough to
+# distinguish seeds, and coarse enough to ignore rounding errors of the affine.
 _STEPS_PER_VOXEL = 2.0**20
+
+_STATUSES = " or ".join(
+    f"{status} ({StreamlineStatus(status).name})" for status in REASON_OF_STATUS
+)
 
 
 class StoppingCriterion(Protocol):
-    """What may decide where a streamline ends: any of DIPY's, or anything like them.
+    """A stopping criterion: any of DIPY's, or an object with the same method.
 
     Examples
     --------
     >>> class AboveTheFloor:
     ...     def check_point(self, point):
     ...         return 1 if point[2] > 0 else 2  # StreamlineStatus
-    >>> reasons = np.zeros(2, np.int64)
-    >>> check_points(AboveTheFloor(), np.array([[0, 0, 1.0], [0, 0, -1.0]]), reasons)
+    >>> points, reasons = np.array([[0, 0, 1.0], [0, 0, -1.0]]), np.zeros(2, np.int64)
+    >>> evaluate_criterion(AboveTheFloor(), points, reasons)
     >>> [StopReason(reason).name for reason in reasons]
     ['RUNNING', 'ENDPOINT']
     """
@@ -62,87 +65,47 @@ class StoppingCriterion(Protocol):
         """Return a value of ``StreamlineStatus`` for a point in voxel coordinates."""
 
 
-class _Batched(StoppingCriterion, Protocol):
-    """What the criteria of this module have besides, for :func:`check_points`."""
+class BatchedStoppingCriterion(StoppingCriterion, Protocol):
+    """A stopping criterion that can be evaluated at many points at a time.
 
-    draws_at_random: bool
-    _kernel: partial[None]
-
-
-class StopReason(IntEnum):
-    """Why a half of a streamline ended; the value is its place in a tally.
+    Several threads call it at the same time, so it must not hold a state.
 
     Examples
     --------
-    >>> StopReason.SHARP_TURN.message
-    'a step would turn by more than max_angle'
+    >>> class AboveTheFloor:
+    ...     draws_at_random = False
+    ...     def check_point(self, point):
+    ...         return 1 if point[2] > 0 else 2  # StreamlineStatus
+    ...     def check_points(self, points_vox, reasons):
+    ...         running = reasons == StopReason.RUNNING
+    ...         reasons[running & ~(points_vox[:, 2] > 0)] = StopReason.ENDPOINT
+    >>> points, reasons = np.array([[0, 0, 1.0], [0, 0, -1.0]]), np.zeros(2, np.int64)
+    >>> evaluate_criterion(AboveTheFloor(), points, reasons)
+    >>> [StopReason(reason).name for reason in reasons]
+    ['RUNNING', 'ENDPOINT']
     """
 
-    RUNNING = 0
-    ENDPOINT = 1
-    OUTSIDE_IMAGE = 2
-    INVALID_POINT = 3
-    SHARP_TURN = 4
-    MAX_LENGTH = 5
-    NO_DIRECTION = 6
-    NO_DATA = 7
-    NOT_FINITE = 8
+    #: Whether it draws at random. ``check_points`` then takes ``seed_keys`` and
+    #: ``point_numbers`` as well (:func:`evaluate_criterion`).
+    draws_at_random: bool
 
-    @property
-    def message(self) -> str:
-        """What a user reads."""
-        return _TABLE[self][0]
+    def check_points(
+        self, points_vox: FloatArray, reasons: IntArray, *draws: AnyArray
+    ) -> None:
+        """Replace RUNNING in ``reasons`` (N,) at the points (N, 3) where it ends."""
 
-    @property
-    def status(self) -> StreamlineStatus:
-        """The status that DIPY's trackers know it by."""
-        return _TABLE[self][1]
-
-    @property
-    def is_valid_end(self) -> bool:
-        """Whether a streamline that ends so is kept where ``return_all`` is False."""
-        return self in (StopReason.ENDPOINT, StopReason.OUTSIDE_IMAGE)
-
-
-_TRACKPOINT = StreamlineStatus.TRACKPOINT
-_TABLE: dict[StopReason, tuple[str, StreamlineStatus]] = {
-    StopReason.RUNNING: ("it has not stopped", _TRACKPOINT),
-    StopReason.ENDPOINT: (
-        "the stopping criterion was met",
-        StreamlineStatus.ENDPOINT,
-    ),
-    StopReason.OUTSIDE_IMAGE: ("it left the image", StreamlineStatus.OUTSIDEIMAGE),
-    StopReason.INVALID_POINT: (
-        "it came into tissue that the criterion excludes",
-        StreamlineStatus.INVALIDPOINT,
-    ),
-    StopReason.SHARP_TURN: ("a step would turn by more than max_angle", _TRACKPOINT),
-    StopReason.MAX_LENGTH: ("it would be longer than max_len", _TRACKPOINT),
-    StopReason.NO_DIRECTION: ("the model gave no direction", _TRACKPOINT),
-    StopReason.NO_DATA: ("the features are zero there", _TRACKPOINT),
-    StopReason.NOT_FINITE: ("the model answered NaN or infinity", _TRACKPOINT),
-}
-_REASON_OF_STATUS = {
-    int(StreamlineStatus.TRACKPOINT): StopReason.RUNNING,
-    int(StreamlineStatus.ENDPOINT): StopReason.ENDPOINT,
-    int(StreamlineStatus.OUTSIDEIMAGE): StopReason.OUTSIDE_IMAGE,
-    int(StreamlineStatus.INVALIDPOINT): StopReason.INVALID_POINT,
-}
-_STATUSES = " or ".join(
-    f"{status} ({StreamlineStatus(status).name})" for status in _REASON_OF_STATUS
-)
 
 
 def _check_map(image: ArrayLike, name: str) -> AnyArray:
-    image = spaces.check_numbers(image, name)
+    image = check_numbers(image, name)
     if image.ndim != 3:
         raise ValueError(f"{name} has the shape {image.shape}; (X, Y, Z) is needed.")
     return image
 
 
 def _own_map(image: ArrayLike, name: str) -> FloatArray:
-    # DIPY hides its maps, and refuses read-only ones: both get the same copy.
-    with np.errstate(over="ignore"):  # what is too large becomes infinite
+    # DIPY hides its maps and refuses read-only ones. It shares this copy.
+    with np.errstate(over="ignore"):  # a value that is too large becomes infinite
         return np.array(_check_map(image, name), dtype=np.float64, order="C")
 
 
@@ -153,7 +116,7 @@ def _own_maps(
 
 
 def _above_zero(length_mm: float, name: str) -> float:
-    length_mm = spaces.check_number(length_mm, name)
+    length_mm = check_number(length_mm, name)
     if not 0 < length_mm < np.inf:
         raise ValueError(f"{name} is {length_mm}; a length above 0 mm is needed.")
     return length_mm
@@ -162,12 +125,12 @@ def _above_zero(length_mm: float, name: str) -> float:
 class ThresholdStoppingCriterion(
     dipy_criteria.ThresholdStoppingCriterion  # type: ignore[misc]  # DIPY has no types
 ):
-    """Tracking goes on where a map is above a threshold; DIPY's, for many points.
+    """Tracking continues where a map is above a threshold.
 
     Parameters
     ----------
     metric_map : array_like of shape (X, Y, Z)
-        For example FA; copied.
+        For example FA. It is copied.
     threshold : float
 
     Examples
@@ -177,29 +140,33 @@ class ThresholdStoppingCriterion(
     'TRACKPOINT'
     """
 
-    #: Whether :func:`check_points` needs keys for it.
     draws_at_random = False
-    _kernel: partial[None]
+    maps: tuple[AnyArray, ...]
+    parameters: tuple[float, ...]
 
     def __new__(cls, metric_map: ArrayLike, threshold: float) -> Self:
         metric_map = _own_map(metric_map, "metric_map")
-        threshold = float(spaces.check_number(threshold, "threshold"))
+        threshold = float(check_number(threshold, "threshold"))
         if np.isnan(threshold):
             raise ValueError("threshold is nan; a number is needed.")
         criterion: Self = super().__new__(cls, metric_map, threshold)
-        criterion._kernel = partial(_stopping.check_threshold, metric_map, threshold)
+        criterion.maps, criterion.parameters = (metric_map,), (threshold,)
         return criterion
+
+    def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
+        """As :meth:`BatchedStoppingCriterion.check_points`."""
+        _criteria.check_threshold(*self.maps, *self.parameters, points_vox, reasons)
 
 
 class BinaryStoppingCriterion(
     dipy_criteria.BinaryStoppingCriterion  # type: ignore[misc]  # DIPY has no types
 ):
-    """Tracking goes on in the voxels of a mask; DIPY's, for many points.
+    """Tracking continues in the voxels of a mask.
 
     Parameters
     ----------
     mask : array_like of shape (X, Y, Z)
-        Tissue where it is above zero; copied.
+        Tissue where it is above zero. It is copied.
 
     Examples
     --------
@@ -208,29 +175,33 @@ class BinaryStoppingCriterion(
     'TRACKPOINT'
     """
 
-    #: Whether :func:`check_points` needs keys for it.
     draws_at_random = False
-    _kernel: partial[None]
+    maps: tuple[AnyArray, ...]
+    parameters: tuple[float, ...]
 
     def __new__(cls, mask: ArrayLike) -> Self:
         mask = (_check_map(mask, "mask") > 0).astype(np.uint8, order="C")
         criterion: Self = super().__new__(cls, mask)
-        criterion._kernel = partial(_stopping.check_binary, mask)
+        criterion.maps, criterion.parameters = (mask,), ()
         return criterion
+
+    def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
+        """As :meth:`BatchedStoppingCriterion.check_points`."""
+        _criteria.check_binary(*self.maps, points_vox, reasons)
 
 
 class ActStoppingCriterion(
     dipy_criteria.ActStoppingCriterion  # type: ignore[misc]  # DIPY has no types
 ):
-    """Anatomically constrained tractography (ACT); DIPY's, for many points.
+    """Anatomically constrained tractography (ACT).
 
-    Also made by ``from_pve(wm_map, gm_map, csf_map)``.
+    ``from_pve(wm_map, gm_map, csf_map)`` makes one from tissue maps.
 
     Parameters
     ----------
     include_map, exclude_map : array_like of shape (X, Y, Z)
-        Where streamlines may end and where they must not be, such as the shares of
-        grey matter and of fluid; copied.
+        Where streamlines may end, and where they must not be. For example the
+        fractions of grey matter and of cerebrospinal fluid. They are copied.
 
     Examples
     --------
@@ -240,37 +211,41 @@ class ActStoppingCriterion(
     'INVALIDPOINT'
     """
 
-    #: Whether :func:`check_points` needs keys for it.
     draws_at_random = False
-    _kernel: partial[None]
+    maps: tuple[AnyArray, ...]
+    parameters: tuple[float, ...]
 
     def __new__(cls, include_map: ArrayLike, exclude_map: ArrayLike) -> Self:
         maps = _own_maps(include_map, exclude_map)
         criterion: Self = super().__new__(cls, *maps)
-        criterion._kernel = partial(_stopping.check_act, *maps)
+        criterion.maps, criterion.parameters = maps, ()
         return criterion
+
+    def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
+        """As :meth:`BatchedStoppingCriterion.check_points`."""
+        _criteria.check_act(*self.maps, points_vox, reasons)
 
 
 class CmcStoppingCriterion(
     dipy_criteria.CmcStoppingCriterion  # type: ignore[misc]  # DIPY has no types
 ):
-    """The continuous map criterion (CMC); DIPY's, for many points.
+    """The continuous map criterion (CMC).
 
-    Also made by ``from_pve(wm_map, gm_map, csf_map, step_size=..,
-    average_voxel_size=..)``.
+    ``from_pve(wm_map, gm_map, csf_map, step_size=.., average_voxel_size=..)`` makes one
+    from tissue maps.
 
-    It draws at random where tracking ends. :func:`check_points` draws from a seed's
-    key and a point's number alone, so that a streamline does not depend on which
-    others are tracked, nor in what order; DIPY's trackers draw from their own
-    generators.
+    It draws at random whether tracking ends. In :func:`evaluate_criterion` a draw
+    depends only on the key of the seed and on the number of the point. A streamline
+    then does not depend on the other streamlines or on their order. DIPY's trackers
+    draw from generators of their own.
 
     Parameters
     ----------
     include_map, exclude_map : array_like of shape (X, Y, Z)
-        Where streamlines may end and where they must not be, such as the shares of
-        grey matter and of fluid; copied.
+        Where streamlines may end, and where they must not be. For example the
+        fractions of grey matter and of cerebrospinal fluid. They are copied.
     step_size : float
-        The tracker's step in mm.
+        Step of the tracker in mm.
     average_voxel_size : float
         In mm.
 
@@ -282,9 +257,9 @@ class CmcStoppingCriterion(
     'INVALIDPOINT'
     """
 
-    #: Whether :func:`check_points` needs keys for it.
     draws_at_random = True
-    _kernel: partial[None]
+    maps: tuple[AnyArray, ...]
+    parameters: tuple[float, ...]
 
     def __new__(
         cls,
@@ -297,32 +272,42 @@ class CmcStoppingCriterion(
         step_size = _above_zero(step_size, "step_size")
         average_voxel_size = _above_zero(average_voxel_size, "average_voxel_size")
         criterion: Self = super().__new__(cls, *maps, step_size, average_voxel_size)
-        criterion._kernel = partial(
-            _stopping.check_cmc, *maps, step_size / average_voxel_size
-        )
+        exponent = step_size / average_voxel_size
+        criterion.maps, criterion.parameters = maps, (exponent,)
         return criterion
 
+    def check_points(
+        self,
+        points_vox: FloatArray,
+        reasons: IntArray,
+        seed_keys: KeyArray,
+        point_numbers: IntArray,
+    ) -> None:
+        """As :meth:`BatchedStoppingCriterion.check_points`."""
+        _criteria.check_cmc(
+            *self.maps, *self.parameters, points_vox, reasons, seed_keys, point_numbers
+        )
 
-_BATCHED = (
-    ThresholdStoppingCriterion,
-    BinaryStoppingCriterion,
-    ActStoppingCriterion,
-    CmcStoppingCriterion,
-)
 
+def _is_batched(criterion: StoppingCriterion) -> TypeGuard[BatchedStoppingCriterion]:
+    """Tell whether ``check_points`` decides as ``check_point`` does.
 
-def _kernel_decides(criterion: StoppingCriterion) -> TypeGuard[_Batched]:
-    """Whether it is one of ours, and nobody gave it a ``check_point`` of its own."""
-    if not isinstance(criterion, _BATCHED):
+    It does not if a subclass, or the object itself, overrides only ``check_point``.
+    """
+    if "check_point" in getattr(criterion, "__dict__", ()):
         return False
-    dipys = dipy_criteria.StoppingCriterion.check_point
-    return bool(criterion.check_point == dipys.__get__(criterion))
+    for kind in type(criterion).__mro__:
+        if "check_points" in vars(kind):
+            return True
+        if "check_point" in vars(kind):
+            return False
+    return False
 
 
-def taken_apart(
+def decompose(
     stopping_criterion: StoppingCriterion,
 ) -> tuple[type[StoppingCriterion] | None, tuple[AnyArray, ...], tuple[float, ...]]:
-    """Return what a criterion of this module decides by.
+    """Return the class, the maps and the parameters of a criterion.
 
     Parameters
     ----------
@@ -331,33 +316,38 @@ def taken_apart(
     Returns
     -------
     kind : type or None
-        The class of this module that it is of; None for any other, and for one with
-        its own ``check_point``, which cannot be taken apart.
+        Its class in this module. None for any other criterion, and for one with its
+        own ``check_point``.
     maps : tuple of ndarray
         In the order of the constructor.
-    numbers : tuple of float
-        The threshold; for CMC the exponent, ``step_size / average_voxel_size``.
+    parameters : tuple of float
+        The threshold. For CMC the exponent, ``step_size / average_voxel_size``.
 
     Examples
     --------
     >>> criterion = ThresholdStoppingCriterion(np.ones((2, 2, 2)), 0.2)
-    >>> kind, maps, numbers = taken_apart(criterion)
-    >>> kind.__name__, len(maps), numbers
+    >>> kind, maps, parameters = decompose(criterion)
+    >>> kind.__name__, len(maps), parameters
     ('ThresholdStoppingCriterion', 1, (0.2,))
     """
-    if not _kernel_decides(stopping_criterion):
-        return None, (), ()
-    kind = next(kind for kind in _BATCHED if isinstance(stopping_criterion, kind))
-    given = stopping_criterion._kernel.args
-    n_maps = sum(isinstance(each, np.ndarray) for each in given)
-    return kind, given[:n_maps], given[n_maps:]
+    if _is_batched(stopping_criterion):
+        for kind in (
+            ThresholdStoppingCriterion,
+            BinaryStoppingCriterion,
+            ActStoppingCriterion,
+            CmcStoppingCriterion,
+        ):
+            if isinstance(stopping_criterion, kind):
+                return kind, stopping_criterion.maps, stopping_criterion.parameters
+    return None, (), ()
 
 
-def asks_in_any_order(stopping_criterion: StoppingCriterion) -> bool:
-    """Tell whether a criterion decides alike whoever asks first.
+def is_stateless(stopping_criterion: StoppingCriterion) -> bool:
+    """Tell whether a criterion's decisions do not depend on the order of the points.
 
-    True for the criteria of this module, and for those of DIPY that do not draw at
-    random. Others may hold a state: they are to be asked from one thread.
+    This is true for the criteria of this module, for any other batched criterion, and
+    for those of DIPY that do not draw at random. Another criterion may hold a state, so
+    it is evaluated by one thread.
 
     Parameters
     ----------
@@ -369,58 +359,58 @@ def asks_in_any_order(stopping_criterion: StoppingCriterion) -> bool:
 
     Examples
     --------
-    >>> asks_in_any_order(BinaryStoppingCriterion(np.ones((2, 2, 2))))
+    >>> is_stateless(BinaryStoppingCriterion(np.ones((2, 2, 2))))
     True
     """
-    return _kernel_decides(stopping_criterion) or type(stopping_criterion) in (
+    return _is_batched(stopping_criterion) or type(stopping_criterion) in (
         dipy_criteria.ThresholdStoppingCriterion,
         dipy_criteria.BinaryStoppingCriterion,
         dipy_criteria.ActStoppingCriterion,
     )
 
 
-def check_points(
+def evaluate_criterion(
     stopping_criterion: StoppingCriterion,
     points_vox: FloatArray,
     reasons: IntArray,
     seed_keys: KeyArray | None = None,
     point_numbers: IntArray | None = None,
 ) -> None:
-    """Ask a criterion about many points, in place.
+    """Evaluate a criterion at many points, in place.
 
-    The criteria of this module answer all at once and leave other threads running
-    meanwhile; any other, a subclass with its own ``check_point`` among them, is asked
-    point by point.
+    A batched criterion, such as those of this module, gets all points in one call. The
+    kernels of this module let other threads run meanwhile. Any other criterion, also a
+    subclass with its own ``check_point``, is evaluated point by point.
 
     Parameters
     ----------
     stopping_criterion : dipy_rnn.stopping.StoppingCriterion
-        Any of DIPY's or of this module's, or one that follows them.
+        Any criterion of DIPY's or of this module, or an object with the same method.
     points_vox : ndarray of shape (N, 3)
         float64, C-contiguous.
     reasons : ndarray of shape (N,)
-        int64 values of :class:`StopReason`. Rows that are RUNNING are asked, and
-        stay so where tracking goes on; the others are left as they are.
+        int64 values of :class:`StopReason`. Only rows that are RUNNING are evaluated.
+        They stay RUNNING where tracking continues.
     seed_keys : ndarray of shape (N,), optional
-        uint64, from :func:`seed_keys`: what each point's streamline draws from, for a
-        criterion that draws at random (``draws_at_random``). Without them such a
-        criterion draws as DIPY's does, in the order in which points come up.
+        uint64, from :func:`seed_keys`: the key of each point's seed, for a criterion
+        that draws at random (``draws_at_random``). Without keys such a criterion is
+        evaluated point by point, and draws from DIPY's generator.
     point_numbers : ndarray of shape (N,), optional
-        int64, with ``seed_keys``: 1, 2, 3 .. forward of the seed and -1, -2 ..
-        backward of it.
+        int64, together with ``seed_keys``: 1, 2, 3 .. in the forward half and
+        -1, -2 .. in the backward half.
 
     Raises
     ------
     ValueError
-        If the arrays do not fit each other, or are of another type; or the criterion
-        returns a value that is no status of a point.
+        If shapes or types of the arrays differ from the above, or the criterion
+        returns a value that is not a status of a point.
 
     Examples
     --------
     >>> criterion = BinaryStoppingCriterion(np.array([[[1]], [[0]]]))
     >>> points = np.array([[0.0, 0, 0], [1.0, 0, 0], [2.0, 0, 0]])
     >>> reasons = np.full(3, StopReason.RUNNING, dtype=np.int64)
-    >>> check_points(criterion, points, reasons)
+    >>> evaluate_criterion(criterion, points, reasons)
     >>> [StopReason(r).name for r in reasons]
     ['RUNNING', 'ENDPOINT', 'OUTSIDE_IMAGE']
     """
@@ -432,10 +422,10 @@ def check_points(
             f"{reasons.shape}; give (N, 3) and (N,)."
         )
     if not reasons.flags.writeable:
-        raise ValueError("reasons is read-only; the answers are written into it.")
-    if _kernel_decides(stopping_criterion):
+        raise ValueError("reasons is read-only; the results are written into it.")
+    if _is_batched(stopping_criterion):
         if not stopping_criterion.draws_at_random:
-            stopping_criterion._kernel(points_vox, reasons)
+            stopping_criterion.check_points(points_vox, reasons)
             return
         if seed_keys is not None:
             shapes = [getattr(a, "shape", None) for a in (seed_keys, point_numbers)]
@@ -446,13 +436,15 @@ def check_points(
                 )
             _check_type(seed_keys, "seed_keys", "uint64")
             _check_type(point_numbers, "point_numbers", "int64")
-            stopping_criterion._kernel(points_vox, reasons, seed_keys, point_numbers)
+            stopping_criterion.check_points(
+                points_vox, reasons, seed_keys, point_numbers
+            )
             return
     check = stopping_criterion.check_point
     for row in np.flatnonzero(reasons == StopReason.RUNNING):
         status = check(points_vox[row])
         try:
-            reasons[row] = _REASON_OF_STATUS[int(status)]
+            reasons[row] = REASON_OF_STATUS[int(status)]
         except (KeyError, TypeError, ValueError):
             raise ValueError(
                 f"{type(stopping_criterion).__name__}.check_point returned {status!r} "
@@ -472,24 +464,24 @@ def _check_type(array: object, name: str, dtype: str) -> None:
 
 
 def seed_keys(random_seed: int, seeds_vox: ArrayLike) -> KeyArray:
-    """Hash seeds into the keys that random criteria draw from.
+    """Hash seeds into keys, for criteria that draw at random.
 
     Parameters
     ----------
     random_seed : int
-        Another one gives other keys.
+        Another number gives other keys.
     seeds_vox : array_like of shape (N, 3)
-        Seeds count as the same if they agree when rounded to 2**-20 of a voxel.
+        Seeds are rounded to 2**-20 voxels, so that rounding errors have no effect.
 
     Returns
     -------
     keys : ndarray of shape (N,)
-        uint64, the same on every machine.
+        uint64. They are the same on every machine.
 
     Raises
     ------
     ValueError
-        If ``seeds_vox`` is of another shape or not finite, or ``random_seed`` is no
+        If ``seeds_vox`` has another shape or is not finite, or ``random_seed`` is not a
         whole number.
 
     Examples
@@ -498,84 +490,15 @@ def seed_keys(random_seed: int, seeds_vox: ArrayLike) -> KeyArray:
     >>> len(set(keys.tolist()))
     2
     """
-    shape = spaces.check_numbers(seeds_vox, "seeds_vox").shape
+    shape = check_numbers(seeds_vox, "seeds_vox").shape
     if len(shape) != 2 or shape[1] != 3:
         raise ValueError(f"seeds_vox is of shape {shape}; give (N, 3).")
-    seeds_vox = np.ascontiguousarray(spaces.check_points(seeds_vox, "seeds_vox"))
-    number = spaces.check_number(random_seed, "random_seed")
+    seeds_vox = np.ascontiguousarray(as_points(seeds_vox, "seeds_vox"))
+    number = check_number(random_seed, "random_seed")
     if not isinstance(number, int):
         raise ValueError(f"random_seed is {number}; a whole number is needed.")
-    # The zero that is added makes -0.0 a 0.0: what is hashed are the bits.
+    # Adding zero turns -0.0 into 0.0, as the bits are hashed.
     rounded = np.rint(seeds_vox * _STEPS_PER_VOXEL) + 0.0
     keys = np.empty(len(seeds_vox), dtype=np.uint64)
-    _stopping.hash_rows(number % 2**64, rounded.view(np.uint64), keys)
+    _criteria.hash_rows(number % 2**64, rounded.view(np.uint64), keys)
     return keys
-
-
-def format_tally(counts: Mapping[StopReason, int]) -> str:
-    """Lay out how often each reason ended a half of a streamline.
-
-    Parameters
-    ----------
-    counts : mapping of StopReason to int
-
-    Returns
-    -------
-    table : str
-        A line for each reason that occurred, the commonest first.
-
-    Examples
-    --------
-    >>> print(format_tally({StopReason.ENDPOINT: 3, StopReason.SHARP_TURN: 1}))
-     75.0 %         3  the stopping criterion was met
-     25.0 %         1  a step would turn by more than max_angle
-    """
-    total = sum(counts.values())
-    lines = [
-        f"{100 * n / total:5.1f} % {n:9d}  {StopReason(reason).message}"
-        for reason, n in sorted(counts.items(), key=lambda item: -item[1])
-        if n
-    ]
-    return "\n".join(lines) or "no streamline was tracked"
-
-
-def format_fates(counts: Mapping[tuple[StopReason, StopReason], int]) -> str:
-    """Lay out how many streamlines end well at both ends, and why the others do not.
-
-    Parameters
-    ----------
-    counts : mapping of tuple of 2 StopReason to int
-        How many streamlines stopped forward and backward of the seed for these
-        reasons.
-
-    Returns
-    -------
-    table : str
-        A line for those that are kept where ``return_all`` is False, and one for each
-        reason that rejects others, the commonest first. A streamline that ends badly
-        twice counts for the reason that comes first in :class:`StopReason`, so that
-        excluded tissue goes before everything else.
-
-    Examples
-    --------
-    >>> end, fluid = StopReason.ENDPOINT, StopReason.INVALID_POINT
-    >>> print(format_fates({(end, end): 6, (end, fluid): 1, (fluid, fluid): 1}))
-    kept      75.0 %         6  both ends are valid
-    rejected  25.0 %         2  it came into tissue that the criterion excludes
-    """
-    total = sum(counts.values())
-    if not total:
-        return "no streamline was tracked"
-    kept = 0
-    rejected: Counter[StopReason] = Counter()
-    for reasons, n in counts.items():
-        bad = [reason for reason in map(StopReason, reasons) if not reason.is_valid_end]
-        if bad:
-            rejected[min(bad)] += n
-        else:
-            kept += n
-    rows = [("kept", kept, "both ends are valid")]
-    rows += [("rejected", n, why.message) for why, n in rejected.most_common() if n]
-    return "\n".join(
-        f"{fate:8s} {100 * n / total:5.1f} % {n:9d}  {why}" for fate, n, why in rows
-    )

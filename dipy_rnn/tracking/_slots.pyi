@@ -9,20 +9,11 @@ from dipy_rnn._typing import (
     IntArray,
     KeyArray,
 )
-
-def judge_all(
-    answers: Float32Array,
-    frames: FloatArray,
-    found: ByteArray,
-    in_frame: bool,
-    min_cosine: float,
-    tangents: FloatArray,
-    reasons: IntArray,
-) -> None: ...
+from dipy_rnn.tracking.config import TrackingConfig
 
 @disjoint_base
 class SlotArrays:
-    # Views of memory: numpy.asarray makes an array of one without a copy.
+    # Memory views: numpy.asarray makes an array of one without a copy.
     position: Buffer
     frame: Buffer
     proposal: Buffer
@@ -32,22 +23,13 @@ class SlotArrays:
     index: Buffer
     n_points: Buffer
     n_forward: Buffer
-    replayed: Buffer
+    warm_up_left: Buffer
     forward_stop: Buffer
     phase: Buffer
     tangent: Buffer
     far_frame: Buffer
     points: Buffer
-    def __init__(
-        self,
-        n_slots: int,
-        step_vox: FloatArray,
-        to_mm: FloatArray,
-        max_points: int,
-        max_half: int,
-        replay_points: int,
-        unidirectional: bool,
-    ) -> None: ...
+    def __init__(self, n_slots: int, config: TrackingConfig) -> None: ...
     def __len__(self) -> int: ...
     def busy(self) -> npt.NDArray[np.intp]: ...
     def keep(self, rows: npt.NDArray[np.intp]) -> None: ...
@@ -60,11 +42,7 @@ class SlotArrays:
         seed_keys: KeyArray,
     ) -> None: ...
     def propose(
-        self,
-        answers: Float32Array,
-        found: ByteArray,
-        in_frame: bool,
-        min_cosine: float,
+        self, answers: Float32Array, status: ByteArray, in_frame: bool
     ) -> None: ...
     def settle(self, reset: IntArray, finished: IntArray) -> tuple[int, int]: ...
     def collect(

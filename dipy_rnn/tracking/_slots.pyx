@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 # cython: cdivision=True, initializedcheck=False
-"""The streamlines that are on their way: what a step does to each, in compiled code.
+"""Kernels: a step of every slot, as in ``reference.py``.
 
-A slot runs through three phases: *forward* from the seed, *replay* of the forward
-half from its far end back to the seed, *backward* from the seed. ``engine.py`` is the
-face that says what is called when.
+A slot goes through three phases: *forward* from the seed, *warm-up* over the reversed
+forward half back to the seed, *backward* from the seed. ``slots_compiled.py`` calls the
+methods in their order.
 """
 
 from libc.math cimport fmax, isfinite, sqrt
@@ -14,29 +14,31 @@ import numpy as np
 
 from dipy_rnn._interp cimport DATA, OUTSIDE
 
+from dipy_rnn.stopping.reasons import StopReason
+
 cdef enum:
     FORWARD = 0
-    REPLAY = 1
+    WARM_UP = 1
     BACKWARD = 2
     IDLE = 3
 
-cdef enum:  # of dipy_rnn.stopping.StopReason
-    RUNNING = 0
-    OUTSIDE_IMAGE = 2
-    SHARP_TURN = 4
-    MAX_LENGTH = 5
-    NO_DIRECTION = 6
-    NO_DATA = 7
-    NOT_FINITE = 8
-    NOT_ASKED = -1  # a slot that has nothing to propose
+cdef:
+    int64_t RUNNING = StopReason.RUNNING
+    int64_t OUTSIDE_IMAGE = StopReason.OUTSIDE_IMAGE
+    int64_t SHARP_TURN = StopReason.SHARP_TURN
+    int64_t MAX_LENGTH = StopReason.MAX_LENGTH
+    int64_t NO_DIRECTION = StopReason.NO_DIRECTION
+    int64_t NO_DATA = StopReason.NO_DATA
+    int64_t NOT_FINITE = StopReason.NOT_FINITE
+    int64_t NO_PROPOSAL = -1  # the slot is idle or in the warm-up pass
 
 
 cdef inline double dot(const double* a, const double* b) noexcept nogil:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-cdef inline void carry(double* frame, const double* tangent) noexcept nogil:
-    """Carry a frame to a new tangent: :func:`dipy_rnn.frames.transport`."""
+cdef inline void transport(double* frame, const double* tangent) noexcept nogil:
+    """Rotate a frame to a new tangent: ``spatial.frames.transport``."""
     cdef:
         double* e1 = frame
         double* e2 = frame + 3
@@ -65,13 +67,14 @@ cdef inline void carry(double* frame, const double* tangent) noexcept nogil:
     e2[2] = handedness * (e3[0] * e1[1] - e3[1] * e1[0])
 
 
-cdef inline int64_t judge(
-    const float* answer, const double* frame, unsigned char found, bint in_frame,
+cdef inline int64_t classify_step(
+    const float* answer, const double* frame, unsigned char status, bint in_frame,
     double min_cosine, double* tangent
 ) noexcept nogil:
-    """Turn a network's answer into a unit tangent along the voxel axes, or a reason.
+    """Write the unit tangent of a model's answer along the voxel axes.
 
-    The incoming tangent stays where there is no new one.
+    Return why the streamline cannot take the step, or RUNNING. If the answer has no
+    direction, the tangent is the incoming one.
     """
     cdef:
         double length
@@ -89,9 +92,9 @@ cdef inline int64_t judge(
     else:
         for k in range(3):
             tangent[k] = frame[6 + k]
-    if found == OUTSIDE:
+    if status == OUTSIDE:
         return OUTSIDE_IMAGE
-    if found != DATA:
+    if status != DATA:
         return NO_DATA
     if not isfinite(length):
         return NOT_FINITE
@@ -102,85 +105,59 @@ cdef inline int64_t judge(
     return RUNNING
 
 
-def judge_all(
-    const float[:, ::1] answers, const double[:, :, ::1] frames,
-    const unsigned char[::1] found, bint in_frame, double min_cosine,
-    double[:, ::1] tangents, int64_t[::1] reasons
-):
-    """Write unit tangents along the voxel axes and reasons of many answers."""
-    cdef Py_ssize_t n
-
-    with nogil:
-        for n in range(answers.shape[0]):
-            reasons[n] = judge(
-                &answers[n, 0], &frames[n, 0, 0], found[n], in_frame, min_cosine,
-                &tangents[n, 0])
-
-
 cdef class SlotArrays:
-    """A row for each slot in every array; most slots work on a streamline each.
+    """The slots of a group. Every array has one row for each slot.
 
     Parameters
     ----------
     n_slots : int
         More than 0.
-    step_vox : array of shape (3,)
-        The step along each voxel axis, in voxels.
-    to_mm : array of shape (4, 4)
-        Applied to the points that are handed over.
-    max_points : int
-        A streamline of more points is ended.
-    max_half : int
-        As many points may a half have, the seed included.
-    replay_points : int
-        At most so many points of the forward half are replayed.
-    unidirectional : bool
-        Whether there is no backward half.
+    config : dipy_rnn.tracking.config.TrackingConfig
     """
 
     cdef:
         const double[::1] step_vox
-        const double[:, ::1] to_mm
-        Py_ssize_t max_points, max_half, replay_points
+        const double[:, ::1] affine
+        double min_cosine
+        Py_ssize_t max_points, max_half_points, warm_up_points
         bint unidirectional
 
     cdef public:
         double[:, ::1] position
         double[:, :, ::1] frame
-        # The next point of a slot, why it cannot be one, and its number for criteria
-        # that draw at random: 1, 2 .. forward, -1, -2 .. backward.
+        # The proposed next point, why it is refused, and its number for criteria that
+        # draw at random: 1, 2 .. in the forward half, -1, -2 .. in the backward half.
         double[:, ::1] proposal
         int64_t[::1] reasons, numbers
         uint64_t[::1] seed_keys
-        int64_t[::1] index, n_points, n_forward, replayed, forward_stop
+        int64_t[::1] index, n_points, n_forward, warm_up_left, forward_stop
         unsigned char[::1] phase
         double[:, ::1] tangent
-        # The frame at the point from which the forward half is replayed.
+        # The frame at the point where the warm-up pass begins.
         double[:, :, ::1] far_frame
         # The seed, the forward half, then the backward half.
         double[:, :, ::1] points
 
-    def __init__(
-        self, n_slots, step_vox, to_mm, max_points, max_half, replay_points,
-        unidirectional
-    ):
-        self.step_vox, self.to_mm = step_vox, to_mm
-        self.max_points, self.max_half = max_points, max_half
-        self.replay_points = replay_points
-        self.unidirectional = unidirectional
+    def __init__(self, n_slots, config):
+        self.step_vox, self.affine = config.step_vox, config.affine
+        self.min_cosine = config.min_cosine
+        self.max_points = config.max_points
+        self.max_half_points = config.max_half_points
+        self.warm_up_points = config.warm_up_points
+        self.unidirectional = config.unidirectional
         self.position = np.zeros((n_slots, 3))
         self.proposal = np.zeros((n_slots, 3))
         self.tangent = np.zeros((n_slots, 3))
         self.frame = np.tile(np.eye(3), (n_slots, 1, 1))
         self.far_frame = np.tile(np.eye(3), (n_slots, 1, 1))
-        self.points = np.empty((n_slots, min(256, max_points + 2), 3))
-        self.reasons = np.full(n_slots, NOT_ASKED, np.int64)
+        self.points = np.empty((n_slots, min(256, self.max_points + 2), 3))
+        self.reasons = np.full(n_slots, NO_PROPOSAL, np.int64)
         self.numbers = np.zeros(n_slots, np.int64)
         self.seed_keys = np.zeros(n_slots, np.uint64)
         self.index = np.zeros(n_slots, np.int64)
         self.n_points = np.zeros(n_slots, np.int64)
         self.n_forward = np.zeros(n_slots, np.int64)
-        self.replayed = np.zeros(n_slots, np.int64)
+        self.warm_up_left = np.zeros(n_slots, np.int64)
         self.forward_stop = np.zeros(n_slots, np.int64)
         self.phase = np.full(n_slots, IDLE, np.uint8)
 
@@ -188,15 +165,15 @@ cdef class SlotArrays:
         return self.phase.shape[0]
 
     def busy(self):
-        """Return the slots that have a streamline."""
+        """Return the slots that hold a streamline."""
         return np.flatnonzero(np.asarray(self.phase) != IDLE)
 
     def keep(self, rows):
-        """Drop all slots but these."""
+        """Drop all slots except some."""
         for name in (
             "position", "proposal", "tangent", "frame", "far_frame", "points",
             "reasons", "numbers", "seed_keys", "index", "n_points", "n_forward",
-            "replayed", "forward_stop", "phase",
+            "warm_up_left", "forward_stop", "phase",
         ):
             setattr(self, name, np.asarray(getattr(self, name))[rows])
 
@@ -205,18 +182,18 @@ cdef class SlotArrays:
         const double[:, ::1] seeds, const double[:, :, ::1] frames,
         const uint64_t[::1] seed_keys
     ):
-        """Begin a streamline in each of some slots.
+        """Start a streamline in some slots.
 
         Parameters
         ----------
         rows : array of shape (k,)
             The slots.
         index : array of shape (k,)
-            The place of each one's seed among those given.
+            Seed indices.
         seeds : array of shape (k, 3)
             Voxel coordinates.
         frames : array of shape (k, 3, 3)
-            Around the first directions.
+            Frames around the first directions.
         seed_keys : array of shape (k,)
             For criteria that draw at random.
         """
@@ -236,26 +213,26 @@ cdef class SlotArrays:
             self.far_frame[row] = frames[k]
 
     def propose(
-        self, const float[:, ::1] answers, const unsigned char[::1] found,
-        bint in_frame, double min_cosine
+        self, const float[:, ::1] answers, const unsigned char[::1] status,
+        bint in_frame
     ):
-        """Find where every slot would go next, from the network's answers.
+        """Write the proposed next point of every slot, from the model's answers.
 
-        ``reasons`` is RUNNING where a criterion has to be asked about ``proposal``.
+        ``reasons`` becomes RUNNING where a criterion has to decide about ``proposal``.
         """
         cdef Py_ssize_t n
 
         with nogil:
             for n in range(self.phase.shape[0]):
-                if self.phase[n] == IDLE or self.phase[n] == REPLAY:
-                    self.reasons[n] = NOT_ASKED
+                if self.phase[n] == IDLE or self.phase[n] == WARM_UP:
+                    self.reasons[n] = NO_PROPOSAL
                     continue
-                self.reasons[n] = judge(
-                    &answers[n, 0], &self.frame[n, 0, 0], found[n], in_frame,
-                    min_cosine, &self.tangent[n, 0])
-                self._step(n)
+                self.reasons[n] = classify_step(
+                    &answers[n, 0], &self.frame[n, 0, 0], status[n], in_frame,
+                    self.min_cosine, &self.tangent[n, 0])
+                self._propose(n)
 
-    cdef void _step(self, Py_ssize_t n) noexcept nogil:
+    cdef void _propose(self, Py_ssize_t n) noexcept nogil:
         cdef Py_ssize_t k
 
         for k in range(3):
@@ -266,14 +243,14 @@ cdef class SlotArrays:
             else self.n_forward[n] - self.n_points[n] - 1)
 
     def settle(self, int64_t[::1] reset, int64_t[::1] finished):
-        """Take the steps that are allowed, and turn to the next phase where not.
+        """Take the steps that are allowed. Start the next phase of the other slots.
 
         Parameters
         ----------
         reset : array of shape (n_slots,)
-            Written: slots whose hidden state has to become fresh.
+            Output: slots whose hidden state must be reset.
         finished : array of shape (n_slots,)
-            Written: slots whose streamline is complete, for :meth:`collect`.
+            Output: slots whose streamline is finished, for :meth:`collect`.
 
         Returns
         -------
@@ -290,14 +267,14 @@ cdef class SlotArrays:
             for n in range(self.phase.shape[0]):
                 if self.phase[n] == IDLE:
                     continue
-                if self.phase[n] == REPLAY:
-                    self._replay(n)
+                if self.phase[n] == WARM_UP:
+                    self._warm_up(n)
                     continue
                 too_long = False
                 if self.reasons[n] == RUNNING:
                     self._append(n)
                     too_long = self.n_points[n] > self.max_points
-                    if too_long or self._half(n) >= self.max_half:
+                    if too_long or self._half(n) >= self.max_half_points:
                         self.reasons[n] = MAX_LENGTH
                 if self.reasons[n] == RUNNING:
                     continue
@@ -321,7 +298,7 @@ cdef class SlotArrays:
         self.points = np.concatenate([self.points, room], axis=1)
 
     cdef Py_ssize_t _half(self, Py_ssize_t n) noexcept nogil:
-        """Count the points of the half that is on its way, its seed included."""
+        """Return the number of points of the present half, the seed included."""
         if self.phase[n] == FORWARD:
             return self.n_points[n]
         return self.n_points[n] - self.n_forward[n] + 1
@@ -329,11 +306,11 @@ cdef class SlotArrays:
     cdef void _append(self, Py_ssize_t n) noexcept nogil:
         cdef Py_ssize_t k
 
-        carry(&self.frame[n, 0, 0], &self.tangent[n, 0])
+        transport(&self.frame[n, 0, 0], &self.tangent[n, 0])
         for k in range(3):
             self.position[n, k] = self.proposal[n, k]
             self.points[n, self.n_points[n], k] = self.proposal[n, k]
-        if self.phase[n] == FORWARD and self.n_points[n] == self.replay_points:
+        if self.phase[n] == FORWARD and self.n_points[n] == self.warm_up_points:
             self._copy_frame(&self.frame[n, 0, 0], &self.far_frame[n, 0, 0])
         self.n_points[n] += 1
 
@@ -344,51 +321,50 @@ cdef class SlotArrays:
             target[k] = source[k]
 
     cdef void _turn_back(self, Py_ssize_t n) noexcept nogil:
-        """From the forward half to the replay of it: :func:`frames.turned_round`."""
+        """Go to the far end of the warm-up pass, and turn round: ``frames.reverse``."""
         cdef Py_ssize_t k
 
-        self.replayed[n] = self.n_forward[n] - 1
-        if self.replayed[n] > self.replay_points:
-            self.replayed[n] = self.replay_points
+        self.warm_up_left[n] = self.n_forward[n] - 1
+        if self.warm_up_left[n] > self.warm_up_points:
+            self.warm_up_left[n] = self.warm_up_points
             self._copy_frame(&self.far_frame[n, 0, 0], &self.frame[n, 0, 0])
         for k in range(3):
             self.frame[n, 1, k] = -self.frame[n, 1, k]
             self.frame[n, 2, k] = -self.frame[n, 2, k]
-            self.position[n, k] = self.points[n, self.replayed[n], k]
-        self.phase[n] = REPLAY if self.replayed[n] > 0 else BACKWARD
+            self.position[n, k] = self.points[n, self.warm_up_left[n], k]
+        self.phase[n] = WARM_UP if self.warm_up_left[n] > 0 else BACKWARD
 
-    cdef void _replay(self, Py_ssize_t n) noexcept nogil:
-        """One point back towards the seed."""
+    cdef void _warm_up(self, Py_ssize_t n) noexcept nogil:
+        """Go one point back towards the seed."""
         cdef:
             double length
             Py_ssize_t k
 
-        self.replayed[n] -= 1
+        self.warm_up_left[n] -= 1
         for k in range(3):
             self.tangent[n, k] = (
-                self.points[n, self.replayed[n], k] - self.position[n, k]
+                self.points[n, self.warm_up_left[n], k] - self.position[n, k]
             ) / self.step_vox[k]
-            self.position[n, k] = self.points[n, self.replayed[n], k]
+            self.position[n, k] = self.points[n, self.warm_up_left[n], k]
         length = sqrt(dot(&self.tangent[n, 0], &self.tangent[n, 0]))
         for k in range(3):
             self.tangent[n, k] /= length
-        carry(&self.frame[n, 0, 0], &self.tangent[n, 0])
-        if self.replayed[n] == 0:
+        transport(&self.frame[n, 0, 0], &self.tangent[n, 0])
+        if self.warm_up_left[n] == 0:
             self.phase[n] = BACKWARD
 
     def collect(self, const int64_t[::1] rows):
-        """Hand streamlines over, each from its backward end to its forward end.
+        """Return finished streamlines, each from its backward end to its forward end.
 
         Parameters
         ----------
         rows : array of shape (k,)
-            Of finished slots.
+            Finished slots.
 
         Returns
         -------
-        index, n_points, n_forward : ndarray of shape (k,)
-        points_mm : ndarray of shape (sum of n_points, 3)
-        forward_stop, backward_stop : ndarray of shape (k,)
+        arrays : tuple of ndarray
+            The fields of :class:`dipy_rnn.tracking.records.FinishedStreamlines`.
         """
         n_points = np.asarray(self.n_points)[rows]
         points_mm = np.empty((n_points.sum(), 3))
@@ -414,4 +390,4 @@ cdef class SlotArrays:
         cdef Py_ssize_t k
 
         for k in range(3):
-            out[k] = dot(&self.to_mm[k, 0], &self.points[n, i, 0]) + self.to_mm[k, 3]
+            out[k] = dot(&self.affine[k, 0], &self.points[n, i, 0]) + self.affine[k, 3]

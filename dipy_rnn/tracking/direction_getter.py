@@ -1,14 +1,14 @@
 """The adapter to :class:`dipy.tracking.local_tracking.LocalTracking`.
 
-Thin on purpose: DIPY plans to remove this interface, and the engine knows nothing of
-it. LocalTracking asks for one half of a streamline at a time. The engine tracks both,
-and those of many seeds where they are known beforehand; what was not asked for yet
-waits here.
+LocalTracking requests one half of a streamline at a time. The engine tracks both halves,
+and if the seeds are known in advance, the streamlines of many seeds. This module stores
+what LocalTracking has not requested yet. It is separate from the engine because DIPY
+plans to remove this interface.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import sys
 from typing import TYPE_CHECKING, Self
 
@@ -16,69 +16,77 @@ from dipy.tracking.direction_getter import DirectionGetter
 from dipy.tracking.local_tracking import ParticleFilteringTracking
 import numpy as np
 
-from dipy_rnn import engine, frames, peaks, sh, spaces, stopping
+from dipy_rnn import sampling, spatial, stopping
+from dipy_rnn._checks import as_points
 from dipy_rnn._typing import AnyPath, ArrayLike, FloatArray
-from dipy_rnn.model_file import Model, load_model
-from dipy_rnn.propagator import Propagator
+from dipy_rnn.model import Model, Predictor, load_model
+from dipy_rnn.sampling import FeatureVolume
+from dipy_rnn.spatial import frames
 from dipy_rnn.stopping import StoppingCriterion, StopReason
+from dipy_rnn.tracking import engine
+from dipy_rnn.tracking.config import TrackingConfig, check_max_angle
+from dipy_rnn.tracking.records import Streamline
+from dipy_rnn.tracking.reference import classify_step, next_direction
+from dipy_rnn.tracking.seed_queue import SeedQueue
 
 if TYPE_CHECKING:
     from dipy.tracking.stopping_criterion import StreamlineStatus
 
-# Seeds that are looked ahead at a time.
+# Number of seeds that are tracked in advance.
 _AHEAD = 4096
 
 _NO_PARTICLES = (
-    "RNNDirectionGetter cannot be used with ParticleFilteringTracking: DIPY asks for "
-    "directions there in a way that Python code never sees, and would draw straight "
-    "lines. Use LocalTracking with an ActStoppingCriterion or CmcStoppingCriterion."
+    "RNNDirectionGetter cannot be used with ParticleFilteringTracking: DIPY does not "
+    "call Python code for directions there, and would draw straight lines. Use "
+    "LocalTracking with an ActStoppingCriterion or CmcStoppingCriterion."
 )
 
 
 class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no types
-    """Let a recurrent network lead DIPY's ``LocalTracking``.
+    """A direction getter for DIPY's ``LocalTracking`` with a recurrent network.
 
     Parameters
     ----------
-    features : dipy_rnn.sh.FeatureVolume
-        What the network looks at; see :meth:`from_shcoeff` for a fODF.
+    features : dipy_rnn.sampling.FeatureVolume
+        The input of the network. :meth:`from_shcoeff` takes a fODF instead.
     affine : array_like of shape (4, 4), optional
-        Voxel to mm, the one LocalTracking gets. It tells how the voxel axes lie in
-        RAS+; the identity if None.
-    model : str, Path or dipy_rnn.model_file.Model, optional
-        Name of a shipped model or a model file; ``"default"`` if None.
+        Voxel to mm, the same as for LocalTracking. It gives the directions of the voxel
+        axes in RAS+. The identity if None.
+    model : str, Path or dipy_rnn.model.Model, optional
+        Name of a shipped model, or a model file. ``"default"`` if None.
     max_angle : float, optional
-        A streamline ends where a step would turn by more (degrees).
+        A streamline ends where the angle between two steps would be larger (degrees).
     seeds : array_like of shape (N, 3), optional
-        The seeds in mm that LocalTracking is given, in the same order. The streamlines
-        of some thousands are then tracked at once, before they are asked for, and come
-        out as they would without, but much faster. Where LocalTracking is given
-        ``initial_directions``, turns directions round at random, or has a criterion
-        that draws at random in the order of points, it is as if there were no seeds.
+        The seeds in mm that LocalTracking gets, in the same order. The streamlines of
+        4096 seeds are then tracked together, before LocalTracking requests them. They
+        are the same streamlines, and tracking is much faster. The argument has no
+        effect if LocalTracking gets ``initial_directions``, randomises the sign of
+        first directions, or has a criterion that draws at random in the order of the
+        points.
     nbr_threads : int, optional
-        0 for every core. A single streamline gains nothing from more than one.
+        0 for every core. More than one is useful only together with ``seeds``.
     device : str, optional
         Where the network runs.
 
     Raises
     ------
     ValueError
-        If an argument is not as said, or the features do not fit the model.
+        If an argument is invalid, or the features do not fit the model.
     FileNotFoundError
-        If there is no such model.
+        If the model does not exist.
 
     Notes
     -----
-    The backward half of a streamline goes on with the hidden state that the forward
-    half, shown to the network in reverse, leaves behind. Both are tracked when
-    LocalTracking asks for the forward one, and the other waits until the next call.
+    Before the backward half, the network sees the forward half in reverse (the warm-up
+    pass). This prepares its hidden state. Both halves are tracked when LocalTracking
+    requests the forward half. The backward half is stored until the next request.
 
-    **Not for** ``ParticleFilteringTracking``: it goes through a C method that Python
-    cannot override, and draws straight lines. It is refused where it asks for first
-    directions; given ``initial_directions`` it asks for nothing, and nobody can tell.
+    **Not for** ``ParticleFilteringTracking``: it calls a C method that Python cannot
+    override, and draws straight lines. A request for first directions is refused. With
+    ``initial_directions`` it makes no such request, and the error cannot be detected.
 
-    LocalTracking takes one streamline at a time. :func:`dipy_rnn.rnn_tracking` tracks
-    the same streamlines many at a time, and faster; so does ``seeds``.
+    LocalTracking requests one streamline at a time. :func:`dipy_rnn.rnn_tracking` tracks
+    the same streamlines many at a time, which is faster. ``seeds`` has the same effect.
 
     Examples
     --------
@@ -96,7 +104,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
 
     def __init__(
         self,
-        features: sh.FeatureVolume,
+        features: FeatureVolume,
         *,
         affine: ArrayLike | None = None,
         model: AnyPath | Model | None = None,
@@ -105,20 +113,20 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         nbr_threads: int = 1,
         device: str | None = None,
     ) -> None:
-        affine = np.eye(4) if affine is None else spaces.check_affine(affine)
-        spaces.check_number(max_angle, "max_angle")
-        self._propagator = Propagator(
+        affine = np.eye(4) if affine is None else spatial.check_affine(affine)
+        check_max_angle(max_angle)
+        self._max_angle = max_angle
+        self._predictor = Predictor(
             features,
             load_model(model, device=device),
-            spaces.axes(affine),
-            max_angle,
+            spatial.axes(affine),
             nbr_threads,
         )
-        self._forward_half: tuple[_Asked, _Tracked] | None = None
+        self._forward_half: tuple[_Request, Streamline] | None = None
         self._ahead: _LookAhead | None = None
         if seeds is not None:
-            seeds = spaces.check_points(seeds, "seeds")
-            self._ahead = _LookAhead(self._propagator, seeds, affine)
+            seeds = as_points(seeds, "seeds")
+            self._ahead = _LookAhead(self._predictor, seeds, affine, max_angle)
 
     @classmethod
     def from_shcoeff(
@@ -140,11 +148,11 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         Parameters
         ----------
         shcoeff : array_like of shape (X, Y, Z, C)
-            Even order, 4 or more.
+            Of an even order, 4 or higher.
         affine, model, max_angle
             See :class:`RNNDirectionGetter`.
         basis_type : str, optional
-            ``"descoteaux07"`` (also for None) or ``"tournier07"``.
+            ``"descoteaux07"`` (also if None) or ``"tournier07"``.
         legacy : bool, optional
             Whether the basis is DIPY's legacy one.
         sh_frame : str, optional
@@ -159,9 +167,9 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         Raises
         ------
         ValueError
-            If an argument is not as said, or the order does not fit the model.
+            If an argument is invalid, or the order does not fit the model.
         FileNotFoundError
-            If there is no such model.
+            If the model does not exist.
 
         Examples
         --------
@@ -171,7 +179,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         >>> getter.initial_direction(np.array([11.5, 11.5, 5.5])).shape
         (2, 3)
         """
-        features = sh.fodf_features(
+        features = sampling.fodf_features(
             shcoeff,
             basis_type=basis_type,
             legacy=legacy,
@@ -200,16 +208,16 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         Returns
         -------
         directions : ndarray of shape (K, 3)
-            Unit vectors along the voxel axes: the peaks of the fODF, the largest
-            first; for other features
-            :meth:`dipy_rnn.propagator.Propagator.first_directions`.
+            Unit vectors along the voxel axes. For a fODF they are its peaks, the largest
+            first. For other features see
+            :meth:`dipy_rnn.model.Predictor.first_directions`.
 
         Raises
         ------
         TypeError
-            If ParticleFilteringTracking asks.
+            If ParticleFilteringTracking calls it.
         """
-        # Its own calls would never reach Python; this one is the only chance to tell.
+        # This is ParticleFilteringTracking's only call of a Python method.
         caller = _caller()
         if isinstance(caller, ParticleFilteringTracking):
             raise TypeError(_NO_PARTICLES)
@@ -218,46 +226,52 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             directions = self._ahead.first_directions(point)
             if directions is not None:
                 return directions.copy()
-        directions = self._propagator.first_directions(point[None], peaks.MAX_PEAKS)[0]
+        directions = self._predictor.first_directions(point[None], sampling.MAX_PEAKS)[0]
         return _without_zeros(directions)
 
     def get_direction(self, point: FloatArray, direction: FloatArray) -> int:
-        """Ask for the next direction with a fresh hidden state.
+        """Return the next direction with a fresh hidden state.
 
         Parameters
         ----------
         point : ndarray of shape (3,)
             Voxel coordinates.
         direction : ndarray of shape (3,)
-            Incoming unit direction along the voxel axes; overwritten with the answer.
+            Incoming unit direction along the voxel axes. It is replaced by the next
+            direction.
 
         Returns
         -------
         failed : int
-            0, or 1 where there is no direction; ``direction`` is left alone then.
+            0, or 1 if there is no direction. In this case ``direction`` does not change.
 
         Raises
         ------
         ValueError
-            If ``direction`` is no array of floats, not finite or of length zero.
+            If ``direction`` is not an array of floats, is not finite, or has length
+            zero.
 
         Notes
         -----
-        For callers in Python. No tracker of DIPY calls it: LocalTracking goes through
-        :meth:`generate_streamline`, and ParticleFilteringTracking past both.
+        For callers in Python. No tracker of DIPY calls it. LocalTracking calls
+        :meth:`generate_streamline`, and ParticleFilteringTracking neither of them.
         """
         if not isinstance(direction, np.ndarray) or direction.dtype.kind != "f":
             raise ValueError(
-                "direction must be an ndarray of floats: the answer is written into it."
+                "direction must be an ndarray of floats: the next direction is written into it."
             )
         tangent = _unit_direction(direction)
-        frame = frames.from_tangents(tangent[None], self._propagator.axes)
-        answer, reasons = self._propagator.turn(
-            np.array(point, dtype=float)[None], frame, self._propagator.states(1)
+        frame = frames.from_tangents(tangent[None], self._predictor.axes)
+        predictor = self._predictor
+        answers, status = predictor.states(1).predict(
+            np.array(point, dtype=float)[None], frame
         )
-        if reasons[0] != StopReason.RUNNING:
+        following = next_direction(answers[0], frame[0], in_frame=predictor.in_frame)
+        min_cosine = np.cos(np.deg2rad(self._max_angle))
+        reason = classify_step(following, frame[0], status[0], min_cosine)
+        if reason is not StopReason.RUNNING:
             return 1
-        direction[:] = answer[0]
+        direction[:] = following / np.linalg.norm(following)
         return 0
 
     def generate_streamline(
@@ -271,7 +285,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         stream_status: StreamlineStatus,
         fixedstep: int,
     ) -> tuple[int, StreamlineStatus]:
-        """Track one half of a streamline; called by LocalTracking.
+        """Track one half of a streamline. LocalTracking calls it.
 
         Parameters
         ----------
@@ -285,30 +299,30 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             mm.
         stopping_criterion : dipy_rnn.stopping.StoppingCriterion
         streamline : ndarray of shape (M, 3)
-            Where the points go, in voxel coordinates, the seed first.
+            Output: points in voxel coordinates, the seed first.
         stream_status : StreamlineStatus
             Ignored.
         fixedstep : int
-            Must be true: a step to the next voxel border is none the network knows.
+            Must be true. The network cannot take steps to the next voxel border.
 
         Returns
         -------
         n_points : int
         status : StreamlineStatus
-            TRACKPOINT where it ended for want of a direction or of room.
+            TRACKPOINT if it ended without a direction or at the largest length.
 
         Raises
         ------
         ValueError
-            If ``fixedstep`` is false, or the model was not trained for the step.
+            If ``fixedstep`` is false, or the model was not trained for the step size.
         """
         if not fixedstep:
             raise ValueError(
                 "fixedstep=False is not possible with RNNDirectionGetter; its model "
-                "knows steps of a fixed length in mm."
+                "takes steps of a fixed length in mm."
             )
-        self._propagator.model.check_step(step_size)
-        # The arguments are on DIPY's stack: copies alone outlive the call.
+        self._predictor.model.check_step(step_size)
+        # The arguments are on DIPY's stack, so only copies stay valid after the call.
         seed, points = np.array(seed), np.asarray(streamline)
         tangent, caller = _unit_direction(direction), _caller()
         task = _Task(
@@ -318,70 +332,77 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             getattr(caller, "unidirectional", False),
             getattr(caller, "random_seed", None) or 0,
         )
-        asked = _Asked(seed, tangent, _address(points), caller, task)
+        request = _Request(seed, tangent, _address(points), caller, task)
         before, self._forward_half = self._forward_half, None
-        if before is not None and asked.is_other_half_of(*before):
-            half, reason = before[1].backward, before[1].backward_stop
+        if before is not None and request.is_other_half_of(*before):
+            half, reason = before[1].backward_half, before[1].backward_stop
         else:
-            tracked = self._tracked(seed, tangent, task, caller)
-            half, reason = tracked.forward, tracked.forward_stop
+            line = self._streamline(seed, tangent, task, caller)
+            half, reason = line.forward_half, line.forward_stop
             if not task.unidirectional:
-                self._forward_half = asked, tracked
+                self._forward_half = request, line
         points[: len(half)] = half
         return len(half), reason.status
 
-    def _tracked(
+    def _streamline(
         self, seed: FloatArray, tangent: FloatArray, task: _Task, caller: object
-    ) -> _Tracked:
-        """Return the streamline of a seed and a first direction."""
+    ) -> Streamline:
+        """Return the streamline of a seed and a first direction, in voxels."""
         if self._ahead is not None:
-            tracked = self._ahead.streamline(seed, tangent, task, caller)
-            if tracked is not None:
-                return tracked
-        (tracked,) = _track(self._propagator, seed[None], tangent[None], task)
-        return tracked
+            line = self._ahead.streamline(seed, tangent, task, caller)
+            if line is not None:
+                return line
+        (line,) = _track(
+            self._predictor, seed[None], tangent[None], task, self._max_angle
+        )
+        return line
 
 
 class _LookAhead:
-    """First directions and streamlines of the seeds that come next.
+    """First directions and streamlines of the next seeds, computed in advance.
 
-    They are found when LocalTracking asks for the first directions of a seed, and
-    tracked when it asks for the first streamline among them; a seed or a direction
-    that was not foreseen is nobody's loss but time's.
+    First directions are computed when LocalTracking requests those of a seed. All
+    streamlines are tracked when it requests the first one of them. A seed or a direction
+    that was not foreseen is tracked on demand.
     """
 
     def __init__(
-        self, propagator: Propagator, seeds_mm: FloatArray, affine: FloatArray
+        self,
+        predictor: Predictor,
+        seeds_mm: FloatArray,
+        affine: FloatArray,
+        max_angle: float,
     ) -> None:
-        # As LocalTracking does it, to the last digit.
+        # LocalTracking's arithmetic, so that seeds agree to the last digit.
         inverse = np.linalg.inv(affine)
         linear, offset = inverse[:3, :3], inverse[:3, 3]
-        self._propagator = propagator
+        self._predictor = predictor
+        self._max_angle = max_angle
         self._seeds_vox = np.array(
             [np.dot(linear, s) + offset for s in seeds_mm]
         ).reshape(-1, 3)
         self._next = 0
-        # By seed, by seed and tangent: their bytes.
+        # The keys are the bytes of the seed, or of the seed and the tangent.
         self._directions: dict[bytes, FloatArray] = {}
-        self._streamlines: dict[tuple[bytes, bytes], _Tracked] = {}
+        self._streamlines: dict[tuple[bytes, bytes], Streamline] = {}
         self._task: _Task | None = None
 
     def first_directions(self, seed: FloatArray) -> FloatArray | None:
-        """Return the first directions of a seed, None if it was not foreseen."""
+        """Return the first directions of a seed. None if it was not foreseen."""
         if seed.tobytes() not in self._directions:
             self._find(seed)
         return self._directions.get(seed.tobytes())
 
     def _find(self, seed: FloatArray) -> None:
-        """Find the first directions of this seed and of those that come next."""
+        """Compute the first directions of this seed and of the next ones."""
         (places,) = np.nonzero((self._seeds_vox == seed).all(axis=1))
         if len(places):
-            # The next one, or from the beginning where LocalTracking begins again.
+            # The next seed of this value, or the first one if LocalTracking restarts.
             later = places[places >= self._next]
             start = later[0] if len(later) else places[0]
             self._next = start + _AHEAD
             seeds_vox = self._seeds_vox[start : self._next]
-            found = self._propagator.first_directions(seeds_vox, peaks.MAX_PEAKS)
+            found = self._predictor.first_directions(seeds_vox, sampling.MAX_PEAKS)
             self._directions = {
                 seed.tobytes(): _without_zeros(directions)
                 for seed, directions in zip(seeds_vox, found)
@@ -390,11 +411,11 @@ class _LookAhead:
 
     def streamline(
         self, seed: FloatArray, tangent: FloatArray, task: _Task, caller: object
-    ) -> _Tracked | None:
-        """Return the streamline of a seed, None if it was not foreseen."""
+    ) -> Streamline | None:
+        """Return the streamline of a seed. None if it was not foreseen."""
         if seed.tobytes() not in self._directions:
             return None
-        if not stopping.asks_in_any_order(task.stopping_criterion):
+        if not stopping.is_stateless(task.stopping_criterion):
             return None
         if task != self._task:
             self._task = task
@@ -406,65 +427,65 @@ class _LookAhead:
             ]
             keys = [(seed.tobytes(), tangent.tobytes()) for seed, tangent in starts]
             seeds_vox, tangents = np.array(starts).reshape(-1, 2, 3).swapaxes(0, 1)
-            tracked = _track(self._propagator, seeds_vox, tangents, task)
-            self._streamlines = dict(zip(keys, tracked))
+            lines = _track(
+                self._predictor, seeds_vox, tangents, task, self._max_angle
+            )
+            self._streamlines = dict(zip(keys, lines))
         return self._streamlines.get((seed.tobytes(), tangent.tobytes()))
 
 
 def _track(
-    propagator: Propagator, seeds_vox: FloatArray, tangents: FloatArray, task: _Task
-) -> list[_Tracked]:
-    """Track streamlines, for each a place in a list."""
-    queue = engine.SeedQueue(propagator, seeds_vox, np.eye(4), tangents)
+    predictor: Predictor,
+    seeds_vox: FloatArray,
+    tangents: FloatArray,
+    task: _Task,
+    max_angle: float,
+) -> list[Streamline]:
+    """Track one streamline for each seed. All coordinates are in voxels."""
+    config = replace(
+        TrackingConfig.of(
+            np.eye(4),
+            step_size=1.0,
+            max_angle=max_angle,
+            max_points=2 * task.max_half_points,
+            max_half_points=task.max_half_points,
+            warm_up_points=predictor.model.metadata.replay_points,
+            unidirectional=task.unidirectional,
+            random_seed=task.random_seed,
+        ),
+        step_vox=np.array(task.step_vox),
+    )
+    queue = SeedQueue(predictor, seeds_vox, config.affine, tangents)
     # A seed outside the image is not tracked.
-    tracked = [
-        _Tracked(seed[None], StopReason.OUTSIDE_IMAGE, seed[None], StopReason.RUNNING)
-        for seed in seeds_vox
+    lines = [
+        Streamline(seed[None], i, seed, StopReason.OUTSIDE_IMAGE, StopReason.RUNNING)
+        for i, seed in enumerate(seeds_vox)
     ]
-    for index, points, n_forward, forward_stop, backward_stop in engine.run(
-        propagator,
+    for line in engine.run(
+        predictor,
         task.stopping_criterion,
         queue,
-        step_vox=np.array(task.step_vox),
-        to_mm=np.eye(4),
-        max_points=2 * task.max_half,
-        max_half=task.max_half,
-        unidirectional=task.unidirectional,
-        random_seed=task.random_seed,
-        n_slots=0,
-        nbr_threads=propagator.nbr_threads,
+        config,
+        nbr_threads=predictor.nbr_threads,
     ):
-        seed_at = len(points) - n_forward
-        tracked[index] = _Tracked(
-            points[seed_at:], forward_stop, points[seed_at::-1], backward_stop
-        )
-    return tracked
+        lines[line.seed_index] = line
+    return lines
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What LocalTracking wants of every streamline."""
+    """What LocalTracking requests for every streamline."""
 
     stopping_criterion: StoppingCriterion
     step_vox: tuple[float, ...]
-    max_half: int
+    max_half_points: int
     unidirectional: bool
     random_seed: int
 
 
 @dataclass(frozen=True, eq=False)
-class _Tracked:
-    """The halves of a streamline, each from the seed on, in voxels."""
-
-    forward: FloatArray
-    forward_stop: StopReason
-    backward: FloatArray
-    backward_stop: StopReason
-
-
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """What LocalTracking asked for in a call."""
+class _Request:
+    """What LocalTracking requests in one call."""
 
     seed: FloatArray
     tangent: FloatArray
@@ -472,27 +493,27 @@ class _Asked:
     tracker: object
     task: _Task
 
-    def is_other_half_of(self, first: _Asked, tracked: _Tracked) -> bool:
-        """Tell whether a call goes on with the streamline of the one before, backward.
+    def is_other_half_of(self, first: _Request, line: Streamline) -> bool:
+        """Tell whether this call requests the backward half of the previous streamline.
 
-        DIPY does not say so. It is if the same tracker asks for the same, the seed is
-        the same, the buffer is another one (LocalTracking has one for each half), and
-        the direction is the opposite of the first one, or of the first step *in
-        voxels*.
+        DIPY does not pass this information. The answer is yes if the tracker, its
+        settings and the seed are the same, the buffer differs (LocalTracking has one
+        for each half), and the direction is the opposite of the first direction, or of
+        the first step *in voxels*.
         """
         if self.tracker is not first.tracker or self.task != first.task:
             return False
         if self.buffer == first.buffer or (self.seed != first.seed).any():
             return False
         opposites = [-first.tangent]
-        if len(tracked.forward) > 1:
-            step = tracked.forward[0] - tracked.forward[1]
+        if line.n_forward > 1:
+            step = line.forward_half[0] - line.forward_half[1]
             opposites.append(step / np.linalg.norm(step))
         return any(np.abs(self.tangent - o).max() <= 1e-9 for o in opposites)
 
 
 def _without_zeros(directions: FloatArray) -> FloatArray:
-    """Drop the rows that stand for no direction."""
+    """Drop rows of zeros, which mean that there is no direction."""
     kept: FloatArray = directions[directions.any(axis=1)]
     return kept
 
@@ -502,16 +523,16 @@ def _unit_direction(direction: FloatArray) -> FloatArray:
     length = np.linalg.norm(direction)
     if not (np.isfinite(length) and length > 0):
         raise ValueError(
-            f"direction is {direction}; a finite one of length 1 is needed."
+            f"direction is {direction}; a finite vector of length 1 is needed."
         )
     return direction / length
 
 
 def _caller() -> object:
-    """Return the tracker that called the method that calls this, if it is one.
+    """Return the tracker that called the method which calls this function.
 
-    DIPY passes no word of itself on; the calls come from its compiled code, which has
-    no frame of its own, so the frame below is a method of the tracker.
+    DIPY does not pass the tracker. Its call comes from compiled code, which has no
+    Python frame, so the frame below is a method of the tracker.
     """
     return sys._getframe(2).f_locals.get("self")
 

@@ -1,54 +1,26 @@
-"""Tracking in the manner of DIPY's newer trackers; ``engine.py`` does the work."""
+"""Tracking with a recurrent network, in the manner of DIPY's newer trackers."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import dipy
 import numpy as np
 
-from dipy_rnn import engine, interpolate, spaces
-from dipy_rnn import sh as harmonics
+from dipy_rnn import sampling, spatial
+from dipy_rnn._checks import as_points, check_count, check_number
+from dipy_rnn._threads import count_threads
 from dipy_rnn._typing import AnyPath, ArrayLike, FloatArray
-from dipy_rnn.model_file import Model, load_model
-from dipy_rnn.propagator import Propagator
-from dipy_rnn.sh import FeatureVolume
-from dipy_rnn.stopping import StoppingCriterion, StopReason
-
-_MOST_POINTS = 2**31
-
-
-@dataclass(frozen=True, eq=False)
-class Streamline:
-    """A tracked streamline, and why it ended.
-
-    Parameters
-    ----------
-    points_mm : ndarray of shape (M, 3)
-        From the backward end over the seed to the forward end.
-    seed_index : int
-        Place of the seed among those given.
-    seed_mm : ndarray of shape (3,)
-    forward_stop, backward_stop : StopReason
-
-    Examples
-    --------
-    >>> line = Streamline(np.zeros((1, 3)), 0, np.zeros(3), StopReason.ENDPOINT,
-    ...                   StopReason.SHARP_TURN)
-    >>> line.has_valid_ends
-    False
-    """
-
-    points_mm: FloatArray
-    seed_index: int
-    seed_mm: FloatArray
-    forward_stop: StopReason
-    backward_stop: StopReason
-
-    @property
-    def has_valid_ends(self) -> bool:
-        """Whether both ends are end points or leave the image."""
-        return self.forward_stop.is_valid_end and self.backward_stop.is_valid_end
+from dipy_rnn.model import Model, Predictor, load_model
+from dipy_rnn.sampling import FeatureVolume
+from dipy_rnn.stopping import StoppingCriterion
+from dipy_rnn.tracking import engine
+from dipy_rnn.tracking.config import (
+    TrackingConfig,
+    check_max_angle,
+    check_random_seed,
+    length_limits,
+)
+from dipy_rnn.tracking.records import Streamline
+from dipy_rnn.tracking.seed_queue import SeedQueue
 
 
 def rnn_tracking(
@@ -84,67 +56,68 @@ def rnn_tracking(
     seeds : array_like of shape (N, 3)
         Seed points in mm.
     stopping_criterion : dipy_rnn.stopping.StoppingCriterion
-        Says where tracking ends.
+        Where streamlines end.
     affine : array_like of shape (4, 4)
         Voxel to mm, without shear.
     seed_directions : array_like of shape (N, 3), optional
         First directions along the voxel axes. If None, the largest peak of the fODF
-        at each seed (:meth:`dipy_rnn.propagator.Propagator.first_directions`). Seeds
-        outside the image, without a peak or with a direction of length zero give no
-        streamline.
+        at each seed (:meth:`dipy_rnn.model.Predictor.first_directions`). A seed gives
+        no streamline if it is outside the image, has no peak, or its direction has
+        length zero.
     sh : array_like of shape (X, Y, Z, C), optional
-        Spherical harmonics of the fODF, along the voxel axes. Exactly one of ``sh``,
-        ``pam`` and ``features`` must be given.
+        Spherical harmonics of the fODF, along the voxel axes. Give exactly one of
+        ``sh``, ``pam`` and ``features``.
     pam : dipy.direction.peaks.PeaksAndMetrics, optional
-        Whose ``shm_coeff`` is used; the basis is found out.
-    features : dipy_rnn.sh.FeatureVolume, optional
-        For models that take something else, or SH in scanner axes.
-    model : str, Path or dipy_rnn.model_file.Model, optional
-        Name of a shipped model or a model file; ``"default"`` if None.
+        Its ``shm_coeff`` is used. The basis is determined automatically.
+    features : dipy_rnn.sampling.FeatureVolume, optional
+        For spherical harmonics along the scanner axes, and for models that take other
+        features.
+    model : str, Path or dipy_rnn.model.Model, optional
+        Name of a shipped model, or a model file. ``"default"`` if None.
     min_len, max_len : float, optional
-        Streamlines shorter or longer than this (mm, both halves) are discarded.
+        Shorter or longer streamlines are discarded. Length of both halves in mm.
     step_size : float, optional
         Step in mm.
     max_angle : float, optional
-        A streamline ends where a step would turn by more (degrees).
+        A streamline ends where the angle between two steps would be larger (degrees).
     basis_type : str, optional
-        Basis of ``sh``: ``"descoteaux07"`` (also for None) or ``"tournier07"``.
+        Basis of ``sh``: ``"descoteaux07"`` (also if None) or ``"tournier07"``.
     legacy : bool, optional
         Whether the basis is DIPY's legacy one.
     nbr_threads : int, optional
         0 for every core. The streamlines do not depend on it.
     random_seed : int, optional
-        For :class:`dipy_rnn.stopping.CmcStoppingCriterion`, which draws at random:
-        what it draws depends on this, the seed and the point alone. DIPY's own CMC
-        draws in the order in which points come up, so with it streamlines do depend on
-        ``batch_size``, threads and the other seeds. Nothing else is random.
+        For :class:`dipy_rnn.stopping.CmcStoppingCriterion`, which draws at random. Its
+        draws depend only on this number, the seed and the point. DIPY's own CMC draws
+        in the order of the points. Its streamlines therefore depend on ``batch_size``,
+        on the number of threads and on the other seeds. Nothing else is random.
     seed_buffer_fraction : float, optional
-        Share of the seeds whose first directions are found, and held, at a time; some
-        thousands at most.
+        Fraction of the seeds whose first directions are computed and held in memory at
+        a time. An upper limit of 1024 seeds applies.
     return_all : bool, optional
-        False keeps the streamlines alone whose ends both met the stopping criterion
-        as end points or left the image.
+        If False, keep a streamline only if each of its ends is an end point of the
+        stopping criterion, or leaves the image.
     save_seeds : bool, optional
-        Yield (streamline, seed) instead of the streamline.
+        If True, yield (streamline, seed) instead of the streamline.
     batch_size : int, optional
-        How many streamlines advance together, 0 for what suits the device. They do
-        not depend on it.
+        Number of streamlines that advance together. If 0, a default for the device.
+        The streamlines do not depend on it.
     device : str, optional
-        Where the network runs: ``"cpu"`` (also for None) or ``"cuda"``. A loaded
-        ``model`` stays where it is.
+        Where the network runs: ``"cpu"`` (also if None) or ``"cuda"``. A loaded
+        ``model`` stays on its device.
 
     Returns
     -------
     streamlines : generator
-        Of ndarrays of shape (M, 3) in mm, in the order of the seeds; or of tuples
-        with the seed in mm.
+        Yields ndarrays of shape (M, 3) in mm, in the order of the seeds. With
+        ``save_seeds``, yields tuples of such an array and the seed in mm.
 
     Raises
     ------
     ValueError
-        If an argument is not as said; before anything is tracked.
+        If an argument is invalid. It is raised before tracking starts.
     FileNotFoundError
-        If there is no such model.
+        If the model does not exist.
 
     Examples
     --------
@@ -160,7 +133,7 @@ def rnn_tracking(
     >>> len(list(streamlines))
     2
     """
-    affine = spaces.check_affine(affine)
+    affine = spatial.check_affine(affine)
     tracked = track(
         seeds,
         stopping_criterion,
@@ -203,18 +176,17 @@ def track(
     batch_size: int = 0,
     device: str | None = None,
 ) -> Iterator[Streamline]:
-    """Track streamlines and tell why each ended; nothing is discarded.
+    """Track streamlines, and return a record for each, with the reasons of its ends.
 
-    :func:`rnn_tracking` with the records behind its streamlines. Parameters are
-    those of the same names there.
+    Nothing is discarded. The parameters are those of :func:`rnn_tracking`.
 
     Parameters
     ----------
     seeds, stopping_criterion, affine, features, seed_directions, model, max_len,
     step_size, max_angle, nbr_threads, random_seed, seed_buffer_fraction, batch_size,
     device
-        See :func:`rnn_tracking`. A streamline longer than ``max_len`` is cut off
-        one point beyond it.
+        See :func:`rnn_tracking`. A streamline that is longer than ``max_len`` ends one
+        point beyond it.
 
     Returns
     -------
@@ -224,15 +196,15 @@ def track(
     Raises
     ------
     ValueError
-        If an argument is not as said; before anything is tracked.
+        If an argument is invalid. It is raised before tracking starts.
     FileNotFoundError
-        If there is no such model.
+        If the model does not exist.
 
     Examples
     --------
     >>> from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
     >>> from dipy_rnn.phantom import crossing_phantom
-    >>> from dipy_rnn.sh import fodf_features
+    >>> from dipy_rnn import fodf_features
     >>> phantom = crossing_phantom(90)
     >>> line = next(track(
     ...     phantom.streamlines(1)[0][0][50:51],
@@ -243,10 +215,10 @@ def track(
     >>> line.forward_stop.name
     'ENDPOINT'
     """
-    affine = spaces.check_affine(affine)
-    seeds = spaces.check_points(seeds, "seeds")
+    affine = spatial.check_affine(affine)
+    seeds = as_points(seeds, "seeds")
     if seed_directions is not None:
-        seed_directions = spaces.check_points(seed_directions, "seed_directions")
+        seed_directions = as_points(seed_directions, "seed_directions")
         if len(seed_directions) != len(seeds):
             raise ValueError(
                 f"seed_directions has {len(seed_directions)} rows and seeds "
@@ -260,139 +232,42 @@ def track(
     _, max_points = length_limits(0, max_len, step_size)
     if max_points < 1:
         raise ValueError(f"max_len is {max_len}; it must be at least step_size (mm).")
-    spaces.check_number(max_angle, "max_angle")
-    if not 0 < spaces.check_number(seed_buffer_fraction, "seed_buffer_fraction") <= 1:
+    if not 0 < check_number(seed_buffer_fraction, "seed_buffer_fraction") <= 1:
         raise ValueError(
             f"seed_buffer_fraction is {seed_buffer_fraction}; a share above 0 and up "
             "to 1 is allowed."
         )
-    n_slots = spaces.check_count(batch_size, "batch_size")
-    random_seed = spaces.check_count(random_seed, "random_seed", 0, 2**32 - 1)
-    nbr_threads = interpolate.count_threads(nbr_threads)
+    n_slots = check_count(batch_size, "batch_size")
+    random_seed = check_random_seed(random_seed)
+    nbr_threads = count_threads(nbr_threads)
+    check_max_angle(max_angle)
     model = load_model(model, device=device)
     model.check_step(step_size)
-    propagator = Propagator(
-        features, model, spaces.axes(affine), max_angle, nbr_threads
+    config = TrackingConfig.of(
+        affine,
+        step_size=step_size,
+        max_angle=max_angle,
+        max_points=max_points,
+        warm_up_points=model.metadata.replay_points,
+        random_seed=random_seed,
     )
-    queue = engine.SeedQueue(
-        propagator,
+    predictor = Predictor(features, model, spatial.axes(affine), nbr_threads)
+    queue = SeedQueue(
+        predictor,
         seeds,
         affine,
         seed_directions,
         n_ahead=max(1, int(np.ceil(seed_buffer_fraction * len(seeds)))),
     )
     tracked = engine.run(
-        propagator,
+        predictor,
         stopping_criterion,
         queue,
-        step_vox=step_size / spaces.voxel_sizes(affine),
-        to_mm=affine,
-        max_points=max_points,
-        max_half=max_points + 2,  # no limit of its own
+        config,
         n_slots=n_slots,
         nbr_threads=nbr_threads,
-        random_seed=random_seed,
     )
-    return _streamlines(tracked, seeds, random_seed)
-
-
-def length_limits(min_len: float, max_len: float, step_size: float) -> tuple[int, int]:
-    """Turn lengths in mm into numbers of points, as DIPY's newer trackers do.
-
-    Parameters
-    ----------
-    min_len, max_len : float
-        Length of a streamline in mm.
-    step_size : float
-        Step in mm.
-
-    Returns
-    -------
-    min_points, max_points : int
-
-    Raises
-    ------
-    ValueError
-        If ``step_size`` is not above 0, ``min_len`` negative or above ``max_len``, or
-        one of them not finite; or for more than 2**31 points.
-
-    Notes
-    -----
-    What is counted are points, one more than steps: a streamline of n points is kept
-    by ``min_len = n * step_size``, though it is one step shorter.
-
-    Examples
-    --------
-    >>> length_limits(2, 500, 0.5)
-    (4, 1000)
-    """
-    step_size = spaces.check_number(step_size, "step_size")
-    min_len = spaces.check_number(min_len, "min_len")
-    max_len = spaces.check_number(max_len, "max_len")
-    if not 0 < step_size < np.inf:
-        raise ValueError(f"step_size is {step_size}; a step above 0 mm is needed.")
-    if not 0 <= min_len <= max_len < np.inf:
-        raise ValueError(
-            f"min_len is {min_len} and max_len {max_len}; 0 <= min_len <= max_len is "
-            "needed (mm)."
-        )
-    if max_len > _MOST_POINTS * step_size:
-        raise ValueError(
-            f"max_len is {max_len}; up to {_MOST_POINTS} steps of {step_size} mm are "
-            "allowed."
-        )
-    return int(min_len / step_size), int(max_len / step_size)
-
-
-def lengths_for_dipy(
-    min_len: float, max_len: float, step_size: float
-) -> dict[str, float]:
-    """Return lengths as the installed DIPY's trackers take them.
-
-    Parameters
-    ----------
-    min_len, max_len : float
-        Length of a streamline in mm.
-    step_size : float
-        Step in mm.
-
-    Returns
-    -------
-    lengths : dict of str to float
-        ``min_len`` and ``max_len``: in mm since DIPY 1.12, numbers of points before.
-
-    Raises
-    ------
-    ValueError
-        As :func:`length_limits`.
-
-    Examples
-    --------
-    >>> sorted(lengths_for_dipy(2, 500, 0.5))
-    ['max_len', 'min_len']
-    """
-    points = length_limits(min_len, max_len, step_size)
-    lengths = (min_len, max_len) if dipy_is_at_least(1, 12) else points
-    return dict(zip(("min_len", "max_len"), lengths))
-
-
-def dipy_is_at_least(major: int, minor: int) -> bool:
-    """Tell whether the installed DIPY is of a version or later.
-
-    Parameters
-    ----------
-    major, minor : int
-
-    Returns
-    -------
-    answer : bool
-
-    Examples
-    --------
-    >>> dipy_is_at_least(1, 11)
-    True
-    """
-    return tuple(map(int, dipy.__version__.split(".")[:2])) >= (major, minor)
+    return _seeded(tracked, random_seed)
 
 
 def _one_of(
@@ -403,7 +278,7 @@ def _one_of(
     legacy: bool,
     affine: FloatArray,
 ) -> FeatureVolume:
-    """Make a feature volume of the one that is given."""
+    """Make a feature volume of the only argument that is given."""
     given = [
         n
         for n, v in (("sh", shcoeff), ("pam", pam), ("features", features))
@@ -415,29 +290,25 @@ def _one_of(
             f"given: {', '.join(given) or 'none'}."
         )
     if shcoeff is not None:
-        return harmonics.fodf_features(shcoeff, basis_type=basis_type, legacy=legacy)
+        return sampling.fodf_features(shcoeff, basis_type=basis_type, legacy=legacy)
     if pam is not None:
         theirs = getattr(pam, "affine", None)
         if theirs is not None and not np.allclose(
-            spaces.check_affine(theirs, "pam.affine"), affine, atol=1e-3
+            spatial.check_affine(theirs, "pam.affine"), affine, atol=1e-3
         ):
             raise ValueError(
                 "pam.affine and affine differ; resample the fODF, or the images of the "
                 "stopping criterion and of the seeds, onto one grid."
             )
-        return harmonics.pam_features(pam)
+        return sampling.pam_features(pam)
     assert features is not None
     return features
 
 
-def _streamlines(
-    tracked: Iterable[tuple[int, FloatArray, int, StopReason, StopReason]],
-    seeds: FloatArray,
-    random_seed: int,
-) -> Iterator[Streamline]:
+def _seeded(tracked: Iterable[Streamline], random_seed: int) -> Iterator[Streamline]:
+    """Seed the random generator of DIPY's own CMC when tracking starts."""
     if random_seed:
-        from dipy.utils import fast_numpy  # DIPY's own CMC draws from this generator
+        from dipy.utils import fast_numpy
 
         fast_numpy.seed(random_seed)
-    for index, points_mm, _, forward_stop, backward_stop in tracked:
-        yield Streamline(points_mm, index, seeds[index], forward_stop, backward_stop)
+    yield from tracked

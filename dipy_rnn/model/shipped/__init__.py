@@ -1,1 +1,1 @@
-"""Models that ship in the wheel; default.md is the card of the default one."""
+"""The models that come with the package; each has a card beside it (``.md``)."""

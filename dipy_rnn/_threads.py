@@ -1,0 +1,74 @@
+"""How many threads work: NumPy kernels, groups of slots, torch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import os
+
+from dipy_rnn._checks import check_count
+
+# With more, the process ends where the system cannot create them.
+_MOST_THREADS = 1024
+
+
+def count_threads(nbr_threads: int) -> int:
+    """Turn DIPY's ``nbr_threads`` into a number of threads.
+
+    Parameters
+    ----------
+    nbr_threads : int
+        0 for every core that this process may use.
+
+    Returns
+    -------
+    n_threads : int
+        1 or more.
+
+    Raises
+    ------
+    ValueError
+        If it is not a whole number from 0 to 1024.
+
+    Examples
+    --------
+    >>> count_threads(2)
+    2
+    """
+    n_threads = check_count(nbr_threads, "nbr_threads", 0, _MOST_THREADS)
+    if n_threads:
+        return n_threads
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def torch_threads(nbr_threads: int) -> Iterator[None]:
+    """Limit torch's threads inside a ``with`` block.
+
+    Parameters
+    ----------
+    nbr_threads : int
+        1 or more.
+
+    Notes
+    -----
+    The setting is global in torch. It is restored at the end of the block.
+
+    Examples
+    --------
+    >>> import torch
+    >>> before = torch.get_num_threads()
+    >>> with torch_threads(1):
+    ...     torch.get_num_threads()
+    1
+    >>> torch.get_num_threads() == before
+    True
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(nbr_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,44 @@
+"""Models: networks, their files, and their predictions on a feature volume."""
+
+from dipy_rnn.model.architectures import (
+    ARCHITECTURES,
+    Network,
+    architecture_of,
+    untrained,
+)
+from dipy_rnn.model.cai2023 import Cai2023
+from dipy_rnn.model.file import (
+    CHECKSUMS,
+    load_model,
+    model_path,
+    read_metadata,
+    save_model,
+    shipped_models,
+)
+from dipy_rnn.model.metadata import ModelFileError, ModelMetadata
+from dipy_rnn.model.model import ROWS_IN_A_BLOCK, Model, as_model, check_device
+from dipy_rnn.model.moving_frame import MovingFrameGRU
+from dipy_rnn.model.predictor import HiddenStates, Predictor
+
+__all__ = [
+    "ARCHITECTURES",
+    "CHECKSUMS",
+    "ROWS_IN_A_BLOCK",
+    "Cai2023",
+    "HiddenStates",
+    "Model",
+    "ModelFileError",
+    "ModelMetadata",
+    "MovingFrameGRU",
+    "Network",
+    "Predictor",
+    "architecture_of",
+    "as_model",
+    "check_device",
+    "load_model",
+    "model_path",
+    "read_metadata",
+    "save_model",
+    "shipped_models",
+    "untrained",
+]

@@ -1,0 +1,65 @@
+"""The architectures: networks that can be trained, by the name in their model file."""
+
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from dipy_rnn.model.cai2023 import Cai2023
+from dipy_rnn.model.moving_frame import MovingFrameGRU
+
+#: A network of one of the architectures.
+Network: TypeAlias = MovingFrameGRU | Cai2023
+
+#: Architectures by their names in commands and model files.
+ARCHITECTURES: dict[str, type[Network]] = {
+    "moving_frame": MovingFrameGRU,
+    "cai2023": Cai2023,
+}
+
+
+def untrained(architecture: str, order: int, random_seed: int, **shape: int) -> Network:
+    """Make a network with random weights.
+
+    Parameters
+    ----------
+    architecture : str
+        One of ``ARCHITECTURES``.
+    order : int
+        Spherical harmonic order of the features.
+    random_seed : int
+        Determines the weights.
+    **shape
+        ``hidden`` and ``layers``, if they are to differ from the defaults.
+
+    Returns
+    -------
+    module : nn.Module
+
+    Examples
+    --------
+    >>> untrained("moving_frame", 4, random_seed=1, hidden=8).hidden
+    8
+    """
+    torch.manual_seed(random_seed)
+    return ARCHITECTURES[architecture](order, **shape)
+
+
+def architecture_of(module: nn.Module) -> str:
+    """Return the name of a module's architecture.
+
+    Parameters
+    ----------
+    module : nn.Module
+        One of ``ARCHITECTURES``.
+
+    Returns
+    -------
+    name : str
+
+    Examples
+    --------
+    >>> architecture_of(MovingFrameGRU(order=4, hidden=8))
+    'moving_frame'
+    """
+    return next(n for n, kind in ARCHITECTURES.items() if isinstance(module, kind))

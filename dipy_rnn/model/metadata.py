@@ -1,0 +1,189 @@
+"""The metadata of a model file: what a model takes, and what it was trained for."""
+
+from dataclasses import asdict, dataclass, field
+import json
+from typing import Any, Self
+
+import numpy as np
+
+from dipy_rnn.model.architectures import ARCHITECTURES
+from dipy_rnn.sampling import sh_order
+
+FORMAT = "dipy_rnn model"
+FORMAT_VERSION = 1
+
+#: Largest number of floats in the state of a streamline; cai2023 has 1024.
+STATE_LIMIT = 1 << 14
+_SIZE_LIMIT = 1 << 20
+
+
+class ModelFileError(ValueError):
+    """A file is not a valid model, or a model does not fit its use."""
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """The metadata of a model.
+
+    Parameters
+    ----------
+    kind : str
+        ``"sh"``: fODF coefficients in ``tournier07``, not legacy. ``"raw"``: any other
+        features, without conversion.
+    channels : int
+        Number of features.
+    frame : str
+        ``"local"``: features (spherical harmonics) and directions are in the moving
+        frame of the streamline. ``"voxel"``: they are along the voxel axes.
+    layers, hidden : int
+        Shape of the state: (layers, n, hidden).
+    orders : tuple of int, optional
+        For ``"sh"``: the orders of the training data. Coefficients of a lower order
+        than that of the network are padded with zeros.
+    normalisation : str, optional
+        ``"power"``: the features at a point are divided by the root of their summed
+        squares, so that the scale of the fODF has no effect. ``"none"``: they are not.
+    step_mm : tuple of float, optional
+        Smallest and largest step of the training, in mm.
+    architecture : str, optional
+        Name among :data:`dipy_rnn.model.ARCHITECTURES`, or ``""`` for any other
+        network. On the CPU ``"moving_frame"`` runs as a kernel. All others run as
+        TorchScript.
+    replay_points : int, optional
+        Length of the warm-up pass: how many points of the forward half, counted from
+        the seed, the network sees in reverse before the backward half. All if None.
+    provenance : dict, optional
+        Origin of the model: data, recipe, versions, metrics.
+
+    Raises
+    ------
+    ModelFileError
+        If an entry differs from the above.
+
+    Examples
+    --------
+    >>> ModelMetadata("raw", 3, "voxel", 1, 1).step_mm
+    (0.0, inf)
+    """
+
+    kind: str
+    channels: int
+    frame: str
+    layers: int
+    hidden: int
+    orders: tuple[int, ...] = ()
+    normalisation: str = "none"
+    step_mm: tuple[float, float] = (0.0, float("inf"))
+    architecture: str = ""
+    replay_points: int | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("kind", ("sh", "raw")),
+            ("frame", ("local", "voxel")),
+            ("normalisation", ("power", "none")),
+            ("architecture", (*ARCHITECTURES, "")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ModelFileError(
+                    f"{name} is {getattr(self, name)!r}; "
+                    f"{' or '.join(map(repr, allowed))} is allowed"
+                )
+        for name in ("channels", "layers", "hidden"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ModelFileError(f"{name} is {value!r}; give an integer from 1 up")
+            if value > _SIZE_LIMIT:
+                raise ModelFileError(
+                    f"{name} is {value}; up to {_SIZE_LIMIT} is allowed"
+                )
+        if self.layers * self.hidden > STATE_LIMIT:
+            raise ModelFileError(
+                f"layers and hidden are {self.layers} and {self.hidden}; "
+                f"{STATE_LIMIT} floats of state for a streamline are allowed"
+            )
+        if self.kind == "sh":
+            try:
+                order = sh_order(self.channels)
+            except ValueError as error:
+                raise ModelFileError(f"channels: {error}") from None
+            orders = self.orders or (order,)
+            if not isinstance(orders, (tuple, list)) or any(
+                type(o) is not int or o not in range(4, order + 1, 2) for o in orders
+            ):
+                raise ModelFileError(
+                    f"orders is {orders!r}; even orders from 4 to {order} are allowed"
+                )
+            object.__setattr__(self, "orders", tuple(sorted(orders)))
+        elif self.frame == "local":
+            raise ModelFileError(
+                "frame is 'local', which only features of kind 'sh' can be turned into"
+            )
+        if self.architecture:
+            for name, needed in ARCHITECTURES[self.architecture].required.items():
+                if getattr(self, name) != needed:
+                    raise ModelFileError(
+                        f"{name} is {getattr(self, name)!r}, but the architecture "
+                        f"{self.architecture!r} needs {needed!r}"
+                    )
+        warm_up = self.replay_points
+        if warm_up is not None and (type(warm_up) is not int or warm_up < 0):
+            raise ModelFileError(
+                f"replay_points is {warm_up!r}; give an integer from 0 up, or null"
+            )
+        try:
+            low, high = map(float, self.step_mm)
+        except (TypeError, ValueError, OverflowError):
+            low, high = np.nan, np.nan
+        if not 0 <= low <= high:
+            raise ModelFileError(
+                f"step_mm is {self.step_mm!r}; give the smallest and largest"
+            )
+        object.__setattr__(self, "step_mm", (low, high))
+
+    @property
+    def order(self) -> int:
+        """Spherical harmonic order of the features. Only for ``"sh"``."""
+        return sh_order(self.channels)
+
+    def to_json(self) -> str:
+        """Return the text of the entry in the archive."""
+        entries = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        if self.kind == "sh":
+            entries |= {"basis": "tournier07", "legacy": False}
+        return json.dumps(entries, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a text of :meth:`to_json` and check every entry."""
+        try:
+            entries = json.loads(text)
+        except (ValueError, RecursionError):
+            raise ModelFileError("its metadata is not JSON") from None
+        if not isinstance(entries, dict) or entries.pop("format", None) != FORMAT:
+            raise ModelFileError(f"its metadata is not that of a {FORMAT}")
+        version = entries.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ModelFileError(
+                f"its format version is {version!r} and this dipy_rnn reads "
+                f"{FORMAT_VERSION}: update dipy_rnn, or train the model again"
+            )
+        basis = (entries.pop("basis", "tournier07"), entries.pop("legacy", False))
+        if basis != ("tournier07", False):
+            raise ModelFileError(
+                f"its basis is {basis!r}; models take ('tournier07', False), so "
+                "permute the coefficients inside the network"
+            )
+        known = cls.__dataclass_fields__.keys()
+        required = {"kind", "channels", "frame", "layers", "hidden"}
+        if unknown := sorted(entries.keys() - known):
+            raise ModelFileError(f"its metadata has unknown entries: {unknown}")
+        if missing := sorted(required - entries.keys()):
+            raise ModelFileError(f"its metadata lacks {missing}")
+        if not isinstance(entries.get("orders", []), list):
+            raise ModelFileError(f"orders is {entries['orders']!r}; give a list")
+        if not isinstance(entries.get("provenance", {}), dict):
+            raise ModelFileError("provenance is not a JSON object")
+        entries["orders"] = tuple(entries.get("orders", ()))
+        return cls(**entries)

@@ -1,0 +1,323 @@
+"""A network that is ready to track, with its metadata.
+
+Except for decorators, ``torch.jit`` is called only in this module and in ``file.py``.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from dipy_rnn._typing import AnyArray, Float32Array
+from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU
+from dipy_rnn.model.architectures import ARCHITECTURES
+from dipy_rnn.model.metadata import ModelFileError, ModelMetadata
+from dipy_rnn.sampling import FeatureVolume, sh_order, with_order
+
+#: A TorchScript network gets whole blocks of rows. torch sums the rows of an incomplete
+#: block in another order. The last digit of a row's result would then depend on the
+#: number of rows, and rounding can grow to millimetres along a streamline.
+ROWS_IN_A_BLOCK = 32
+
+
+class Model:
+    """A network that is ready to track, and its metadata.
+
+    :func:`dipy_rnn.model.load_model` makes one. It holds no state of a streamline.
+
+    Parameters
+    ----------
+    module : torch.jit.ScriptModule
+        Follows the contract of a model file (:mod:`dipy_rnn.model.file`).
+    metadata : ModelMetadata
+    device : torch.device
+    name : str
+        What errors call it.
+
+    Examples
+    --------
+    >>> from dipy_rnn.model import load_model
+    >>> model = load_model("default")
+    >>> direction, state = model.step(
+    ...     np.zeros((2, 45), np.float32), np.array([[0, 0, 1]] * 2),
+    ...     model.init_state(2))
+    >>> direction.shape
+    (2, 3)
+    """
+
+    def __init__(
+        self,
+        module: torch.jit.ScriptModule,
+        metadata: ModelMetadata,
+        device: torch.device,
+        name: str,
+    ) -> None:
+        self._module = module
+        self.metadata = metadata
+        self.device = device
+        self.name = name
+        #: The network as a kernel, if its architecture has one and the device is the
+        #: CPU. Else None.
+        self.compiled: CompiledMovingFrameGRU | None = None
+        if device.type == "cpu":
+            self.compiled = _compiled(module, metadata)
+
+    def init_state(self, n: int) -> Tensor:
+        """Return fresh states of shape (layers, n, hidden) on the device."""
+        state: Tensor = self._module.init_state(n)
+        return state.to(self.device).clone()
+
+    def step(
+        self, features: Float32Array, direction: AnyArray, state: Tensor
+    ) -> tuple[Float32Array, Tensor]:
+        """Return the network's directions for n streamlines, and their new states.
+
+        Parameters
+        ----------
+        features : ndarray of shape (n, C)
+            float32.
+        direction : ndarray of shape (n, 3)
+            Incoming unit directions, in the frame of the model.
+        state : torch.Tensor of shape (layers, n, hidden)
+
+        Returns
+        -------
+        direction : ndarray of shape (n, 3)
+            float32, as the network returns it.
+        state : torch.Tensor of shape (layers, n, hidden)
+        """
+        n = len(features)
+        padding = (0, 0, 0, -n % ROWS_IN_A_BLOCK)
+        inputs = torch.from_numpy(features).to(self.device)
+        incoming = torch.from_numpy(direction.astype(np.float32)).to(self.device)
+        answer, state = self.propagate(
+            pad(inputs, padding), pad(incoming, padding), pad(state, padding)
+        )
+        return answer[:n].cpu().numpy(), state[:, :n]
+
+    def propagate(
+        self, features: Tensor, direction: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Call the network with float32 tensors on its device.
+
+        Parameters
+        ----------
+        features : torch.Tensor of shape (n, C)
+        direction : torch.Tensor of shape (n, 3)
+        state : torch.Tensor of shape (layers, n, hidden)
+
+        Returns
+        -------
+        direction : torch.Tensor of shape (n, 3)
+        state : torch.Tensor of shape (layers, n, hidden)
+        """
+        # The optimiser stays off, as it compiles again for each new batch size.
+        with (
+            torch.no_grad(),
+            torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
+            self._no_cudnn(),
+        ):
+            answer: tuple[Tensor, Tensor] = self._module(features, direction, state)
+        return answer
+
+    def _no_cudnn(self) -> AbstractContextManager[None]:
+        # cuDNN's GRU is made for long sequences. At each step it would copy the weights,
+        # and it rounds products to TF32. The setting is global.
+        if self.device.type == "cpu":
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=False)
+
+    def features(self, volume: FeatureVolume) -> Float32Array:
+        """Return the data of a feature volume in the order that the network takes.
+
+        Parameters
+        ----------
+        volume : dipy_rnn.sampling.FeatureVolume
+
+        Returns
+        -------
+        data : ndarray of shape (X, Y, Z, C)
+            float32. The array of the volume if it already fits. A lower order than the
+            network's is padded with zeros, except for a kernel, which does this itself.
+
+        Raises
+        ------
+        ModelFileError
+            If kind, number of channels or order do not fit.
+        """
+        if not isinstance(volume, FeatureVolume):
+            raise ModelFileError(
+                f"features is of type {type(volume).__name__}; make them with "
+                "dipy_rnn.fodf_features or raw_features, or pass a fODF as sh=... or "
+                "to RNNDirectionGetter.from_shcoeff."
+            )
+        wanted, data = self.metadata, volume.data
+        if volume.kind != wanted.kind:
+            raise ModelFileError(
+                f"{volume.name} is of kind {volume.kind!r}, but the model {self.name} "
+                f"takes {wanted.kind!r}: "
+                + (
+                    "give it a fODF (sh=..., from_shcoeff)."
+                    if wanted.kind == "sh"
+                    else "pass its own features (dipy_rnn.raw_features)."
+                )
+            )
+        if wanted.kind == "raw":
+            if data.shape[3] != wanted.channels:
+                raise ModelFileError(
+                    f"{volume.name} has {data.shape[3]} channels, but the model "
+                    f"{self.name} takes {wanted.channels}."
+                )
+            return data
+        order = sh_order(data.shape[3])
+        if min(order, wanted.order) not in wanted.orders:
+            raise ModelFileError(
+                f"{volume.name} is of order {order}, but the model {self.name} was "
+                f"trained for {', '.join(map(str, wanted.orders))}: fit the fODF at "
+                "one of these, or use another model."
+            )
+        if self.compiled is not None and order < wanted.order:
+            return data
+        return with_order(data, wanted.order)
+
+    def check_step(self, step_mm: float) -> None:
+        """Refuse a step outside the range of the training.
+
+        Parameters
+        ----------
+        step_mm : float
+            Step in mm.
+
+        Raises
+        ------
+        ModelFileError
+            If it is outside ``metadata.step_mm``.
+        """
+        low, high = self.metadata.step_mm
+        # With a tolerance, as 0.2 mm may arrive as 0.19999999.
+        if not low * (1 - 1e-6) <= step_mm <= high * (1 + 1e-6):
+            raise ModelFileError(
+                f"step_size is {step_mm:g} mm, but the model {self.name} was trained "
+                f"for {low:g} to {high:g} mm: choose a step in this range."
+            )
+
+
+def as_model(
+    module: nn.Module, metadata: ModelMetadata, *, name: str = "module"
+) -> Model:
+    """Make a model of a network, without a file.
+
+    Parameters
+    ----------
+    module : nn.Module
+        A network that follows the contract. It stays on its device.
+    metadata : ModelMetadata
+    name : str, optional
+        What errors call it.
+
+    Returns
+    -------
+    model : Model
+        A kernel has a copy of the present weights. Later training does not change it.
+
+    Raises
+    ------
+    ModelFileError
+        If its parameters do not belong to the architecture in the metadata. The
+        contract is not tested.
+
+    Examples
+    --------
+    >>> from dipy_rnn.model import MovingFrameGRU
+    >>> metadata = ModelMetadata("sh", 15, "local", layers=1, hidden=8)
+    >>> as_model(MovingFrameGRU(order=4, hidden=8), metadata).metadata.order
+    4
+    """
+    tensors = chain(module.parameters(), module.buffers())
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    with quiet_jit():
+        return Model(torch.jit.script(module).eval(), metadata, device, name)
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """Return a device that exists on this machine.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` ..
+
+    Returns
+    -------
+    device : torch.device
+
+    Raises
+    ------
+    ValueError
+        If it is unknown, or this machine does not have it.
+
+    Examples
+    --------
+    >>> check_device("cpu").type
+    'cpu'
+    """
+    known: torch.device | None
+    try:
+        known = torch.device(device)
+    except (RuntimeError, TypeError):
+        known = None
+    if known is None or known.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {device!r}; 'cpu', 'cuda' or 'cuda:N' is allowed.")
+    if known.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (known.index or 0) >= count:
+            raise ValueError(
+                f"device is '{known}', but this machine shows {count} CUDA devices to "
+                "torch; use device 'cpu'."
+            )
+    return known
+
+
+def _compiled(
+    module: torch.jit.ScriptModule, metadata: ModelMetadata
+) -> CompiledMovingFrameGRU | None:
+    """Return the kernel of a network with its weights, if its architecture has one."""
+    network = ARCHITECTURES.get(metadata.architecture)
+    if network is None or network.compiled is None:
+        return None
+    try:
+        weights = {
+            name: _as_array(name, parameter)
+            for name, parameter in module.state_dict().items()
+        }
+        return network.compiled(
+            weights, metadata.order, metadata.layers, metadata.hidden
+        )
+    except (KeyError, ValueError) as error:
+        raise ModelFileError(
+            f"its architecture is {metadata.architecture!r}, but its parameters are "
+            f"others ({error})"
+        ) from None
+
+
+def _as_array(name: str, parameter: Tensor) -> AnyArray:
+    try:
+        array = parameter.detach().numpy()
+    except TypeError:  # NumPy has no such type
+        raise ValueError(f"{name} is {parameter.dtype}, not float32") from None
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} is not finite")
+    return array
+
+
+@contextmanager
+def quiet_jit() -> Iterator[None]:
+    """Suppress torch's warning that TorchScript is deprecated, which is known."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        yield

@@ -1,0 +1,48 @@
+"""What a model sees at a point: features, sampled and rotated; and first directions."""
+
+from dipy_rnn.sampling.features import (
+    BASES,
+    SH_FRAMES,
+    FeatureVolume,
+    fodf_features,
+    looks_like_fodf,
+    pam_basis,
+    pam_features,
+    raw_features,
+)
+from dipy_rnn.sampling.interpolate import DATA, EMPTY, OUTSIDE, local_maxima, sample
+from dipy_rnn.sampling.peaks import MAX_PEAKS, first_directions
+from dipy_rnn.sampling.rotation import (
+    MAX_ORDER,
+    Turns,
+    quarter_turns,
+    rotate,
+    rotate_all,
+    sh_order,
+    with_order,
+)
+
+__all__ = [
+    "BASES",
+    "DATA",
+    "EMPTY",
+    "MAX_ORDER",
+    "MAX_PEAKS",
+    "OUTSIDE",
+    "SH_FRAMES",
+    "FeatureVolume",
+    "Turns",
+    "first_directions",
+    "fodf_features",
+    "local_maxima",
+    "looks_like_fodf",
+    "pam_basis",
+    "pam_features",
+    "quarter_turns",
+    "raw_features",
+    "rotate",
+    "rotate_all",
+    "sample",
+    "sh_order",
+    "with_order",
+]

@@ -1,0 +1,152 @@
+"""The samplers of ``interpolate.py`` and ``rotation.py`` as torch operations.
+
+They run on any device of torch's. None of them makes the host wait for the device: there
+is no indexing by a mask, and no number is read from a tensor.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from dipy_rnn._typing import AnyArray
+from dipy_rnn.sampling.rotation import quarter_turns
+
+
+class TorchVolume:
+    """A volume on a device, with the border rule of :mod:`dipy_rnn.sampling.interpolate`.
+
+    Parameters
+    ----------
+    values : ndarray of shape (X, Y, Z, C)
+    device : torch.device
+
+    Examples
+    --------
+    >>> volume = TorchVolume(np.ones((2, 2, 2, 3)), torch.device("cpu"))
+    >>> values, inside = volume.sample(torch.tensor([[0.5, 0.5, 0.5]]).double())
+    >>> values.tolist(), inside.tolist()
+    ([[1.0, 1.0, 1.0]], [True])
+    """
+
+    def __init__(self, values: AnyArray, device: torch.device) -> None:
+        _, ny, nz, _ = values.shape
+        self.size = torch.tensor(values.shape[:3], dtype=torch.float64, device=device)
+        self.stride = torch.tensor([ny * nz, nz, 1], device=device)
+        self.values = torch.tensor(values, device=device).flatten(0, 2)
+
+    def sample(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return interpolated values (n, C), zeros outside, and an inside mask (n,)."""
+        inside = ((points >= -0.5) & (points < self.size - 0.5)).all(dim=1)
+        low = points.floor()
+        part = points - low
+        # Both ends of the cell on each axis, and their weights: (n, 2, 3).
+        ends = torch.stack([low, low + 1.0], dim=1).masked_fill(
+            ~inside[:, None, None], 0
+        )
+        ends = ends.clamp(min=0).minimum(self.size - 1).long() * self.stride
+        weights = torch.stack([1.0 - part, part], dim=1)
+        weights = weights * inside[:, None, None]
+        x, y, z = ends.unbind(2)
+        corners = x[:, :, None, None] + y[:, None, :, None] + z[:, None, None, :]
+        x, y, z = weights.unbind(2)
+        weights = x[:, :, None, None] * y[:, None, :, None] * z[:, None, None, :]
+        # An "embedding bag" is a weighted sum of rows of a table.
+        values = embedding_bag(
+            corners.flatten(1),
+            self.values,
+            per_sample_weights=weights.flatten(1).to(self.values.dtype),
+            mode="sum",
+        )
+        return values, inside
+
+    def nearest(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return values (n, C) of the nearest voxels, and which points are inside."""
+        voxel = points.round()  # halves to even
+        inside = ((voxel >= 0) & (voxel < self.size)).all(dim=1)
+        voxel = voxel.masked_fill(~inside[:, None], 0).long()
+        return self.values[(voxel * self.stride).sum(dim=1)], inside
+
+
+class TorchRotation:
+    """Rotation of spherical harmonics into frames: Z X Z X Z, as in ``_interp.pyx``.
+
+    The coefficients of +m and -m are the real and imaginary part of a complex number.
+    A rotation about z multiplies it by exp(-i m angle). A quarter turn about x is a
+    product with a matrix.
+
+    Parameters
+    ----------
+    order : int
+        Even spherical harmonic order.
+    handedness : float
+        Of the axes in which the frames are given: 1 or -1.
+    device : torch.device
+
+    Examples
+    --------
+    >>> rotation = TorchRotation(4, 1.0, torch.device("cpu"))
+    >>> rotation(torch.ones(2, 15), torch.eye(3).double().repeat(2, 1, 1)).shape
+    torch.Size([2, 15])
+    """
+
+    def __init__(self, order: int, handedness: float, device: torch.device) -> None:
+        pairs = [
+            (ell * (ell + 1) // 2, m)
+            for ell in range(0, order + 1, 2)
+            for m in range(ell + 1)
+        ]
+        centre, m = np.array(pairs).T
+        # For m = 0 the imaginary part is a copy, which the matrices ignore.
+        parts = np.column_stack([centre + m, centre - m]).ravel()
+        is_copy = np.column_stack([m < 0, m == 0]).ravel()
+        tables = quarter_turns(order)
+        n_coeffs = (order + 1) * (order + 2) // 2
+        self.turns_about_x: list[Tensor] = []
+        for starts, columns, values in (tables[:3], tables[3:]):
+            matrix = np.zeros((n_coeffs, n_coeffs), np.float32)
+            matrix[np.repeat(np.arange(n_coeffs), np.diff(starts)), columns] = values
+            matrix = matrix[parts][:, parts] * ~is_copy
+            self.turns_about_x.append(torch.tensor(matrix.T.copy(), device=device))
+        self.order = order
+        self.handedness = handedness
+        self.m = torch.tensor(m, device=device)
+        self.parts = torch.tensor(parts, device=device)
+        # The first place of each coefficient among the parts is never a copy.
+        self.back = torch.tensor(np.unique(parts, return_index=True)[1], device=device)
+
+    def __call__(self, coeffs: Tensor, frame: Tensor) -> Tensor:
+        """Return coefficients (n, C) in the frames (n, 3, 3)."""
+        about_z = self._turns_about_z(frame)
+        down, up = self.turns_about_x
+        turned = _as_complex(coeffs.index_select(1, self.parts)) * about_z[0]
+        turned = _as_complex(_as_real(turned) @ down) * about_z[1]
+        turned = _as_complex(_as_real(turned) @ up) * about_z[2]
+        return _as_real(turned).index_select(1, self.back)
+
+    def _turns_about_z(self, frame: Tensor) -> Tensor:
+        """Return exp(-i m angle) of the three rotations: (3, n, pairs of +m and -m)."""
+        e1, e3 = self.handedness * frame[:, 0], self.handedness * frame[:, 2]
+        across = torch.hypot(e3[:, 0], e3[:, 1])
+        along_z = across == 0
+        cos_a = (e3[:, 0] / across).masked_fill(along_z, self.handedness)
+        sin_a = (e3[:, 1] / across).masked_fill(along_z, 0.0)
+        cos_b, sin_b = e3[:, 2], across
+        # After rotations by -a and -b, e1 lies in the x-y plane at the angle c.
+        cos_c = cos_b * (cos_a * e1[:, 0] + sin_a * e1[:, 1]) - sin_b * e1[:, 2]
+        sin_c = cos_a * e1[:, 1] - sin_a * e1[:, 0]
+        cosine = torch.stack([cos_a, cos_b, cos_c])
+        sine = torch.stack([sin_a, sin_b, sin_c])
+        length = torch.hypot(cosine, sine)
+        turns = torch.complex(cosine / length, -sine / length)
+        powers = turns[:, :, None].expand(-1, -1, self.order).cumprod(dim=2)
+        powers = torch.cat([torch.ones_like(turns)[:, :, None], powers], dim=2)
+        return powers.to(torch.complex64).index_select(2, self.m)
+
+
+def _as_real(numbers: Tensor) -> Tensor:
+    return torch.view_as_real(numbers).flatten(1)
+
+
+def _as_complex(parts: Tensor) -> Tensor:
+    return torch.view_as_complex(torch.unflatten(parts, 1, (-1, 2)))

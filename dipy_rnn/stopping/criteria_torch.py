@@ -1,0 +1,163 @@
+"""The stopping criteria of ``criteria.py`` as torch operations.
+
+They run on any device of torch's. A criterion without an operation here is evaluated on
+the host, which is slow on a GPU: all points are copied at each step.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dipy_rnn.sampling.interpolate_torch import TorchVolume
+from dipy_rnn.stopping.criteria import (
+    ActStoppingCriterion,
+    BinaryStoppingCriterion,
+    CmcStoppingCriterion,
+    StoppingCriterion,
+    ThresholdStoppingCriterion,
+    decompose,
+    evaluate_criterion,
+)
+from dipy_rnn.stopping.reasons import StopReason
+
+#: A criterion on a device: points in voxels (n, 3), whether each is to be evaluated
+#: (n,), seed keys (n,) and point numbers (n,) -> reasons (n,).
+TorchCriterion: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def criterion_on(
+    device: torch.device, criterion: StoppingCriterion
+) -> TorchCriterion:
+    """Return a criterion as an operation on a device.
+
+    Parameters
+    ----------
+    device : torch.device
+    criterion : dipy_rnn.stopping.StoppingCriterion
+
+    Returns
+    -------
+    evaluate : callable
+        A :data:`TorchCriterion`.
+
+    Examples
+    --------
+    >>> cpu, criterion = torch.device("cpu"), BinaryStoppingCriterion(np.ones((2, 2, 2)))
+    >>> evaluate = criterion_on(cpu, criterion)
+    >>> points, ones = torch.tensor([[0.0, 0, 0], [9.0, 0, 0]]), torch.ones(2).long()
+    >>> [StopReason(r).name for r in evaluate(points, ones > 0, ones, ones).tolist()]
+    ['RUNNING', 'OUTSIDE_IMAGE']
+    """
+    kind, maps, parameters = decompose(criterion)
+    if kind is not None and all(each.shape == maps[0].shape for each in maps):
+        volume = TorchVolume(np.stack(maps, axis=3), device)
+        return partial(_CHECKS[kind], volume, *parameters)
+    return partial(_check_on_host, criterion)
+
+
+def _check_threshold(
+    volume: TorchVolume,
+    threshold: float,
+    points: Tensor,
+    asked: Tensor,
+    seed_keys: Tensor,
+    numbers: Tensor,
+) -> Tensor:
+    value, inside = volume.sample(points)
+    ends = ~(value[:, 0] > threshold)  # also for NaN
+    return ends.long().masked_fill(~inside, StopReason.OUTSIDE_IMAGE)
+
+
+def _check_binary(
+    volume: TorchVolume, points: Tensor, asked: Tensor, seed_keys: Tensor, numbers: Tensor
+) -> Tensor:
+    value, inside = volume.nearest(points)
+    return (value[:, 0] == 0).long().masked_fill(~inside, StopReason.OUTSIDE_IMAGE)
+
+
+def _check_act(
+    volume: TorchVolume, points: Tensor, asked: Tensor, seed_keys: Tensor, numbers: Tensor
+) -> Tensor:
+    shares, inside = volume.sample(points)
+    include, exclude = (shares > 0.5).unbind(1)
+    reasons = torch.zeros_like(numbers)
+    reasons = reasons.masked_fill(exclude, StopReason.INVALID_POINT)
+    reasons = reasons.masked_fill(include, StopReason.ENDPOINT)
+    return reasons.masked_fill(~inside, StopReason.OUTSIDE_IMAGE)
+
+
+def _check_cmc(
+    volume: TorchVolume,
+    exponent: float,
+    points: Tensor,
+    asked: Tensor,
+    seed_keys: Tensor,
+    numbers: Tensor,
+) -> Tensor:
+    shares, inside = volume.sample(points)
+    include, exclude = shares.unbind(1)
+    tissue = include + exclude
+    rest = (1.0 - include - exclude).clamp(min=0)
+    state = _mix(seed_keys + _GOLDEN * numbers)
+    first, second = _draw(state + _GOLDEN), _draw(state + _GOLDEN + _GOLDEN)
+    # A comparison with NaN is false, so such a point becomes invalid.
+    continues = (tissue <= 0) | (first < (rest / (rest + include + exclude)) ** exponent)
+    reasons = torch.full_like(numbers, StopReason.INVALID_POINT)
+    reasons = reasons.masked_fill(second < include / tissue, StopReason.ENDPOINT)
+    reasons = reasons.masked_fill(continues, StopReason.RUNNING)
+    return reasons.masked_fill(~inside, StopReason.OUTSIDE_IMAGE)
+
+
+def _check_on_host(
+    criterion: StoppingCriterion,
+    points: Tensor,
+    asked: Tensor,
+    seed_keys: Tensor,
+    numbers: Tensor,
+) -> Tensor:
+    reasons = (~asked).long().cpu().numpy()
+    evaluate_criterion(
+        criterion,
+        points.cpu().numpy(),
+        reasons,
+        seed_keys.cpu().numpy().view(np.uint64),
+        numbers.cpu().numpy(),
+    )
+    return torch.from_numpy(reasons).to(points.device)
+
+
+_CHECKS: dict[type[StoppingCriterion], Callable[..., Tensor]] = {
+    ThresholdStoppingCriterion: _check_threshold,
+    BinaryStoppingCriterion: _check_binary,
+    ActStoppingCriterion: _check_act,
+    CmcStoppingCriterion: _check_cmc,
+}
+
+
+def _signed(bits: int) -> int:
+    """Return the int64 of the same 64 bits."""
+    return (bits + 2**63) % 2**64 - 2**63
+
+
+# SplitMix64 as in _criteria.pyx. torch has no uint64 arithmetic. Arithmetic of int64
+# wraps around and gives the same bits.
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    bits = (bits ^ _shift(bits, 30)) * _signed(0xBF58476D1CE4E5B9)
+    bits = (bits ^ _shift(bits, 27)) * _signed(0x94D049BB133111EB)
+    return bits ^ _shift(bits, 31)
+
+
+def _draw(state: Tensor) -> Tensor:
+    return _shift(_mix(state), 11).double() * 2.0**-53
+
+
+def _shift(bits: Tensor, n: int) -> Tensor:
+    """Shift right, and fill with zeros."""
+    return (bits >> n) & ((1 << (64 - n)) - 1)

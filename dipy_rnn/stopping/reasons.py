@@ -1,0 +1,143 @@
+"""Why a streamline stopped.
+
+DIPY's stopping criteria give some of the reasons, the tracker gives the others. One
+enumeration holds them all. A table beside it says what each reason implies. The kernels
+take their numbers from the enumeration.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from enum import IntEnum
+
+from dipy.tracking.stopping_criterion import StreamlineStatus
+
+
+class StopReason(IntEnum):
+    """Why one half of a streamline ended.
+
+    Examples
+    --------
+    >>> StopReason.SHARP_TURN.message
+    'a step would turn by more than max_angle'
+    """
+
+    RUNNING = 0
+    ENDPOINT = 1
+    OUTSIDE_IMAGE = 2
+    INVALID_POINT = 3
+    SHARP_TURN = 4
+    MAX_LENGTH = 5
+    NO_DIRECTION = 6
+    NO_DATA = 7
+    NOT_FINITE = 8
+
+    @property
+    def message(self) -> str:
+        """Text for users."""
+        return _TABLE[self][0]
+
+    @property
+    def status(self) -> StreamlineStatus:
+        """The status that DIPY's trackers use for it."""
+        return _TABLE[self][1]
+
+    @property
+    def is_valid_end(self) -> bool:
+        """Whether ``return_all=False`` keeps a streamline that ends for this reason."""
+        return self in (StopReason.ENDPOINT, StopReason.OUTSIDE_IMAGE)
+
+
+_TRACKPOINT = StreamlineStatus.TRACKPOINT
+_TABLE: dict[StopReason, tuple[str, StreamlineStatus]] = {
+    StopReason.RUNNING: ("it has not stopped", _TRACKPOINT),
+    StopReason.ENDPOINT: (
+        "the stopping criterion was met",
+        StreamlineStatus.ENDPOINT,
+    ),
+    StopReason.OUTSIDE_IMAGE: ("it left the image", StreamlineStatus.OUTSIDEIMAGE),
+    StopReason.INVALID_POINT: (
+        "it entered tissue that the criterion excludes",
+        StreamlineStatus.INVALIDPOINT,
+    ),
+    StopReason.SHARP_TURN: ("a step would turn by more than max_angle", _TRACKPOINT),
+    StopReason.MAX_LENGTH: ("it would be longer than max_len", _TRACKPOINT),
+    StopReason.NO_DIRECTION: ("the model gave no direction", _TRACKPOINT),
+    StopReason.NO_DATA: ("the features are zero there", _TRACKPOINT),
+    StopReason.NOT_FINITE: ("the model returned NaN or infinity", _TRACKPOINT),
+}
+#: The reason that belongs to each of DIPY's statuses.
+REASON_OF_STATUS = {
+    int(StreamlineStatus.TRACKPOINT): StopReason.RUNNING,
+    int(StreamlineStatus.ENDPOINT): StopReason.ENDPOINT,
+    int(StreamlineStatus.OUTSIDEIMAGE): StopReason.OUTSIDE_IMAGE,
+    int(StreamlineStatus.INVALIDPOINT): StopReason.INVALID_POINT,
+}
+
+
+def format_tally(counts: Mapping[StopReason, int]) -> str:
+    """Format how often each reason ended one half of a streamline.
+
+    Parameters
+    ----------
+    counts : mapping of StopReason to int
+
+    Returns
+    -------
+    table : str
+        One line for each reason that occurred, the most frequent first.
+
+    Examples
+    --------
+    >>> print(format_tally({StopReason.ENDPOINT: 3, StopReason.SHARP_TURN: 1}))
+     75.0 %         3  the stopping criterion was met
+     25.0 %         1  a step would turn by more than max_angle
+    """
+    total = sum(counts.values())
+    lines = [
+        f"{100 * n / total:5.1f} % {n:9d}  {StopReason(reason).message}"
+        for reason, n in sorted(counts.items(), key=lambda item: -item[1])
+        if n
+    ]
+    return "\n".join(lines) or "no streamline was tracked"
+
+
+def format_fates(counts: Mapping[tuple[StopReason, StopReason], int]) -> str:
+    """Format how many streamlines have two valid ends, and why the others do not.
+
+    Parameters
+    ----------
+    counts : mapping of tuple of 2 StopReason to int
+        Number of streamlines for each pair of reasons, of the forward and of the
+        backward half.
+
+    Returns
+    -------
+    table : str
+        One line for the streamlines that ``return_all=False`` keeps. Then one line for
+        each reason that rejects others, the most frequent first. A streamline with two
+        invalid ends counts for the reason that comes first in :class:`StopReason`, so
+        excluded tissue precedes all others.
+
+    Examples
+    --------
+    >>> end, fluid = StopReason.ENDPOINT, StopReason.INVALID_POINT
+    >>> print(format_fates({(end, end): 6, (end, fluid): 1, (fluid, fluid): 1}))
+    kept      75.0 %         6  both ends are valid
+    rejected  25.0 %         2  it entered tissue that the criterion excludes
+    """
+    total = sum(counts.values())
+    if not total:
+        return "no streamline was tracked"
+    kept = 0
+    rejected: Counter[StopReason] = Counter()
+    for reasons, n in counts.items():
+        bad = [reason for reason in map(StopReason, reasons) if not reason.is_valid_end]
+        if bad:
+            rejected[min(bad)] += n
+        else:
+            kept += n
+    rows = [("kept", kept, "both ends are valid")]
+    rows += [("rejected", n, why.message) for why, n in rejected.most_common() if n]
+    return "\n".join(
+        f"{fate:8s} {100 * n / total:5.1f} % {n:9d}  {why}" for fate, n, why in rows
+    )

@@ -1,0 +1,242 @@
+"""What is fixed for a run: steps, angles and lengths in their final units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from dipy_rnn._checks import check_count, check_number
+from dipy_rnn._dipy_compat import dipy_is_at_least
+from dipy_rnn._typing import FloatArray
+from dipy_rnn.spatial import voxel_sizes
+
+_MOST_POINTS = 2**31
+
+
+@dataclass(frozen=True, eq=False)
+class TrackingConfig:
+    """The settings of a run, which all streamlines share.
+
+    :meth:`of` makes them from the arguments of a tracker.
+
+    Parameters
+    ----------
+    affine : ndarray of shape (4, 4)
+        Voxel to mm. Applied to finished streamlines.
+    step_vox : ndarray of shape (3,)
+        The step along each voxel axis, in voxels.
+    min_cosine : float
+        Cosine of the largest angle between two steps.
+    max_points : int
+        A streamline with more points ends, and is returned one point longer.
+    max_half_points : int
+        Largest number of points of one half, the seed included. 2 or more.
+    warm_up_points : int
+        Length of the warm-up pass: at most this many points of the forward half, counted
+        from the seed, are shown to the network in reverse before the backward half.
+    unidirectional : bool, optional
+        Omit the backward half.
+    random_seed : int, optional
+        For criteria that draw at random by keys.
+
+    Examples
+    --------
+    >>> config = TrackingConfig.of(
+    ...     np.diag([2.0, 2, 4, 1]), step_size=1.0, max_angle=60, max_points=100)
+    >>> config.step_vox.tolist(), round(config.min_cosine, 3)
+    ([0.5, 0.5, 0.25], 0.5)
+    """
+
+    affine: FloatArray
+    step_vox: FloatArray
+    min_cosine: float
+    max_points: int
+    max_half_points: int
+    warm_up_points: int
+    unidirectional: bool = False
+    random_seed: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        affine: FloatArray,
+        *,
+        step_size: float,
+        max_angle: float,
+        max_points: int,
+        max_half_points: int | None = None,
+        warm_up_points: int | None = None,
+        unidirectional: bool = False,
+        random_seed: int = 0,
+    ) -> Self:
+        """Convert the arguments of a tracker.
+
+        Parameters
+        ----------
+        affine : ndarray of shape (4, 4)
+            Voxel to mm.
+        step_size : float
+            Step in mm.
+        max_angle : float
+            Largest angle between two steps, in degrees.
+        max_points : int
+        max_half_points : int, optional
+            No limit if None.
+        warm_up_points : int, optional
+            ``replay_points`` of a model's metadata. All points if None.
+        unidirectional, random_seed
+            See :class:`TrackingConfig`.
+
+        Returns
+        -------
+        config : TrackingConfig
+
+        Raises
+        ------
+        ValueError
+            If ``max_angle`` is not above 0 and up to 180 degrees.
+        """
+        check_max_angle(max_angle)
+        if max_half_points is None:
+            max_half_points = max_points + 2
+        if warm_up_points is None or warm_up_points > max_half_points:
+            warm_up_points = max_half_points
+        return cls(
+            affine=np.ascontiguousarray(affine, dtype=np.float64),
+            step_vox=step_size / voxel_sizes(affine),
+            min_cosine=float(np.cos(np.deg2rad(max_angle))),
+            max_points=max_points,
+            max_half_points=max_half_points,
+            warm_up_points=warm_up_points,
+            unidirectional=unidirectional,
+            random_seed=random_seed,
+        )
+
+
+def check_max_angle(max_angle: float) -> None:
+    """Refuse an angle that is not above 0 and up to 180 degrees.
+
+    Parameters
+    ----------
+    max_angle : float
+
+    Raises
+    ------
+    ValueError
+
+    Examples
+    --------
+    >>> check_max_angle(30)
+    """
+    if not 0 < check_number(max_angle, "max_angle") <= 180:
+        raise ValueError(
+            f"max_angle is {max_angle}; an angle above 0 and up to 180 degrees "
+            "is allowed."
+        )
+
+
+def check_random_seed(random_seed: int) -> int:
+    """Return a random seed that also DIPY's generators take.
+
+    Parameters
+    ----------
+    random_seed : int
+
+    Returns
+    -------
+    random_seed : int
+
+    Raises
+    ------
+    ValueError
+        If it is not a whole number from 0 to 2**32 - 1.
+
+    Examples
+    --------
+    >>> check_random_seed(1)
+    1
+    """
+    return check_count(random_seed, "random_seed", 0, 2**32 - 1)
+
+
+def length_limits(min_len: float, max_len: float, step_size: float) -> tuple[int, int]:
+    """Convert lengths in mm to numbers of points, as DIPY's newer trackers do.
+
+    Parameters
+    ----------
+    min_len, max_len : float
+        Length of a streamline in mm.
+    step_size : float
+        Step in mm.
+
+    Returns
+    -------
+    min_points, max_points : int
+
+    Raises
+    ------
+    ValueError
+        If ``step_size`` is not above 0, ``min_len`` is negative or above ``max_len``, one
+        of them is not finite, or there would be more than 2**31 points.
+
+    Notes
+    -----
+    The limits count points, of which a streamline has one more than steps. A streamline
+    of n points passes ``min_len = n * step_size``, although it is one step shorter.
+
+    Examples
+    --------
+    >>> length_limits(2, 500, 0.5)
+    (4, 1000)
+    """
+    step_size = check_number(step_size, "step_size")
+    min_len = check_number(min_len, "min_len")
+    max_len = check_number(max_len, "max_len")
+    if not 0 < step_size < np.inf:
+        raise ValueError(f"step_size is {step_size}; a step above 0 mm is needed.")
+    if not 0 <= min_len <= max_len < np.inf:
+        raise ValueError(
+            f"min_len is {min_len} and max_len {max_len}; 0 <= min_len <= max_len is "
+            "needed (mm)."
+        )
+    if max_len > _MOST_POINTS * step_size:
+        raise ValueError(
+            f"max_len is {max_len}; up to {_MOST_POINTS} steps of {step_size} mm are "
+            "allowed."
+        )
+    return int(min_len / step_size), int(max_len / step_size)
+
+
+def lengths_for_dipy(
+    min_len: float, max_len: float, step_size: float
+) -> dict[str, float]:
+    """Convert lengths to the units of the installed DIPY's trackers.
+
+    Parameters
+    ----------
+    min_len, max_len : float
+        Length of a streamline in mm.
+    step_size : float
+        Step in mm.
+
+    Returns
+    -------
+    lengths : dict of str to float
+        ``min_len`` and ``max_len``. Since DIPY 1.12 they are in mm, before they are
+        numbers of points.
+
+    Raises
+    ------
+    ValueError
+        As :func:`length_limits`.
+
+    Examples
+    --------
+    >>> sorted(lengths_for_dipy(2, 500, 0.5))
+    ['max_len', 'min_len']
+    """
+    points = length_limits(min_len, max_len, step_size)
+    lengths = (min_len, max_len) if dipy_is_at_least(1, 12) else points
+    return dict(zip(("min_len", "max_len"), lengths))

@@ -1,0 +1,137 @@
+"""What tracking returns: a streamline, and the block of them that slots hand over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from dipy_rnn._typing import FloatArray, IntArray
+from dipy_rnn.stopping import StopReason
+
+_REASONS = tuple(StopReason)  # Lookup by value; avoids constructing the enum.
+
+
+@dataclass(frozen=True, eq=False)
+class Streamline:
+    """A tracked streamline, and why its two halves ended.
+
+    Parameters
+    ----------
+    points_mm : ndarray of shape (M, 3)
+        From the end of the backward half, through the seed, to the end of the forward
+        half.
+    seed_index : int
+        Index of the seed in the seeds that were given.
+    seed_mm : ndarray of shape (3,)
+    forward_stop, backward_stop : StopReason
+    n_forward : int, optional
+        Number of points of the forward half, the seed included.
+
+    Examples
+    --------
+    >>> line = Streamline(np.zeros((1, 3)), 0, np.zeros(3), StopReason.ENDPOINT,
+    ...                   StopReason.SHARP_TURN)
+    >>> line.has_valid_ends
+    False
+    """
+
+    points_mm: FloatArray
+    seed_index: int
+    seed_mm: FloatArray
+    forward_stop: StopReason
+    backward_stop: StopReason
+    n_forward: int = 1
+
+    @property
+    def has_valid_ends(self) -> bool:
+        """Whether each end is an end point or leaves the image."""
+        return self.forward_stop.is_valid_end and self.backward_stop.is_valid_end
+
+    @property
+    def forward_half(self) -> FloatArray:
+        """Points from the seed to the forward end, the seed included."""
+        return self.points_mm[len(self.points_mm) - self.n_forward :]
+
+    @property
+    def backward_half(self) -> FloatArray:
+        """Points from the seed to the backward end, the seed included."""
+        return self.points_mm[len(self.points_mm) - self.n_forward :: -1]
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedStreamlines:
+    """The streamlines that slots have finished, in arrays.
+
+    Parameters
+    ----------
+    seed_index : ndarray of shape (k,)
+        Indices of their seeds.
+    n_points : ndarray of shape (k,)
+        Numbers of points.
+    n_forward : ndarray of shape (k,)
+        Numbers of points of the forward halves, the seeds included.
+    points_mm : ndarray of shape (sum of n_points, 3)
+        All points, streamline by streamline, each from its backward end to its forward
+        end.
+    forward_stop, backward_stop : ndarray of shape (k,)
+        Values of :class:`dipy_rnn.stopping.StopReason`.
+
+    Examples
+    --------
+    >>> FinishedStreamlines.joined([]).points_mm.shape
+    (0, 3)
+    """
+
+    seed_index: IntArray
+    n_points: IntArray
+    n_forward: IntArray
+    points_mm: FloatArray
+    forward_stop: IntArray
+    backward_stop: IntArray
+
+    @classmethod
+    def joined(cls, parts: Iterable[FinishedStreamlines]) -> Self:
+        """Join several blocks into one."""
+        none = np.empty(0, np.int64)
+        empty = cls(none, none, none, np.empty((0, 3)), none, none)
+        blocks = [empty, *parts]
+        return cls(
+            *(
+                np.concatenate([getattr(block, name) for block in blocks])
+                for name in cls.__dataclass_fields__
+            )
+        )
+
+    def split(self, seeds_mm: FloatArray) -> Iterator[Streamline]:
+        """Yield each streamline as a record of its own.
+
+        Parameters
+        ----------
+        seeds_mm : ndarray of shape (N, 3)
+            All seeds of the run.
+
+        Yields
+        ------
+        streamline : Streamline
+        """
+        ends = np.cumsum(self.n_points)
+        for index, n_points, n_forward, end, forward_stop, backward_stop in zip(
+            self.seed_index.tolist(),
+            self.n_points.tolist(),
+            self.n_forward.tolist(),
+            ends.tolist(),
+            self.forward_stop.tolist(),
+            self.backward_stop.tolist(),
+        ):
+            yield Streamline(
+                # A copy, as a view would keep the whole block in memory.
+                self.points_mm[end - n_points : end].copy(),
+                index,
+                seeds_mm[index],
+                _REASONS[forward_stop],
+                _REASONS[backward_stop],
+                n_forward,
+            )

@@ -1,0 +1,197 @@
+"""The tracking algorithm for one streamline, in plain NumPy. Read this file first.
+
+It is written to be read, and is slow. ``slots_compiled.py``, ``slots_torch.py`` and
+``direction_getter.py`` must give the same streamlines; one test runs on all of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dipy_rnn import spatial, stopping
+from dipy_rnn._typing import AnyArray, FloatArray
+from dipy_rnn.model import HiddenStates, Predictor
+from dipy_rnn.sampling import DATA, OUTSIDE
+from dipy_rnn.spatial import frames
+from dipy_rnn.stopping import StoppingCriterion, StopReason
+from dipy_rnn.tracking.config import TrackingConfig
+from dipy_rnn.tracking.records import Streamline
+
+
+def track_streamline(
+    predictor: Predictor,
+    criterion: StoppingCriterion,
+    config: TrackingConfig,
+    seed_mm: FloatArray,
+    first_direction: FloatArray,
+) -> Streamline:
+    """Track the streamline of a seed: forward half, warm-up pass, backward half.
+
+    Parameters
+    ----------
+    predictor : dipy_rnn.model.Predictor
+    criterion : dipy_rnn.stopping.StoppingCriterion
+    config : TrackingConfig
+    seed_mm : ndarray of shape (3,)
+        Inside the image.
+    first_direction : ndarray of shape (3,)
+        Unit vector along the voxel axes.
+
+    Returns
+    -------
+    streamline : Streamline
+        Its ``seed_index`` is 0.
+
+    Examples
+    --------
+    >>> from dipy_rnn import fodf_features, load_model
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> phantom = crossing_phantom(90)
+    >>> predictor = Predictor(fodf_features(phantom.fodf()), load_model(), np.eye(3), 1)
+    >>> line = track_streamline(
+    ...     predictor,
+    ...     stopping.BinaryStoppingCriterion(phantom.mask()),
+    ...     TrackingConfig.of(np.eye(4), step_size=1, max_angle=60, max_points=100),
+    ...     np.array([11.5, 11.5, 5.5]), np.array([1.0, 0, 0]))
+    >>> line.forward_stop.name, len(line.forward_half), len(line.backward_half)
+    ('ENDPOINT', 13, 13)
+    """
+    half = _Half(predictor, criterion, config, seed_mm)
+    first_frame = frames.from_tangents(first_direction[None], predictor.axes)
+    forward, forward_frames, forward_stop = half.track(
+        predictor.states(1), first_frame, n_before=0, sign=1
+    )
+    backward, backward_stop = forward[:1], forward_stop
+    if not config.unidirectional and len(forward) <= config.max_points:
+        # The network sees the forward half in reverse, which prepares its hidden state.
+        states = predictor.states(1)
+        n = min(len(forward) - 1, config.warm_up_points)
+        frame = frames.reverse(forward_frames[n])
+        for point, following in zip(forward[n:0:-1], forward[n - 1 :: -1]):
+            states.predict(point[None], frame)
+            step = (following - point) / config.step_vox
+            frame = frames.transport(frame, step[None] / np.linalg.norm(step))
+        backward, _, backward_stop = half.track(
+            states, frame, n_before=len(forward) - 1, sign=-1
+        )
+    points_vox = np.array([*backward[:0:-1], *forward])
+    points_mm = spatial.to_mm(points_vox, config.affine)
+    return Streamline(points_mm, 0, seed_mm, forward_stop, backward_stop, len(forward))
+
+
+class _Half:
+    """Tracks one half of a streamline at a time, from the seed on."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        criterion: StoppingCriterion,
+        config: TrackingConfig,
+        seed_mm: FloatArray,
+    ) -> None:
+        self.in_frame = predictor.in_frame
+        self.criterion = criterion
+        self.config = config
+        self.seed_vox = spatial.to_voxels(seed_mm, config.affine)
+        self.seed_key = stopping.seed_keys(config.random_seed, self.seed_vox[None])
+
+    def track(
+        self, states: HiddenStates, frame: FloatArray, *, n_before: int, sign: int
+    ) -> tuple[list[FloatArray], list[FloatArray], StopReason]:
+        """Return the points in voxels, the frame at each, and why the half ended.
+
+        ``n_before`` is the number of points of the other half without the seed. ``sign``
+        is 1 for the forward half and -1 for the backward half.
+        """
+        config = self.config
+        points, point_frames = [self.seed_vox], [frame]
+        while True:
+            answers, status = states.predict(points[-1][None], point_frames[-1])
+            direction = next_direction(answers[0], frame[0], in_frame=self.in_frame)
+            reason = classify_step(direction, frame[0], status[0], config.min_cosine)
+            if reason is not StopReason.RUNNING:
+                return points, point_frames, reason
+            tangent = direction / np.linalg.norm(direction)
+            point = points[-1] + tangent * config.step_vox
+            reason = self._evaluate(point, sign * len(points))
+            if reason is not StopReason.RUNNING:
+                return points, point_frames, reason
+            frame = frames.transport(frame, tangent[None])
+            points.append(point)
+            point_frames.append(frame)
+            too_long = n_before + len(points) > config.max_points
+            if too_long or len(points) >= config.max_half_points:
+                return points, point_frames, StopReason.MAX_LENGTH
+
+    def _evaluate(self, point: FloatArray, number: int) -> StopReason:
+        reasons = np.array([StopReason.RUNNING], dtype=np.int64)
+        numbers = np.array([number], dtype=np.int64)
+        stopping.evaluate_criterion(
+            self.criterion, point[None], reasons, self.seed_key, numbers
+        )
+        return StopReason(reasons[0])
+
+
+def next_direction(answer: AnyArray, frame: FloatArray, *, in_frame: bool) -> FloatArray:
+    """Return a model's answer as a direction along the voxel axes.
+
+    Parameters
+    ----------
+    answer : ndarray of shape (3,)
+        In the frame of the model, of any length.
+    frame : ndarray of shape (3, 3)
+        The moving frame: rows ``e1, e2, e3``.
+    in_frame : bool
+        Whether the frame of the model is the moving frame.
+
+    Returns
+    -------
+    direction : ndarray of shape (3,)
+        Of the same length as the answer.
+
+    Examples
+    --------
+    >>> next_direction(np.array([0.0, 0, 2]), np.eye(3)[::-1], in_frame=True).tolist()
+    [2.0, 0.0, 0.0]
+    """
+    answer = answer.astype(np.float64)
+    return answer @ frame if in_frame else answer
+
+
+def classify_step(
+    direction: FloatArray, frame: FloatArray, status: int, min_cosine: float
+) -> StopReason:
+    """Return why a streamline cannot take a step, or RUNNING.
+
+    Parameters
+    ----------
+    direction : ndarray of shape (3,)
+        Along the voxel axes, of any length.
+    frame : ndarray of shape (3, 3)
+        The moving frame. ``e3`` is the incoming direction.
+    status : int
+        :data:`dipy_rnn.sampling.OUTSIDE`, ``EMPTY`` or ``DATA``.
+    min_cosine : float
+        Cosine of the largest angle between two steps.
+
+    Returns
+    -------
+    reason : StopReason
+
+    Examples
+    --------
+    >>> classify_step(np.array([1.0, 0, 0]), np.eye(3), DATA, 0.5).name
+    'SHARP_TURN'
+    """
+    if status == OUTSIDE:
+        return StopReason.OUTSIDE_IMAGE
+    if status != DATA:
+        return StopReason.NO_DATA
+    length = np.linalg.norm(direction)
+    if not np.isfinite(length):
+        return StopReason.NOT_FINITE
+    if length == 0:
+        return StopReason.NO_DIRECTION
+    if direction / length @ frame[2] < min_cosine:
+        return StopReason.SHARP_TURN
+    return StopReason.RUNNING

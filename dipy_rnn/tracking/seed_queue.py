@@ -1,0 +1,132 @@
+"""The seeds of a run in their order, with first directions, for slots that are free."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import TypeAlias
+
+import numpy as np
+
+from dipy_rnn import spatial
+from dipy_rnn._typing import FloatArray, IntArray
+from dipy_rnn.model import Predictor
+from dipy_rnn.spatial import frames
+
+# First directions are computed for this many seeds at a time. It is large enough to be
+# efficient, and small enough to limit memory and to give every thread some work.
+_SEEDS_AHEAD = 1024
+
+# Seed indices, seeds in voxels, first frames.
+_Seeds: TypeAlias = tuple[IntArray, FloatArray, FloatArray]
+
+
+class SeedQueue:
+    """The seeds of a run in their order, with their first directions.
+
+    Parameters
+    ----------
+    predictor : dipy_rnn.model.Predictor
+    seeds_mm : ndarray of shape (N, 3)
+        float64.
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+    directions : ndarray of shape (N, 3), optional
+        First directions along the voxel axes. If None, the predictor's. A seed is
+        skipped if it is outside the image or its direction has length zero.
+    n_ahead : int, optional
+        Number of seeds whose first directions are computed at a time.
+
+    Examples
+    --------
+    >>> from dipy_rnn import fodf_features
+    >>> from dipy_rnn.model import load_model
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> features = fodf_features(crossing_phantom(90).fodf())
+    >>> predictor = Predictor(features, load_model(), np.eye(3), 1)
+    >>> seeds = np.array([[-9.0, 0, 0], [11.5, 11.5, 5.5]])
+    >>> queue = SeedQueue(predictor, seeds, np.eye(4))
+    >>> index, seeds_vox, first_frames = queue.take(5)
+    >>> index.tolist(), first_frames.shape, queue.skipped
+    ([1], (1, 3, 3), {0})
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        seeds_mm: FloatArray,
+        affine: FloatArray,
+        directions: FloatArray | None = None,
+        *,
+        n_ahead: int = _SEEDS_AHEAD,
+    ) -> None:
+        #: All seeds of the run, of shape (N, 3).
+        self.seeds_mm = seeds_mm
+        #: Indices of seeds that were skipped.
+        self.skipped: set[int] = set()
+        self._predictor = predictor
+        self._affine = affine
+        self._directions = directions
+        self._n_ahead = min(n_ahead, _SEEDS_AHEAD)
+        self._lock = Lock()
+        self._next = 0
+        self._ready: _Seeds = (
+            np.empty(0, np.int64),
+            np.empty((0, 3)),
+            np.empty((0, 3, 3)),
+        )
+
+    def __len__(self) -> int:
+        """Return the number of seeds that are left, with those that will be skipped."""
+        return len(self.seeds_mm) - self._next + len(self._ready[0])
+
+    def take(self, n: int) -> _Seeds:
+        """Take the next seeds. Several threads may call this.
+
+        Parameters
+        ----------
+        n : int
+
+        Returns
+        -------
+        index : ndarray of shape (k,)
+            Seed indices. k is below n only if no further seeds are left.
+        seeds_vox : ndarray of shape (k, 3)
+        first_frames : ndarray of shape (k, 3, 3)
+            Frames around the first directions.
+        """
+        while True:
+            with self._lock:
+                start = self._next
+                index, seeds_vox, first_frames = self._ready
+                if n <= len(index) or start == len(self.seeds_mm):
+                    self._ready = index[n:], seeds_vox[n:], first_frames[n:]
+                    return index[:n], seeds_vox[:n], first_frames[:n]
+                self._next = stop = min(start + self._n_ahead, len(self.seeds_mm))
+            # Each thread that finds too few seeds prepares some, beside the others.
+            prepared = self._prepare(start, stop)
+            with self._lock:
+                index, seeds_vox, first_frames = self._ready
+                self._ready = (
+                    np.concatenate([index, prepared[0]]),
+                    np.concatenate([seeds_vox, prepared[1]]),
+                    np.concatenate([first_frames, prepared[2]]),
+                )
+
+    def _prepare(self, start: int, stop: int) -> _Seeds:
+        """Return the seeds of a range that are inside and have a first direction."""
+        seeds_vox = spatial.to_voxels(self.seeds_mm[start:stop], self._affine)
+        predictor = self._predictor
+        if self._directions is None:
+            first = predictor.first_directions(seeds_vox, 1)[:, 0]
+        else:
+            first = self._directions[start:stop]
+        length = np.linalg.norm(first, axis=1)
+        limits = np.array(predictor.data.shape[:3]) - 0.5
+        inside = ((seeds_vox >= -0.5) & (seeds_vox < limits)).all(axis=1)
+        good = inside & (length > 0)
+        self.skipped.update((start + np.flatnonzero(~good)).tolist())
+        kept = np.flatnonzero(good)
+        first_frames = frames.from_tangents(
+            first[kept] / length[kept, None], predictor.axes
+        )
+        return start + kept, seeds_vox[kept], first_frames

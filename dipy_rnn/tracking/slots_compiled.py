@@ -1,0 +1,133 @@
+"""Slots on the CPU: the steps are compiled (``_slots.pyx``), one thread for each group.
+
+A slot holds one streamline with its frame, its hidden state and its points so far. When
+the streamline is finished, the slot gets the next seed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dipy_rnn import stopping
+from dipy_rnn._typing import IntArray
+from dipy_rnn.model import Predictor
+from dipy_rnn.stopping import StoppingCriterion
+from dipy_rnn.tracking._slots import SlotArrays
+from dipy_rnn.tracking.config import TrackingConfig
+from dipy_rnn.tracking.records import FinishedStreamlines
+from dipy_rnn.tracking.seed_queue import SeedQueue
+
+# When no seeds are left, idle slots are dropped if less than this share is busy.
+_LEAST_BUSY = 0.9
+
+
+class CompiledSlots:
+    """A group of slots on the CPU, advanced by one thread.
+
+    Parameters
+    ----------
+    predictor : dipy_rnn.model.Predictor
+    criterion : dipy_rnn.stopping.StoppingCriterion
+    queue : SeedQueue
+    config : TrackingConfig
+    n_slots : int
+        Number of streamlines that advance together.
+
+    Examples
+    --------
+    >>> from dipy_rnn import fodf_features
+    >>> from dipy_rnn.model import load_model
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> phantom = crossing_phantom(90)
+    >>> features = fodf_features(phantom.fodf())
+    >>> predictor = Predictor(features, load_model(), np.eye(3), 1)
+    >>> slots = CompiledSlots(
+    ...     predictor,
+    ...     stopping.BinaryStoppingCriterion(phantom.mask()),
+    ...     SeedQueue(predictor, np.array([[11.5, 11.5, 5.5]]), np.eye(4)),
+    ...     TrackingConfig.of(np.eye(4), step_size=1, max_angle=60, max_points=100),
+    ...     n_slots=8)
+    >>> while slots.busy:
+    ...     for index in slots.advance(100).seed_index:
+    ...         print(index)
+    0
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        criterion: StoppingCriterion,
+        queue: SeedQueue,
+        config: TrackingConfig,
+        *,
+        n_slots: int,
+    ) -> None:
+        self._predictor = predictor
+        self._criterion = criterion
+        self._queue = queue
+        self._random_seed = config.random_seed
+        self._draws = getattr(criterion, "draws_at_random", False)
+        self._arrays = SlotArrays(n_slots, config)
+        self._states = predictor.states(n_slots)
+        self._reset = np.empty(n_slots, np.int64)
+        self._finished = np.empty(n_slots, np.int64)
+        self._refill(np.arange(n_slots, dtype=np.int64))
+
+    @property
+    def busy(self) -> bool:
+        """Whether any slot holds a streamline."""
+        return len(self._arrays) > 0
+
+    def advance(self, n_steps: int) -> FinishedStreamlines:
+        """Advance all slots, and give new seeds to those that finish.
+
+        Parameters
+        ----------
+        n_steps : int
+            Largest number of steps.
+
+        Returns
+        -------
+        finished : FinishedStreamlines
+        """
+        parts: list[FinishedStreamlines] = []
+        while self.busy and n_steps:
+            parts += self._step()
+            n_steps -= 1
+        return FinishedStreamlines.joined(parts)
+
+    def _step(self) -> list[FinishedStreamlines]:
+        arrays = self._arrays
+        answers, status = self._states.predict(arrays.position, arrays.frame)
+        arrays.propose(answers, status, self._predictor.in_frame)
+        stopping.evaluate_criterion(
+            self._criterion,
+            np.asarray(arrays.proposal),
+            np.asarray(arrays.reasons),
+            np.asarray(arrays.seed_keys) if self._draws else None,
+            np.asarray(arrays.numbers) if self._draws else None,
+        )
+        n_reset, n_finished = arrays.settle(self._reset, self._finished)
+        if n_reset:
+            self._states.reset(self._reset[:n_reset])
+        if not n_finished:
+            return []
+        rows = self._finished[:n_finished]
+        parts = [FinishedStreamlines(*arrays.collect(rows))]
+        self._refill(rows)
+        return parts
+
+    def _refill(self, rows: IntArray) -> None:
+        """Give the next seeds to free slots. Drop idle slots if no seed is left."""
+        index, seeds_vox, first_frames = self._queue.take(len(rows))
+        n = len(index)
+        if n:
+            keys = np.zeros(n, np.uint64)
+            if self._draws:
+                keys = stopping.seed_keys(self._random_seed, seeds_vox)
+            self._arrays.admit(rows[:n], index, seeds_vox, first_frames, keys)
+        if n < len(rows):
+            busy = self._arrays.busy()
+            if len(busy) < _LEAST_BUSY * len(self._arrays):
+                self._arrays.keep(busy)
+                self._states.keep(busy)
