@@ -54,7 +54,7 @@ def track_streamline(
     ...     TrackingConfig.of(np.eye(4), step_size=1, max_angle=60, max_points=100),
     ...     np.array([11.5, 11.5, 5.5]), np.array([1.0, 0, 0]))
     >>> line.forward_stop.name, len(line.forward_half), len(line.backward_half)
-    ('ENDPOINT', 13, 13)
+    ('OUTSIDE_IMAGE', 12, 11)
     """
     half = _Half(predictor, criterion, config, seed_mm)
     first_frame = frames.from_tangents(first_direction[None], predictor.axes)
