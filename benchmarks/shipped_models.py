@@ -53,7 +53,7 @@ import numpy as np
 from real_data import SEED_THR, STOPPING_THR, prepare
 
 from dipy_rnn import load_model, peaks, rnn_tracking, sh, spaces
-from dipy_rnn.comparison import by_seed
+from dipy_rnn.evaluation.comparison import by_seed
 from dipy_rnn.evaluation import (
     alike,
     density_correlation,

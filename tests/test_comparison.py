@@ -12,15 +12,15 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_rnn import comparison, evaluation, peaks, rnn_tracking, sh, spaces
-from dipy_rnn.comparison import (
+from dipy_rnn import evaluation, peaks, rnn_tracking, sh, spaces
+from dipy_rnn.evaluation import KnownBundle, comparison
+from dipy_rnn.evaluation.comparison import (
     Tracked,
     by_seed,
     measure,
     partner_distances,
     track_beside,
 )
-from dipy_rnn.evaluation import KnownBundle
 from dipy_rnn.phantom import crossing_phantom
 from dipy_rnn.tracking import dipy_is_at_least
 

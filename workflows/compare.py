@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from dipy.direction.peaks import PeaksAndMetrics
 
     from dipy_rnn._typing import AnyArray, ArrayLike, BoolArray, FloatArray, IntArray
-    from dipy_rnn.comparison import Tracked
+    from dipy_rnn.evaluation.comparison import Tracked
     from dipy_rnn.evaluation import KnownBundle
     from dipy_rnn.model_file import Model
 
@@ -65,7 +65,7 @@ class _Comparison:
     ----------
     title : str
         Of the page.
-    tracked : dict of str to dipy_rnn.comparison.Tracked
+    tracked : dict of str to dipy_rnn.evaluation.comparison.Tracked
     image : ndarray of shape (X, Y, Z)
         What lies below the streamlines in the pictures.
     affine : ndarray of shape (4, 4)
@@ -344,7 +344,7 @@ def _track(
     batch_size: int,
 ) -> _Comparison:
     """Track a subject with all trackers."""
-    from dipy_rnn.comparison import track_beside
+    from dipy_rnn.evaluation.comparison import track_beside
 
     features, stopping, mask, affine = load_subject(
         pam_path, stopping_path, seeding_path, "sh", sh_format
@@ -451,7 +451,7 @@ def _existing(
     candidate_path: Path, reference_path: Path, image_path: Path
 ) -> _Comparison:
     """Take two tractograms that are there."""
-    from dipy_rnn.comparison import Tracked
+    from dipy_rnn.evaluation.comparison import Tracked
     from dipy_rnn.evaluation import nearest_streamlines
 
     image, affine = load_volume(image_path)
@@ -500,7 +500,7 @@ def _report(
     metrics_path: Path,
 ) -> None:
     """Measure, and write the figures and the page."""
-    from dipy_rnn.comparison import measure, partner_distances
+    from dipy_rnn.evaluation.comparison import measure, partner_distances
     from dipy_rnn.interpolate import count_threads
     from dipy_rnn.report import write_report
     from dipy_rnn.whole_file import whole_file
