@@ -193,7 +193,7 @@ def score(
 def _connected_bundles(
     lines: list[FloatArray],
     bundles: Sequence[KnownBundle],
-    masks: Sequence[BoolArray],
+    masks: list[BoolArray],
     affine: FloatArray,
     shape: tuple[int, ...],
 ) -> IntArray:

@@ -325,7 +325,8 @@ def round_labels(labels: AnyArray, name: str = "labels") -> IntArray:
             f"{name} holds {values[is_invalid][0]:g}; labels are whole numbers of 0 or "
             "more."
         )
-    return whole.astype(int)
+    rounded: IntArray = whole.astype(int)
+    return rounded
 
 
 def _as_integers(labels: AnyArray) -> AnyArray:
