@@ -53,7 +53,6 @@ import numpy as np
 from real_data import SEED_THR, STOPPING_THR, prepare
 
 from dipy_rnn import load_model, peaks, rnn_tracking, sh, spaces
-from dipy_rnn.evaluation.comparison import by_seed
 from dipy_rnn.evaluation import (
     agreement,
     density_correlation,
@@ -63,6 +62,7 @@ from dipy_rnn.evaluation import (
     score,
     visits,
 )
+from dipy_rnn.evaluation.comparison import by_seed
 from dipy_rnn.phantom import random_phantom
 
 HEADS = ("canon61", "siemens2mm")

@@ -471,9 +471,7 @@ def test_invalid_seeds_or_affine_are_refused(world):
 def test_no_seed_with_a_peak_is_refused(world):
     world.seeds, before = np.full((1, 3), 1e3), world.seeds
     try:
-        with pytest.raises(
-            ValueError, match="has no peak at any seed"
-        ):
+        with pytest.raises(ValueError, match="has no peak at any seed"):
             track(world)
     finally:
         world.seeds = before

@@ -67,7 +67,7 @@ class Tracked:
     seconds: float | None = None
 
     def facts(self) -> dict[str, str | float]:
-        """Return the label, counts and, if the time is known, the speed."""
+        """Return the label, the counts and, if they are known, time and speed."""
         n_points = sum(map(len, self.streamlines))
         facts: dict[str, str | float] = {"label": self.label}
         if self.seconds is not None:
@@ -167,8 +167,7 @@ def track_beside(
     nbr_threads : int, optional
         0 for every core.
     random_seed : int, optional
-        Seed of probabilistic tracking, 1 or more. The baseline uses ``random_seed +
-        1``.
+        Seed of probabilistic tracking, 1 or more. The baseline uses the next integer.
     batch_size : int, optional
         As for :func:`dipy_rnn.rnn_tracking`.
 
@@ -324,7 +323,7 @@ def _with_first_direction(
 
 
 def _other_sphere(sphere: Any) -> tuple[str, Any]:
-    """Return the name and the vertices of another sphere with 724 vertices.
+    """Return another sphere of 724 vertices, after its name.
 
     It is repulsion724, half of which is DIPY's default sphere, or symmetric724. Both
     are equally dense.

@@ -203,8 +203,8 @@ def weighted_dice(visits: AnyArray, other: AnyArray) -> float:
     Returns
     -------
     dice : float
-        Share of all visits that lies in voxels visited by both tractograms, each of
-        which counts for a half. 1 if both visit the same voxels, or none; 0 if they
+        Share of the visits of a tractogram that lies in voxels visited by both, mean
+        of the two tractograms. 1 if both visit the same voxels, or none; 0 if they
         share no voxel. A voxel with few streamlines has little weight, unlike in
         :func:`dice`.
 
