@@ -29,7 +29,7 @@ from dipy.tracking.utils import seeds_from_mask
 import numpy as np
 
 from dipy_rnn import RNNDirectionGetter, pam_features, peaks, rnn_tracking, spaces
-from dipy_rnn.evaluation import alike
+from dipy_rnn.evaluation import agreement
 
 STOPPING_THR = 0.15
 SEED_THR = 0.3
@@ -150,12 +150,12 @@ def measure(head, work, model, n_seeds):
 
     for name, tracker in (("rnn_tracking", ours), ("deterministic_tracking", theirs)):
         coarse = tracker(1.0)
-        print(
-            f"  {name}: {alike(coarse, tracker(0.5)).mean():.3f} alike at 0.5 and 1 mm"
-        )
+        share = agreement(coarse, tracker(0.5)).mean()
+        print(f"  {name}: {share:.3f} agree within 2 mm at steps of 0.5 and 1 mm")
+    coarse, fine = (agreement(ours(step), theirs(step)).mean() for step in (1.0, 0.5))
     print(
-        f"  rnn_tracking: {alike(ours(1.0), theirs(1.0)).mean():.3f} like "
-        f"deterministic_tracking; 0.5 mm: {alike(ours(0.5), theirs(0.5)).mean():.3f}"
+        f"  rnn_tracking: {coarse:.3f} agree within 2 mm with deterministic_tracking; "
+        f"steps of 0.5 mm: {fine:.3f}"
     )
 
     few = slice(0, min(200, len(seeds)))

@@ -8,7 +8,7 @@ is of whole streamlines, tracked freely.
 agreement
     With DIPY's on its default sphere, on heads and on unseen phantoms through a
     simulated scan: the share of streamlines that are the same within 2 mm
-    (Hausdorff). The yardstick is the same algorithm on another sphere.
+    (Hausdorff). The baseline is the same algorithm on another sphere.
 truth
     On unseen phantoms and on the FiberCup, whose bundles are known: the shares of
     streamlines that connect the ends of one bundle (valid), ends that do not belong
@@ -53,9 +53,8 @@ import numpy as np
 from real_data import SEED_THR, STOPPING_THR, prepare
 
 from dipy_rnn import load_model, peaks, rnn_tracking, sh, spaces
-from dipy_rnn.comparison import by_seed
 from dipy_rnn.evaluation import (
-    alike,
+    agreement,
     density_correlation,
     dice,
     known_bundles,
@@ -63,6 +62,7 @@ from dipy_rnn.evaluation import (
     score,
     visits,
 )
+from dipy_rnn.evaluation.comparison import by_seed
 from dipy_rnn.phantom import random_phantom
 
 HEADS = ("canon61", "siemens2mm")
@@ -285,8 +285,8 @@ def show_agreement(models, arguments):
     width = max(map(len, (*models, "tracker")))
     print("\nagreement: share within 2 mm of deterministic_tracking")
     print(
-        f"{'data':16} {'step':>4} {'tracker':{width}} {'seeds':>6} {'alike':>6} "
-        f"{'yardstick':>9} {'difference':>10} {'se':>6} {'length':>6}"
+        f"{'data':16} {'step':>4} {'tracker':{width}} {'seeds':>6} {'agree':>6} "
+        f"{'baseline':>9} {'difference':>10} {'se':>6} {'length':>6}"
     )
     n = arguments.n_seeds
     groups = [
@@ -306,17 +306,17 @@ def show_agreement(models, arguments):
         for step in (1.0, 0.5):
             theirs = [x for case in cases for x in case.theirs(step, angle)]
             again = [x for case in cases for x in case.theirs(step, angle, finer)]
-            yardstick = alike(theirs, again)
+            baseline = agreement(theirs, again)
             for label, model in models.items():
                 ours = [
                     x for c in cases for x in c.ours(model, step, arguments.max_angle)
                 ]
-                same = alike(theirs, ours)
-                difference = paired_difference(same, yardstick)
+                same = agreement(theirs, ours)
+                difference = paired_difference(same, baseline)
                 ratio = mean_length_mm(ours, step) / mean_length_mm(theirs, step)
                 print(
                     f"{name:16} {step:4.1f} {label:{width}} {len(same):6} "
-                    f"{same.mean():6.3f} {yardstick.mean():9.3f} "
+                    f"{same.mean():6.3f} {baseline.mean():9.3f} "
                     f"{difference.value:+10.3f} {difference.standard_error:6.3f} "
                     f"{ratio:6.3f}",
                     flush=True,

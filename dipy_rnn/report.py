@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from math import floor, inf, isfinite, log10
+from math import floor, inf, isfinite, log10, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from dipy_rnn import pictures
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
+from dipy_rnn.evaluation import Estimate
+from dipy_rnn.evaluation.definitions import Metric
 from dipy_rnn.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -75,10 +77,11 @@ def write_report(
     path : Path
         Of the HTML file; it is there when it is complete.
     metrics : dict
-        The content of metrics.json. ``title``, ``trackers``, ``between`` and ``each``
-        are needed; ``date``, ``command``, ``versions``, ``machine``, ``inputs``,
-        ``options``, ``model`` and ``bundles`` are shown if they are there. None and
-        NaN are shown as a dash.
+        The sections of metrics.json. ``title``, ``trackers``, ``between`` and ``each``
+        are needed; ``between`` and ``each`` hold
+        :class:`dipy_rnn.evaluation.definitions.Metric`. ``date``, ``command``,
+        ``versions``, ``machine``, ``inputs``, ``options``, ``model`` and ``bundles``
+        are shown if they are there. None and NaN are shown as a dash.
     streamlines : dict of str to sequence of ndarrays of shape (M, 3)
         In mm, of ``"candidate"``, ``"reference"`` and perhaps ``"yardstick"``; empty
         arrays where a seed gave none.
@@ -204,8 +207,9 @@ def _partners(
     return [reference[i] if i >= 0 else np.empty((0, 3)) for i in places]
 
 
-def _is_number(value: float | None) -> TypeGuard[float]:
-    return value is not None and isfinite(value)
+def _estimate(value: float | None) -> Estimate:
+    """Return a value without standard error as an estimate."""
+    return Estimate(nan if value is None else value)
 
 
 def _decimals(value: float, unit: str, error: float) -> int:
@@ -222,26 +226,24 @@ def _decimals(value: float, unit: str, error: float) -> int:
     return min(max(decimals, 1 if unit == "%" else 0), 4)
 
 
-def _cells(
-    figures: Iterable[Mapping[str, float | None] | None], unit: str
-) -> list[_Cell]:
-    """Write a row's values and intervals; shares as per cent, what is not as a dash."""
+def _cells(estimates: Iterable[Estimate | None], unit: str) -> list[_Cell]:
+    """Write values and intervals: shares in per cent, unknown values as a dash."""
     scale = 100 if unit == "%" else 1
     suffix = {"": "", "deg": "°"}.get(unit, f"\N{NO-BREAK SPACE}{unit}")
-    known = [figure or {} for figure in figures]
+    known = [estimate or Estimate(nan) for estimate in estimates]
     # The largest error decides for all, so that columns can be compared.
-    errors = [scale * (figure.get("standard_error") or 0) for figure in known]
+    errors = [scale * estimate.standard_error for estimate in known]
     error = max(filter(isfinite, errors), default=0)
 
-    def write(value: float | None) -> str:
-        if not _is_number(value):
+    def write(value: float) -> str:
+        if not isfinite(value):
             return ""
         text = f"{scale * value:,.{_decimals(scale * value, unit, error)}f}"
         return text.replace("-", "\N{MINUS SIGN}")
 
     cells: list[_Cell] = []
-    for figure in known:
-        value, low, high = (write(figure.get(k)) for k in ("value", "low", "high"))
+    for estimate in known:
+        value, low, high = map(write, (estimate.value, estimate.low, estimate.high))
         cells.append(
             {
                 "value": value + suffix if value else "\N{EN DASH}",
@@ -251,18 +253,18 @@ def _cells(
     return cells
 
 
-def _rows(figures: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[_Row]:
-    """Return the rows of a table of figures."""
+def _rows(metrics: Iterable[Metric], keys: Sequence[str]) -> list[_Row]:
+    """Return the rows of a table of metrics."""
     better = {"higher": "Higher is better.", "lower": "Lower is better."}
     return [
         {
-            "label": figure["label"],
-            "cells": _cells([figure.get(key) for key in keys], figure["unit"]),
-            "meaning": figure["definition"],
-            "better": better.get(figure["better"], ""),
-            "source": figure["source"],
+            "label": metric.label,
+            "cells": _cells([metric.estimates.get(key) for key in keys], metric.unit),
+            "meaning": metric.definition,
+            "better": better.get(metric.better, ""),
+            "source": metric.source,
         }
-        for figure in figures
+        for metric in metrics
     ]
 
 
@@ -272,12 +274,12 @@ def _tracker_rows(
     """Return the rows of what was counted and timed, where that is known."""
     rows: list[_Row] = []
     for name, label, unit, meaning in _TRACKER_FIGURES:
-        figures = [{"value": trackers[key].get(name)} for key in keys]
-        if any(_is_number(figure["value"]) for figure in figures):
+        counts = [_estimate(trackers[key].get(name)) for key in keys]
+        if any(isfinite(count.value) for count in counts):
             rows.append(
                 {
                     "label": label,
-                    "cells": _cells(figures, unit),
+                    "cells": _cells(counts, unit),
                     "meaning": meaning,
                     "better": "",
                     "source": "",
@@ -293,7 +295,7 @@ def _bundle_rows(
     return {
         bundle["label"]: {
             key: [
-                _cells([{"value": bundle[key].get(name)}], unit)[0]["value"]
+                _cells([_estimate(bundle[key].get(name))], unit)[0]["value"]
                 for name, _, unit in _BUNDLE_FIGURES
             ]
             for key in keys
@@ -303,25 +305,24 @@ def _bundle_rows(
     }
 
 
-def _how_close(
-    between: Sequence[Mapping[str, Any]], keys: Sequence[str]
-) -> dict[str, Any] | None:
-    """Return what the first card tells: the share alike, or else the first figure.
+def _how_close(between: Sequence[Metric], keys: Sequence[str]) -> dict[str, Any] | None:
+    """Return the content of the first card: the share that agrees, or the first metric.
 
-    None if there is no figure, or it is not known of the candidate.
+    None if there is no metric, or its value of the candidate is unknown.
     """
     if not between:
         return None
-    figure = next((f for f in between if f["name"] == "alike"), between[0])
-    values: dict[str, Any] = {key: (figure.get(key) or {}).get("value") for key in keys}
-    known = [key for key in keys if _is_number(values[key])]
+    metric = next((m for m in between if m.name == "alike"), between[0])
+    estimates = metric.estimates
+    known = [key for key in keys if key in estimates and isfinite(estimates[key].value)]
     if "candidate" not in known:
         return None
-    cells = _cells([figure[key] for key in known], figure["unit"])
+    cells = _cells([estimates[key] for key in known], metric.unit)
+    percents = {key: 100 * estimates[key].value for key in known if metric.unit == "%"}
     return {
-        "figure": figure,
+        "metric": metric,
         "texts": {key: cell["value"] for key, cell in zip(known, cells)},
-        "percents": {key: 100 * values[key] for key in known if figure["unit"] == "%"},
+        "percents": percents,
     }
 
 
@@ -336,7 +337,7 @@ def _how_fast(trackers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | Non
             ratio = (
                 values[0] / values[1] if unit == "steps/s" else values[1] / values[0]
             )
-            cells = _cells([{"value": value} for value in values], unit)
+            cells = _cells([Estimate(value) for value in values], unit)
             n_seeds = trackers["candidate"].get("n_seeds")
             return {
                 "ratio": f"{ratio:.{max(0, 1 - floor(log10(ratio)))}f}",

@@ -535,7 +535,7 @@ def fuzz_evaluation(r):
             lambda: evaluation.hausdorff_mm(line, other),
             lambda: evaluation.mean_closest_point_mm(line, other),
             lambda: evaluation.end_point_mm(line, other),
-            lambda: evaluation.alike(others, lines[:2], drawn["limit_mm"]),
+            lambda: evaluation.agreement(others, lines[:2], drawn["limit_mm"]),
             lambda: evaluation.followed(others, lines[:2], drawn["limit_mm"]),
             lambda: evaluation.nearest_streamlines(others, lines),
             lambda: evaluation.angular_difference_deg(line, other),

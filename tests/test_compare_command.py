@@ -1,4 +1,4 @@
-"""dipy_compare_rnn on real files: tracked or given, every error a user can make."""
+"""dipy_compare_rnn on files: tracking, existing tractograms, and errors of users."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,10 @@ import pytest
 from test_commands import Subject, load
 
 from dipy_rnn import report
+from dipy_rnn.evaluation import comparison
+from dipy_rnn.tracking import dipy_is_at_least
 from dipy_rnn.workflows import cli, compare, outputs
+from dipy_rnn.workflows.known_bundles import load_truth, name_bundles
 
 ALL = ("candidate.trx", "metrics.json", "reference.trx", "report.html", "yardstick.trx")
 STEP = ("--step_size", 1.0, "--nbr_threads", 1)
@@ -30,7 +33,7 @@ def subject(tmp_path):
 
 @pytest.fixture
 def no_page(monkeypatch):
-    """Leave the page out, which takes seconds and has tests of its own."""
+    """Replace the page, which takes seconds and has tests of its own."""
 
     def write_report(path, metrics, streamlines, image, affine, distances, pairs=None):
         assert set(streamlines) == set(metrics["trackers"])
@@ -45,7 +48,7 @@ def command(*arguments):
 
 
 def refusal(*arguments):
-    """Return the one line with which the command refuses."""
+    """Return the one-line error message of the command."""
     with pytest.raises(SystemExit) as caught:
         command(*arguments)
     line = caught.value.code
@@ -55,14 +58,14 @@ def refusal(*arguments):
 
 
 def compared(folder, *arguments):
-    """Compare and return the figures: all of the file, and values by name."""
+    """Run the command; return the content of metrics.json, and values by name."""
     command(*arguments, "--out_dir", folder)
     metrics = json.loads((folder / "metrics.json").read_text())
     values = {
-        (figure["name"], key): figure[key]["value"]
-        for figure in metrics["between"] + metrics["each"]
+        (metric["name"], key): metric[key]["value"]
+        for metric in metrics["between"] + metrics["each"]
         for key in ("candidate", "reference", "yardstick")
-        if key in figure
+        if key in metric
     }
     return metrics, values
 
@@ -74,7 +77,7 @@ def save_lines(path, lines, image, **data):
     save_tractogram(tractogram, str(path), bbox_valid_check=False)
 
 
-def test_it_tracks_measures_and_writes_all(subject):
+def test_all_trackers_are_run_and_all_files_written(subject):
     out = subject.folder / "out"
     known = subject.folder / "across.nii.gz"
     labels = subject.phantom.mask().astype(np.int16)
@@ -93,7 +96,7 @@ def test_it_tracks_measures_and_writes_all(subject):
         assert values["valid", key] > 0.5
     assert list(metrics["trackers"]) == ["candidate", "reference", "yardstick"]
     assert 0 < values["alike", "candidate"] <= 1
-    assert values["connectivity_correlation", "candidate"] is None  # one pair alone
+    assert values["connectivity_correlation", "candidate"] is None  # a single pair
     assert metrics["bundles"][0]["name"] == "across"
     assert metrics["title"].endswith("peaks.pam5")
     assert metrics["command"].startswith("dipy_compare_rnn ")
@@ -106,7 +109,7 @@ def test_it_tracks_measures_and_writes_all(subject):
     assert metrics["title"] in page and metrics["model"]["sha256"] in page
 
 
-def test_its_figures_depend_on_nothing_but_the_seed(subject, no_page):
+def test_metrics_are_reproducible(subject, no_page):
     first, second = (
         compared(subject.folder / name, *subject.inputs, *STEP, "--seed_count", 6)[1]
         for name in ("one", "two")
@@ -114,7 +117,7 @@ def test_its_figures_depend_on_nothing_but_the_seed(subject, no_page):
     assert first == second
 
 
-def test_two_tractograms_are_compared_as_on_paper(subject):
+def test_two_existing_tractograms_are_compared(subject):
     lines, _ = subject.phantom.streamlines(6)
     ours, theirs = subject.folder / "ours.trk", subject.folder / "theirs.tck"
     save_lines(ours, [line + [0, 0, 2] for line in lines[::-1]], subject.stopping)
@@ -129,7 +132,7 @@ def test_two_tractograms_are_compared_as_on_paper(subject):
     assert labels == ["ours.trk", "theirs.tck"]
     assert "seconds" not in metrics["trackers"]["candidate"]
     assert "yardstick" not in metrics["trackers"] and "model" not in metrics
-    # The nearest is found whatever the order; it may be another within 2 mm.
+    # Partners are found in any order. The nearest one may be another one within 2 mm.
     assert 0 < values["hausdorff", "candidate"] <= 2.001
     assert values["length", "candidate"] == pytest.approx(
         values["length", "reference"], rel=1e-5
@@ -142,7 +145,7 @@ def test_streamlines_of_the_same_seeds_are_partners(subject, suffix, no_page):
     seeds = np.array([line[5] for line in lines])
     ours, theirs = (subject.folder / f"{name}{suffix}" for name in ("a", "b"))
     save_lines(ours, lines, subject.stopping, seeds=seeds)
-    # The last one is missing in the other, and the order is another one.
+    # The other file lacks the last streamline and has another order.
     moved = [line + [0, 0, 30] for line in lines[:-1]][::-1]
     save_lines(theirs, moved, subject.stopping, seeds=seeds[:-1][::-1])
     _, values = compared(subject.folder / "out", ours, theirs, subject.stopping)
@@ -151,11 +154,11 @@ def test_streamlines_of_the_same_seeds_are_partners(subject, suffix, no_page):
     assert values["alike", "candidate"] == 1 and values["dice", "candidate"] == 1
 
 
-def test_bundles_are_tractograms_too(subject, no_page):
+def test_known_bundles_may_be_tractograms(subject, no_page):
     lines, _ = subject.phantom.streamlines(40)
     names = ("cst.left", "cst.right")
     for name, bundle in zip(names, (lines[:40], lines[40:])):
-        # Half of them the other way round.
+        # Every second streamline is reversed.
         turned = [line[:: (-1) ** i] for i, line in enumerate(bundle)]
         save_lines(subject.folder / f"{name}.trk", turned, subject.stopping)
     metrics, values = compared(
@@ -183,12 +186,12 @@ def test_bundles_are_tractograms_too(subject, no_page):
         (["cst.trk", "old/cst.trk"], ["cst", "old/cst"]),
     ],
 )
-def test_each_bundle_has_a_name_of_its_own(files, names):
+def test_each_bundle_has_its_own_name(files, names):
     paths = [Path(file) for file in files]
-    assert compare._by_name(paths) == dict(zip(names, paths))
+    assert name_bundles(paths) == dict(zip(names, paths))
 
 
-def test_bundles_of_one_name_are_refused(subject):
+def test_bundles_with_one_name_are_refused(subject):
     for name in ("cst.trk", "cst.nii.gz"):
         (subject.folder / name).touch()
     line = refusal(*subject.inputs, "--bundle_files", subject.folder / "cst.*")
@@ -196,7 +199,7 @@ def test_bundles_of_one_name_are_refused(subject):
 
 
 @pytest.mark.parametrize("label", [1.4, -1, np.nan, np.inf, 2.0**31])
-def test_labels_that_are_none_are_refused(subject, label, monkeypatch):
+def test_invalid_labels_are_refused(subject, label, monkeypatch):
     monkeypatch.setattr(compare, "_track", None)  # before anything is tracked
     labels = np.ones(subject.mask.shape)
     labels[2, 2, 2] = label
@@ -208,28 +211,26 @@ def test_labels_that_are_none_are_refused(subject, label, monkeypatch):
         assert f"regions.nii.gz holds {label:g}; labels are whole numbers" in line
 
 
-def test_labels_in_integers_with_a_scale_are_taken(subject):
+def test_labels_stored_with_a_scale_factor_are_rounded(subject):
     labels = np.linspace(0, 100, 20).round().reshape(-1, 1, 1) * subject.mask
     image = nib.Nifti1Image(labels, subject.phantom.affine, dtype=np.int16)
     path = subject.folder / "regions.nii.gz"
     nib.save(image, path)
     assert (image.get_fdata() == labels).all()
     assert 0 < np.abs(nib.load(path).get_fdata() - labels).max() < 0.01
-    _, regions, _ = compare._load_truth(
-        {}, path, subject.stopping, radius_mm=0.0, end_mm=4.0
-    )
+    _, regions = load_truth({}, path, subject.stopping, radius_mm=0.0, end_mm=4.0)
     npt.assert_array_equal(regions, labels)
 
 
 def without(path, *names):
-    """Take something out of a peaks and metrics file, and its version."""
+    """Remove the version and some arrays from a peaks and metrics file."""
     with h5py.File(path, "r+") as file:
         del file.attrs["version"]
         for name in names:
             del file["pam"][name]
 
 
-def test_a_fodf_is_compared_whatever_else_its_file_holds_and_from_a_list_of_seeds(
+def test_a_pam5_file_needs_peaks_for_eudx_only_and_seeds_may_be_a_list(
     subject, no_page
 ):
     without(subject.pam, "peak_dirs", "peak_values", "peak_indices", "gfa")
@@ -245,24 +246,33 @@ def test_a_fodf_is_compared_whatever_else_its_file_holds_and_from_a_list_of_seed
     assert "peaks.pam5 holds no peaks that eudx can follow" in line
 
 
-def test_eudx_gets_the_peaks_that_dipy_would_read(subject):
-    shape = subject.mask.shape
+@pytest.mark.skipif(not dipy_is_at_least(1, 12), reason="eudx needs DIPY 1.12")
+def test_eudx_follows_the_peaks_that_dipy_reads(subject, monkeypatch):
     with h5py.File(subject.pam, "r+") as file:
         file["pam/peak_indices"][3, 4, 5] = [7, 361, -1, -1, -1]
         file["pam/peak_values"][3, 4, 5] = [0.5, 0.25, 0, 0, 0]
-    ours = compare._load_peaks(subject.pam, "eudx", shape)
-    theirs = load_pam(subject.pam)
+    given = []
+
+    def track_beside(*arguments, pam, **options):
+        given.append(pam)
+        raise ValueError("end of this test")
+
+    options = ("--tracking_method", "eudx", "--out_dir", subject.folder / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "track_beside", track_beside)
+        assert "end of this test" in refusal(*subject.inputs, *options)
+    (ours,), theirs = given, load_pam(subject.pam)
     for name in ("peak_indices", "peak_values"):
         npt.assert_array_equal(getattr(ours, name), getattr(theirs, name))
     npt.assert_allclose(ours.sphere.vertices, theirs.sphere.vertices)
-    # 362 vertices: nothing is there.
+    # The sphere has 362 vertices, so index 362 is invalid.
     with h5py.File(subject.pam, "r+") as file:
         file["pam/peak_indices"][3, 4, 5] = [7, 362, -1, -1, -1]
-    with pytest.raises(ValueError, match=r"peaks\.pam5 holds no peaks that eudx"):
-        compare._load_peaks(subject.pam, "eudx", shape)
+    line = refusal(*subject.inputs, *options)
+    assert "peaks.pam5 holds no peaks that eudx can follow" in line
 
 
-def test_tractograms_of_this_very_folder_can_be_compared(subject, no_page):
+def test_tractograms_in_the_output_folder_can_be_compared(subject, no_page):
     lines, _ = subject.phantom.streamlines(3)
     for name in ("candidate.trx", "reference.trx"):
         save_lines(subject.folder / name, lines, subject.stopping)
@@ -276,7 +286,7 @@ def test_tractograms_of_this_very_folder_can_be_compared(subject, no_page):
 
 ERRORS = {
     "method": (["--tracking_method", "ptt"], "method is ptt"),
-    "threshold of seeds": (["--random_seed", 0], "random_seed is 0; 1 or more"),
+    "random seed": (["--random_seed", 0], "random_seed is 0; 1 or more"),
     "suffix": (["--out_reference", "x.vtk"], "out_reference is x.vtk; a name that"),
     "no bundles": (["--bundle_files", "no/*.trk"], "which matches no file"),
     "radius": (["--bundle_radius", -1], "bundle_radius is -1"),
@@ -291,7 +301,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_what_cannot_be_compared_is_refused_before_anything_is_written(subject, name):
+def test_an_invalid_option_is_refused_before_anything_is_written(subject, name):
     options, message = ERRORS[name]
     inputs = subject.inputs
     if name == "eudx":
@@ -302,14 +312,14 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(subject, 
     assert not out.exists() or not list(out.iterdir())
 
 
-def test_without_what_pages_need_nothing_is_tracked(subject, monkeypatch):
+def test_without_the_packages_for_the_page_nothing_is_tracked(subject, monkeypatch):
     monkeypatch.setattr(outputs, "find_spec", lambda name: None)
     monkeypatch.setattr(compare, "_track", None)
     line = refusal(*subject.inputs, "--out_dir", subject.folder / "out")
     assert "The report needs jinja2, matplotlib, plotly; install it with" in line
 
 
-def test_bundles_of_another_grid_or_without_ends_are_refused(subject, monkeypatch):
+def test_bundles_on_another_grid_or_without_ends_are_refused(subject, monkeypatch):
     monkeypatch.setattr(compare, "_track", None)  # before anything is tracked
     labels = np.ones((3, 3, 3), dtype=np.int16)
     known = subject.folder / "known.nii.gz"

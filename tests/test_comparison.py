@@ -1,4 +1,4 @@
-"""A comparison's figures, against values counted on paper, and who is compared."""
+"""The metrics of a comparison against values computed by hand, and its trackers."""
 
 import json
 import warnings
@@ -12,15 +12,11 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_rnn import comparison, evaluation, peaks, rnn_tracking, sh, spaces
-from dipy_rnn.comparison import (
-    Tracked,
-    by_seed,
-    measure,
-    partner_distances,
-    track_beside,
-)
-from dipy_rnn.evaluation import KnownBundle
+from dipy_rnn import evaluation, peaks, rnn_tracking, sh, spaces
+from dipy_rnn.evaluation import KnownBundle, comparison
+from dipy_rnn.evaluation.comparison import Tracked, by_seed, track_beside
+from dipy_rnn.evaluation.metrics import Metric, measure, partner_distances
+from dipy_rnn.evaluation.scores import BundleVolumes
 from dipy_rnn.phantom import crossing_phantom
 from dipy_rnn.tracking import dipy_is_at_least
 
@@ -33,25 +29,26 @@ EVERYWHERE = np.ones(SHAPE, dtype=bool)
 
 
 def beside(candidate, reference, **options):
-    """Return the figures of two tractograms by name, and all of them."""
+    """Return the values of two tractograms by metric name, and all metrics."""
     tracked = {
         "candidate": Tracked("ours", candidate),
         "reference": Tracked("theirs", reference),
     }
     pairs = options.get("pairs")
-    figures = measure(
+    metrics = measure(
         tracked, partner_distances(tracked, pairs), np.eye(4), EVERYWHERE, **options
     )
-    json.dumps(figures, allow_nan=False)
+    text = json.dumps(metrics, allow_nan=False, default=Metric.to_json)
+    saved = json.loads(text)
     values = {
-        figure["name"]: figure["candidate"]["value"] for figure in figures["between"]
+        metric["name"]: metric["candidate"]["value"] for metric in saved["between"]
     }
     values |= {
-        (figure["name"], key): figure[key]["value"]
-        for figure in figures["each"]
+        (metric["name"], key): metric[key]["value"]
+        for metric in saved["each"]
         for key in ("candidate", "reference")
     }
-    return values, figures
+    return values, metrics
 
 
 SAME = {
@@ -82,8 +79,8 @@ CASES = {
             "weighted_dice": 3 / 5,
         },
     ),
-    # Three streamlines of five are missing; a map is taken as shares of its sum, so
-    # that in the common rows each voxel weighs 1 / 22 and 1 / 55.
+    # Three of five streamlines are missing. A density map is divided by its sum: in the
+    # common rows a voxel has the weights 1 / 22 and 1 / 55.
     "with two of five": (
         SHEET[:2] + [NOTHING] * 3,
         SAME
@@ -100,7 +97,7 @@ CASES = {
         | {
             "alike": 0,
             "hausdorff": 5,
-            # Of eleven points five are 1 to 5 mm away, and of six none.
+            # Five of eleven points are 1 to 5 mm away, and none of six.
             "mean_closest_point": 15 / 11 / 2,
             "end_point": 5 / 2,
             "dice": 2 * 30 / (30 + 55),
@@ -127,7 +124,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_figures_are_those_on_paper(name):
+def test_metrics_are_those_computed_by_hand(name):
     candidate, expected = CASES[name]
     values, _ = beside(candidate, SHEET)
     for key, value in expected.items():
@@ -139,16 +136,15 @@ def test_figures_are_those_on_paper(name):
 
 
 def test_densities_are_correlated():
-    # Streamlines of two and of one over rows; three and one of them; r on paper.
     ours = [SHEET[0], SHEET[0], SHEET[1], SHEET[2]]
     theirs = [SHEET[0], SHEET[0], SHEET[0], SHEET[1]]
     values, _ = beside(ours, theirs)
-    # Per voxel of rows 0, 1, 2: (2, 1, 1) and (3, 1, 0).
+    # Visits in the rows 0, 1 and 2: (2, 1, 1) and (3, 1, 0).
     expected = np.corrcoef([2, 1, 1], [3, 1, 0])[0, 1]
     assert values["density_correlation"] == pytest.approx(expected)
 
 
-def test_a_yardstick_stands_beside_the_candidate():
+def test_the_baseline_is_measured_as_the_candidate_is():
     tracked = {
         "candidate": Tracked("a", [line + [0, 3, 0] for line in SHEET], 2.0),
         "reference": Tracked("b", SHEET, 4.0),
@@ -157,25 +153,26 @@ def test_a_yardstick_stands_beside_the_candidate():
     distances = partner_distances(tracked)
     npt.assert_allclose(distances["candidate"], 3)
     npt.assert_allclose(distances["yardstick"], 1)
-    figures = measure(tracked, distances, np.eye(4), EVERYWHERE)
-    alike, hausdorff = figures["between"][:2]
-    assert alike["candidate"]["value"] == 0 and alike["yardstick"]["value"] == 1
-    assert hausdorff["candidate"]["value"] == 3 and hausdorff["yardstick"]["value"] == 1
-    assert [f["n_points"] for f in figures["trackers"].values()] == [55, 55, 55]
-    assert figures["trackers"]["candidate"]["steps_per_second"] == 55 / 2
-    assert set(figures["each"][0]) >= {"candidate", "reference", "yardstick"}
+    metrics = measure(tracked, distances, np.eye(4), EVERYWHERE)
+    for metric, expected in zip(metrics["between"], ((0, 1), (3, 1))):
+        estimates = metric.estimates
+        found = estimates["candidate"].value, estimates["yardstick"].value
+        assert found == expected
+    assert [f["n_points"] for f in metrics["trackers"].values()] == [55, 55, 55]
+    assert metrics["trackers"]["candidate"]["steps_per_second"] == 55 / 2
+    assert list(metrics["each"][0].estimates) == ["candidate", "reference", "yardstick"]
 
 
-def test_seeds_without_streamlines_on_both_sides_do_not_count():
-    values, figures = beside([SHEET[0], NOTHING], [SHEET[0], NOTHING])
+def test_seeds_without_a_streamline_of_either_tracker_do_not_count():
+    values, metrics = beside([SHEET[0], NOTHING], [SHEET[0], NOTHING])
     assert values["alike"] == 1
-    assert figures["trackers"]["candidate"]["n_streamlines"] == 1
+    assert metrics["trackers"]["candidate"]["n_streamlines"] == 1
 
 
-def test_partners_are_those_of_pairs():
+def test_pairs_says_which_streamlines_are_partners():
     values, _ = beside(SHEET, SHEET[::-1], pairs=np.array([4, 3, 2, 1, 0]))
     assert values["alike"] == 1 and values["hausdorff"] == 0
-    # The last two have none.
+    # The last two have no partner.
     values, _ = beside(SHEET, SHEET[:3], pairs=np.array([0, 1, 2, -1, -1]))
     assert values["alike"] == 3 / 5
 
@@ -186,13 +183,13 @@ def test_standard_errors_are_those_of_the_mean_and_shrink_with_more_streamlines(
     for n in (20, 320):
         ours = [LINE + [0, rng.integers(5), 1] for _ in range(n)]
         theirs = [LINE + [0, rng.integers(5), 1] for _ in range(n)]
-        _, figures = beside(ours, theirs)
-        alike, weighted = figures["between"][0], figures["between"][6]
-        share = alike["candidate"]["value"]
+        _, metrics = beside(ours, theirs)
+        by_name = {metric.name: metric.estimates for metric in metrics["between"]}
+        agreement = by_name["alike"]["candidate"]
+        share = agreement.value
         expected = np.sqrt(share * (1 - share) / (n - 1))
-        assert alike["candidate"]["standard_error"] == pytest.approx(expected)
-        assert weighted["name"] == "weighted_dice"
-        errors.append(weighted["candidate"]["standard_error"])
+        assert agreement.standard_error == pytest.approx(expected)
+        errors.append(by_name["weighted_dice"]["candidate"].standard_error)
     assert errors[1] < errors[0] / 2
 
 
@@ -209,12 +206,12 @@ def rows(*ys, ends=(0, 10)):
     return KnownBundle(mask, tuple(regions))
 
 
-def test_known_bundles_are_scored_as_on_paper():
+def test_scores_of_known_bundles_are_those_computed_by_hand():
     bundles = {"low": rows(0, 1), "high": rows(3, 4)}
     ours = [SHEET[0], SHEET[1][:6], SHEET[3], SHEET[3], NOTHING]
     crossing = np.concatenate([SHEET[0][:6], SHEET[4][5:]])
     theirs = [SHEET[0], SHEET[1], crossing, NOTHING, NOTHING]
-    values, figures = beside(ours, theirs, bundles=bundles)
+    values, metrics = beside(ours, theirs, bundles=bundles)
     expected = {
         "valid": (3 / 5, 2 / 5),
         "invalid": (0, 1 / 5),
@@ -227,7 +224,7 @@ def test_known_bundles_are_scored_as_on_paper():
     for name, (of_candidate, of_reference) in expected.items():
         assert values[name, "candidate"] == pytest.approx(of_candidate), name
         assert values[name, "reference"] == pytest.approx(of_reference), name
-    low, high = figures["bundles"]
+    low, high = metrics["bundles"]
     assert (low["name"], high["name"]) == ("low", "high")
     assert low["candidate"]["n_valid"] == 1 and low["reference"]["n_valid"] == 2
     assert high["reference"]["n_valid"] == 0 and high["reference"]["f1"] == 0
@@ -235,7 +232,7 @@ def test_known_bundles_are_scored_as_on_paper():
     assert high["candidate"]["shape_similarity"] == 0
 
 
-def test_the_resampled_scores_are_those_of_score():
+def test_the_scores_for_resampling_are_those_of_score():
     phantom = crossing_phantom(60, shape=(20, 20, 8))
     lines, _ = phantom.streamlines(60)
     bundles = evaluation.known_bundles(
@@ -245,7 +242,7 @@ def test_the_resampled_scores_are_those_of_score():
     strayed = [line + rng.normal(scale=1.5, size=3) for line in lines[::2]]
     scores = evaluation.score(strayed, bundles, phantom.affine)
     assert 0 < scores.overlap < 1 and scores.overreach > 0
-    volumes = comparison._BundleVolumes(
+    volumes = BundleVolumes(
         scores.labels,
         evaluation.visited_voxels(strayed, phantom.affine, phantom.shape),
         bundles,
@@ -255,16 +252,25 @@ def test_the_resampled_scores_are_those_of_score():
         assert getattr(volumes, name)(visits) == pytest.approx(getattr(scores, name))
 
 
-def test_regions_are_connected_as_on_paper():
+def test_the_correlation_of_connectivity_is_that_computed_by_hand():
     regions = np.zeros(SHAPE, dtype=int)
     regions[0, :2], regions[0, 2:], regions[10, :2], regions[10, 2:] = 1, 2, 3, 4
-    _, figures = beside(SHEET, SHEET[:3], pairs=np.arange(5) % 3, regions=regions)
-    (figure,) = [f for f in figures["between"] if "connectivity" in f["name"]]
-    # Of the pairs 1-3 and 2-4: two and three streamlines beside two and one.
-    assert figure["candidate"]["value"] == pytest.approx(-1)
+    values, _ = beside(SHEET, SHEET[:3], pairs=np.arange(5) % 3, regions=regions)
+    # The regions 1-3 and 2-4: two and three streamlines, compared with two and one.
+    assert values["connectivity_correlation"] == pytest.approx(-1)
 
 
-# Who is compared
+def test_a_metric_is_saved_with_an_entry_for_each_tracker():
+    _, metrics = beside(SHEET, SHEET)
+    saved = metrics["between"][1].to_json()
+    assert list(saved) == [
+        *("name", "label", "unit", "better", "definition", "source", "candidate")
+    ]
+    expected = {"value": 0, "standard_error": 0, "low": 0, "high": 0}
+    assert saved["candidate"] == expected
+
+
+# Trackers
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +295,7 @@ def track(world, **options):
     )
 
 
-def test_both_start_alike_and_are_what_they_say(world):
+def test_both_trackers_start_from_the_same_seeds_and_directions(world):
     tracked = track(world, min_len=10)
     assert [by.label for by in tracked.values()] == [
         "dipy_rnn",
@@ -314,7 +320,8 @@ def test_both_start_alike_and_are_what_they_say(world):
         lines = tracked[key].streamlines
         assert len(lines) == len(world.seeds) and tracked[key].seconds > 0
         assert sum(len(line) > 10 for line in lines) >= len(lines) - 2
-    # Off the grid of a sphere they part, but little.
+    # The reference is restricted to the vertices of a sphere, so distances are small
+    # but not 0.
     distances = partner_distances(tracked)
     assert 0 < np.nanmedian(distances["candidate"]) < 3
     assert 0 < np.nanmedian(distances["yardstick"]) < 3
@@ -330,7 +337,7 @@ def test_both_start_alike_and_are_what_they_say(world):
         assert abs(step @ of_other) > 0.98
 
 
-def test_the_reference_is_dipys_own(world):
+def test_the_reference_is_deterministic_tracking_of_dipy(world):
     tracked = track(world)
     first = peaks.first_directions(
         sh.fodf_features(world.volume).data,
@@ -354,13 +361,13 @@ def test_the_reference_is_dipys_own(world):
             ),
             world.seeds,
         )
-    # The same but for rounding: the fODF goes there in another basis.
-    same = evaluation.alike(tracked["reference"].streamlines, theirs, 0.01)
+    # The basis of the fODF differs, so streamlines are equal up to rounding.
+    same = evaluation.agreement(tracked["reference"].streamlines, theirs, 0.01)
     assert same.mean() >= 0.85
 
 
 @pytest.mark.parametrize("method", ["probabilistic", "eudx"])
-def test_other_algorithms(world, method):
+def test_other_algorithms_track_the_same_seeds(world, method):
     if method == "eudx" and not dipy_is_at_least(1, 12):
         pytest.skip("DIPY's eudx takes first directions since 1.12")
     pam = PeaksAndMetrics()
@@ -388,7 +395,7 @@ def test_an_older_eudx_is_refused(world, monkeypatch):
         track(world, method="eudx", pam=PeaksAndMetrics())
 
 
-def test_peaks_are_those_that_dipy_would_find(world):
+def test_peaks_on_a_sphere_are_those_of_the_phantom(world):
     sphere = get_sphere(name="symmetric724")
     volume = sh.fodf_features(world.volume).data
     found = comparison._peaks_on(volume, np.eye(3), sphere, 1)
@@ -399,6 +406,21 @@ def test_peaks_are_those_that_dipy_would_find(world):
     assert np.median(cosines) > np.cos(np.deg2rad(6))
     assert (found.peak_values[inside][:, 0] > 0).all()
     assert (found.peak_indices[~volume.any(axis=3)] == -1).all()
+
+
+def test_peaks_that_do_not_fit_the_sphere_or_the_grid_are_refused(world):
+    if not dipy_is_at_least(1, 12):
+        pytest.skip("DIPY's eudx takes first directions since 1.12")
+    pam = PeaksAndMetrics()
+    pam.sphere = get_sphere(name="repulsion724")
+    pam.peak_values = np.zeros((*world.shape, 5))
+    valid = np.full((*world.shape, 5), -1)
+    valid[0, 0, 0, 0] = 723
+    too_large = valid + (valid == 723)
+    for indices in (None, too_large, valid - 1, valid[:5], valid[..., 0]):
+        pam.peak_indices = indices
+        with pytest.raises(ValueError, match="holds no peaks that eudx can follow"):
+            track(world, method="eudx", pam=pam)
 
 
 def test_seeds_without_a_peak_are_left_out(world):
@@ -438,7 +460,7 @@ def test_seeds_and_affine_may_be_lists(world):
             npt.assert_array_equal(line, other)
 
 
-def test_seeds_or_an_affine_that_are_none_are_refused(world):
+def test_invalid_seeds_or_affine_are_refused(world):
     options = {"features": sh.fodf_features(world.volume)}
     with pytest.raises(ValueError, match=r"seeds has the shape \(3,\); \(N, 3\)"):
         track_beside([1, 2, 3], world.criterion, world.affine, **options)
@@ -449,13 +471,13 @@ def test_seeds_or_an_affine_that_are_none_are_refused(world):
 def test_no_seed_with_a_peak_is_refused(world):
     world.seeds, before = np.full((1, 3), 1e3), world.seeds
     try:
-        with pytest.raises(ValueError, match="No seed is where the fODF has a peak"):
+        with pytest.raises(ValueError, match="has no peak at any seed"):
             track(world)
     finally:
         world.seeds = before
 
 
-def test_streamlines_find_their_seeds():
+def test_streamlines_are_arranged_by_seed():
     seeds = np.array([[0.0, 0, 0], [1, 0, 0], [1, 0, 0], [2, 0, 0]])
     tracked = [(LINE, seeds[1] + 1e-8), (LINE[:2], seeds[2]), (LINE[:3], seeds[3])]
     assert [len(line) for line in by_seed(tracked, seeds)] == [0, 11, 2, 3]

@@ -1,4 +1,4 @@
-"""Scores of streamlines, against values counted on paper."""
+"""Distances, volumes, scores and standard errors, against values computed by hand."""
 
 from inspect import signature
 import shutil
@@ -21,7 +21,7 @@ from dipy_rnn.evaluation import (
     NO_CONNECTION,
     Estimate,
     KnownBundle,
-    alike,
+    agreement,
     angular_difference_deg,
     bootstrapped,
     connections,
@@ -30,6 +30,7 @@ from dipy_rnn.evaluation import (
     dice,
     end_point_mm,
     estimated_mean,
+    find_partners,
     followed,
     hausdorff_mm,
     known_bundles,
@@ -37,6 +38,7 @@ from dipy_rnn.evaluation import (
     mean_curvature_per_mm,
     nearest_streamlines,
     paired_difference,
+    round_labels,
     score,
     shape_similarity,
     visited_voxels,
@@ -50,7 +52,7 @@ NOTHING = np.empty((0, 3))
 
 
 def path(*corners, spacing=0.5):
-    """Walk from corner to corner."""
+    """Return points at equal spacing from corner to corner."""
     points = [np.array(corners[:1], dtype=float)]
     for start, end in zip(np.array(corners[:-1], float), np.array(corners[1:], float)):
         n = round(np.linalg.norm(end - start) / spacing)
@@ -66,7 +68,7 @@ def voxels(shape, *where):
 
 
 def wander(rng, n_points):
-    """Walk at random, turning."""
+    """Return a smooth random streamline."""
     return rng.normal(scale=0.5, size=(n_points, 3)).cumsum(axis=0).cumsum(axis=0)
 
 
@@ -109,12 +111,12 @@ def test_the_hausdorff_distance_is_scipys():
         (LINE[::-1] + [0, 0, 2], 2, 2, 0),
         # Along the line: 11 points, of which the first and the last 2 mm stick out.
         (LINE + [2, 0, 0], (1 + 2) / 11, 2, 0),
-        # Half of it: the other half's 5 points are 1 to 5 mm away.
+        # Its first half: the 5 points of the second half are 1 to 5 mm away.
         (LINE[:6], (1 + 2 + 3 + 4 + 5) / 11 / 2, 5 / 2, 0),
         # One point at 4 mm: 4 + 3 + 2 + 1 + 0 + 1 + ... + 6; ends 4 and 6 mm away.
         (LINE[4:5], (10 + 21) / 11 / 2, (4 + 6) / 2, np.nan),
-        # Half of it, then as far to the side: the points 6 to 10 of either are 1 to 5
-        # mm from the corner, and the other's end is 5 sqrt(2) mm from the line's.
+        # Its first half, then 5 mm to the side: the points 6 to 10 of both are 1 to 5
+        # mm from the corner, and the last points are 5 sqrt(2) mm apart.
         (
             path((0, 0, 0), (5, 0, 0), (5, 5, 0), spacing=1),
             (1 + 2 + 3 + 4 + 5) / 11,
@@ -124,22 +126,20 @@ def test_the_hausdorff_distance_is_scipys():
         (NOTHING, np.inf, np.inf, np.nan),
     ],
 )
-def test_partners_differ_by_what_is_measured_on_paper(
-    other, closest_mm, ends_mm, angle_deg
-):
+def test_distances_are_those_computed_by_hand(other, closest_mm, ends_mm, angle_deg):
     for pair in ((LINE, other), (other, LINE)):
         assert mean_closest_point_mm(*pair) == pytest.approx(closest_mm)
         assert end_point_mm(*pair) == pytest.approx(ends_mm)
         assert angular_difference_deg(*pair) == pytest.approx(angle_deg, nan_ok=True)
 
 
-def test_nothing_is_far_from_nothing():
+def test_two_empty_streamlines_have_no_finite_distance():
     for distance, expected in zip(DISTANCES, [np.inf, np.inf, np.inf, np.nan]):
         assert_array_equal(distance(NOTHING, NOTHING), expected)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_a_distance_is_symmetric_and_free_of_direction_and_place(distance):
+def test_a_distance_is_symmetric_and_independent_of_direction_and_position(distance):
     rng = np.random.default_rng(1)
     a, b = wander(rng, 20), wander(rng, 30)
     rotation = Rotation.from_euler("xyz", [20, 130, -75], degrees=True)
@@ -151,31 +151,32 @@ def test_a_distance_is_symmetric_and_free_of_direction_and_place(distance):
     assert distance(a, a) == distance(a, a[::-1]) == 0
 
 
-def test_streamlines_are_alike_up_to_the_limit():
+def test_streamlines_agree_up_to_the_limit():
     others = [LINE + [0, 1.9, 0], LINE + [0, 2, 0], LINE + [0, 2.1, 0], LINE[::-1]]
-    assert_array_equal(alike([LINE] * 4, others), [True, True, False, True])
-    assert_array_equal(alike([LINE], [LINE + [0, 2.1, 0]], limit_mm=2.2), [True])
+    assert_array_equal(agreement([LINE] * 4, others), [True, True, False, True])
+    assert_array_equal(agreement([LINE], [LINE + [0, 2.1, 0]], limit_mm=2.2), [True])
 
 
-def test_half_a_streamline_is_not_like_the_whole_of_it():
-    assert_array_equal(alike([LINE, LINE[:6]], [LINE[:6], LINE]), [False, False])
+def test_half_a_streamline_does_not_agree_with_the_whole():
+    assert_array_equal(agreement([LINE, LINE[:6]], [LINE[:6], LINE]), [False, False])
 
 
-def test_a_streamline_without_points_is_like_none():
-    assert_array_equal(alike([NOTHING, LINE, NOTHING], [LINE, NOTHING, NOTHING]), False)
-    assert alike([], []).shape == (0,)
+def test_a_streamline_without_points_agrees_with_none():
+    others = [LINE, NOTHING, NOTHING]
+    assert_array_equal(agreement([NOTHING, LINE, NOTHING], others), False)
+    assert agreement([], []).shape == (0,)
 
 
 def test_each_streamline_needs_a_partner():
-    with pytest.raises(ValueError, match="shorter"):
-        alike([LINE, LINE], [LINE])
+    with pytest.raises(ValueError, match="holds 2 streamlines and others holds 1; "):
+        agreement([LINE, LINE], [LINE])
 
 
 def test_a_reference_is_followed_if_all_of_it_was_tracked():
     onward = np.arange(-5.0, 16)[:, None] * [1, 0, 0]
     tracked = [LINE, onward + [0, 1.9, 0], onward + [0, 2.1, 0], LINE[::-1], LINE[:6]]
     assert_array_equal(followed([LINE] * 5, tracked), [True, True, False, True, False])
-    # The first 8 of 10 mm, and a limit of 2 mm.
+    # The last 2 and 3 of 10 mm are missing; the limit is 2 mm.
     assert_array_equal(followed([LINE, LINE], [LINE[:9], LINE[:8]]), [True, False])
     assert_array_equal(followed([LINE, NOTHING], [NOTHING, LINE]), [False, False])
 
@@ -188,25 +189,38 @@ def test_the_nearest_streamline_is_the_partner():
         assert_array_equal(
             nearest_streamlines(lines, others[::-1]), [range(4), range(4)[::-1]]
         )
-    # Half of them, at 0 and 20 mm; 30 mm is nearer to 22 mm.
+    # Half of the others, at 2 and 22 mm; the line at 30 mm is nearest to 22 mm.
     assert_array_equal(
         nearest_streamlines(lines, shifted[::2]), [[0, 1, 2, 3], [0, 0, 1, 1]]
     )
 
 
-def test_a_streamline_is_as_near_backwards():
+def test_the_direction_of_a_streamline_does_not_change_its_partner():
     others = [LINE + [0, 2, 0], LINE[::-1] + [0, 1, 0]]
     assert_array_equal(nearest_streamlines([LINE], others), [[0], [1]])
     assert_array_equal(nearest_streamlines([LINE[::-1]], others), [[0], [1]])
 
 
-def test_of_what_has_no_length_nobody_is_the_partner():
+def test_a_streamline_without_length_has_no_partner():
     spot = np.zeros((3, 3))
     lines = [NOTHING, LINE, LINE[:1], spot]
     assert_array_equal(nearest_streamlines(lines, [spot, NOTHING, LINE]), [[1], [2]])
     for pair in ((lines, []), ([], lines), ([], []), (lines, [spot])):
         indices, partners = nearest_streamlines(*pair)
         assert indices.shape == partners.shape == (0,)
+
+
+def test_partners_have_the_same_seed_if_the_seeds_are_known():
+    lines = [LINE, LINE + [0, 5, 0], LINE + [0, 9, 0]]
+    seeds = [[1.0, 0, 0], [2.0, 0, 0], [3.0, 0, 0]]
+    others = lines[::-1]
+    assert_array_equal(find_partners(lines, others), [2, 1, 0])
+    assert_array_equal(find_partners(lines, others, seeds, None), [2, 1, 0])
+    # Single precision, as in a file; the third seed is not among them.
+    other_seeds = np.array([[2.004, 0, 0], [1, 0, 0], [8, 0, 0]], np.float32)
+    assert_array_equal(find_partners(lines, others, seeds, other_seeds), [1, 0, -1])
+    assert_array_equal(find_partners([LINE, NOTHING], [LINE]), [0, -1])
+    assert find_partners([], [], [], []).shape == (0,)
 
 
 def test_no_other_streamline_is_nearer():
@@ -228,7 +242,7 @@ def test_no_other_streamline_is_nearer():
 # Steps
 
 
-def test_the_angle_is_that_between_the_lines():
+def test_the_angular_difference_of_straight_lines_is_their_angle():
     line = LINE - [5, 0, 0]
     for turn_deg, angle_deg in ((30, 30), (90, 90), (120, 60), (180, 0), (1e-6, 1e-6)):
         turned = Rotation.from_euler("z", turn_deg, degrees=True).apply(line)
@@ -251,7 +265,7 @@ def test_a_circle_has_the_curvature_of_its_radius(n_points):
     for line in (circle, circle[::-1], rotation.apply(circle) + [3, -20, 9]):
         assert_allclose(mean_curvature_per_mm(line), 1 / 25)
     assert_allclose(mean_curvature_per_mm(2 * circle), 1 / 50)
-    # DIPY's is the same but at the ends, which count for half and three quarters.
+    # DIPY's curvature is 1 / 2 and 3 / 4 of 1 / R at the first two and last two points.
     if n_points > 3:
         ends = 2 * (1 / 2 + 1 / 4) / n_points
         assert_allclose(mean_curvature(circle), (1 - ends) / 25, rtol=0.01)
@@ -263,13 +277,13 @@ def test_a_helix_has_its_curvature():
     assert_allclose(mean_curvature_per_mm(helix), 4 / (4**2 + 3**2), rtol=1e-4)
 
 
-def test_what_is_straight_does_not_bend_and_a_corner_does():
+def test_a_straight_line_has_no_curvature_and_a_corner_has_one():
     assert mean_curvature_per_mm(LINE) == 0
-    # Steps of 1 mm at a right angle: |dT| = sqrt(2) over 1 mm; back: 2 over 1 mm.
+    # Steps of 1 mm at a right angle: |dT| = sqrt(2) over 1 mm. Reversal: 2 over 1 mm.
     corner = path((0, 0, 0), (1, 0, 0), (1, 1, 0), spacing=1)
     assert_allclose(mean_curvature_per_mm(corner), np.sqrt(2))
     assert_allclose(mean_curvature_per_mm(LINE[[0, 1, 0]]), 2)
-    # Two of them between steps of 2, 3 and 1 mm: mid-points at 1, 3.5 and 5.5 mm.
+    # Two right angles between steps of 2, 3 and 1 mm: mid-points at 1, 3.5, 5.5 mm.
     corners = np.array([[0, 0, 0], [2, 0, 0], [2, 3, 0], [3, 3, 0]])
     assert_allclose(mean_curvature_per_mm(corners), 2 * np.sqrt(2) / 4.5)
     for line in (NOTHING, LINE[:1], LINE[:2]):
@@ -278,13 +292,13 @@ def test_what_is_straight_does_not_bend_and_a_corner_does():
 
 # Volumes
 #
-# A tractogram of four streamlines: three in the row y = 0, one of which is half as
-# long, and one in the row y = 4; beside it others on the same grid.
+# TRACTS has four streamlines: three in the row y = 0, one of which is half as long, and
+# one in the row y = 4. Each case compares another tractogram on the same grid with it.
 
 GRID = (np.eye(4), (11, 8, 1))
 TRACTS = [LINE, LINE, LINE[:6], LINE + [0, 4, 0]]
 MASK = voxels(GRID[1], np.s_[:, 0], np.s_[:, 2])
-# Where its visits are 3, 2 and 1: 6, 5 and 11 voxels, together 39 visits.
+# 6, 5 and 11 voxels have 3, 2 and 1 visits, 39 visits together.
 MEAN, VARIANCE = 39 / 22, (6 * 9 + 5 * 4 + 11 * 1) / 22 - (39 / 22) ** 2
 WIDE_MEAN, WIDE_VARIANCE = 39 / 44, 85 / 44 - (39 / 44) ** 2
 
@@ -296,7 +310,7 @@ WIDE_MEAN, WIDE_VARIANCE = 39 / 44, 85 / 44 - (39 / 44) ** 2
         (TRACTS[::-1], 1, 1, 1, 11 / 22),
         ([line[::-1] for line in TRACTS], 1, 1, 1, 11 / 22),
         (TRACTS * 2, 1, 1, 1, 11 / 22),
-        # No voxel in common: the mean of the product is 0 over 2 x 22 voxels.
+        # No common voxel: the mean of the product over 2 x 22 voxels is 0.
         (
             [line + [0, 2, 0] for line in TRACTS],
             0,
@@ -304,8 +318,8 @@ WIDE_MEAN, WIDE_VARIANCE = 39 / 44, 85 / 44 - (39 / 44) ** 2
             -(WIDE_MEAN**2) / WIDE_VARIANCE,
             11 / 22,
         ),
-        # Half of them: 2 visits in the 11 voxels of the row y = 0, whose 28 of 39
-        # visits and all of these are in common; the mean of the product is 56 / 22.
+        # Two of the four: 2 visits in each of the 11 voxels of the row y = 0. Common
+        # voxels hold 28 of 39 visits, and all; the mean of the product is 56 / 22.
         (
             TRACTS[:2],
             2 * 11 / (22 + 11),
@@ -313,13 +327,13 @@ WIDE_MEAN, WIDE_VARIANCE = 39 / 44, 85 / 44 - (39 / 44) ** 2
             (56 / 22 - MEAN * 1) / np.sqrt(VARIANCE * 1),
             11 / 22,
         ),
-        # Constant, so without a correlation.
+        # One map is constant in the voxels of both, so it has no correlation there.
         (TRACTS[2:3], 2 * 6 / (22 + 6), (18 / 39 + 1) / 2, None, 6 / 22),
         ([], 0, 0, np.nan, 0),
         ([NOTHING], 0, 0, np.nan, 0),
     ],
 )
-def test_volumes_agree_by_what_is_counted_on_paper(
+def test_overlap_of_volumes_is_that_counted_by_hand(
     others, dice_, weighted, correlation, covered
 ):
     maps = visits(TRACTS, *GRID), visits(others, *GRID)
@@ -338,11 +352,11 @@ def test_two_empty_maps_are_the_same_and_cover_nothing():
     assert np.isnan(coverage(visits(TRACTS, *GRID), MASK & ~MASK))
 
 
-def test_weighted_dice_does_not_depend_on_how_many_streamlines_there_are():
+def test_weighted_dice_does_not_depend_on_the_number_of_streamlines():
     first, second = np.array([3, 1, 0]), np.array([1, 0, 1])
     assert_allclose(weighted_dice(first, second), (3 / 4 + 1 / 2) / 2)
     assert_allclose(weighted_dice(first, 100 * second), (3 / 4 + 1 / 2) / 2)
-    # Without it: (w_a + w_b) of the shared voxels over all.
+    # The formula: w_a + w_b of the shared voxels over that of all voxels.
     shares = np.array([first / 4, second / 2])
     assert_allclose(weighted_dice(first, second), shares[:, 0].sum() / shares.sum())
 
@@ -367,7 +381,7 @@ def test_visits_are_dipys_density_map():
     )
 
 
-def test_each_streamline_has_its_voxels():
+def test_visited_voxels_has_one_row_for_each_streamline():
     visited = visited_voxels([NOTHING, *TRACTS, LINE[[0, 0, 0]]], *GRID)
     assert visited.shape == (6, 11 * 8)
     assert_array_equal(visited.sum(axis=1), [0, 11, 11, 6, 11, 1])
@@ -393,7 +407,7 @@ def test_dice_counts_shared_voxels_twice():
     assert dice(mask & ~mask, mask & ~mask) == 1
 
 
-def test_voxels_that_nobody_visits_do_not_correlate():
+def test_voxels_without_visits_do_not_count_in_the_correlation():
     # Without the many zeros: (1, 2, 3) and (2, 1, 3), each of variance 2 / 3.
     first, second = np.zeros((2, 10, 10, 10))
     first[:3, 0, 0], second[:3, 0, 0] = (1, 2, 3), (2, 1, 3)
@@ -410,7 +424,7 @@ def test_mrtrix_counts_the_same_visits_and_lengths(tmp_path):
     tracks, image = str(tmp_path / "a.tck"), str(tmp_path / "a.nii")
     nib.streamlines.save(Tractogram(lines, affine_to_rasmm=np.eye(4)), tracks)
     nib.save(nib.Nifti1Image(np.zeros(phantom.shape), phantom.affine), image)
-    # Without points of its own in between.
+    # -upsample 1: tckmap adds no points between those of the file.
     counts = str(tmp_path / "counts.nii")
     options = ("-template", image, "-upsample", "1", "-quiet")
     subprocess.run(["tckmap", tracks, counts, *options], check=True)
@@ -439,7 +453,8 @@ def test_streamlines_connect_the_regions_of_their_ends():
     for lines in (TRACTS, TRACTS[::-1], [line[::-1] for line in TRACTS]):
         assert_array_equal(connectivity(lines).reshape(5, 5), expected)
     assert connections(TRACTS, np.eye(4), REGIONS).indices.tolist() == [1, 1, 2, 19]
-    # One end in no region, or outside, or both in the same one; one point; none.
+    # An end in no region, an end outside the grid, both ends in one region, one point,
+    # no points.
     lines = [LINE[:8], LINE + [1, 0, 0], LINE[[0, 3, 0]], LINE[:1], NOTHING]
     assert not connectivity(lines).any()
     assert connectivity([]).shape == (25,)
@@ -457,7 +472,7 @@ def test_streamlines_connect_the_regions_of_their_ends():
         ([], np.nan),
     ],
 )
-def test_connections_correlate(others, correlation):
+def test_connectivity_matrices_are_correlated(others, correlation):
     pair = connectivity(TRACTS), connectivity(others)
     assert_allclose(density_correlation(*pair), correlation)
     assert_allclose(density_correlation(*pair[::-1]), correlation)
@@ -472,7 +487,7 @@ def test_connections_are_dipys_connectivity_matrix():
     assert_array_equal(counts, np.triu(matrix[1:, 1:], k=1))
 
 
-def test_shapes_are_similar_within_6_mm():
+def test_shape_similarity_counts_clusters_within_6_mm():
     first = [LINE + [0, i, 0] for i in range(4)]
     both = first + [line + [0, 100, 0] for line in first]
     for others, similarity in (
@@ -481,7 +496,7 @@ def test_shapes_are_similar_within_6_mm():
         ([line[::-1] for line in both], 1),
         ([line + [0, 0, 2] for line in both], 1),
         ([line + [0, 0, 20] for line in both], 0),
-        # Half: half of the clusters of one, and all of the other.
+        # Half of the clusters of one, and all clusters of the other.
         (first, (1 / 2 + 1) / 2),
         (both[::2], 1),
         ([*both, NOTHING, LINE[:1], np.zeros((3, 3))], 1),
@@ -512,14 +527,14 @@ ROWS = [
     for y in (0, 3)
 ]
 STRAIGHT = path((0, 0, 0), (6, 0, 0))
-# One voxel over, for the voxels x = 2 to 4.
+# In the row y = 1 for the voxels x = 2 to 4.
 DETOUR = path((0, 0, 0), (2, 0, 0), (2, 1, 0), (4, 1, 0), (4, 0, 0), (6, 0, 0))
 ACROSS = path((0, 0, 0), (0, 3, 0))  # from an end of one to an end of the other
 SHORT = path((0, 0, 0), (5, 0, 0))
-BACK = path((0, 0, 0), (6, 0, 0), (0, 0, 0))  # to where it came from
+BACK = path((0, 0, 0), (6, 0, 0), (0, 0, 0))  # both ends in one region
 
 
-def test_connections_are_valid_or_invalid_or_none():
+def test_a_connection_is_valid_invalid_or_missing():
     scores = score([STRAIGHT[::-1], ACROSS, SHORT, BACK], ROWS, np.eye(4))
     assert_array_equal(
         scores.labels, [0, INVALID_CONNECTION, NO_CONNECTION, NO_CONNECTION]
@@ -531,11 +546,11 @@ def test_connections_are_valid_or_invalid_or_none():
 
 
 def test_overlap_overreach_and_f1_count_voxels():
-    # Off the row are (2, 1), (3, 1) and (4, 1); of its 7 voxels only (3, 0) is missed.
+    # Outside the row are (2, 1), (3, 1) and (4, 1). Of its 7 voxels, (3, 0) is missed.
     scores = score([DETOUR], ROWS, np.eye(4))
     assert_allclose(scores.overlaps, [6 / 7, 0])
     assert_allclose(scores.overreaches, [3 / 7, 0])
-    # 9 voxels, 6 of which are right, beside 7.
+    # 9 voxels visited, 6 of them in the bundle of 7.
     assert_allclose(scores.f1s, [2 * 6 / (9 + 7), 0])
     assert_allclose(
         (scores.overlap, scores.overreach, scores.f1), (3 / 7, 3 / 14, 3 / 8)
@@ -579,7 +594,7 @@ def test_bundles_may_share_an_end_region():
     assert_array_equal(score(lines, fork, np.eye(4)).labels, [0, 1, INVALID_CONNECTION])
 
 
-def test_streamlines_may_be_missing_or_have_one_point_or_leave_the_grid():
+def test_streamlines_may_be_empty_or_have_one_point_or_leave_the_grid():
     lines = [NOTHING, STRAIGHT[:1], path((-3, 0, 0), (6, 0, 0)), STRAIGHT]
     scores = score(lines, ROWS, np.eye(4))
     assert_array_equal(scores.labels, [NO_CONNECTION] * 3 + [0])
@@ -589,7 +604,7 @@ def test_streamlines_may_be_missing_or_have_one_point_or_leave_the_grid():
         assert scores.no_connections == len(lines)
 
 
-def test_scores_do_not_depend_on_where_the_grid_lies():
+def test_scores_do_not_depend_on_the_position_of_the_grid():
     affine = np.array([[0, -2.0, 0, 5], [2, 0, 0, -7], [0, 0, 2, 3], [0, 0, 0, 1]])
     lines = [line @ affine[:3, :3].T + affine[:3, 3] for line in (STRAIGHT, ACROSS)]
     assert_array_equal(score(lines, ROWS, affine).labels, [0, INVALID_CONNECTION])
@@ -613,15 +628,15 @@ def test_one_streamline_among_many_is_scored_as_alone():
     assert_array_equal(labels, alone)
 
 
-def test_bundles_on_different_grids_or_none_are_refused():
+def test_no_bundle_and_bundles_on_different_grids_are_refused():
     smaller = KnownBundle(ROWS[0].mask[:, :3], tuple(e[:, :3] for e in ROWS[0].ends))
-    with pytest.raises(ValueError, match=r"bundles are 2, .*\(7, 3, 1\), \(7, 4, 1\)"):
+    with pytest.raises(ValueError, match=r"holds 2 bundles .*\(7, 3, 1\), \(7, 4, 1\)"):
         score([STRAIGHT], [ROWS[0], smaller], np.eye(4))
-    with pytest.raises(ValueError, match=r"bundles are 0, .* one or more on one grid"):
+    with pytest.raises(ValueError, match=r"holds 0 bundles .* one or more on one grid"):
         score([STRAIGHT], [], np.eye(4))
 
 
-def test_an_affine_or_a_streamline_that_is_none_has_no_score():
+def test_an_invalid_affine_or_streamline_is_refused():
     with pytest.raises(ValueError, match="affine holds NaN"):
         score([STRAIGHT], ROWS, np.full((4, 4), np.nan))
     with pytest.raises(ValueError, match=r"streamlines has the shape \(13, 2\)"):
@@ -633,7 +648,7 @@ GIVEN = {
     hausdorff_mm: (LINE, LINE),
     mean_closest_point_mm: (LINE, LINE),
     end_point_mm: (LINE, LINE),
-    alike: ([LINE], [LINE], 1.0),
+    agreement: ([LINE], [LINE], 1.0),
     followed: ([LINE], [LINE], 1.0),
     nearest_streamlines: ([LINE], [LINE]),
     angular_difference_deg: (LINE, LINE),
@@ -657,7 +672,7 @@ GIVEN = {
     [(function, i) for function, given in GIVEN.items() for i in range(len(given))],
     ids=lambda value: getattr(value, "__name__", value),
 )
-def test_what_holds_no_numbers_is_refused_by_the_name_of_its_argument(function, place):
+def test_an_argument_that_is_not_numeric_is_refused_by_name(function, place):
     arguments = list(GIVEN[function])
     arguments[place] = [["no number"]]
     name = list(signature(function).parameters)[place]
@@ -668,21 +683,28 @@ def test_what_holds_no_numbers_is_refused_by_the_name_of_its_argument(function, 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.ones((3, 3), int), r"has the shape \(3, 3\) and goes up to 1; \(X, Y, Z\)"),
+        (np.ones((3, 3), int), r"has the shape \(3, 3\) and goes up to 1; a 3D image"),
         (np.ones((3, 0, 3), int), r"has the shape \(3, 0, 3\) and goes up to 0; "),
         (np.full((3, 3, 3), 2**15 + 1), ".* goes up to 32769; .* at most 32768"),
-        (np.full((3, 3, 3), 1.5), "holds other than whole numbers"),
-        (np.full((3, 3, 3), np.nan), "holds other than whole numbers"),
-        (np.full((3, 3, 3), np.inf), "holds other than whole numbers"),
-        (np.full((3, 3, 3), 1e15), "holds other than whole numbers"),
+        (np.full((3, 3, 3), 1.5), "holds other values than whole numbers"),
+        (np.full((3, 3, 3), np.nan), "holds other values than whole numbers"),
+        (np.full((3, 3, 3), np.inf), "holds other values than whole numbers"),
+        (np.full((3, 3, 3), 1e15), "holds other values than whole numbers"),
     ],
 )
-def test_labels_that_are_none_are_refused(labels, message):
+def test_invalid_labels_are_refused(labels, message):
     with pytest.raises(ValueError, match=f"^labels {message}"):
         connections([LINE], np.eye(4), labels)
 
 
-def test_labels_may_be_whole_floats_and_as_many_as_fit():
+@pytest.mark.parametrize("label", [1.4, -1, np.nan, np.inf, 2.0**31])
+def test_labels_that_are_not_nearly_whole_are_refused(label):
+    with pytest.raises(ValueError, match=r"^a\.nii holds .*; labels are whole numbers"):
+        round_labels(np.array([1.0, label]), "a.nii")
+    assert_array_equal(round_labels(np.array([0, 0.992, 2.008])), [0, 1, 2])
+
+
+def test_labels_may_be_whole_floats_and_go_up_to_32768():
     labels = np.zeros((11, 1, 1), np.float16)
     labels[0], labels[10] = 2, 3
     connected = connections([LINE], np.eye(4), labels)
@@ -694,18 +716,20 @@ def test_labels_may_be_whole_floats_and_as_many_as_fit():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e15])
 def test_images_whose_sums_are_not_finite_are_refused_by_name(value):
-    with pytest.raises(ValueError, match=r"^other holds NaN, infinity or 1e\+15"):
+    with pytest.raises(
+        ValueError, match=r"^other holds NaN, infinity or a value of 1e\+15"
+    ):
         weighted_dice(np.ones(3), np.full(3, value))
     assert weighted_dice(np.ones(3), np.full(3, 9e14)) == 1
 
 
-def test_images_on_two_grids_are_refused_by_name():
-    message = r"^mask has the shape \(3,\) and other \(4,\); two images on one grid"
+def test_images_of_two_shapes_are_refused_by_name():
+    message = r"^mask has the shape \(3,\) and other \(4,\); one shape is needed"
     with pytest.raises(ValueError, match=message):
         dice(np.ones(3, bool), np.ones(4, bool))
 
 
-def test_a_streamline_of_less_than_a_millimetre_has_a_shape():
+def test_a_streamline_shorter_than_a_millimetre_has_a_shape():
     short = LINE * 0.01
     assert shape_similarity([short], [short]) == 1
     indices, others = nearest_streamlines([short, LINE], [LINE, short])
@@ -722,7 +746,7 @@ def test_a_known_bundle_is_checked():
         KnownBundle(mask, (first, first))
 
 
-def test_a_bundle_is_known_by_a_label_image():
+def test_a_known_bundle_is_made_from_a_label_image():
     labels = np.zeros(SHAPE)
     labels[1:6, 0], labels[0, 0], labels[6, 0] = 1, 2, 3
     bundle = KnownBundle.from_labels(labels)
@@ -730,7 +754,7 @@ def test_a_bundle_is_known_by_a_label_image():
     assert_array_equal(bundle.ends, ROWS[0].ends)
     scores = score([STRAIGHT, SHORT], [bundle], np.eye(4))
     assert_array_equal(scores.labels, [0, NO_CONNECTION])
-    # All of it may be end regions.
+    # A bundle may consist of its end regions alone.
     assert KnownBundle.from_labels(np.arange(2, 4).reshape(1, 1, 2)).mask.all()
     without_an_end = labels * (labels != 2)
     for wrong in (
@@ -745,17 +769,27 @@ def test_a_bundle_is_known_by_a_label_image():
             KnownBundle.from_labels(wrong)
 
 
-def test_a_bundle_is_known_by_its_streamlines():
+def test_a_known_bundle_is_made_from_its_streamlines():
     (bundle,) = known_bundles([[STRAIGHT, DETOUR]], np.eye(4), SHAPE, end_mm=1.0)
     expected = voxels(SHAPE, np.s_[:, 0], np.s_[2:5, 1])
     assert_array_equal(bundle.mask, expected)
     for end, x in zip(bundle.ends, (0, 6)):
-        # The end, and its neighbours on the grid.
+        # The end voxel and its neighbours on the grid.
         near = voxels(SHAPE, (x, 0), (x, 1), (1 if x == 0 else 5, 0))
         assert_array_equal(end, near)
 
 
-def test_a_bundle_is_known_by_its_centreline_radius_and_mask():
+def test_streamlines_of_a_known_bundle_may_have_any_direction():
+    (expected,) = known_bundles([[STRAIGHT, DETOUR]], np.eye(4), SHAPE, end_mm=1.0)
+    lines = [STRAIGHT, DETOUR[::-1]]
+    bundle = KnownBundle.from_streamlines(lines, np.eye(4), SHAPE, end_mm=1.0)
+    assert_array_equal(bundle.mask, expected.mask)
+    assert_array_equal(bundle.ends, expected.ends)
+    with pytest.raises(ValueError, match="streamlines is empty"):
+        KnownBundle.from_streamlines([], np.eye(4), SHAPE)
+
+
+def test_a_known_bundle_is_made_from_a_centreline_a_radius_and_a_mask():
     white = voxels(SHAPE, np.s_[:6, :])
     (bundle,) = known_bundles(
         [[STRAIGHT]], np.eye(4), SHAPE, radius_mm=2.0, end_mm=0.5, mask=white
@@ -804,7 +838,7 @@ def test_a_paired_difference_comes_with_its_standard_error():
     # Differences 1, 0, 0, -1: mean 0, variance 2 / 3, standard error sqrt(2 / 3 / 4).
     difference = paired_difference([1, 1, 0, 0], [0, 1, 0, 1])
     assert_allclose((difference.value, difference.standard_error), (0, np.sqrt(1 / 6)))
-    # Where both agree in every seed, nothing is left to chance.
+    # If all differences are equal, the standard error is 0.
     assert paired_difference([True, False], [True, False]) == Estimate(0, 0)
     assert paired_difference([True, True, True], [False, False, False]).value == 1.0
 
@@ -824,7 +858,7 @@ def masks_dice(visits, other):
 
 
 def test_a_resample_of_two_misses_one_half_of_the_time():
-    # Two streamlines with a voxel each: both are drawn, or one of them twice.
+    # Two streamlines with one voxel each: a resample draws both, or one of them twice.
     visited = visited_voxels([LINE[:1], LINE[1:2]], np.eye(4), (2, 1, 1))
     estimate = bootstrapped(covers_all, visited, n_resamples=2000)
     assert estimate.value == 1
@@ -839,12 +873,12 @@ def test_the_bootstrap_of_a_mean_is_its_standard_error():
     assert estimate.standard_error == pytest.approx(expected, rel=0.04)
 
 
-def test_partners_are_drawn_together_and_others_are_not():
+def test_partners_are_resampled_together_and_other_streamlines_are_not():
     rows = [LINE + [0, y, 0] for y in range(8)]
     visited = visited_voxels(rows, *GRID)
     same = bootstrapped(masks_dice, visited, visited)
     assert same == Estimate(1, 0)
-    # The order is that of the partners, not of the voxels.
+    # Partners have equal indices, whatever voxels they visit.
     swapped = visited_voxels(rows[::-1], *GRID)
     assert bootstrapped(masks_dice, visited, swapped).standard_error > 0.02
     apart = bootstrapped(masks_dice, visited, visited, paired=False)
@@ -852,7 +886,7 @@ def test_partners_are_drawn_together_and_others_are_not():
     assert apart.standard_error > 0.02
 
 
-def test_the_number_of_streamlines_may_differ_unless_they_are_partners():
+def test_only_without_partners_the_numbers_of_streamlines_may_differ():
     one, other = visited_voxels(TRACTS, *GRID), visited_voxels(TRACTS[:2], *GRID)
     estimate = bootstrapped(weighted_dice, one, other, paired=False)
     assert_allclose(estimate.value, (28 / 39 + 1) / 2)
@@ -861,7 +895,7 @@ def test_the_number_of_streamlines_may_differ_unless_they_are_partners():
         bootstrapped(weighted_dice, one, other)
 
 
-def test_a_bootstrap_has_a_seed_and_knows_no_order():
+def test_a_bootstrap_is_reproducible_and_nearly_independent_of_seed_and_order():
     rng = np.random.default_rng(6)
     lines = [wander(rng, 10) for _ in range(100)]
     one, other = (
@@ -879,7 +913,7 @@ def test_a_bootstrap_has_a_seed_and_knows_no_order():
         assert again.standard_error == pytest.approx(estimate.standard_error, rel=0.3)
 
 
-def test_one_streamline_has_no_spread():
+def test_less_than_two_streamlines_have_no_standard_error():
     for lines in ([LINE], []):
         visited = visited_voxels(lines, *GRID)
         estimate = bootstrapped(masks_dice, visited, visited)
@@ -887,10 +921,10 @@ def test_one_streamline_has_no_spread():
         assert np.isnan(estimate.standard_error)
 
 
-def test_connections_have_standard_errors_as_well():
+def test_a_correlation_of_connections_has_a_standard_error():
     connected = connections(TRACTS * 20, np.eye(4), REGIONS)
     other = connections(TRACTS[:2] * 20 + TRACTS[::3] * 20, np.eye(4), REGIONS)
-    # Of the three pairs.
+    # Visits of the three connected pairs of regions.
     estimate = bootstrapped(density_correlation, connected, other)
     assert_allclose(estimate.value, np.corrcoef([40, 20, 20], [60, 0, 20])[0, 1])
     rng = np.random.default_rng(7)

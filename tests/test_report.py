@@ -1,6 +1,7 @@
 """The page of a comparison: what it says and holds, and that a browser shows it."""
 
 from base64 import b64decode
+from dataclasses import replace
 from html.parser import HTMLParser
 import json
 import re
@@ -14,6 +15,8 @@ from plotly.offline import get_plotlyjs
 import pytest
 
 from dipy_rnn import pictures, report
+from dipy_rnn.evaluation import Estimate
+from dipy_rnn.evaluation.definitions import Metric
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
@@ -24,10 +27,6 @@ ALONG_X = np.stack([np.linspace(2, 18, 17), np.full(17, 9.0), np.full(17, 7.0)],
 BESIDE = ALONG_X + [0, 1.5, 0]
 BENT = np.where(np.arange(17)[:, None] < 9, ALONG_X, ALONG_X[[8]] + [0, 5, 0])
 IMAGE, AFFINE = np.linspace(0.1, 1, 20 * 18 * 14).reshape(20, 18, 14), np.eye(4)
-
-
-def figure(value, error=None, low=None, high=None):
-    return {"value": value, "standard_error": error, "low": low, "high": high}
 
 
 def metrics():
@@ -61,48 +60,56 @@ def metrics():
             "yardstick": {"label": "on another sphere", "n_streamlines": 4989},
         },
         "between": [
-            {
-                "name": "alike",
-                "label": "Alike within 2 mm",
-                "unit": "%",
-                "better": "higher",
-                "definition": "Share of seeds whose streamlines are alike.",
-                "source": "alike()",
-                "candidate": figure(0.4612, 0.007, 0.4471, 0.4746),
-                "yardstick": figure(0.7123, 0.006, 0.7008, 0.7239),
-            },
-            {
-                "name": "bias",
-                "label": "Longer by",
-                "unit": "mm",
-                "better": "",
-                "definition": "Difference of lengths.",
-                "source": "Student, 1908",
-                "candidate": figure(-1.234, 0.35, -1.94, -0.54),
-                "yardstick": figure(float("nan")),
-            },
-            {
-                "name": "angle",
-                "label": "Angle",
-                "unit": "deg",
-                "better": "lower",
-                "definition": "Of first steps.",
-                "source": "",
-                "candidate": figure(3.14159),
-            },
+            Metric(
+                "alike",
+                "Alike within 2 mm",
+                "%",
+                "higher",
+                "Share of seeds whose streamlines are alike.",
+                "alike()",
+                {
+                    "candidate": Estimate(0.4612, 0.007),
+                    "yardstick": Estimate(0.7123, 0.006),
+                },
+            ),
+            Metric(
+                "bias",
+                "Longer by",
+                "mm",
+                "",
+                "Difference of lengths.",
+                "Student, 1908",
+                {
+                    "candidate": Estimate(-1.234, 0.35),
+                    "yardstick": Estimate(np.nan),
+                },
+            ),
+            Metric(
+                "angle",
+                "Angle",
+                "deg",
+                "lower",
+                "Of first steps.",
+                "",
+                {
+                    "candidate": Estimate(3.14159),
+                },
+            ),
         ],
         "each": [
-            {
-                "name": "curvature",
-                "label": "Mean curvature",
-                "unit": "",
-                "better": "",
-                "definition": "One over a radius.",
-                "source": "Frenet",
-                "candidate": figure(0.01234, 0.0004, 0.0116, 0.0131),
-                "reference": figure(0.01111, 0.0003, 0.0105, 0.0117),
-                "yardstick": figure(None),
-            },
+            Metric(
+                "curvature",
+                "Mean curvature",
+                "",
+                "",
+                "One over a radius.",
+                "Frenet",
+                {
+                    "candidate": Estimate(0.01234, 0.0004),
+                    "reference": Estimate(0.01111, 0.0003),
+                    "yardstick": Estimate(np.nan),
+                },
+            ),
         ],
         "bundles": [
             {
@@ -145,7 +152,7 @@ def without_the_rest(full):
         }
     del needed["trackers"]["yardstick"]
     for row in needed["between"]:
-        row.pop("yardstick", None)
+        row.estimates.pop("yardstick", None)
     return needed
 
 
@@ -261,12 +268,12 @@ def test_the_summary_says_how_close_how_fast_and_where(page):
     assert re.search(r"Most at the cross, R \d+, A \d+, S \d+ mm, where more", text)
 
 
-@pytest.mark.parametrize("known", [None, {}, figure(None), figure(float("nan"))])
+@pytest.mark.parametrize("known", [None, Estimate(np.nan)])
 def test_how_close_is_left_out_where_it_is_not_known(tmp_path, coarse, known):
     told = metrics()
-    told["between"][0]["candidate"] = known
-    if known == {}:
-        del told["between"][0]["candidate"]
+    told["between"][0].estimates["candidate"] = known
+    if known is None:
+        del told["between"][0].estimates["candidate"]
     path = tmp_path / "report.html"
     report.write_report(path, told, tracked(), IMAGE, AFFINE, DISTANCES)
     reader = read(path)
@@ -276,7 +283,9 @@ def test_how_close_is_left_out_where_it_is_not_known(tmp_path, coarse, known):
 
 def test_only_streamlines_that_are_alike_are_counted_as_the_same(tmp_path, coarse):
     told = metrics()
-    told["between"][0] |= {"name": "overlap", "label": "Common voxels"}
+    told["between"][0] = replace(
+        told["between"][0], name="overlap", label="Common voxels"
+    )
     path = tmp_path / "report.html"
     report.write_report(path, told, tracked(), IMAGE, AFFINE, DISTANCES)
     text = read(path).text
@@ -464,8 +473,8 @@ def test_a_page_that_fails_spares_what_is_there(tmp_path, coarse):
     path = tmp_path / "report.html"
     path.write_text("the last one")
     told = metrics()
-    del told["between"][0]["label"]
-    with pytest.raises(KeyError):
+    told["between"].append(None)
+    with pytest.raises(AttributeError):
         report.write_report(path, told, tracked(), IMAGE, AFFINE, DISTANCES)
     assert [found.name for found in tmp_path.iterdir()] == ["report.html"]
     assert path.read_text() == "the last one"

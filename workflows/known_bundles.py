@@ -1,0 +1,128 @@
+"""Load the known bundles and the regions that streamlines are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dipy_rnn.tractogram_file import SUFFIXES
+from dipy_rnn.workflows.inputs import (
+    check_same_grid,
+    load_volume,
+    read_tractogram,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from dipy_rnn._typing import IntArray
+    from dipy_rnn.evaluation import KnownBundle
+
+
+def name_bundles(paths: Sequence[Path]) -> dict[str, Path]:
+    """Name bundles after their files.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+
+    Returns
+    -------
+    paths_by_name : dict of str to Path
+        A name is that of the file without suffix. If two names are equal, all names
+        include the folders below the common folder.
+
+    Raises
+    ------
+    ValueError
+        If two names are still equal.
+
+    Examples
+    --------
+    >>> list(name_bundles([Path("left/cst.trk"), Path("right/cst.trk")]))
+    ['left/cst', 'right/cst']
+    """
+
+    def without_suffix(path: Path) -> Path:
+        bare = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+        return bare.with_suffix("")
+
+    names = [without_suffix(path).name for path in paths]
+    if len(set(names)) < len(names):
+        common = os.path.commonpath([path.parent for path in paths])
+        names = [without_suffix(path).relative_to(common).as_posix() for path in paths]
+    by_name: dict[str, Path] = {}
+    for name, path in zip(names, paths):
+        if name in by_name:
+            raise ValueError(
+                f"bundle_files match {by_name[name]} and {path}, whose bundles would "
+                f"both be named {name}; rename one of them."
+            )
+        by_name[name] = path
+    return by_name
+
+
+def load_truth(
+    bundle_paths: Mapping[str, Path],
+    label_path: Path | None,
+    image_path: Path,
+    *,
+    radius_mm: float,
+    end_mm: float,
+) -> tuple[dict[str, KnownBundle], IntArray | None]:
+    """Load known bundles and an image of regions.
+
+    Parameters
+    ----------
+    bundle_paths : dict of str to Path
+        By the names of the bundles: tractograms, or label images for
+        :meth:`dipy_rnn.evaluation.KnownBundle.from_labels`.
+    label_path : Path or None
+        Image of regions.
+    image_path : Path
+        Image on the grid of the subject.
+    radius_mm, end_mm : float
+        As for :func:`dipy_rnn.evaluation.known_bundles`, for bundles from tractograms.
+
+    Returns
+    -------
+    bundles : dict of str to dipy_rnn.evaluation.KnownBundle
+    regions : ndarray of shape (X, Y, Z), int, or None
+
+    Raises
+    ------
+    ValueError
+        If a file cannot be read, lies on another grid or holds no valid labels, or a
+        bundle has no voxel. The message names the file.
+    """
+    from dipy_rnn.evaluation import KnownBundle, round_labels
+
+    if not bundle_paths and label_path is None:
+        return {}, None
+    image, affine = load_volume(image_path)
+
+    def load_labels(path: Path) -> IntArray:
+        labels, labels_affine = load_volume(path)
+        check_same_grid(
+            image_path, image.shape, affine, path, labels.shape, labels_affine
+        )
+        return round_labels(labels, shown(path))
+
+    def load_bundle(path: Path) -> KnownBundle:
+        if path.suffix.lower() not in SUFFIXES:
+            return KnownBundle.from_labels(load_labels(path))
+        streamlines = [line for line, _ in read_tractogram(path)]
+        x, y, z = image.shape
+        return KnownBundle.from_streamlines(
+            streamlines, affine, (x, y, z), radius_mm=radius_mm, end_mm=end_mm
+        )
+
+    bundles = {}
+    for name, path in bundle_paths.items():
+        try:
+            bundles[name] = load_bundle(path)
+        except ValueError as error:
+            text = str(error)
+            raise ValueError(text if str(path) in text else f"{path}: {text}") from None
+    return bundles, None if label_path is None else load_labels(label_path)
