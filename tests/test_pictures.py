@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from worlds import OBLIQUE_ROTATION, affine_of
 
-from dipy_rnn import pictures, spaces
+from dipy_rnn import spaces
+from dipy_rnn.report import plots as pictures
 
 SHAPE = (40, 40, 40)
 # Bright balls in the planes of the streamline below, which tell where a mm is.
@@ -400,7 +401,7 @@ def test_without_matplotlib_it_can_be_imported_but_says_what_is_missing():
     code = """
 import sys
 sys.modules["matplotlib"] = None
-from dipy_rnn import pictures
+from dipy_rnn.report import plots as pictures
 try:
     pictures.draw_lengths({}, {})
 except ImportError as error:
@@ -414,7 +415,7 @@ def test_drawing_leaves_pyplot_and_its_backend_alone():
     code = """
 import sys
 import numpy as np
-from dipy_rnn import pictures
+from dipy_rnn.report import plots as pictures
 pictures.png(pictures.draw_tractograms({"": []}, np.ones((5, 5, 5)), np.eye(4)))
 print("matplotlib.pyplot" in sys.modules)
 """

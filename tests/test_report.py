@@ -13,7 +13,9 @@ from numpy.testing import assert_allclose
 from plotly.offline import get_plotlyjs
 import pytest
 
-from dipy_rnn import pictures, report
+from dipy_rnn import report
+from dipy_rnn.report import page as page_module
+from dipy_rnn.report import plots as pictures
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
@@ -402,7 +404,7 @@ def test_the_3d_view_is_right_wherever_and_however_large_it_is(
 
 
 def test_the_3d_view_does_not_grow_with_them(tmp_path, coarse, monkeypatch):
-    monkeypatch.setattr(report, "N_IN_3D", 2)
+    monkeypatch.setattr(page_module, "N_IN_3D", 2)
     path = tmp_path / "report.html"
     report.write_report(path, metrics(), tracked(), IMAGE, AFFINE, DISTANCES)
     assert len(view(path)[0]["reference"]) == 2

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard
 
 import numpy as np
 
-from dipy_rnn import pictures
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
+from dipy_rnn.report import plots as pictures
 from dipy_rnn.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -143,14 +143,14 @@ def write_report(
             candidate, partners, distances["candidate"], image, affine
         )
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dipy_rnn", ""),
+        loader=jinja2.PackageLoader("dipy_rnn.report", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    page = environment.get_template("report.html.jinja").render(
+    page = environment.get_template("page.html.jinja").render(
         metrics=metrics,
         keys=keys,
         labels=labels,
