@@ -87,7 +87,7 @@ def draw_shares_within(
     >>> print(figure.axes[0].lines[0].get_ydata().max())
     50.0
     """
-    figure, axes = _chart("distance (mm)", "streamlines within this distance (%)")
+    figure, axes = _chart("distance (mm)", "cumulative share (%)")
     most = _max_distance(distances)
     for key, values in distances.items():
         finite = np.sort(_finite_distances(values))
