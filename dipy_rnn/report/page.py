@@ -199,18 +199,18 @@ def _partners(
                 f"{len(reference)}; pairs is needed to tell which are partners."
             )
         pairs = np.arange(n)
-    places = np.asarray(pairs)
-    if len(places) != n or len(distances["candidate"]) != n:
+    indices = np.asarray(pairs)
+    if len(indices) != n or len(distances["candidate"]) != n:
         raise ValueError(
-            f"The candidate has {n} streamlines, {len(places)} pairs and "
+            f"The candidate has {n} streamlines, {len(indices)} pairs and "
             f"{len(distances['candidate'])} distances; the numbers must be equal."
         )
-    if n and not (-1 <= places.min() and places.max() < len(reference)):
+    if n and not (-1 <= indices.min() and indices.max() < len(reference)):
         raise ValueError(
-            f"pairs holds {places.min()} to {places.max()}; -1 (no partner) to "
+            f"pairs holds {indices.min()} to {indices.max()}; -1 (no partner) to "
             f"{len(reference) - 1} is allowed."
         )
-    return [reference[i] if i >= 0 else np.empty((0, 3)) for i in places]
+    return [reference[i] if i >= 0 else np.empty((0, 3)) for i in indices]
 
 
 def _is_number(value: float | None) -> TypeGuard[float]:
@@ -220,8 +220,9 @@ def _is_number(value: float | None) -> TypeGuard[float]:
 def _decimals(value: float, unit: str, error: float) -> int:
     """Return the number of decimals to show.
 
-    The last decimal is at most half the standard error. Without a standard error,
-    three significant digits are shown.
+    One unit of the last decimal is at most half the standard error. Without an error,
+    whole numbers without a unit have no decimals, and others three significant digits.
+    There are at most four decimals, and at least one for per cent.
     """
     if error:
         decimals = -floor(log10(error / 2))
@@ -235,7 +236,7 @@ def _decimals(value: float, unit: str, error: float) -> int:
 def _cells(
     figures: Iterable[Mapping[str, float | None] | None], unit: str
 ) -> list[_Cell]:
-    """Format the values and intervals of a row: shares in per cent, None as a dash."""
+    """Format the values and intervals of a row. A missing value is a dash."""
     scale = 100 if unit == "%" else 1
     suffix = {"": "", "deg": "°"}.get(unit, f"\N{NO-BREAK SPACE}{unit}")
     known = [figure or {} for figure in figures]
