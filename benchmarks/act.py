@@ -1,22 +1,25 @@
-"""Anatomically constrained tracking beside MRtrix3: ``python benchmarks/act.py``.
+"""Compare anatomically constrained tracking (ACT) with MRtrix3.
 
-Prints tables in Markdown and draws pictures into ``--pictures`` (doc/images).
+Run it by ``python benchmarks/act.py``. It prints tables in Markdown and saves plots to
+``--pictures`` (doc/images). Its parts are:
 
 rules
-    Small worlds, one for each rule of ACT: a straight bundle along x that starts in
-    cortical grey matter and ends in the tissue that the rule is about. Both trackers
-    get the same seeds, the centres of voxels.
+    Small simulated volumes, one for each rule of ACT. In each, a straight bundle runs
+    along x from cortical grey matter into the tissue of the rule. Both trackers get
+    the same seeds, which are voxel centres.
 interface
-    Seeds on the interface of a ball of white matter in grey matter: how evenly they
-    are spread over 200 pieces of equal area, as the chi-squared statistic over its
-    degrees of freedom (1 where they are independent and spread evenly).
+    Seeds on the interface between a ball of white matter and the grey matter around
+    it. The uniformity of the seeds is measured over 200 patches of equal area by the
+    chi-squared statistic divided by its degrees of freedom. It is 1 for independent
+    uniform seeds.
 brain
-    Bundles between points of a cortex, and between it and a ball of sub-cortical grey
-    matter, with ventricles, fluid around, and a brain stem; partial volumes are those
-    of the geometry, and fODFs are fitted to a noisy simulated scan. Seeds are the
-    centres of voxels of white matter, or on the interface.
+    A simulated brain with a cortex, two balls of sub-cortical grey matter, ventricles,
+    a layer of fluid and a brain stem. Bundles connect points of the cortex, or the
+    cortex and sub-cortical grey matter. Partial volumes follow from the geometry.
+    fODFs are fitted to a noisy simulated scan. Seeds are centres of white matter
+    voxels, or lie on the interface.
 
-Rows of tckgen are left out where MRtrix3 is not installed. All random numbers come
+If MRtrix3 is not installed, the rows of tckgen are left out. All random numbers come
 from fixed seeds.
 """
 
@@ -66,7 +69,7 @@ HAS_MRTRIX = shutil.which("tckgen") is not None
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """What both trackers get.
+    """The input of both trackers.
 
     Parameters
     ----------
@@ -75,7 +78,7 @@ class World:
     five : ndarray of shape (X, Y, Z, 5)
         A 5TT image.
     affine : ndarray of shape (4, 4)
-        Without a rotation, so that voxel axes are the scanner's.
+        Voxel to mm, without rotation: voxel axes are those of the scanner.
     """
 
     fodf: np.ndarray
@@ -84,22 +87,22 @@ class World:
 
     @cached_property
     def tissues(self):
-        """The same shares as three maps."""
+        """The tissue fractions as three maps."""
         return Tissues.from_5tt(self.five)
 
     @cached_property
     def features(self):
-        """The fODF as the tracker takes it."""
+        """The features of the fODF."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # straight worlds look odd
+            warnings.simplefilter("ignore", UserWarning)  # about unusual fODFs
             return sh.fodf_features(self.fodf)
 
     def centres(self, where):
-        """Return the centres of voxels in mm."""
+        """Return the centres of voxels (N, 3) in mm."""
         return spaces.to_mm(np.argwhere(where), self.affine)
 
     def track(self, seeds, criterion, model="default", **options):
-        """Track with a network; return the records."""
+        """Track with a network, and return the records of the streamlines."""
         return list(
             track(
                 seeds,
@@ -119,18 +122,18 @@ class World:
         Parameters
         ----------
         options : str
-            Of tckgen.
+            Options of tckgen.
         algorithm : str, optional
         where : ndarray of shape (X, Y, Z), optional
             Seeds are the centres of these voxels.
         images : ndarray of shape (X, Y, Z)
-            More options, and their values.
+            Options whose value is an image.
 
         Returns
         -------
         streamlines : list of ndarrays of shape (M, 3)
         rejections : Counter
-            What tckgen says of the reasons.
+            Number of rejected streamlines for each reason that tckgen gives.
         """
         with tempfile.TemporaryDirectory() as folder:
 
@@ -151,7 +154,7 @@ class World:
             for option, volume in images.items():
                 command += [f"-{option}", write(option, volume)]
             command += ["-step", str(STEP_MM), "-angle", str(MAX_ANGLE)]
-            command += ["-info", "-nthreads", "0"]  # or seeds would change places
+            command += ["-info", "-nthreads", "0"]  # keeps the order of seeds
             done = subprocess.run(
                 command, check=True, capture_output=True, text=True, env=SEEDED
             )
@@ -160,7 +163,7 @@ class World:
 
 
 def rejections_of(log):
-    """Read why tckgen -info says that it rejected streamlines."""
+    """Parse the rejection counts from the output of tckgen -info."""
     log = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", log).partition("Track rejection counts")
     found = re.findall(r"\[INFO\]   (.+): (\d+)$", log[2], re.MULTILINE)
     return Counter({reason: int(n) for reason, n in found if int(n)})
@@ -170,26 +173,26 @@ def rejections_of(log):
 
 RULES_SHAPE, RULES_VOXEL_MM = (25, 9, 5), 2.0
 RULES_HALF_MM = 25.0
-CORTEX_MM = -20.0  # where it begins on the left of every world
-LOBE_DEG = 15.0  # with little in other directions, so that tckgen finds its start
+CORTEX_MM = -20.0  # x below which every volume has cortex
+LOBE_DEG = 15.0  # a narrow lobe, so that tckgen finds its first direction
 
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """A world for a rule, of layers along x.
+    """A volume for one rule, made of layers along x.
 
     Parameters
     ----------
     title : str
     layers : sequence of (float, dict)
-        Where each begins in mm, and its shares by volume of the 5TT image. On their
-        left is white matter.
+        The x in mm at which a layer begins, and its tissue fraction for each volume
+        of the 5TT image. White matter is to the left of the first layer.
     seeds_mm : float, optional
         x of the seeds.
     turn_mm : float, optional
-        Fibres run along y beyond this x.
+        Beyond this x, fibres run along y.
     weak_mm, strength : float, optional
-        The fODF is this much as high beyond this x.
+        Beyond `weak_mm`, the fODF is multiplied by `strength`.
     max_len : float, optional
         In mm.
     """
@@ -204,7 +207,7 @@ class Rule:
 
     @cached_property
     def world(self):
-        """The fODF of the bundle, and the shares of the layers in each voxel."""
+        """The fODF of the bundle, and the tissue fractions of each voxel."""
         affine = np.diag([RULES_VOXEL_MM] * 3 + [1.0])
         affine[:3, 3] = -RULES_VOXEL_MM * (np.array(RULES_SHAPE) - 1) / 2
         x_mm = spaces.to_mm(np.indices(RULES_SHAPE).reshape(3, -1).T, affine)[:, 0]
@@ -227,11 +230,11 @@ class Rule:
 
 
 def fodf_of(bundles, affine, shape):
-    """Return the fODF of bundles, of which the lobe of a fibre is 1 high."""
+    """Return the fODF of bundles, scaled so that the lobe of a fibre is 1 high."""
     fodf = Phantom(bundles, affine, shape).fodf(lobe_deg=LOBE_DEG)
     orders = np.array([0] + [2] * 5 + [4] * 9 + [6] * 13 + [8] * 17)
     smoothing = np.exp(-(np.radians(LOBE_DEG) ** 2) * orders * (orders + 1) / 2)
-    # The sum of squares of an order's harmonics is (2 l + 1) / (4 pi) everywhere.
+    # The squares of the harmonics of order l sum to (2 l + 1) / (4 pi).
     return fodf / (smoothing.sum() / (4 * np.pi))
 
 
@@ -272,14 +275,14 @@ RULES = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the seeds of a rule.
+    """The result of tracking the seeds of a rule.
 
     Parameters
     ----------
     lines : list of ndarray of shape (M, 3)
-        In mm; none of those that tckgen rejected.
+        In mm. tckgen does not return those that it rejects.
     reason : str
-        Why they are rejected; empty if they are kept.
+        Why the streamlines are rejected, or empty if they are kept.
     """
 
     lines: list
@@ -300,7 +303,7 @@ def outcomes(rule):
     Returns
     -------
     ours, theirs : Outcome
-        The second is None without MRtrix3.
+        `theirs` is None if MRtrix3 is not installed.
     """
     world = rule.world
     x = round((rule.seeds_mm - world.affine[0, 3]) / RULES_VOXEL_MM)
@@ -325,7 +328,7 @@ def outcomes(rule):
     return ours, Outcome(lines, " and ".join(map(str.lower, rejections)))
 
 
-TISSUE_COLOURS = {  # of the volumes of a 5TT image
+TISSUE_COLOURS = {  # for each volume of a 5TT image
     CGM: (0.95, 0.62, 0.62),
     SGM: (0.98, 0.78, 0.45),
     WM: (0.97, 0.96, 0.92),
@@ -343,12 +346,12 @@ OURS_COLOUR, THEIRS_COLOUR = "#b3261e", "#0b4f9e"
 
 
 def tissue_picture(five):
-    """Mix the colours of tissues: (X, Y, 5) becomes (X, Y, 3), black in between."""
+    """Mix the colours of tissues by their fractions: (X, Y, 5) becomes (X, Y, 3)."""
     return np.clip(five @ np.array([TISSUE_COLOURS[i] for i in range(5)]), 0, 1)
 
 
 def show_tissues(axis, world, z, aspect="equal"):
-    """Draw a plane of tissues across z, seen from above."""
+    """Draw the tissues of a slice along z, seen from above."""
     shape = np.array(world.five.shape[:2])
     low = spaces.to_mm(np.array([-0.5, -0.5, 0]), world.affine)
     high = spaces.to_mm(np.array([*(shape - 0.5), 0]), world.affine)
@@ -363,7 +366,7 @@ def show_tissues(axis, world, z, aspect="equal"):
 
 
 def draw_rules(results, path):
-    """Draw a panel for each rule: ours above, tckgen's below."""
+    """Draw a panel for each rule, with dipy_rnn above and tckgen below."""
     figure, axes = plt.subplots(4, 4, figsize=(15, 10.5), layout="constrained")
     for axis, (rule, ours, theirs) in zip(axes.flat, results, strict=True):
         show_tissues(axis, rule.world, RULES_SHAPE[2] // 2, aspect="auto")
@@ -420,7 +423,7 @@ def draw_rules(results, path):
 
 
 def save(figure, path):
-    """Save a figure; a palette makes the file a third as large."""
+    """Save a figure with a palette, which reduces the file to a third of the size."""
     figure.savefig(path, dpi=110)
     plt.close(figure)
     with Image.open(path) as picture:
@@ -429,7 +432,7 @@ def save(figure, path):
 
 
 def rules(pictures):
-    """Print and draw what becomes of streamlines by each rule."""
+    """Print and draw the outcome of each rule for both trackers."""
     print("| the bundle goes | dipy_rnn | tckgen -act |\n|---|---|---|")
     results = []
     for rule in RULES:
@@ -446,12 +449,12 @@ N_INTERFACE = 40_000
 
 
 def shares_of(inside, affine, shape, n_per_axis=5):
-    """Return the volume fractions of tissues in voxels.
+    """Return the fractions of tissues in voxels.
 
     Parameters
     ----------
     inside : callable
-        Takes points (N, 3) in mm; returns the shares of tissues there, (N, T).
+        Takes points (N, 3) in mm and returns the tissue fractions (N, T) there.
     """
     centres_vox = np.indices(shape).reshape(3, -1).T.astype(float)
     offsets = (np.arange(n_per_axis) + 0.5) / n_per_axis - 0.5
@@ -462,7 +465,7 @@ def shares_of(inside, affine, shape, n_per_axis=5):
 
 
 def ball(sizes_mm):
-    """Make a ball of white matter in a shell of grey matter, in fluid."""
+    """Make a ball of white matter in a shell of grey matter, surrounded by fluid."""
     shape = tuple(int(n) for n in 2 * np.ceil(24 / np.array(sizes_mm)) + 1)
     affine = np.diag([*sizes_mm, 1.0])
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
@@ -480,7 +483,7 @@ def ball(sizes_mm):
 
 
 def unevenness(points_mm):
-    """Return chi-squared over its degrees of freedom, on 10 x 20 equal areas."""
+    """Return chi-squared over its degrees of freedom, for 10 x 20 equal areas."""
     unit = points_mm / np.linalg.norm(points_mm, axis=1, keepdims=True)
     counts, _, _ = np.histogram2d(
         unit[:, 2],
@@ -492,7 +495,7 @@ def unevenness(points_mm):
 
 
 def interface():
-    """Print how evenly seeds are spread over the interface of a ball."""
+    """Print how uniform seeds are on the interface of a ball."""
     print("| voxels, mm | seeds by | seeds | from the centre, mm | chi2 / dof |")
     print("|---|---|---|---|---|")
     for sizes_mm in ((2.0, 2.0, 2.0), (1.0, 2.0, 3.0)):
@@ -517,7 +520,7 @@ def interface():
 
 
 def gmwmi(world):
-    """Return what 5tt2gmwmi makes of a 5TT image."""
+    """Return the interface mask that 5tt2gmwmi computes from the 5TT image."""
     with tempfile.TemporaryDirectory() as folder:
         image, mask = f"{folder}/5tt.nii", f"{folder}/gmwmi.nii"
         nib.save(nib.Nifti1Image(np.float32(world.five), world.affine), image)
@@ -538,8 +541,8 @@ EVALS, S0 = (1.7e-3, 3e-4, 3e-4), 100.0
 N_SEEDS, N_KNOWN = 2000, 1000
 SEED_THR = 0.5  # fraction of fibres
 MIN_MM, MAX_MM = 10.0, 250.0
-STOPPING_THR = 0.2  # fraction of fibres, without anatomy
-SLAB_MM = 10.0  # of what is drawn
+STOPPING_THR = 0.2  # fraction of fibres, for tracking without ACT
+SLAB_MM = 10.0  # thickness of the slab that is drawn
 MODELS = ("default", "deterministic")
 
 
@@ -550,7 +553,7 @@ def curve(first, middle, last):
 
 
 def make_bundles():
-    """Draw bundles from cortex to cortex and to the thalami, and a brain stem."""
+    """Make a brain stem and random bundles from cortex to cortex and to the thalami."""
     rng = np.random.default_rng(BRAIN_SEED)
 
     def on_cortex():
@@ -559,7 +562,7 @@ def make_bundles():
         return BUNDLE_END_MM * point / np.linalg.norm(point)
 
     def keeps_clear(line, radius_mm, thalamus):
-        # It dives from the cortex, and does not run along it.
+        # Between its ends, the bundle stays below the cortex.
         if np.linalg.norm(line[80:-80], axis=1).max() > WHITE_MM - radius_mm:
             return False
         obstacles = [*VENTRICLES, *(t for t in THALAMI if t is not thalamus)]
@@ -587,20 +590,20 @@ def make_bundles():
             line, radius_mm, thalamus
         ):
             continue
-        with contextlib.suppress(ValueError):  # a tube that would fold
+        with contextlib.suppress(ValueError):  # the tube would overlap itself
             bundles.append(Bundle(line, radius_mm))
             wanted.pop()
     return bundles
 
 
 def make_brain():
-    """Simulate a scan of the brain and fit it.
+    """Simulate a scan of the brain, and fit fODFs to it.
 
     Returns
     -------
     world : World
     fraction : ndarray of shape (X, Y, Z)
-        Of fibres.
+        Fibre fraction.
     bundles : list of KnownBundle
     """
     affine = np.diag([BRAIN_VOXEL_MM] * 3 + [1.0])
@@ -613,7 +616,7 @@ def make_brain():
         water = np.max([each.fraction(points_mm) for each in VENTRICLES], axis=0)
         thalamus *= 1 - water
         stem = phantom.bundles[0].directions(points_mm)[1] * (points_mm[:, 2] < 0)
-        # White matter, grey matter, fluid, nothing; the stem goes through them.
+        # White matter, grey matter, fluid, background. The stem crosses all of them.
         layer = np.searchsorted([WHITE_MM, GREY_MM, HEAD_MM], distance_mm)
         shares = np.zeros((len(points_mm), 5))
         shares[:, WM] = np.where(layer == 0, 1 - water - thalamus, stem)
@@ -631,7 +634,7 @@ def make_brain():
     )
     dwi = phantom.dwi(gtab, snr=SNR, evals=EVALS, s0=S0, random_seed=BRAIN_SEED)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the default basis may change one day
+        warnings.simplefilter("ignore")  # about a future change of the default basis
         model = ConstrainedSphericalDeconvModel(
             gtab, (np.array(EVALS), S0), sh_order_max=8
         )
@@ -658,7 +661,7 @@ def without_grey_ends(line, world):
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """What a tracker made of its seeds."""
+    """The result of one tracker."""
 
     label: str
     n_seeds: int
@@ -669,7 +672,7 @@ class Row:
 
 
 def ours(world, label, seeds, criterion, model, keep_all=False):
-    """Track with a network; reject by the reasons for which streamlines end."""
+    """Track with a network, and reject streamlines by the reasons why they end."""
     start = time.perf_counter()
     records = world.track(
         seeds, criterion, model=model, max_len=MAX_MM, random_seed=1, nbr_threads=1
@@ -705,10 +708,10 @@ def theirs(world, label, n_seeds, *options, algorithm="SD_Stream", **more):
 
 
 def ends_in_grey(lines, world):
-    """Return the share of streamlines both ends of which are in grey matter.
+    """Return the share of streamlines with both ends in grey matter.
 
-    An end counts if grey matter, or the background, is the largest share at it or a
-    step further on: our streamlines stop before that point and tckgen's at it.
+    An end is in grey matter if grey matter or background has the largest fraction at
+    the end point or one step beyond it. dipy_rnn stops before that point, tckgen at it.
     """
     shares = np.moveaxis(
         np.stack([world.tissues.wm, world.tissues.gm, world.tissues.csf], -1), 3, 0
@@ -727,7 +730,7 @@ def ends_in_grey(lines, world):
 
 
 def print_rows(rows, world, bundles):
-    """Print the table."""
+    """Print the table of all trackers."""
     print(
         "\n| tracker | seeds | kept | mean length, mm | both ends in grey matter "
         "| valid | invalid | none | bundles | overlap | overreach | F1 |"
@@ -748,7 +751,7 @@ def print_rows(rows, world, bundles):
 
 
 def brain(pictures):
-    """Print and draw what the trackers make of the brain."""
+    """Print and draw the results of all trackers in the brain."""
     world, fraction, bundles = make_brain()
     rng = np.random.default_rng(1)
     seedable = fraction > SEED_THR
@@ -793,7 +796,7 @@ def brain(pictures):
 
 
 def draw_brain(world, rows, path):
-    """Draw a slab of the tissues, and of the streamlines of each tracker."""
+    """Draw a slice of the tissues, and the streamlines of each tracker near it."""
     middle = BRAIN_SHAPE[1] // 2
     low = spaces.to_mm(np.full(3, -0.5), world.affine)
     high = spaces.to_mm(np.array(BRAIN_SHAPE) - 0.5, world.affine)
@@ -849,7 +852,7 @@ def draw_brain(world, rows, path):
 
 
 def main():
-    """Print and draw what is asked for."""
+    """Run the selected parts of the benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

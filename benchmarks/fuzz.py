@@ -1,14 +1,18 @@
-"""Ten thousand odd inputs: ``python benchmarks/fuzz.py --inputs 10000``.
+"""Test the package with thousands of random and damaged inputs.
 
-Draws inputs of the kinds in ``tests/fuzzing.py`` and gives each to the library or, as
-files, to ``dipy_track_rnn``, inside worker processes. Either an input is accepted, and
-all streamlines lie in the image, or it is refused in one line that names the argument
-or the file. Everything else is wrong: a worker that dies or is silent for `--timeout`
-seconds, a traceback, a message of more than a line, an output that is left behind, an
-input that is changed, more than `--memory` GB. What was wrong is kept in `--keep`, and
-``--only KIND NUMBER`` repeats it in this process.
+Run it by ``python benchmarks/fuzz.py --inputs 10000``. The script draws random inputs
+of the kinds in ``tests/fuzzing.py``. Worker processes pass each input to the library
+or, as files, to ``dipy_track_rnn``. Two outcomes are right:
 
-Prints a table: kind, inputs, accepted, refused, wrong.
+- The input is accepted, and all streamlines are inside the image.
+- The input is refused in one line that names the argument or the file.
+
+All other outcomes are wrong: a worker that dies or does not answer for `--timeout`
+seconds, a traceback, a message of more than one line, output files of a refused input,
+a changed input, or more than `--memory` GB of memory. Inputs with a wrong outcome are
+kept in `--keep`. ``--only KIND NUMBER`` repeats one input in this process.
+
+Prints a table of the numbers of inputs, accepted, refused and wrong, for each kind.
 """
 
 import argparse
@@ -30,7 +34,7 @@ import traceback
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parent.parent / "tests"))
 
-# Inputs of each kind, in parts; a process of its own takes seconds.
+# Relative number of inputs of each kind. An input of "processes" takes seconds.
 SHARES = {
     "damaged NIfTI": 18,
     "images": 18,
@@ -54,7 +58,7 @@ SHARES = {
 
 
 def installed(arguments):
-    """Run the installed command; return its status and what it wrote."""
+    """Run the installed command, and return its status and its output."""
     done = subprocess.run(
         [Path(sys.executable).parent / "dipy_track_rnn", *arguments],
         capture_output=True,
@@ -67,7 +71,7 @@ def installed(arguments):
 
 
 def one(kind, number, random_seed, folder):
-    """Draw an input and judge what comes of it."""
+    """Draw an input, run it, and return the outcome."""
     import fuzzing
 
     if kind in fuzzing.LIBRARY:
@@ -83,11 +87,11 @@ def one(kind, number, random_seed, folder):
 
 
 def work(folder, memory_gb):
-    """Take kinds and numbers from the parent, one after the other."""
+    """Run the inputs that the parent process names, one after the other."""
     resource.setrlimit(resource.RLIMIT_AS, (int(memory_gb * 2**30),) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where DIPY logs to
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # DIPY logs to stdout
     for task in sys.stdin:
         kind, number, random_seed = json.loads(task)
         here = Path(folder) / "input"
@@ -111,7 +115,7 @@ def work(folder, memory_gb):
 
 
 class Worker:
-    """A process that takes inputs; another one where it died."""
+    """A process that runs inputs, replaced by a new one if it dies."""
 
     def __init__(self, arguments):
         self._arguments = arguments
@@ -134,10 +138,10 @@ class Worker:
         self._n = 0
 
     def judge(self, kind, number):
-        """Return what came of an input, and a word about it."""
+        """Run an input, and return its outcome and a message."""
         if self._process is None:
             self._start()
-        # The first one waits for the imports as well.
+        # The first input also waits for the imports.
         patience = self._arguments.timeout + (60 if not self._n else 0)
         if kind == "processes":
             patience *= 5
@@ -150,7 +154,7 @@ class Worker:
             outcome, word = json.loads(line)
         else:
             outcome = "wrong"
-            word = f"silent for {patience} s"
+            word = f"no answer for {patience} s"
             if ready:
                 word = f"the process ended with {self._process.wait()}"
         if outcome == "wrong":
@@ -168,7 +172,7 @@ class Worker:
         return outcome, word
 
     def end(self):
-        """End the process, and what it started."""
+        """Kill the process and its children."""
         if self._process is not None:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -180,7 +184,7 @@ class Worker:
 
 
 def drawn(kinds, n_inputs):
-    """Return kinds and numbers of inputs, the kinds mixed by their shares."""
+    """Return (kind, number) of all inputs, with the kinds mixed by their shares."""
     total = sum(SHARES[kind] for kind in kinds)
     counts = {kind: max(1, round(n_inputs * SHARES[kind] / total)) for kind in kinds}
     inputs = [(kind, number) for kind in kinds for number in range(counts[kind])]
@@ -193,7 +197,7 @@ def main():
     parser.add_argument("--random_seed", type=int, default=1)
     parser.add_argument("--kinds", nargs="*", choices=SHARES, default=list(SHARES))
     parser.add_argument("--timeout", type=float, default=20.0, help="seconds")
-    parser.add_argument("--memory", type=float, default=8.0, help="GB of addresses")
+    parser.add_argument("--memory", type=float, default=8.0, help="address space in GB")
     parser.add_argument("--keep", type=Path, default=Path("fuzz_wrong"))
     parser.add_argument("--only", nargs=2, metavar=("KIND", "NUMBER"))
     parser.add_argument("--worker", help=argparse.SUPPRESS)

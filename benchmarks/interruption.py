@@ -1,10 +1,9 @@
-"""Kill dipy_track_rnn at random times, and look at what is left.
+"""Kill dipy_track_rnn at random times, and check which files and processes remain.
 
-Each run tracks a small phantom and is ended by SIGKILL at a time that is drawn at
-random, from its start to somewhat after its usual end. Under the final name there must
-then be nothing, or the file that was there before, or the whole new one, byte by byte;
-and no process. At the end a run that nobody kills must complete and remove what the
-others left.
+Each run tracks a small phantom. SIGKILL ends it at a random time between its start and
+1.1 times its usual duration. After that, the output path must hold no file, the file
+that was there before, or the complete new file, byte for byte, and no process may
+remain. At the end, a run without a kill must complete and remove all partial files.
 
     python benchmarks/interruption.py --kills 200
 """
@@ -33,7 +32,7 @@ ENGINES = ("serial", "joblib")
 
 
 def make_subject(folder):
-    """Write a phantom, and return the inputs of the command."""
+    """Write a phantom, and return the input files of the command."""
     phantom = crossing_phantom(90.0, shape=(20, 20, 10))
     images = {
         "sh": phantom.fodf(noise=0.05).astype(np.float32),
@@ -46,10 +45,11 @@ def make_subject(folder):
 
 
 def start(inputs, out, suffix, engine, n_seeds):
-    """Start the command; with joblib two processes track a part of the seeds each.
+    """Start the command.
 
-    Without, it is a fork of this process, which has imported all: most of its time is
-    tracking and writing.
+    With joblib, two processes track one part of the seeds each. Otherwise, the command
+    runs in a fork of this process. Its imports are done, so that most of the run time
+    is tracking and writing.
     """
     options = ("--seed_count", n_seeds, "--engine", engine, "--nbr_threads", 1)
     where = ("--force", "--out_dir", out, "--out_tractogram", f"lines{suffix}")
@@ -65,7 +65,7 @@ def start(inputs, out, suffix, engine, n_seeds):
 
 
 def run(arguments):
-    """Run the command in this process, and say nothing."""
+    """Run the command in this process, without output."""
     with open(os.devnull, "w") as nowhere:
         for stream in (1, 2):
             os.dup2(nowhere.fileno(), stream)
@@ -74,7 +74,7 @@ def run(arguments):
 
 
 def ended(process):
-    """Wait for a process, and return its exit status."""
+    """Wait for a process to end, and return its exit status."""
     if isinstance(process, subprocess.Popen):
         return process.wait()
     process.join()
@@ -82,7 +82,7 @@ def ended(process):
 
 
 def orphans():
-    """Return the processes that go on without the one that started them."""
+    """Return the processes of the command whose parent process has ended."""
     listed = subprocess.run(
         ["pgrep", "-P", "1", "-f", "interruption.py|dipy_track_rnn|LokyProcess"],
         capture_output=True,
@@ -92,7 +92,7 @@ def orphans():
 
 
 def main():
-    """Kill, look, and print a table."""
+    """Run the benchmark, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=20_000)
@@ -128,19 +128,19 @@ def main():
             ended(process)
             now = path.read_bytes() if path.exists() else None
             if now == whole[suffix]:
-                left = "the new file, whole"
+                left = "the complete new file"
             elif now == before:
                 left = "no file" if now is None else "the older file"
             else:
-                left, wrong = "WRONG: half a file", wrong + 1
+                left, wrong = "WRONG: incomplete file", wrong + 1
             for _ in range(100):
                 if not orphans():
                     break
                 time.sleep(0.1)
             else:
-                left, wrong = "WRONG: a process", wrong + 1
+                left, wrong = "WRONG: running process", wrong + 1
             partial = any(folder.glob(f".lines{suffix}.*.partial"))
-            found[engine, left, "a folder .partial" if partial else ""] += 1
+            found[engine, left, "a .partial folder" if partial else ""] += 1
             print(f"{kill + 1} {suffix} {engine}: {left}", flush=True)
         for suffix in SUFFIXES:
             process = start(inputs, folder, suffix, "serial", arguments.seeds)
@@ -150,10 +150,10 @@ def main():
         leftovers = list(folder.glob("*.partial")) + list(folder.glob(".*.partial"))
         wrong += len(leftovers)
     print(
-        f"\n{arguments.kills} kills, {wrong} wrong; after a last run {len(leftovers)}"
+        f"\n{arguments.kills} kills, {wrong} wrong. Partial files after the last run: "
+        f"{len(leftovers)}.\nFiles after a kill:\n"
     )
-    print("leftovers. What was there after a kill:\n")
-    print("| Engine | Under the final name | Beside it | Times |\n|---|---|---|---|")
+    print("| Engine | Output path | Beside it | Times |\n|---|---|---|---|")
     for (engine, left, partial), n in sorted(found.items()):
         print(f"| {engine} | {left} | {partial} | {n} |")
     sys.exit(wrong > 0)

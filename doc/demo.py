@@ -1,9 +1,9 @@
 """Track a simulated brain slab with dipy_track_rnn and with dipy_track.
 
-Run by ``make demo``. Makes a diffusion scan of bundles that cross, bend and fan out,
-takes it through the same commands as one's own data, and leaves everything in
-``demo/``, with a picture of both results beside the truth, and the page of
-dipy_compare_rnn.
+Run it by ``make demo``. The script simulates a diffusion scan of bundles that cross,
+bend and fan out, and runs the commands that one would run on measured data. It writes
+all files to ``demo/``, with a plot of both results beside the ground truth and the page
+of dipy_compare_rnn.
 """
 
 import argparse
@@ -42,18 +42,18 @@ OPTIONS = [
     *("--minlen", "20"),
 ]
 BUNDLES = ("straight", "winding", "arch", "fan")
-N_KNOWN = 1000  # true streamlines of each, enough to fill it
+N_KNOWN = 1000  # true streamlines of each bundle, enough to fill it
 N_DRAWN = 400  # streamlines in a panel
 
 
 def make_phantom():
-    """Build four bundles in and about the plane z = 0.
+    """Make a phantom of four bundles in and near the plane z = 0.
 
     Returns
     -------
     phantom : dipy_rnn.phantom.Phantom
-        Along x, a straight bundle and one that winds; an arch across the first; and
-        a fan along y across all of them.
+        A straight and a winding bundle along x, an arch that crosses the straight
+        one, and a fan along y that crosses all of them.
     """
     t = np.linspace(0, 1, 400)
     zero = np.zeros_like(t)
@@ -75,15 +75,15 @@ def make_phantom():
 
 
 def write_scan(phantom, folder):
-    """Simulate a scan of a phantom and write what a scanner would give.
+    """Simulate a scan of a phantom and write its files.
 
     Parameters
     ----------
     phantom : dipy_rnn.phantom.Phantom
     folder : Path
-        Where dwi.nii.gz, dwi.bval, dwi.bvec, mask.nii.gz and seeds.nii.gz go.
+        Folder for dwi.nii.gz, dwi.bval, dwi.bvec, mask.nii.gz and seeds.nii.gz.
     """
-    # Directions spread evenly over the half sphere, on a spiral.
+    # Gradient directions on a spiral, spread evenly over the half sphere.
     turn = np.arange(N_DIRECTIONS)
     z = (turn + 0.5) / N_DIRECTIONS
     azimuth = np.pi * (3 - np.sqrt(5)) * turn
@@ -114,7 +114,7 @@ def write_truth(phantom, folder):
     ----------
     phantom : dipy_rnn.phantom.Phantom
     folder : Path
-        Where truth/ goes, with a tractogram for each of ``BUNDLES``.
+        Folder for truth/, which gets a tractogram for each of ``BUNDLES``.
     """
     (folder / "truth").mkdir(exist_ok=True)
     lines, _ = phantom.streamlines(N_KNOWN, random_seed=RANDOM_SEED)
@@ -130,14 +130,14 @@ def write_truth(phantom, folder):
 
 
 def run(command, *arguments, folder):
-    """Run a command that is installed beside this Python.
+    """Run a command of this Python environment.
 
     Parameters
     ----------
     command : str
     arguments : str
     folder : Path
-        Where it runs; its output goes to ``<command>.log`` there.
+        Working directory. The output of the command goes to ``<command>.log`` in it.
 
     Returns
     -------
@@ -160,14 +160,14 @@ def run(command, *arguments, folder):
 
 
 def draw(panels, path):
-    """Draw tractograms beside each other, seen along z.
+    """Draw tractograms beside each other, in a view along z.
 
     Parameters
     ----------
     panels : list of (str, list of ndarray of shape (M, 3))
         Titles and streamlines in mm.
     path : Path
-        Of the picture.
+        PNG file to write.
     """
     half = VOXEL_SIZE_MM * SHAPE[0] / 2
     figure, axes = plt.subplots(1, len(panels), figsize=(12, 4.2), layout="constrained")
@@ -193,17 +193,17 @@ def draw(panels, path):
         axis.set_title(title, fontsize=11)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    # A palette makes the file a third as large.
+    # With a palette, the file has a third of the size.
     with Image.open(path) as picture:
         palette = picture.convert("RGB").quantize(128)
     palette.save(path, optimize=True)
 
 
 def main():
-    """Make the scan, run the commands, draw the picture."""
+    """Simulate the scan, run the commands, draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out_dir", default="demo", type=Path)
-    parser.add_argument("--model_file", default="default", help="as dipy_track_rnn's")
+    parser.add_argument("--model_file", default="default", help="as for dipy_track_rnn")
     arguments = parser.parse_args()
     folder = arguments.out_dir.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +227,7 @@ def main():
     model, out = ["--model_file", model_file], "--out_tractogram"
     seconds_rnn = run("dipy_track_rnn", *data, *model, out, "rnn.trk", folder=folder)
     seconds_dipy = run("dipy_track", *data, out, "deterministic.trk", folder=folder)
-    # From all over the bundles, or those would not be filled.
+    # Seeds in the whole mask, because those of one slice would not fill the bundles.
     data = ["csd.pam5", "fa.nii.gz", "mask.nii.gz", "--seed_count", "5000", *OPTIONS]
     known = ["--bundle_files", "truth/*.trk", "--out_dir", "comparison"]
     run("dipy_compare_rnn", *data, *model, *known, folder=folder)
@@ -251,14 +251,14 @@ def main():
 In {folder}:
   dwi.nii.gz, dwi.bval, dwi.bvec   the simulated scan; mask.nii.gz, seeds.nii.gz
   truth/                           the true streamlines of each bundle
-  fa.nii.gz, csd.pam5              what the models made of it
+  fa.nii.gz, csd.pam5              FA and fODF fitted to the scan
   rnn.trk                          {len(rnn)} streamlines of dipy_track_rnn
   deterministic.trk                {len(dipy)} streamlines of dipy_track
-  demo.png                         both beside the truth
-  comparison/report.html           how both differ, and which is nearer to the truth
-(The seconds are of whole commands, start included.)
+  demo.png                         both beside the true streamlines
+  comparison/report.html           how both differ, and how well each fits the truth
+(Times are of whole commands, start-up included.)
 
-On your own data, with a brain mask, in a terminal after . .venv/bin/activate:
+For your own data with a brain mask, run in a terminal after . .venv/bin/activate:
   dipy_fit_dti dwi.nii.gz dwi.bval dwi.bvec mask.nii.gz --save_metrics fa \\
       --out_pam dti.pam5
   dipy_fit_csd dwi.nii.gz dwi.bval dwi.bvec mask.nii.gz --out_pam csd.pam5

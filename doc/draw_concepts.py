@@ -1,6 +1,6 @@
-"""Draw the pictures of the pages on concepts and architecture, into doc/images.
+"""Draw the diagrams of the pages on concepts and architecture into doc/images.
 
-They are drawn by hand, as it were: no streamline in them was tracked.
+They are schematic: their streamlines are curves that were not tracked.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 
 RED, BLUE, ORANGE, GREY = "#C0392B", "#1F78B4", "#E98300", "#8C8C8C"
 INK, PALE = "#222222", "#E8E8E8"
-PHASES = {"forward": BLUE, "replay": ORANGE, "backward": RED}
+PHASES = {"forward": BLUE, "warm-up": ORANGE, "backward": RED}
 
 
 def arrow(axes, start, end, color=INK, **style):
@@ -27,15 +27,15 @@ def arrow(axes, start, end, color=INK, **style):
     )
 
 
-def bare(axes, title=""):
-    """Leave a drawing on white paper."""
+def hide_axes(axes, title=""):
+    """Hide the axes of a drawing, and make their scales equal."""
     axes.set_aspect("equal")
     axes.axis("off")
     axes.set_title(title, fontsize=11, color=INK)
 
 
 def draw_spaces():
-    """Draw a grid in the scanner, and what is sampled along one of its axes."""
+    """Draw a voxel grid in scanner space, and what is sampled along one of its axes."""
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(10, 3.6), width_ratios=(1, 1.25), layout="constrained"
     )
@@ -70,7 +70,7 @@ def draw_spaces():
     left.text(1.2, -1.7, "right (mm)", fontsize=9)
     left.text(-3.2, 2.3, "front (mm)", fontsize=9)
     left.set(xlim=(-4, 17.5), ylim=(-2.5, 13))
-    bare(left, "Voxel axes (blue) in the scanner's (RAS+)")
+    hide_axes(left, "Voxel axes (blue) in scanner space (RAS+)")
 
     values = np.array([0.35, 0.9, 0.6, 0.75])
     x = np.linspace(-1.2, 4.2, 1000)
@@ -93,15 +93,15 @@ def draw_spaces():
         xlabel="coordinate along an axis of n = 4 voxels",
     )
     for x in (-0.25, 3.25):
-        right.text(x, 1.05, "voxel's own", ha="center", fontsize=8.5)
-    right.text(1.5, 1.05, "between two voxels", ha="center", fontsize=8.5)
+        right.text(x, 1.05, "border voxel", ha="center", fontsize=8.5)
+    right.text(1.5, 1.05, "interpolated", ha="center", fontsize=8.5)
     right.spines[["top", "left", "right"]].set_visible(False)
-    right.set_title("What is sampled", fontsize=11, color=INK)
+    right.set_title("Sampled value", fontsize=11, color=INK)
     return figure
 
 
 def lobes(peaks_deg, weights):
-    """Return the outline of a fODF with lobes in a plane, (N, 2)."""
+    """Return the outline (N, 2) of an fODF with lobes in a plane."""
     angle = np.linspace(0, 2 * np.pi, 400)
     radius = 0.08 + sum(
         weight * np.cos(angle - np.deg2rad(peak)) ** 14
@@ -111,7 +111,7 @@ def lobes(peaks_deg, weights):
 
 
 def draw_frame():
-    """Draw what a bend looks like along the voxels, and in the moving frame."""
+    """Draw fODFs along a bend, in voxel axes and in the moving frame."""
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(10, 3.4), width_ratios=(1.5, 1), layout="constrained"
     )
@@ -130,17 +130,17 @@ def draw_frame():
         arrow(left, curve[place], curve[place] + 1.5 * tangent, RED)
         arrow(left, curve[place], curve[place] + 0.9 * normal, INK, linewidth=1.1)
         turned.append(glyph @ np.stack([-normal, tangent], axis=1))
-    left.text(-2.4, 1.6, "e3: the direction in which it arrived", color=RED, fontsize=9)
-    left.text(-2.4, 0.9, "e1, e2: across it", fontsize=9)
+    left.text(-2.4, 1.6, "e3: direction of the last step", color=RED, fontsize=9)
+    left.text(-2.4, 0.9, "e1, e2: perpendicular to it", fontsize=9)
     left.set(xlim=(-7.2, 7.2), ylim=(-0.6, 6.0))
-    bare(left, "A streamline and its moving frame, fODFs along the voxels")
+    hide_axes(left, "A streamline with its moving frame, fODFs in voxel axes")
     for i, glyph in enumerate(turned):
         middle = np.array([2.6 * i, 0])
         right.fill(*(middle + glyph).T, color="#BBD7EC", edgecolor=BLUE, lw=0.8)
         arrow(right, middle, middle + [0, 1.5], RED)
         arrow(right, middle, middle + [-0.9, 0], INK, linewidth=1.1)
     right.set(xlim=(-1.5, 9.3), ylim=(-2.2, 2.4))
-    bare(right, "What the network sees:\nthe way ahead is always up")
+    hide_axes(right, "Input of the network:\ne3 always points up")
     return figure
 
 
@@ -151,23 +151,23 @@ def draw_halves():
     line = np.stack([4.2 * s, 1.2 * np.sin(1.6 * s) + 0.5 * s**2], axis=1)
     seed = 18
     texts = {
-        "forward": "1  forward from the seed,\nwith a fresh hidden state",
-        "replay": "2  the same points in reverse;\nanswers are not used",
-        "backward": "3  backward from the seed,\nwith that hidden state",
+        "forward": "1  forward from the seed,\nhidden state starts at zero",
+        "warm-up": "2  warm-up: same points in\nreverse, directions not used",
+        "backward": "3  backward from the seed,\nwith this hidden state",
     }
     for axes, (phase, title) in zip(panels, texts.items()):
         color = PHASES[phase]
         forward, backward = line[seed:], line[: seed + 1]
         if phase == "forward":
             path = forward
-        elif phase == "replay":
+        elif phase == "warm-up":
             path = forward[::-1]
         else:
             axes.plot(*forward.T, color=GREY, linewidth=1.5)
             path = backward[::-1]
         axes.plot(*path.T, color=color, linewidth=2, alpha=0.5)
         arrow(axes, path[-3], path[-1], color)
-        # The state starts empty, or with what the replay left.
+        # The hidden state is empty at first; the backward half has that of the warm-up.
         start = 0.5 if phase == "backward" else 0.0
         for step, point in enumerate(path[::4]):
             filled = min(1.0, start + step * 4 / len(line))
@@ -185,12 +185,12 @@ def draw_halves():
         axes.plot(*line[seed], "o", color=INK, markersize=6, zorder=5)
         axes.annotate("seed", line[seed] - [0.45, 0.8], fontsize=9)
         axes.set(xlim=(-4.8, 4.8), ylim=(-1.6, 3.2))
-        bare(axes, title)
+        hide_axes(axes, title)
     return figure
 
 
 def draw_engine():
-    """Draw how streamlines share slots, and slots belong to threads."""
+    """Draw how streamlines are tracked in slots, and how threads share the slots."""
     rng = np.random.default_rng(4)
     figure, axes = plt.subplots(figsize=(10, 3.8), layout="constrained")
     n_slots, end, seed = 6, 320, 0
@@ -222,7 +222,7 @@ def draw_engine():
         yticks=[1, 4],
         yticklabels=["slots of\nthread 1", "slots of\nthread 2"],
         xticks=range(0, end + 1, 64),
-        xlabel="steps (dotted: finished streamlines are handed over)",
+        xlabel="steps (dotted: finished streamlines are returned)",
     )
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
@@ -230,40 +230,40 @@ def draw_engine():
     return figure
 
 
-BOXES = {  # place of the middle, width, text
+BOXES = {  # position of the middle, width, text
     "files": ((1.2, 8.6), 2.0, "files: fODF,\nimages, seeds"),
-    "workflows": ((4.6, 8.6), 2.4, "workflows\nthe commands"),
-    "tractogram_file": ((13.2, 8.6), 2.6, "tractogram_file\nstreamlines to files"),
-    "sh": ((1.4, 5.9), 2.4, "sh\nfeatures"),
+    "workflows": ((4.6, 8.6), 2.4, "workflows\ncommands"),
+    "io": ((13.2, 8.6), 2.6, "io\ntractogram files"),
+    "sampling": ((1.4, 5.9), 2.4, "sampling\nfeatures"),
     "tracking": ((5.0, 5.9), 2.6, "tracking\nrnn_tracking"),
     "direction_getter": ((9.0, 5.9), 2.8, "direction_getter\nDIPY's LocalTracking"),
-    "evaluation": ((13.2, 5.9), 2.6, "comparison,\nevaluation, report"),
-    "engine": ((7.0, 3.6), 3.2, "engine, device_slots\nseeds, slots, threads"),
+    "evaluation": ((13.2, 5.9), 2.6, "evaluation, report\nmetrics, plots"),
+    "engine": ((7.0, 3.6), 3.2, "tracking.engine\nseeds, slots, threads"),
     "stopping": ((11.4, 3.6), 2.4, "stopping\ncriteria, reasons"),
-    "propagator": ((4.6, 1.4), 2.8, "propagator\nwhere to go next?"),
-    "model_file": ((8.6, 1.4), 2.6, "model_file\nthe archive"),
+    "predictor": ((4.6, 1.4), 2.8, "model.predictor\nnext direction"),
+    "model_file": ((8.6, 1.4), 2.6, "model.file\nmodel archive"),
     "training": ((13.0, 1.4), 2.6, "training"),
 }
 FLOW = [
     ("files", "workflows"),
-    ("workflows", "sh"),
+    ("workflows", "sampling"),
     ("workflows", "tracking"),
-    ("sh", "tracking"),
-    ("sh", "propagator"),
+    ("sampling", "tracking"),
+    ("sampling", "predictor"),
     ("tracking", "engine"),
     ("direction_getter", "engine"),
-    ("engine", "propagator"),
+    ("engine", "predictor"),
     ("engine", "stopping"),
-    ("model_file", "propagator"),
+    ("model_file", "predictor"),
     ("training", "model_file"),
-    ("tracking", "tractogram_file"),
-    ("tractogram_file", "evaluation"),
+    ("tracking", "io"),
+    ("io", "evaluation"),
 ]
 _HEIGHT = 1.15
 
 
 def border(name, towards):
-    """Return where the line from the middle of a box leaves it."""
+    """Return where a line from the middle of a box to a point crosses its border."""
     (x, y), width, _ = BOXES[name]
     dx, dy = towards[0] - x, towards[1] - y
     scale = min(
@@ -273,7 +273,7 @@ def border(name, towards):
 
 
 def draw_flow():
-    """Draw which module hands what to which."""
+    """Draw the flow of data between modules."""
     figure, axes = plt.subplots(figsize=(10, 6.4), layout="constrained")
     for name, ((x, y), width, text) in BOXES.items():
         axes.add_patch(
@@ -292,11 +292,11 @@ def draw_flow():
         end = border(other, BOXES[one][0])
         arrow(axes, start, end, GREY, linewidth=1.3)
     axes.set(xlim=(-0.1, 14.7), ylim=(0.6, 9.4))
-    bare(axes)
+    hide_axes(axes)
     return figure
 
 
-PICTURES = {
+DIAGRAMS = {
     "concept_spaces.svg": draw_spaces,
     "concept_frame.svg": draw_frame,
     "concept_halves.svg": draw_halves,
@@ -306,10 +306,10 @@ PICTURES = {
 
 
 def main(folder):
-    """Draw all pictures into a folder."""
+    """Draw all diagrams into a folder."""
     settings = {"svg.fonttype": "path", "svg.hashsalt": "dipy_rnn"}
     with plt.rc_context(settings):
-        for name, draw in PICTURES.items():
+        for name, draw in DIAGRAMS.items():
             figure = draw()
             figure.savefig(folder / name, metadata={"Date": None}, facecolor="white")
             plt.close(figure)

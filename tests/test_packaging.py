@@ -99,7 +99,7 @@ def test_a_wheel_has_models_types_and_commands_but_neither_sources_nor_tests(cop
     assert {f"dipy_rnn/{kernel}.pyi" for kernel in KERNELS} <= packed
     assert {
         "dipy_rnn/py.typed",
-        "dipy_rnn/report.html.jinja",
+        "dipy_rnn/report/page.html.jinja",
         "dipy_rnn/models/default.pt",
         "dipy_rnn/models/SHA256SUMS",
         "dipy_rnn/workflows/cli.py",

@@ -1,4 +1,4 @@
-"""The page of a comparison: what it says and holds, and that a browser shows it."""
+"""The HTML page of a comparison: its content, and how a browser shows it."""
 
 from base64 import b64decode
 from dataclasses import replace
@@ -14,9 +14,11 @@ from numpy.testing import assert_allclose
 from plotly.offline import get_plotlyjs
 import pytest
 
-from dipy_rnn import pictures, report
+from dipy_rnn import report
 from dipy_rnn.evaluation import Estimate
 from dipy_rnn.evaluation.definitions import Metric
+from dipy_rnn.report import page as page_module
+from dipy_rnn.report import plots
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
@@ -30,7 +32,7 @@ IMAGE, AFFINE = np.linspace(0.1, 1, 20 * 18 * 14).reshape(20, 18, 14), np.eye(4)
 
 
 def metrics():
-    """What a comparison holds: all that there can be."""
+    """Return the metrics of a comparison, with all optional parts."""
     return {
         "title": "Head <b>7</b>",
         "date": "2031-02-03",
@@ -143,8 +145,8 @@ DISTANCES = {
 }
 
 
-def without_the_rest(full):
-    """Leave what each comparison holds, as that of two files that are there."""
+def only_required(full):
+    """Keep the required parts, as in a comparison of two existing tractograms."""
     needed = {key: full[key] for key in ("title", "trackers", "between", "each")}
     for key, facts in needed["trackers"].items():
         needed["trackers"][key] = {
@@ -168,20 +170,18 @@ def short_page(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
     some = {key: tracked()[key] for key in ("candidate", "reference")}
     candidate = {"candidate": DISTANCES["candidate"]}
-    report.write_report(
-        path, without_the_rest(metrics()), some, IMAGE, AFFINE, candidate
-    )
+    report.write_report(path, only_required(metrics()), some, IMAGE, AFFINE, candidate)
     return path
 
 
 @pytest.fixture
 def coarse(monkeypatch):
-    """Draw pictures that take less time."""
-    monkeypatch.setattr(pictures, "DPI", 40)
+    """Draw small plots, which takes less time."""
+    monkeypatch.setattr(plots, "DPI", 40)
 
 
 class Reader(HTMLParser):
-    """Collect what a reader sees: text, rows of tables, and what is asked for."""
+    """Collect the text of a page, the rows of its tables, and the links it loads."""
 
     def __init__(self):
         super().__init__()
@@ -221,7 +221,7 @@ def read(path):
     return reader
 
 
-def test_tables_show_values_intervals_and_what_they_mean(page):
+def test_tables_show_values_intervals_and_definitions(page):
     rows = read(page).rows
     assert rows["Alike within 2 mm"] == [
         "46.1 % 44.7 to 47.5",
@@ -242,7 +242,7 @@ def test_tables_show_values_intervals_and_what_they_mean(page):
     ]
 
 
-def test_tables_show_what_was_counted_and_timed(page):
+def test_tables_show_counts_and_times(page):
     rows = read(page).rows
     assert rows["Seeds"][:3] == ["5,000", "5,000", DASH]
     assert rows["Streamlines"][:3] == ["4,987", "4,988", "4,989"]
@@ -259,51 +259,56 @@ def test_tables_show_known_bundles_tracker_by_tracker(page):
     assert rows["deterministic"] == ["13", "50.0 %", DASH, DASH, DASH]
 
 
-def test_the_summary_says_how_close_how_fast_and_where(page):
+def test_the_cards_show_agreement_speed_and_largest_difference(page):
     text = read(page).text
-    assert "46 of 100 streamlines of the <new> one are the same as those of det" in text
-    assert "The yardstick, on another sphere, reaches 71." in text
+    assert (
+        "46 of 100 streamlines of the <new> one agree with their partners in det"
+        in text
+    )
+    assert "self-agreement baseline (on another sphere), it is 71 of 100." in text
     assert "6.4 times as fast as deterministic" in text  # 8 s over 1.25 s
     assert "Time for 5,000 seeds" in text
-    assert re.search(r"Most at the cross, R \d+, A \d+, S \d+ mm, where more", text)
+    assert re.search(
+        r"At the cross \(R \d+, A \d+, S \d+ mm\), the streamline density of", text
+    )
 
 
 @pytest.mark.parametrize("known", [None, Estimate(np.nan)])
-def test_how_close_is_left_out_where_it_is_not_known(tmp_path, coarse, known):
-    told = metrics()
-    told["between"][0].estimates["candidate"] = known
+def test_without_a_value_the_card_on_agreement_is_left_out(tmp_path, coarse, known):
+    content = metrics()
+    content["between"][0].estimates["candidate"] = known
     if known is None:
-        del told["between"][0].estimates["candidate"]
+        del content["between"][0].estimates["candidate"]
     path = tmp_path / "report.html"
-    report.write_report(path, told, tracked(), IMAGE, AFFINE, DISTANCES)
+    report.write_report(path, content, tracked(), IMAGE, AFFINE, DISTANCES)
     reader = read(path)
-    assert "How close" not in reader.text
+    assert reader.text.count("Agreement") == 1  # the heading of the table
     assert reader.rows["Alike within 2 mm"][:2] == [DASH, "71.2 % 70.1 to 72.4"]
 
 
-def test_only_streamlines_that_are_alike_are_counted_as_the_same(tmp_path, coarse):
-    told = metrics()
-    told["between"][0] = replace(
-        told["between"][0], name="overlap", label="Common voxels"
+def test_only_agreement_within_2_mm_is_given_per_100_streamlines(tmp_path, coarse):
+    content = metrics()
+    content["between"][0] = replace(
+        content["between"][0], name="overlap", label="Common voxels"
     )
     path = tmp_path / "report.html"
-    report.write_report(path, told, tracked(), IMAGE, AFFINE, DISTANCES)
+    report.write_report(path, content, tracked(), IMAGE, AFFINE, DISTANCES)
     text = read(path).text
-    assert "How close 46.1 % Common voxels" in text
-    assert "are the same as" not in text and "reaches" not in text
+    assert "Agreement 46.1 % Common voxels" in text
+    assert "agree with" not in text and "71 of 100" not in text
 
 
-def test_speed_is_that_of_steps_where_seconds_are_not_known(tmp_path, coarse):
-    told = metrics()
-    del told["trackers"]["reference"]["seconds"]
-    told["trackers"]["reference"]["steps_per_second"] = 2 * 330456.7
+def test_without_seconds_the_speed_is_in_steps_per_second(tmp_path, coarse):
+    content = metrics()
+    del content["trackers"]["reference"]["seconds"]
+    content["trackers"]["reference"]["steps_per_second"] = 2 * 330456.7
     path = tmp_path / "report.html"
-    report.write_report(path, told, tracked(), IMAGE, AFFINE, DISTANCES)
+    report.write_report(path, content, tracked(), IMAGE, AFFINE, DISTANCES)
     assert "0.50 times as fast as deterministic" in read(path).text
     assert "660,913 steps/s" in read(path).text
 
 
-def test_the_page_says_how_it_was_made(page):
+def test_the_page_has_the_command_versions_inputs_and_options(page):
     text = read(page).text
     for words in (
         "2031-02-03",
@@ -319,27 +324,27 @@ def test_the_page_says_how_it_was_made(page):
         "not for clinical use",
     ):
         assert words in text
-    assert "random_seed" not in text  # it is not known
+    assert "random_seed" not in text  # its value is None
     assert "None" not in text and "nan" not in text
 
 
-def test_what_is_not_there_is_left_out(short_page):
+def test_optional_parts_are_left_out(short_page):
     reader = read(short_page)
-    for words in ("How fast", "ardstick", "Known bundles", "Options", "Model", "Seeds"):
+    for words in ("Speed", "aseline", "Known bundles", "Options", "Model", "Seeds"):
         assert words not in reader.text
     assert reader.rows["Alike within 2 mm"][0] == "46.1 % 44.7 to 47.5"
     assert len(reader.rows["Alike within 2 mm"]) == 2
     assert len(reader.rows["Streamlines"]) == 3
 
 
-def test_names_are_shown_and_not_interpreted(page):
+def test_markup_in_names_is_escaped(page):
     source = page.read_text(encoding="utf-8").replace(get_plotlyjs(), "")
     assert "<h1>Head &lt;b&gt;7&lt;/b&gt;</h1>" in source
     assert "the &lt;new&gt; one" in source
     assert "<b>" not in source and "<new>" not in source
 
 
-def test_the_page_asks_nothing_of_a_network(page):
+def test_the_page_makes_no_network_requests(page):
     source = page.read_text(encoding="utf-8")
     assert get_plotlyjs() in source
     own = source.replace(get_plotlyjs(), "")
@@ -348,11 +353,11 @@ def test_the_page_asks_nothing_of_a_network(page):
     assert "default-src 'none'" in own
 
 
-def test_the_page_is_small_enough_to_be_sent(page):
+def test_the_page_has_less_than_8_mb(page):
     assert page.stat().st_size < 8e6
 
 
-def test_all_pictures_are_there(page):
+def test_all_plots_are_on_the_page(page):
     drawn = [link for link in read(page).asked if link.startswith("data:image/png")]
     assert len(drawn) == len(set(drawn)) == 7
 
@@ -369,13 +374,13 @@ def view(path):
             seen["low"] + seen["unit_mm"] * part[part[:, 0] < 65535]
             for part in np.split(points, ends)
         ]
-        assert not len(lines[key].pop())  # each streamline has its end
+        assert not len(lines[key].pop())  # each streamline has an end mark
     return lines, seen["low"], seen["high"]
 
 
 def test_the_3d_view_holds_both_tractograms(page):
     lines, low, high = view(page)
-    straight, bent = lines["candidate"]  # no place of a streamline that is not there
+    straight, bent = lines["candidate"]  # the empty streamline is left out
     assert_allclose(straight[[0, -1]], [[2, 9, 7], [18, 9, 7]])
     assert_allclose(bent[[0, -1]], [[2, 9, 7], [10, 14, 7]])
     assert len(lines["reference"]) == 3
@@ -386,11 +391,11 @@ def test_the_3d_view_holds_both_tractograms(page):
 
 @pytest.mark.parametrize(
     ("shift_mm", "scale", "within_mm"),
-    # Half a unit: of 0.1 mm, or of 160 m and a mm on either side over 65534. Single
-    # precision tells 0.03 mm at 400 m.
+    # Half a unit. The unit is 0.1 mm or, for 160 m with 1 mm on either side, that
+    # over 65534. At 400 m, single precision adds 0.03 mm.
     [(-5000.0, 1, 0.05), (4e5, 1, 0.07), (0.0, 1e4, 160_002 / 65534 / 2)],
 )
-def test_the_3d_view_is_right_wherever_and_however_large_it_is(
+def test_the_3d_view_is_accurate_at_any_position_and_size(
     tmp_path, coarse, shift_mm, scale, within_mm
 ):
     affine = np.diag([scale, scale, scale, 1.0])
@@ -401,17 +406,15 @@ def test_the_3d_view_is_right_wherever_and_however_large_it_is(
     }
     path = tmp_path / "report.html"
     distances = {"candidate": np.array([1.5, 3.5])}
-    report.write_report(
-        path, without_the_rest(metrics()), lines, IMAGE, affine, distances
-    )
+    report.write_report(path, only_required(metrics()), lines, IMAGE, affine, distances)
     seen, _, _ = view(path)
     for key, expected in lines.items():
         for line, (first, *_, last) in zip(seen[key], expected, strict=True):
             assert_allclose(line[[0, -1]], [first, last], atol=1.01 * within_mm)
 
 
-def test_the_3d_view_does_not_grow_with_them(tmp_path, coarse, monkeypatch):
-    monkeypatch.setattr(report, "N_IN_3D", 2)
+def test_the_3d_view_has_a_maximum_number_of_streamlines(tmp_path, coarse, monkeypatch):
+    monkeypatch.setattr(page_module, "N_IN_3D", 2)
     path = tmp_path / "report.html"
     report.write_report(path, metrics(), tracked(), IMAGE, AFFINE, DISTANCES)
     assert len(view(path)[0]["reference"]) == 2
@@ -420,15 +423,17 @@ def test_the_3d_view_does_not_grow_with_them(tmp_path, coarse, monkeypatch):
 def test_empty_tractograms_make_a_page(tmp_path, coarse):
     path = tmp_path / "report.html"
     nothing = {"candidate": [], "reference": []}
-    told = without_the_rest(metrics())
-    told["between"] = told["each"] = []
-    report.write_report(path, told, nothing, IMAGE, AFFINE, {"candidate": np.array([])})
+    content = only_required(metrics())
+    content["between"] = content["each"] = []
+    report.write_report(
+        path, content, nothing, IMAGE, AFFINE, {"candidate": np.array([])}
+    )
     reader = read(path)
-    assert "as many streamlines of both go through each voxel" in reader.text
+    assert "in each voxel, the streamline densities are equal" in reader.text
     assert "The pairs that differ most" not in reader.text
 
 
-def test_partners_may_have_other_places(tmp_path, coarse):
+def test_partners_may_have_other_indices(tmp_path, coarse):
     mine, partner, other = [ALONG_X, BENT], BENT + [0, 0, 2], BESIDE
     shown = []
     for reference, pairs in (
@@ -438,50 +443,52 @@ def test_partners_may_have_other_places(tmp_path, coarse):
         path = tmp_path / "report.html"
         report.write_report(
             path,
-            without_the_rest(metrics()),
+            only_required(metrics()),
             {"candidate": mine, "reference": reference},
             IMAGE,
             AFFINE,
             {"candidate": np.array([5.0, np.inf])},
             pairs,
         )
-        shown.append(read(path).asked[-1])  # the pairs are the last picture
+        shown.append(read(path).asked[-1])  # the pairs are the last plot
     assert shown[0] == shown[1]
 
 
 @pytest.mark.parametrize(
-    ("n_distances", "pairs", "said"),
+    ("n_distances", "pairs", "message"),
     [
-        (3, None, "3 streamlines of the candidate and 2 of the reference; pairs is"),
+        (3, None, "3 streamlines and the reference has 2; pairs is needed"),
         (3, [0, 1], "3 streamlines, 2 pairs and 3 distances"),
         (2, [0, 1, -1], "3 streamlines, 3 pairs and 2 distances"),
-        (3, [0, 1, 2], "pairs holds 0 to 2; -1 to 1 is allowed"),
-        (3, [0, 1, -2], "pairs holds -2 to 1; -1 to 1 is allowed"),
+        (3, [0, 1, 2], "pairs holds 0 to 2; -1 \\(no partner\\) to 1 is allowed"),
+        (3, [0, 1, -2], "pairs holds -2 to 1; -1 \\(no partner\\) to 1 is allowed"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(tmp_path, n_distances, pairs, said):
+def test_differing_numbers_and_invalid_pairs_are_refused(
+    tmp_path, n_distances, pairs, message
+):
     some = {"candidate": [ALONG_X] * 3, "reference": [BESIDE] * 2}
     distances = {"candidate": np.ones(n_distances)}
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         report.write_report(
             tmp_path / "a.html", metrics(), some, IMAGE, AFFINE, distances, pairs
         )
     assert not list(tmp_path.iterdir())
 
 
-def test_a_page_that_fails_spares_what_is_there(tmp_path, coarse):
+def test_after_an_error_an_older_page_is_unchanged(tmp_path, coarse):
     path = tmp_path / "report.html"
     path.write_text("the last one")
-    told = metrics()
-    told["between"].append(None)
+    content = metrics()
+    content["between"].append(None)
     with pytest.raises(AttributeError):
-        report.write_report(path, told, tracked(), IMAGE, AFFINE, DISTANCES)
+        report.write_report(path, content, tracked(), IMAGE, AFFINE, DISTANCES)
     assert [found.name for found in tmp_path.iterdir()] == ["report.html"]
     assert path.read_text() == "the last one"
 
 
 @pytest.mark.parametrize("missing", ["jinja2", "plotly"])
-def test_what_is_missing_is_said_before_anything_is_done(missing):
+def test_a_missing_package_is_reported_before_any_work(missing):
     code = f"""
 import sys
 sys.modules["{missing}"] = None
@@ -492,7 +499,10 @@ except ImportError as error:
     print(error)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ran.stdout == "A report needs pip install dipy_rnn[viz]\n", ran.stderr
+    assert ran.stdout == (
+        "A report needs jinja2, matplotlib and plotly. "
+        "Install them with: pip install dipy_rnn[viz]\n"
+    ), ran.stderr
 
 
 WATCH = """<script>
@@ -501,7 +511,7 @@ addEventListener("error", (event) => told.push(event.message));
 addEventListener("unhandledrejection", (event) => told.push(String(event.reason)));
 addEventListener("securitypolicyviolation", (event) => told.push(event.blockedURI));
 console.error = (...words) => told.push(words.join(" "));
-// Else a canvas is empty again as soon as it has been shown.
+// Otherwise a canvas is cleared as soon as it has been shown.
 const plain = HTMLCanvasElement.prototype.getContext;
 HTMLCanvasElement.prototype.getContext = function (kind, options) {
   return plain.call(this, kind, {...options, preserveDrawingBuffer: true});
@@ -521,7 +531,7 @@ const lit = (canvas) => {
 };
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 const eye = (view) => view.layout.scene.camera.eye.x;
-// Drag with the mouse; return how often the other view followed on the way.
+// Drag with the mouse; return how many camera positions of the other view followed.
 const drag = async (view, other) => {
   view.scrollIntoView();
   await wait(100);
@@ -566,7 +576,7 @@ addEventListener("load", async () => {
 
 
 def browse(page, folder, extra=""):
-    """Open a copy of a page that tells what happens in it."""
+    """Open a copy of a page in a browser, and return what its scripts observed."""
     source = page.read_text(encoding="utf-8")
     copy = folder / "copy.html"
     head, body = source.split("<title>", 1)
@@ -600,24 +610,24 @@ def browse(page, folder, extra=""):
 
 
 needs_a_browser = pytest.mark.skipif(
-    BROWSER is None, reason="no chromium, chromium-browser or google-chrome is there"
+    BROWSER is None, reason="needs chromium, chromium-browser or google-chrome"
 )
 
 
 @needs_a_browser
-def test_a_browser_shows_both_views_and_turns_them_together(page, tmp_path):
+def test_a_browser_shows_both_views_and_rotates_them_together(page, tmp_path):
     seen = browse(page, tmp_path)
     assert seen["told"] == []
     assert min(seen["canvases"]) > 20  # red: the streamlines along x
     assert seen["eyes"][:2] == [[0.5, 0.5], [1.75, 1.75]]
-    assert seen["turns"] == 4  # each once, and once more as the other's echo
+    assert seen["turns"] == 4  # each view once for itself and once for the other
     assert seen["followed"] > 2
     dragged, other = seen["eyes"][2]
     assert dragged == other != 1.75
 
 
 @needs_a_browser
-def test_a_browser_would_tell_if_the_page_asked_for_something(page, tmp_path):
+def test_a_network_request_of_the_page_would_be_noticed(page, tmp_path):
     extra = '<img src="https://example.org/a.png"><script>throw Error("oh")</script>'
     seen = browse(page, tmp_path, extra)
     assert "https://example.org/a.png" in seen["told"]

@@ -812,7 +812,7 @@ def _save_picture(
     path: Path, n_streamlines: int, image: AnyArray, affine: FloatArray
 ) -> None:
     """Draw a tractogram that was written, over the stopping image."""
-    from dipy_rnn.pictures import N_DRAWN, save_picture
+    from dipy_rnn.report import N_DRAWN, save_picture
 
     every = -(-max(n_streamlines, 1) // N_DRAWN)
     lines = [line for line, _ in islice(read_tractogram(path), 0, None, every)]

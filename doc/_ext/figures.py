@@ -1,6 +1,6 @@
 """For sphinx-gallery: figures that a tutorial keeps in a variable.
 
-`dipy_rnn.pictures` makes figures that matplotlib.pyplot does not know.
+`dipy_rnn.report` makes figures that matplotlib.pyplot does not know.
 """
 
 from matplotlib.figure import Figure

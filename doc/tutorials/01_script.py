@@ -101,7 +101,7 @@ print(f"no point is farther apart than {farthest:.3f} mm")
 #
 # In three planes over FA; red runs from left to right, green from back to front.
 
-from dipy_rnn.pictures import draw_tractograms
+from dipy_rnn.report import draw_tractograms
 
 figure = draw_tractograms({"rnn_tracking": together}, fa, affine)
 

@@ -71,7 +71,7 @@ print(*sorted(path.name for path in (folder / "model_training").iterdir()))
 # In Python, or in a terminal with `dipy_track_rnn --model_file model.pt`:
 
 from dipy_rnn import fodf_features, rnn_tracking
-from dipy_rnn.pictures import draw_tractograms
+from dipy_rnn.report import draw_tractograms
 from dipy_rnn.stopping import BinaryStoppingCriterion
 
 seeds = [line[len(line) // 2] for line in known]

@@ -82,7 +82,7 @@ for by in tracked.values():
 # A picture
 # ---------
 
-from dipy_rnn.pictures import draw_tractograms
+from dipy_rnn.report import draw_tractograms
 
 figure = draw_tractograms(
     {by.label: by.streamlines for by in list(tracked.values())[:2]}, mask, affine

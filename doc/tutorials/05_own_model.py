@@ -97,7 +97,7 @@ print(f"{len(streamlines)} streamlines")
 # %%
 # Both bundles go straight through the crossing.
 
-from dipy_rnn.pictures import draw_tractograms
+from dipy_rnn.report import draw_tractograms
 
 figure = draw_tractograms({"follower.pt": streamlines}, phantom.mask(), phantom.affine)
 

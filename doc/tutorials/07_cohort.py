@@ -102,7 +102,7 @@ cluster.close()
 
 from dipy.io.streamline import load_tractogram
 
-from dipy_rnn.pictures import draw_tractograms
+from dipy_rnn.report import draw_tractograms
 
 tractograms = {
     path.parts[-3]: load_tractogram(str(path), str(path.parents[1] / "fa.nii.gz"))

@@ -1,4 +1,4 @@
-"""Pictures: what is where, in which colour, whatever the grid of the image."""
+"""Plots: positions and colours of what is drawn, on any grid of the image."""
 
 from io import BytesIO
 import subprocess
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from worlds import OBLIQUE_ROTATION, affine_of
 
-from dipy_rnn import pictures, spaces
+from dipy_rnn import report, spaces
+from dipy_rnn.report import plots
 
 SHAPE = (40, 40, 40)
-# Bright balls in the planes of the streamline below, which tell where a mm is.
+# Bright balls in the planes through the streamline below. They calibrate pixels to mm.
 MARKS_MM = {
     "sagittal": [[20.0, 6, 8], [20, 32, 34]],
     "coronal": [[6.0, 12, 8], [32, 12, 36]],
@@ -22,7 +23,7 @@ ALONG_X = np.stack([np.linspace(10, 30, 41), np.full(41, 12.0), np.full(41, 25.0
 
 
 def grids():
-    """Grids that cover 0 to 40 mm: straight, flipped, oblique and anisotropic."""
+    """Return grids over 0 to 40 mm: straight, flipped, oblique and anisotropic."""
     oblique = affine_of((1.0, 1.3, 0.8), OBLIQUE_ROTATION)
     shape = (76, 60, 92)
     middle = spaces.to_mm((np.array(shape) - 1) / 2, oblique)
@@ -44,10 +45,10 @@ def marked_image(affine, shape):
 
 
 def pixels(figure):
-    """Return what a figure looks like: rows from the top, colours of 0 to 255."""
+    """Return the pixels of a figure: rows from the top, colours of 0 to 255."""
     from matplotlib.image import imread
 
-    return np.rint(255 * imread(BytesIO(pictures.png(figure)))[..., :3]).astype(int)
+    return np.rint(255 * imread(BytesIO(report.png(figure)))[..., :3]).astype(int)
 
 
 def panels(figure):
@@ -67,11 +68,11 @@ def red(picture):
 
 
 def white(picture):
-    return picture.min(axis=-1) > 245  # letters are darker
+    return picture.min(axis=-1) > 245  # text is darker
 
 
 def mm_of_pixels(panel, marks_mm):
-    """Return a function (column, row) -> (right, up) in mm, from two bright marks."""
+    """Return a function from (column, row) to (right, up) in mm, by two marks."""
     from scipy.ndimage import center_of_mass, label
 
     spots, _ = label(white(panel))
@@ -86,16 +87,16 @@ def mm_of_pixels(panel, marks_mm):
 
 
 @pytest.mark.parametrize("grid", grids())
-def test_a_streamline_along_x_is_red_in_its_place(grid):
+def test_a_streamline_along_x_is_red_and_at_the_right_position(grid):
     affine, shape = grids()[grid]
     image = marked_image(affine, shape)
-    drawn = panels(pictures.draw_tractograms({"": [ALONG_X]}, image, affine))
+    drawn = panels(report.draw_tractograms({"": [ALONG_X]}, image, affine))
     for panel, (name, (right, up)) in zip(
         drawn, {"sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}.items()
     ):
         to_mm = mm_of_pixels(panel, np.array(MARKS_MM[name])[:, [right, up]])
         rows, columns = np.nonzero(red(panel))
-        if name == "sagittal":  # no more than its end is seen
+        if name == "sagittal":  # perpendicular to the streamline
             assert len(rows) < 20
             continue
         ends = to_mm(np.array([[columns.min(), rows.mean()], [columns.max(), 0]]))
@@ -104,19 +105,19 @@ def test_a_streamline_along_x_is_red_in_its_place(grid):
         assert ends[0, 1] == pytest.approx(ALONG_X[0, up], abs=0.7)
 
 
-def test_an_image_stored_from_right_to_left_gives_the_same_picture():
+def test_an_image_stored_from_right_to_left_gives_the_same_plot():
     (straight, _), (flipped, _) = grids()["straight"], grids()["flipped"]
     image = marked_image(straight, SHAPE)
-    image[:8] += 0.3  # the left is not the right
-    one = pixels(pictures.draw_tractograms({"": [ALONG_X]}, image, straight))
-    other = pixels(pictures.draw_tractograms({"": [ALONG_X]}, image[::-1], flipped))
-    wrong = pixels(pictures.draw_tractograms({"": [ALONG_X]}, image[::-1], straight))
+    image[:8] += 0.3  # left and right differ
+    one = pixels(report.draw_tractograms({"": [ALONG_X]}, image, straight))
+    other = pixels(report.draw_tractograms({"": [ALONG_X]}, image[::-1], flipped))
+    wrong = pixels(report.draw_tractograms({"": [ALONG_X]}, image[::-1], straight))
     assert np.abs(one - other).mean() < 0.05
     assert np.abs(one - wrong).mean() > 1
 
 
-def test_sides_are_named_left_on_the_left():
-    figure = pictures.draw_tractograms({"": [ALONG_X]}, np.ones(SHAPE), np.eye(4))
+def test_left_is_drawn_on_the_left_and_sides_are_named():
+    figure = report.draw_tractograms({"": [ALONG_X]}, np.ones(SHAPE), np.eye(4))
     for axes, letters in zip(figure.axes, ("PAIS", "LRIS", "LRPA")):
         place = {text.get_text(): text.get_position() for text in axes.texts}
         assert place[letters[0]][0] < 0.1 and place[letters[1]][0] > 0.9
@@ -133,7 +134,7 @@ def test_streamlines_far_from_the_plane_are_not_drawn():
     image = np.zeros(SHAPE)
     for apart_mm, is_drawn in ((0, False), (10, True)):
         lines = [ALONG_X, ALONG_X, far - [0, 0, apart_mm]]
-        drawn = pictures.draw_tractograms({"": lines}, image, np.eye(4))
+        drawn = report.draw_tractograms({"": lines}, image, np.eye(4))
         axial = panels(drawn)[2]
         green = (axial[..., 1] > 180) & (axial[..., [0, 2]].max(axis=-1) < 70)
         assert green.any() == is_drawn
@@ -143,7 +144,7 @@ def test_a_streamline_through_the_plane_is_drawn_3_mm_to_both_sides():
     through = np.stack(
         [np.full(41, 20), np.linspace(9, 29, 41), np.linspace(15, 35, 41)], 1
     )
-    figure = pictures.draw_tractograms(
+    figure = report.draw_tractograms(
         {"": [through]}, marked_image(np.eye(4), SHAPE), np.eye(4)
     )
     axial = panels(figure)[2]
@@ -164,8 +165,8 @@ def test_a_streamline_through_the_plane_is_drawn_3_mm_to_both_sides():
         ([np.ones((1, 3))], "1 streamline"),
     ],
 )
-def test_an_empty_tractogram_leaves_the_image(streamlines, title):
-    figure = pictures.draw_tractograms({"": streamlines}, np.ones((9, 8, 7)), np.eye(4))
+def test_of_an_empty_tractogram_only_the_image_is_drawn(streamlines, title):
+    figure = report.draw_tractograms({"": streamlines}, np.ones((9, 8, 7)), np.eye(4))
     assert figure.texts[0].get_text() == title
     for panel in panels(figure):
         assert white(panel).mean() > 0.1
@@ -174,60 +175,60 @@ def test_an_empty_tractogram_leaves_the_image(streamlines, title):
 
 @pytest.mark.parametrize("value", [0.0, 5.0, -3.0, np.nan])
 @pytest.mark.parametrize("shape", [(12, 10, 1), (1, 1, 1), (6, 6, 6)])
-def test_a_flat_image_is_drawn(value, shape):
+def test_a_constant_image_is_drawn(value, shape):
     lines = [np.array([[0.0, 0, 0], [3, 0, 0]])]
     image = np.full(shape, value)
-    figure = pictures.draw_tractograms({"": lines}, image, np.eye(4))
+    figure = report.draw_tractograms({"": lines}, image, np.eye(4))
     coronal, axial = panels(figure)[1:]
     assert red(coronal).any() and red(axial).any()
     assert white(axial).any() == (value == 5)
 
 
-def test_what_is_no_image_is_refused(tmp_path):
-    for image, affine, said in (
+def test_wrong_shapes_are_refused(tmp_path):
+    for image, affine, message in (
         (np.ones((4, 4)), np.eye(4), r"image has the shape \(4, 4\)"),
         (np.ones((4, 4, 4)), np.eye(3), r"affine has the shape \(3, 3\)"),
     ):
-        with pytest.raises(ValueError, match=said):
-            pictures.save_picture(tmp_path / "a.png", [], image, affine)
+        with pytest.raises(ValueError, match=message):
+            report.save_picture(tmp_path / "a.png", [], image, affine)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    pictures.save_picture(tmp_path / "a.png", [ALONG_X], np.ones(SHAPE), np.eye(4))
+def test_a_picture_is_complete_or_absent(tmp_path):
+    report.save_picture(tmp_path / "a.png", [ALONG_X], np.ones(SHAPE), np.eye(4))
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError):
-        pictures.save_picture(tmp_path / "folder", [ALONG_X], np.ones(SHAPE), np.eye(4))
+        report.save_picture(tmp_path / "folder", [ALONG_X], np.ones(SHAPE), np.eye(4))
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "folder"}
 
 
-def test_the_title_counts_the_streamlines_and_those_that_are_drawn(monkeypatch):
-    monkeypatch.setattr(pictures, "N_DRAWN", 2)
+def test_the_title_has_the_numbers_of_streamlines_and_of_those_drawn(monkeypatch):
+    monkeypatch.setattr(plots, "N_DRAWN", 2)
     for lines, title in (
         ([ALONG_X, ALONG_X[:0], ALONG_X, ALONG_X], "3 streamlines, 2 of them drawn"),
         ([ALONG_X, ALONG_X[:0], ALONG_X], "2 streamlines"),
     ):
-        figure = pictures.draw_tractograms({"mine": lines}, np.ones(SHAPE), np.eye(4))
+        figure = report.draw_tractograms({"mine": lines}, np.ones(SHAPE), np.eye(4))
         assert figure.texts[0].get_text() == f"mine: {title}"
 
 
 def test_the_same_streamlines_are_chosen_each_time():
     lines = [ALONG_X + [0, i, 0] for i in range(50)]
-    first, second = (pictures.choose(lines, 7) for _ in range(2))
+    first, second = (report.choose(lines, 7) for _ in range(2))
     assert len(first) == 7 == len({line[0, 1] for line in first})
     for one, other in zip(first, second):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_chosen_streamline_keeps_its_course():
+def test_a_chosen_streamline_stays_close_to_the_original():
     t = np.linspace(0, np.pi, 200)
     arc = 30 * np.stack([np.cos(t), np.sin(t), 0 * t], axis=1)
-    (line,) = pictures.choose([arc], 1)
+    (line,) = report.choose([arc], 1)
     assert len(line) < 40
     np.testing.assert_array_equal(line[[0, -1]], arc[[0, -1]].astype(np.float32))
-    middles = (line[1:] + line[:-1]) / 2  # where a chord is farthest from the arc
+    middles = (line[1:] + line[:-1]) / 2  # where segments are farthest from the arc
     assert np.abs(np.linalg.norm(middles, axis=1) - 30).max() < 0.15
 
 
@@ -240,7 +241,7 @@ def blue(picture):
 
 
 class TwoBundles:
-    """Along x at y = 10 and y = 30: more of the candidate's in the first."""
+    """Bundles along x at y = 10 and y = 30; the candidate has more in the first."""
 
     image, affine = np.full(SHAPE, 0.01), np.eye(4)
     image[0, 0, 0] = 1
@@ -250,46 +251,44 @@ class TwoBundles:
 
     @classmethod
     def difference(cls):
-        return pictures.Difference(cls.candidate, cls.reference, cls.image, cls.affine)
+        return report.Difference(cls.candidate, cls.reference, cls.image, cls.affine)
 
 
 def test_densities_and_their_difference_count_streamlines():
-    where = TwoBundles.difference()
-    assert where.densities["candidate"][20, 10, 25] == 750
-    assert where.densities["reference"][20, 10, 25] == 250
-    assert where.difference[20, 10, 25] == 500 == -where.difference[20, 30, 25]
-    assert where.difference[20, 20, 25] == 0
+    maps = TwoBundles.difference()
+    assert maps.densities["candidate"][20, 10, 25] == 750
+    assert maps.densities["reference"][20, 10, 25] == 250
+    assert maps.difference[20, 10, 25] == 500 == -maps.difference[20, 30, 25]
+    assert maps.difference[20, 20, 25] == 0
 
 
-def test_seeds_without_a_streamline_count():
+def test_seeds_without_a_streamline_count_in_densities():
     line, nothing = ALONG_X, ALONG_X[:0]
-    where = pictures.Difference(
-        [line, nothing], [line, line], np.ones(SHAPE), np.eye(4)
-    )
-    assert where.densities["candidate"][20, 12, 25] == 500
-    assert where.densities["reference"][20, 12, 25] == 1000
-    assert where.sign == -1
+    maps = report.Difference([line, nothing], [line, line], np.ones(SHAPE), np.eye(4))
+    assert maps.densities["candidate"][20, 12, 25] == 500
+    assert maps.densities["reference"][20, 12, 25] == 1000
+    assert maps.sign == -1
 
 
-def test_the_difference_is_largest_where_more_of_one_go():
-    where = pictures.Difference(
+def test_the_point_is_where_the_difference_is_largest():
+    maps = report.Difference(
         [TwoBundles.low, TwoBundles.high], [TwoBundles.high], np.ones(SHAPE), np.eye(4)
     )
-    assert where.sign == 1
-    assert where.point_mm[1:].tolist() == [10, 25]
-    assert 10 <= where.point_mm[0] <= 30
+    assert maps.sign == 1
+    assert maps.point_mm[1:].tolist() == [10, 25]
+    assert 10 <= maps.point_mm[0] <= 30
 
 
-def test_tractograms_that_are_the_same_differ_nowhere():
+def test_equal_tractograms_have_no_difference():
     lines = [ALONG_X, ALONG_X + [0, 3, 0]]
-    where = pictures.Difference(lines, lines[::-1], np.ones(SHAPE), np.eye(4))
-    assert where.sign == 0
-    assert not where.difference.any()
-    picture = pixels(where.draw_map())
+    maps = report.Difference(lines, lines[::-1], np.ones(SHAPE), np.eye(4))
+    assert maps.sign == 0
+    assert not maps.difference.any()
+    picture = pixels(maps.draw_map())
     assert not orange(picture).any() and not blue(picture).any()
 
 
-def test_orange_is_more_of_the_candidate_and_blue_of_the_reference():
+def test_the_difference_is_orange_for_the_candidate_and_blue_for_the_reference():
     picture = pixels(TwoBundles.difference().draw_map())  # axial: front is up
     rows = np.arange(len(picture))[:, None]
     low, high = (
@@ -301,13 +300,13 @@ def test_orange_is_more_of_the_candidate_and_blue_of_the_reference():
     assert size == pytest.approx(1, abs=0.2)
 
 
-def test_the_picture_of_densities_names_both():
+def test_the_plot_of_densities_names_both_tractograms():
     labels = {"candidate": "price $5 and $6", "reference": "theirs"}
     figure = TwoBundles.difference().draw(labels)
-    said = [text.get_text() for text in figure.texts]
-    assert said[0] == r"Density: price \$5 and \$6"
-    assert said[1] == "Density: theirs"
-    assert len(figure.axes) == 12  # three planes and a bar in each of three rows
+    texts = [text.get_text() for text in figure.texts]
+    assert texts[0] == r"Density: price \$5 and \$6"
+    assert texts[1] == "Density: theirs"
+    assert len(figure.axes) == 12  # three rows of three panels and a colour bar
     assert orange(pixels(figure)).any() and blue(pixels(figure)).any()
 
 
@@ -322,12 +321,12 @@ def steps(figure):
     }
 
 
-def test_distances_are_shares_of_what_could_have_a_partner():
+def test_the_histogram_of_distances_leaves_out_pairs_of_missing_streamlines():
     distances = {
         "candidate": np.array([0.0, 3, 3, 50, np.inf, np.nan]),
         "yardstick": np.array([0.0, 0]),
     }
-    histograms = steps(pictures.draw_distances(distances, LABELS))
+    histograms = steps(report.draw_distances(distances, LABELS))
     edges, heights = histograms["mine"]
     assert heights.sum() == pytest.approx(80)
     assert heights[0] == pytest.approx(20)
@@ -337,17 +336,17 @@ def test_distances_are_shares_of_what_could_have_a_partner():
     assert histograms["again"][1][0] == 100
 
 
-def test_shares_within_a_distance_rise_to_what_has_a_partner():
+def test_shares_within_a_distance_rise_to_the_share_that_has_a_partner():
     distances = {"candidate": np.array([4.0, 1, np.inf, np.nan, 2])}
-    (line,) = pictures.draw_shares_within(distances, LABELS).axes[0].lines
+    (line,) = report.draw_shares_within(distances, LABELS).axes[0].lines
     at_mm, percent = line.get_data()
     for distance, share in ((0.5, 0), (1, 25), (1.5, 25), (2, 50), (9, 75)):
         assert percent[np.flatnonzero(at_mm <= distance)[-1]] == share
 
 
-def test_lengths_are_those_along_the_streamlines():
+def test_lengths_are_measured_along_streamlines():
     bent = np.array([[0.0, 0, 0], [30, 0, 0], [30, 40, 0]])
-    figure = pictures.draw_lengths(
+    figure = report.draw_lengths(
         {"candidate": [bent, bent[:2], bent[:0]], "yardstick": [bent[:2]]}, LABELS
     )
     histograms = steps(figure)
@@ -357,27 +356,27 @@ def test_lengths_are_those_along_the_streamlines():
     assert histograms["again"][1].max() == 100
 
 
-def test_nothing_to_draw_is_no_error():
+def test_empty_input_gives_empty_plots():
     nothing = np.array([])
     for figure in (
-        pictures.draw_distances({"candidate": nothing}, LABELS),
-        pictures.draw_shares_within({"candidate": nothing}, LABELS),
-        pictures.draw_lengths({"candidate": []}, LABELS),
-        pictures.draw_pairs([], [], nothing, np.ones(SHAPE), np.eye(4)),
+        report.draw_distances({"candidate": nothing}, LABELS),
+        report.draw_shares_within({"candidate": nothing}, LABELS),
+        report.draw_lengths({"candidate": []}, LABELS),
+        report.draw_pairs([], [], nothing, np.ones(SHAPE), np.eye(4)),
     ):
-        assert pictures.png(figure)
+        assert report.png(figure)
 
 
-def test_the_pairs_that_differ_most_come_first_and_once():
+def test_the_pairs_that_differ_most_come_first_and_similar_pairs_once():
     low, high = TwoBundles.low, TwoBundles.high
     candidate = [low, low + [0, 1, 0], low, high, high, low[:0]]
     reference = [high, high, low[:3], high, low, low]
     distances = np.array([20.0, 19, 18.5, 0, 21, np.inf])
-    figure = pictures.draw_pairs(
+    figure = report.draw_pairs(
         candidate, reference, distances, TwoBundles.image, TwoBundles.affine
     )
-    said = [text.get_text() for text in figure.texts]
-    assert said == ["21.0 mm", "20.0 mm", "18.5 mm", "0.0 mm"]
+    texts = [text.get_text() for text in figure.texts]
+    assert texts == ["21.0 mm", "20.0 mm", "18.5 mm", "0.0 mm"]
     for panel, mine_is_above in zip(panels(figure), (True, False)):
         above, below = np.vsplit(panel[: len(panel) // 2 * 2], 2)
         for part, mine in ((above, mine_is_above), (below, not mine_is_above)):
@@ -385,8 +384,8 @@ def test_the_pairs_that_differ_most_come_first_and_once():
             assert blue(part).any() != mine
 
 
-def test_a_streamline_of_one_point_has_a_pair():
-    figure = pictures.draw_pairs(
+def test_a_pair_with_a_streamline_of_one_point_is_drawn():
+    figure = report.draw_pairs(
         [ALONG_X[:1], TwoBundles.high],
         [ALONG_X, TwoBundles.high[5:6]],
         np.array([20.0, 15.0]),
@@ -396,26 +395,30 @@ def test_a_streamline_of_one_point_has_a_pair():
     assert [text.get_text() for text in figure.texts] == ["20.0 mm", "15.0 mm"]
 
 
-def test_without_matplotlib_it_can_be_imported_but_says_what_is_missing():
+def test_without_matplotlib_the_import_works_and_drawing_raises_import_error():
     code = """
 import sys
 sys.modules["matplotlib"] = None
-from dipy_rnn import pictures
+from dipy_rnn import report
+from dipy_rnn.report import plots
 try:
-    pictures.draw_lengths({}, {})
+    report.draw_lengths({}, {})
 except ImportError as error:
     print(error)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ran.stdout == "Pictures need matplotlib: pip install dipy_rnn[viz]\n"
+    assert ran.stdout == (
+        "Plots need matplotlib. Install it with: pip install dipy_rnn[viz]\n"
+    )
 
 
-def test_drawing_leaves_pyplot_and_its_backend_alone():
+def test_drawing_does_not_import_pyplot():
     code = """
 import sys
 import numpy as np
-from dipy_rnn import pictures
-pictures.png(pictures.draw_tractograms({"": []}, np.ones((5, 5, 5)), np.eye(4)))
+from dipy_rnn import report
+from dipy_rnn.report import plots
+report.png(report.draw_tractograms({"": []}, np.ones((5, 5, 5)), np.eye(4)))
 print("matplotlib.pyplot" in sys.modules)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

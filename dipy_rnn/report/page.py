@@ -1,8 +1,8 @@
-"""The page of a comparison of two tractograms: figures, pictures, a view in 3D.
+"""The HTML page of a comparison of two tractograms: metrics, plots, a 3D view.
 
-:func:`write_report` makes one HTML file that holds all it needs: it opens from disk,
-asks nothing of a network, and prints. Its figures are those of metrics.json; only the
-pictures are made here. It needs ``pip install dipy_rnn[viz]``.
+:func:`write_report` writes one HTML file without external resources: it opens from
+disk, makes no network requests, and can be printed. The metrics come from
+metrics.json; the plots are drawn here.
 """
 
 from __future__ import annotations
@@ -15,27 +15,30 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from dipy_rnn import pictures
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
 from dipy_rnn.evaluation import Estimate
 from dipy_rnn.evaluation.definitions import Metric
+from dipy_rnn.report.charts import draw_distances, draw_lengths, draw_shares_within
+from dipy_rnn.report.difference import Difference
+from dipy_rnn.report.panels import COLOURS
+from dipy_rnn.report.plots import SLAB_MM, choose, draw_pairs, draw_tractograms, png
 from dipy_rnn.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 N_IN_3D = 1000  # streamlines of each tractogram
-CSS_PIXELS_PER_INCH = 100  # of the pictures
+CSS_PIXELS_PER_INCH = 100  # of the plots
 _KEYS = ("candidate", "reference", "yardstick")
 # Name, label, unit and meaning.
-_TRACKER_FIGURES = (
+_TRACKER_METRICS = (
     ("n_seeds", "Seeds", "", "Points where tracking started."),
-    ("n_streamlines", "Streamlines", "", "Those that were kept."),
-    ("n_points", "Points", "", "Of all streamlines together."),
-    ("seconds", "Time", "s", "That tracking took."),
-    ("steps_per_second", "Steps per second", "", "Of all threads together."),
+    ("n_streamlines", "Streamlines", "", "Streamlines that were kept."),
+    ("n_points", "Points", "", "Points of all streamlines."),
+    ("seconds", "Time", "s", "Duration of tracking."),
+    ("steps_per_second", "Steps per second", "", "Tracking steps of all threads."),
 )
-_BUNDLE_FIGURES = (
+_BUNDLE_METRICS = (
     ("n_valid", "Valid", ""),
     ("overlap", "Overlap", "%"),
     ("overreach", "Overreach", "%"),
@@ -45,14 +48,14 @@ _BUNDLE_FIGURES = (
 
 
 class _Cell(TypedDict):
-    """A figure of one tracker, as text."""
+    """The text of a metric for one tracker."""
 
     value: str
     interval: str
 
 
 class _Row(TypedDict):
-    """A figure of all trackers, as text."""
+    """The text of a metric for all trackers."""
 
     label: str
     cells: list[_Cell]
@@ -70,41 +73,41 @@ def write_report(
     distances: Mapping[str, FloatArray],
     pairs: ArrayLike | None = None,
 ) -> None:
-    """Write the page of a comparison of two tractograms.
+    """Write the HTML page of a comparison of two tractograms.
 
     Parameters
     ----------
     path : Path
-        Of the HTML file; it is there when it is complete.
+        HTML file to write. If writing fails, what was at the path stays as it was.
     metrics : dict
         The sections of metrics.json. ``title``, ``trackers``, ``between`` and ``each``
-        are needed; ``between`` and ``each`` hold
+        are required. ``between`` and ``each`` are lists of
         :class:`dipy_rnn.evaluation.definitions.Metric`. ``date``, ``command``,
         ``versions``, ``machine``, ``inputs``, ``options``, ``model`` and ``bundles``
-        are shown if they are there. None and NaN are shown as a dash.
+        are optional. None and NaN are shown as a dash.
     streamlines : dict of str to sequence of ndarrays of shape (M, 3)
-        In mm, of ``"candidate"``, ``"reference"`` and perhaps ``"yardstick"``; empty
-        arrays where a seed gave none.
+        In mm, of ``"candidate"``, ``"reference"`` and optionally ``"yardstick"``, the
+        self-agreement baseline. A seed without a streamline has an empty array.
     image : array_like of shape (X, Y, Z)
-        What lies below the streamlines in the pictures, such as the image that stops
-        them.
+        Drawn below the streamlines, such as the image of the stopping criterion.
     affine : array_like of shape (4, 4)
         Voxel to mm.
     distances : dict of str to ndarray of shape (N,)
-        How far partners are apart in mm, of ``"candidate"`` and perhaps of
-        ``"yardstick"``. Infinite where there is no partner; NaN where there is
-        neither.
+        Distances from streamlines to their partners in mm, of ``"candidate"`` and
+        optionally of ``"yardstick"``. Infinite if one of the two streamlines is
+        missing, NaN if both are.
     pairs : array_like of shape (N,), int, optional
-        Place of each candidate's partner in the reference, -1 for none. Without it,
-        partners have the same place.
+        Index of each candidate streamline's partner in the reference, -1 for no
+        partner. By default, streamlines with the same index are partners.
 
     Raises
     ------
     ValueError
-        If streamlines, distances and pairs do not fit each other, or `image` or
-        `affine` has another shape.
+        If the numbers of streamlines, distances and pairs differ, if `pairs` holds
+        invalid indices, if `image` or `affine` has another shape, or if the affine
+        shears.
     ImportError
-        If jinja2, matplotlib or plotly is not there.
+        If jinja2, matplotlib or plotly is not installed.
 
     Examples
     --------
@@ -124,53 +127,59 @@ def write_report(
         import jinja2
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise ImportError("A report needs pip install dipy_rnn[viz]") from error
+        raise ImportError(
+            "A report needs jinja2, matplotlib and plotly. "
+            "Install them with: pip install dipy_rnn[viz]"
+        ) from error
     partners = _partners(streamlines, distances, pairs)
     candidate, reference = streamlines["candidate"], streamlines["reference"]
     trackers = metrics["trackers"]
     keys = [key for key in _KEYS if key in trackers]
     labels = {key: trackers[key]["label"] for key in keys}
-    where = pictures.Difference(candidate, reference, image, affine)
-    figures = {
-        "map": where.draw_map(),
-        "tractograms": pictures.draw_tractograms(
+    difference = Difference(candidate, reference, image, affine)
+    plots = {
+        "map": difference.draw_map(),
+        "tractograms": draw_tractograms(
             {labels[key]: streamlines[key] for key in _KEYS[:2]}, image, affine
         ),
-        "densities": where.draw(labels),
-        "distances": pictures.draw_distances(distances, labels),
-        "within": pictures.draw_shares_within(distances, labels),
-        "lengths": pictures.draw_lengths(streamlines, labels),
+        "densities": difference.draw(labels),
+        "distances": draw_distances(distances, labels),
+        "within": draw_shares_within(distances, labels),
+        "lengths": draw_lengths(streamlines, labels),
     }
     if np.isfinite(distances["candidate"]).any():
-        figures["pairs"] = pictures.draw_pairs(
+        plots["pairs"] = draw_pairs(
             candidate, partners, distances["candidate"], image, affine
         )
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dipy_rnn", ""),
+        loader=jinja2.PackageLoader("dipy_rnn.report", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    page = environment.get_template("report.html.jinja").render(
+    page = environment.get_template("page.html.jinja").render(
         metrics=metrics,
         keys=keys,
         labels=labels,
-        colours=pictures.COLOURS,
+        colours=COLOURS,
         close=_how_close(metrics["between"], keys),
         fast=_how_fast(trackers),
-        where={"sign": where.sign, "place": _place(where.point_mm)},
+        difference={
+            "sign": difference.sign,
+            "position": _position(difference.point_mm),
+        },
         between=_rows(metrics["between"], [key for key in keys if key != "reference"]),
         each=_tracker_rows(trackers, keys) + _rows(metrics["each"], keys),
         bundles=_bundle_rows(metrics.get("bundles", ()), keys),
-        bundle_figures=[label for _, label, _ in _BUNDLE_FIGURES],
+        bundle_metrics=[label for _, label, _ in _BUNDLE_METRICS],
         facts={
             name: _facts(metrics.get(name, {}))
             for name in ("inputs", "options", "model", "versions", "machine")
         },
-        pictures={name: _embed(figure) for name, figure in figures.items()},
-        slab_mm=pictures.SLAB_MM,
+        plots={name: _embed(figure) for name, figure in plots.items()},
+        slab_mm=SLAB_MM,
         n_in_3d=N_IN_3D,
         view=_view(streamlines),
         plotly=get_plotlyjs(),
@@ -184,27 +193,27 @@ def _partners(
     distances: Mapping[str, FloatArray],
     pairs: ArrayLike | None,
 ) -> list[AnyArray]:
-    """Check what belongs together; return the partner of each candidate."""
+    """Check the numbers of streamlines and pairs; return each candidate's partner."""
     reference, n = streamlines["reference"], len(streamlines["candidate"])
     if pairs is None:
         if len(reference) != n:
             raise ValueError(
-                f"There are {n} streamlines of the candidate and {len(reference)} of "
-                "the reference; pairs is needed to tell which belong together."
+                f"The candidate has {n} streamlines and the reference has "
+                f"{len(reference)}; pairs is needed to tell which are partners."
             )
         pairs = np.arange(n)
-    places = np.asarray(pairs)
-    if len(places) != n or len(distances["candidate"]) != n:
+    indices = np.asarray(pairs)
+    if len(indices) != n or len(distances["candidate"]) != n:
         raise ValueError(
-            f"The candidate has {n} streamlines, {len(places)} pairs and "
-            f"{len(distances['candidate'])} distances; one of each is needed."
+            f"The candidate has {n} streamlines, {len(indices)} pairs and "
+            f"{len(distances['candidate'])} distances; the numbers must be equal."
         )
-    if n and not (-1 <= places.min() and places.max() < len(reference)):
+    if n and not (-1 <= indices.min() and indices.max() < len(reference)):
         raise ValueError(
-            f"pairs holds {places.min()} to {places.max()}; -1 to {len(reference) - 1} "
-            "is allowed, the places of the reference's streamlines."
+            f"pairs holds {indices.min()} to {indices.max()}; -1 (no partner) to "
+            f"{len(reference) - 1} is allowed."
         )
-    return [reference[i] if i >= 0 else np.empty((0, 3)) for i in places]
+    return [reference[i] if i >= 0 else np.empty((0, 3)) for i in indices]
 
 
 def _estimate(value: float | None) -> Estimate:
@@ -213,9 +222,11 @@ def _estimate(value: float | None) -> Estimate:
 
 
 def _decimals(value: float, unit: str, error: float) -> int:
-    """Return how many decimals tell something.
+    """Return the number of decimals to show.
 
-    Steps of at most half the standard error; three digits where there is none.
+    One unit of the last decimal is at most half the standard error. Without an error,
+    whole numbers without a unit have no decimals, and others three significant digits.
+    There are at most four decimals, and at least one for per cent.
     """
     if error:
         decimals = -floor(log10(error / 2))
@@ -227,11 +238,11 @@ def _decimals(value: float, unit: str, error: float) -> int:
 
 
 def _cells(estimates: Iterable[Estimate | None], unit: str) -> list[_Cell]:
-    """Write values and intervals: shares in per cent, unknown values as a dash."""
+    """Format the values and intervals of a row. A missing value is a dash."""
     scale = 100 if unit == "%" else 1
     suffix = {"": "", "deg": "°"}.get(unit, f"\N{NO-BREAK SPACE}{unit}")
     known = [estimate or Estimate(nan) for estimate in estimates]
-    # The largest error decides for all, so that columns can be compared.
+    # One number of decimals for the row, so that its columns can be compared.
     errors = [scale * estimate.standard_error for estimate in known]
     error = max(filter(isfinite, errors), default=0)
 
@@ -271,9 +282,9 @@ def _rows(metrics: Iterable[Metric], keys: Sequence[str]) -> list[_Row]:
 def _tracker_rows(
     trackers: Mapping[str, Mapping[str, Any]], keys: Sequence[str]
 ) -> list[_Row]:
-    """Return the rows of what was counted and timed, where that is known."""
+    """Return the rows of counts and times, without those that no tracker has."""
     rows: list[_Row] = []
-    for name, label, unit, meaning in _TRACKER_FIGURES:
+    for name, label, unit, meaning in _TRACKER_METRICS:
         counts = [_estimate(trackers[key].get(name)) for key in keys]
         if any(isfinite(count.value) for count in counts):
             rows.append(
@@ -291,12 +302,12 @@ def _tracker_rows(
 def _bundle_rows(
     bundles: Iterable[Mapping[str, Any]], keys: Sequence[str]
 ) -> dict[str, dict[str, list[str]]]:
-    """Return the rows of each bundle: one for each tracker."""
+    """Return the rows of each bundle, one for each tracker."""
     return {
         bundle["label"]: {
             key: [
                 _cells([_estimate(bundle[key].get(name))], unit)[0]["value"]
-                for name, _, unit in _BUNDLE_FIGURES
+                for name, _, unit in _BUNDLE_METRICS
             ]
             for key in keys
             if bundle.get(key)
@@ -306,9 +317,10 @@ def _bundle_rows(
 
 
 def _how_close(between: Sequence[Metric], keys: Sequence[str]) -> dict[str, Any] | None:
-    """Return the content of the first card: the share that agrees, or the first metric.
+    """Return the content of the card on agreement.
 
-    None if there is no metric, or its value of the candidate is unknown.
+    It shows the agreement within 2 mm or, without it, the first metric. None if there
+    is no metric, or if the candidate has no value.
     """
     if not between:
         return None
@@ -327,7 +339,7 @@ def _how_close(between: Sequence[Metric], keys: Sequence[str]) -> dict[str, Any]
 
 
 def _how_fast(trackers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return what the second card tells, or None if nothing was timed."""
+    """Return the content of the card on speed, or None without times of both."""
     for name, measure, unit in (
         ("seconds", "Time", "s"),
         ("steps_per_second", "Speed", "steps/s"),
@@ -350,7 +362,7 @@ def _how_fast(trackers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | Non
 
 
 def _facts(facts: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Return (name, text) of what is known."""
+    """Return (name, text) of all entries that are not None."""
     return [
         (name, f"{value:g}" if isinstance(value, float) else str(value))
         for name, value in facts.items()
@@ -358,8 +370,8 @@ def _facts(facts: Mapping[str, object]) -> list[tuple[str, str]]:
     ]
 
 
-def _place(point_mm: FloatArray) -> str:
-    """Write a point as it is read out in front of a scan."""
+def _position(point_mm: FloatArray) -> str:
+    """Format a point, such as R 14, A 12, S 7."""
     return ", ".join(
         f"{sides[int(value >= 0)]}\N{NO-BREAK SPACE}{abs(value):.0f}"
         for sides, value in zip(("LR", "PA", "IS"), point_mm)
@@ -367,26 +379,26 @@ def _place(point_mm: FloatArray) -> str:
 
 
 def _embed(figure: Figure) -> dict[str, str | int]:
-    """Return a picture as a page holds it, and its width there."""
-    content = b64encode(pictures.png(figure)).decode()
+    """Return a plot as a data URL, and its width in CSS pixels."""
+    content = b64encode(png(figure)).decode()
     width = round(CSS_PIXELS_PER_INCH * figure.get_figwidth())
     return {"source": f"data:image/png;base64,{content}", "width": width}
 
 
 def _view(streamlines: Mapping[str, Sequence[AnyArray]]) -> dict[str, Any]:
-    """Return both tractograms, and the lowest and highest corner around them.
+    """Return the data of the 3D view: both tractograms and the corners around them.
 
-    Points are 16-bit integers in base 64, a third of what JSON would need: how many
-    units they are from the lowest corner. The largest integer, three times, ends a
-    streamline.
+    A point is three 16-bit integers, its coordinates in units of `unit_mm` from the
+    lowest corner. Three times 65535 ends a streamline. In base 64 this takes a third
+    of the bytes of JSON.
     """
-    chosen = {key: pictures.choose(streamlines[key], N_IN_3D) for key in _KEYS[:2]}
+    chosen = {key: choose(streamlines[key], N_IN_3D) for key in _KEYS[:2]}
     points_mm = np.concatenate(
         [*chosen["candidate"], *chosen["reference"]] or [np.zeros((1, 3), np.float32)]
     ).astype(np.float64)
     low, high = points_mm.min(axis=0) - 1, points_mm.max(axis=0) + 1
     end = np.iinfo(np.uint16).max
-    # Of what is larger than any head nobody sees a smaller unit.
+    # 0.1 mm is fine enough for a head. 16 bits reach 6.5 m; beyond, the unit grows.
     unit_mm = max(0.1, float(np.max(high - low)) / (end - 1))
     packed = {}
     for key, lines in chosen.items():
