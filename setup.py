@@ -18,10 +18,10 @@ else:
 exact = [] if sys.platform == "win32" else ["-std=c99"]
 linked = [] if sys.platform == "win32" else openmp
 # One wheel for each system serves Python 3.11 and later (abi3). The kernels need hardly
-# more of Python than buffers, which are in the stable ABI since 3.11. The stable ABI does
-# not make them slower (CPU time, minimum of three runs: sampling and rotation at 20000
-# points takes 7.8 ms, and 9.8 ms without it; tracking of 400 seeds of a phantom takes
-# 0.36 s, and 0.40 s without it). Python without a GIL has no stable ABI.
+# more of Python than buffers, which are in the stable ABI since 3.11. The stable ABI
+# does not make them slower (CPU time, minimum of three runs: sampling and rotation at
+# 20000 points takes 7.8 ms, and 9.8 ms without it; tracking of 400 seeds of a phantom
+# takes 0.36 s, and 0.40 s without it). Python without a GIL has no stable ABI.
 abi3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
