@@ -1,4 +1,4 @@
-# Everything happens in .venv; with PYTHON=... another interpreter makes it.
+# All targets use .venv. PYTHON=... selects the interpreter that makes it.
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/installed
@@ -6,18 +6,18 @@ INSTALLED := $(VENV)/installed
 .PHONY: help demo test types coverage coverage-python coverage-kernels mutation doc dist sanitize sanitize-address sanitize-thread models clean
 
 help:
-	@echo "make demo    track a simulated scan, with dipy_track beside it: demo/demo.png,"
-	@echo "             demo/comparison/report.html"
-	@echo "make test    run the tests"
-	@echo "make types   check the annotations (mypy, strict)"
-	@echo "make coverage  which lines and branches the tests run, kernels included (gcc)"
-	@echo "make mutation  whether the tests see mutations of some modules: mutmut browse"
-	@echo "make doc     build the site: doc/_build/html/index.html"
-	@echo "make dist    build the archive of the sources and a wheel: dist/"
-	@echo "make sanitize  run the kernels' tests under gcc's sanitizers (Linux)"
-	@echo "make models  train the models that ship again (about an hour)"
-	@echo "make clean   remove what these made, $(VENV) included"
-	@echo "Variables: PYTHON=$(PYTHON), the interpreter that makes $(VENV)"
+	@echo "make demo      track a simulated scan and compare with dipy_track:"
+	@echo "               demo/demo.png, demo/comparison/report.html"
+	@echo "make test      run the tests"
+	@echo "make types     check the annotations (mypy, strict)"
+	@echo "make coverage  report lines and branches that no test runs, kernels included (gcc)"
+	@echo "make mutation  report changes of some modules that no test detects (mutmut)"
+	@echo "make doc       build the site: doc/_build/html/index.html"
+	@echo "make dist      build the source archive and a wheel: dist/"
+	@echo "make sanitize  run the tests of the kernels with gcc's sanitizers (Linux)"
+	@echo "make models    train the shipped models again (about an hour)"
+	@echo "make clean     remove all files that these targets make, $(VENV) included"
+	@echo "Variable: PYTHON=$(PYTHON), the interpreter that makes $(VENV)"
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python doc/demo.py
@@ -25,7 +25,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest
 
-# mypy has to see the commands where they are installed.
+# mypy must find the commands at the place where they are installed.
 types: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -q -c constraints.txt mypy
 	rm -rf build/types && mkdir -p build/types/dipy_rnn
@@ -34,7 +34,7 @@ types: $(INSTALLED)
 	    --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dipy_rnn
 
 KERNEL_TESTS := interpolate sh network peaks stopping engine direction_getter
-# A temporary folder with what the kernels are built of, for other flags of the compiler.
+# Copy the sources into a temporary folder, to build the kernels with other flags.
 SOURCES_APART = set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
     cp -r dipy_rnn workflows setup.py pyproject.toml README.md LICENSE "$$folder"; \
     find "$$folder/dipy_rnn" -name '*.so' -delete -o -name '*.c' -delete; \
@@ -42,7 +42,7 @@ SOURCES_APART = set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 
 coverage: coverage-python coverage-kernels
 
-# On a full disk coverage has something to say, too.
+# The test of a full disk is left out: there, coverage prints messages of its own.
 coverage-python: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -q -c constraints.txt coverage
 	$(VENV)/bin/python -m coverage erase
@@ -51,9 +51,9 @@ coverage-python: $(INSTALLED)
 	$(VENV)/bin/python -m coverage combine -q
 	$(VENV)/bin/python -m coverage report --fail-under 95
 
-# By gcov, in a temporary folder: for one width of vectors, and branches only where a line
-# of the source has some, and not those of loops over Python's objects, to which Cython
-# adds its checks for errors.
+# gcov, in a temporary folder, for one vector width. Branches count only on lines whose
+# source has a branch. Loops over Python objects do not count, because Cython adds error
+# checks to them.
 coverage-kernels: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -q -c constraints.txt gcovr
 	$(SOURCES_APART) \
@@ -69,13 +69,13 @@ coverage-kernels: $(INSTALLED)
 	    --exclude-branches-by-pattern \
 	    '(?!\s*(if|elif|for|while)\b).*|.*(range\((depth|layers)\)|\bname\b|array\.shape).*'
 
-# Results stay in mutants/; what has not changed is not tried again.
+# Results are kept in mutants/. Unchanged code is not tested again.
 mutation: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -q -c constraints.txt mutmut
 	OMP_NUM_THREADS=1 $(VENV)/bin/mutmut run
 	$(VENV)/bin/mutmut results
 
-# A warning is an error. Tutorials that have not changed are not run again.
+# Warnings are errors. Unchanged tutorials are not run again.
 doc: $(VENV)/doc_installed
 	$(VENV)/bin/python -m sphinx -b html -W --keep-going doc doc/_build/html
 
@@ -89,7 +89,8 @@ sanitize-address: FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=un
 sanitize-address: PRELOAD := libasan.so libstdc++.so.6
 sanitize-thread: FLAGS := -fsanitize=thread
 sanitize-thread: PRELOAD := libtsan.so
-# Built in a temporary folder. BLAS and torch stay out of it: one thread for each.
+# The kernels are built in a temporary folder. BLAS and torch get one thread each, so
+# that the sanitizers do not report their threads.
 sanitize-address sanitize-thread: $(INSTALLED)
 	$(SOURCES_APART) \
 	gcc $(FLAGS) -fPIC -fvisibility=hidden -c tests/openmp_of_threads.c \
@@ -116,7 +117,7 @@ clean:
 
 KERNELS := $(wildcard $(addprefix dipy_rnn/,*.pyx */*.pyx *.pxd */*.h))
 
-# Editable: a change in a .py file needs no new installation.
+# The installation is editable: a change of a .py file needs no new installation.
 $(INSTALLED): $(VENV)/bin/python pyproject.toml setup.py constraints.txt $(KERNELS)
 	$(VENV)/bin/python -m pip install -c constraints.txt -e ".[test]"
 	touch $@

@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the compiled kernels and where workflows lives."""
+"""Settings that pyproject.toml cannot hold: compiled kernels, place of workflows."""
 
 import sys
 import sysconfig
@@ -13,19 +13,20 @@ elif sys.platform == "darwin":  # Apple's clang has no OpenMP: one thread
 else:
     plain, fast = ["-O3"], ["-fno-math-errno", "-fno-trapping-math"]
     openmp = ["-fopenmp"]
-# ISO C, as DIPY is compiled: else GCC may fuse a * b + c, and criteria that agree with
-# DIPY's to the last digit would no longer do so.
+# Compile as ISO C, like DIPY. Otherwise GCC can fuse a * b + c, and the criteria no
+# longer agree with DIPY's to the last digit.
 exact = [] if sys.platform == "win32" else ["-std=c99"]
 linked = [] if sys.platform == "win32" else openmp
-# One wheel of a system serves Python 3.11 and all later ones (abi3): of Python the
-# kernels need little but buffers, in the stable ABI since 3.11, and they are no slower
-# for it (CPU time, least of three: 20000 points sampled and turned in 7.8 ms, else 9.8;
-# 400 seeds of a phantom tracked in 0.36 s, else 0.40). Python without a GIL has none.
+# One wheel for each system serves Python 3.11 and later (abi3). The kernels need hardly
+# more of Python than buffers, which are in the stable ABI since 3.11. The stable ABI
+# does not make them slower (CPU time, minimum of three runs: sampling and rotation at
+# 20000 points takes 7.8 ms, and 9.8 ms without it; tracking of 400 seeds of a phantom
+# takes 0.36 s, and 0.40 s without it). Python without a GIL has no stable ABI.
 abi3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 def kernels(name, compile_args, link_args):
-    """Describe one of the compiled modules."""
+    """Return the description of one compiled module."""
     return Extension(
         f"dipy_rnn.{name}",
         [f"dipy_rnn/{name.replace('.', '/')}.pyx"],

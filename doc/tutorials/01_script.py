@@ -2,18 +2,19 @@
 Track in a script
 =================
 
-From a diffusion scan to streamlines in Python: a fibre orientation distribution (fODF),
-a stopping criterion, seeds, and the network as the direction getter of DIPY's
-`LocalTracking`; then the same, faster, with `rnn_tracking`.
+This tutorial goes from a diffusion scan to streamlines in Python. It fits a fibre
+orientation distribution (fODF), makes a stopping criterion and seeds, and uses the
+network as a direction getter in DIPY's `LocalTracking`. Then it tracks the same
+streamlines faster with `rnn_tracking`.
 """
 
 # %%
 # A scan
 # ------
 #
-# Two bundles that cross at 60 degrees, seen by a scanner with 60 directions. With a
-# scan of your own, `load_nifti`, `read_bvals_bvecs` and a brain mask take the place of
-# this.
+# The simulated scan has two bundles that cross at 60 degrees, and 60 gradient
+# directions. For a scan of your own, use `load_nifti`, `read_bvals_bvecs` and a brain
+# mask instead.
 
 from dipy.core.gradients import generate_bvecs, gradient_table
 import numpy as np
@@ -29,12 +30,12 @@ affine = phantom.affine
 mask = phantom.mask()
 
 # %%
-# What the network looks at
-# -------------------------
+# The input of the network
+# ------------------------
 #
-# A fODF by constrained spherical deconvolution :cite:p:`tournier2007`, fitted by DIPY
-# as ever. The response of a single fibre is known here; on a brain, take that of
-# `auto_response_ssst`.
+# The network takes a fODF. DIPY fits it by constrained spherical deconvolution
+# :cite:p:`tournier2007`. The response of a single fibre is known here. For a brain,
+# estimate it with `auto_response_ssst`.
 
 from dipy.reconst.csdeconv import ConstrainedSphericalDeconvModel
 from dipy.reconst.dti import TensorModel
@@ -44,8 +45,10 @@ model = ConstrainedSphericalDeconvModel(gtab, response, sh_order_max=8)
 shm_coeff = model.fit(dwi, mask=mask).shm_coeff
 
 # %%
-# Where to start and where to stop
-# --------------------------------
+# Seeds and stopping criterion
+# ----------------------------
+#
+# Seeds are placed at random in the mask. Tracking stops where FA is not above 0.15.
 
 from dipy.tracking.stopping_criterion import ThresholdStoppingCriterion
 from dipy.tracking.utils import random_seeds_from_mask
@@ -61,9 +64,10 @@ print(f"{len(seeds)} seeds")
 # In LocalTracking
 # ----------------
 #
-# The network is a direction getter as any of DIPY's. It needs the affine, too: it must
-# know how the voxel axes lie in the head (:doc:`more </local_tracking>`). The seeds are
-# for speed: given them, it tracks many ahead of being asked.
+# `RNNDirectionGetter` is used like a direction getter of DIPY. It also needs the
+# affine, to know the orientation of the voxel axes in the head
+# (:doc:`details </local_tracking>`). The argument `seeds` makes it faster: many
+# streamlines are then tracked at once, before `LocalTracking` asks for them.
 
 from dipy.tracking.local_tracking import LocalTracking
 
@@ -79,11 +83,11 @@ mean = np.mean([len(line) for line in streamlines])
 print(f"{len(streamlines)} streamlines of {mean:.0f} points")
 
 # %%
-# All at once
-# -----------
+# With rnn_tracking
+# -----------------
 #
-# `rnn_tracking` has the keywords of DIPY's `deterministic_tracking`, tracks many
-# streamlines at a time, and gives the same ones.
+# `rnn_tracking` has the keywords of DIPY's `deterministic_tracking`. It tracks many
+# streamlines at a time and gives the same streamlines.
 
 from dipy_rnn import rnn_tracking
 
@@ -99,7 +103,8 @@ print(f"no point is farther apart than {farthest:.3f} mm")
 # A picture
 # ---------
 #
-# In three planes over FA; red runs from left to right, green from back to front.
+# The streamlines in three planes over FA. Red runs from left to right, green from back
+# to front.
 
 from dipy_rnn.report import draw_tractograms
 
@@ -109,9 +114,9 @@ figure = draw_tractograms({"rnn_tracking": together}, fa, affine)
 # A file
 # ------
 #
-# `write_tractogram` writes streamlines as they come, so a tractogram never has to fit
-# into memory; it takes the generator itself. DIPY's `save_tractogram` does as well,
-# from a list.
+# `write_tractogram` takes the generator and writes each streamline when it is tracked,
+# so the tractogram need not fit into memory. For a list of streamlines, DIPY's
+# `save_tractogram` works too.
 
 from pathlib import Path
 import tempfile
@@ -128,12 +133,13 @@ print(path.name, path.stat().st_size, "bytes")
 # ----------------
 #
 # - Load the scan: `load_nifti("dwi.nii.gz")`, `read_bvals_bvecs`, `gradient_table`. Or
-#   load a fODF that is there: `load_pam("csd.pam5")` for `rnn_tracking(..., pam=pam)`;
-#   for images of MRtrix3 see :doc:`/features`.
-# - `sh_order_max` by the number of directions: 8 from 60 or so, 6 from 30, 4 from 20.
+#   load an existing fODF: `load_pam("csd.pam5")` for `rnn_tracking(..., pam=pam)`. For
+#   images of MRtrix3, see :doc:`/features`.
+# - Choose `sh_order_max` by the number of directions: 8 for about 60 or more, 6 for 30
+#   or more, 4 for 20 or more.
 # - Stop where FA is low (0.15 to 0.2), at the border of a mask
 #   (`BinaryStoppingCriterion`), or by tissue (:doc:`06_anatomy`).
-# - Seed all over the white matter: `seeds_count` for each voxel, or with
-#   `seed_count_per_voxel=False` in all.
-# - If streamlines look wrong, ask :doc:`whether the gradients are right </gradients>`
+# - Seed the whole white matter. `seeds_count` is the number of seeds in each voxel, or
+#   in total if `seed_count_per_voxel=False`.
+# - If streamlines look wrong, check :doc:`the axes of the gradients </gradients>`
 #   first.

@@ -2,16 +2,17 @@
 Track in a terminal
 ===================
 
-The same from files to files: DIPY fits the fODF, `dipy_track_rnn` tracks. It takes the
-flags of `dipy_track` (:doc:`one by one </dipy_track>`).
+This tutorial tracks with commands, from files to files. DIPY's commands fit the fODF,
+and `dipy_track_rnn` tracks. It has most flags of `dipy_track`
+(:doc:`list of flags </dipy_track>`).
 """
 
 # %%
 # Files
 # -----
 #
-# What a scanner and a mask of the brain would leave, in an empty folder. (Skip this
-# with data of your own.)
+# This cell simulates a scan and a brain mask and writes them into an empty folder. If
+# you have data of your own, skip it.
 
 from pathlib import Path
 import shlex
@@ -37,7 +38,7 @@ for name, volume in (("dwi", dwi), ("mask", mask), ("seeds", mask)):
 
 
 def run(command):
-    """Run a command in the folder, as in a terminal, and show what it says."""
+    """Run a command in the folder, as in a terminal, and print its output."""
     print("$", command)
     done = subprocess.run(
         shlex.split(command), cwd=folder, text=True, capture_output=True, check=True
@@ -47,8 +48,10 @@ def run(command):
 
 
 # %%
-# The fODF, and where to stop
-# ---------------------------
+# fODF and stopping image
+# -----------------------
+#
+# FA is the stopping image.
 
 run(
     "dipy_fit_dti dwi.nii.gz dwi.bval dwi.bvec mask.nii.gz "
@@ -60,8 +63,9 @@ run("dipy_fit_csd dwi.nii.gz dwi.bval dwi.bvec mask.nii.gz --out_pam csd.pam5")
 # Tracking
 # --------
 #
-# At the end it tells why streamlines stopped (:doc:`what that means </conventions>`).
-# `--save_picture` needs `dipy_rnn[viz]`.
+# At the end, the command prints why streamlines stopped
+# (:doc:`meaning of the reasons </conventions>`). `--save_picture` needs
+# `dipy_rnn[viz]`.
 
 run(
     "dipy_track_rnn csd.pam5 fa.nii.gz seeds.nii.gz --stopping_thr 0.15 "
@@ -70,7 +74,7 @@ run(
 )
 
 # %%
-# The picture that lies beside the tractogram:
+# The picture that the command saved beside the tractogram:
 
 import matplotlib.pyplot as plt
 
@@ -84,12 +88,12 @@ plt.subplots_adjust(0, 0, 1, 1)
 # On your own data
 # ----------------
 #
-# - `mask.nii.gz` is a brain mask (`dipy_median_otsu`, or that of your pipeline),
-#   `seeds.nii.gz` a mask of white matter, for one where FA is above 0.3.
-# - For more than about 60 directions leave `--sh_order_max` of `dipy_fit_csd` at 8; for
-#   30 give 6.
-# - Images of spherical harmonics that MRtrix3 wrote: `--sh_basis tournier07 --sh_frame
+# - `mask.nii.gz` is a brain mask (of `dipy_median_otsu` or of your pipeline).
+#   `seeds.nii.gz` is a mask of white matter, for example where FA is above 0.3.
+# - For more than about 60 directions, leave `--sh_order_max` of `dipy_fit_csd` at 8.
+#   For 30 directions, give 6.
+# - For images of spherical harmonics of MRtrix3, add `--sh_basis tournier07 --sh_frame
 #   scanner` (:doc:`/features`).
-# - Many subjects: wildcards in quotes, `"sub-*/csd.pam5"` (:doc:`07_cohort`).
-# - A number of streamlines instead of one of seeds: `--select 10000`.
+# - For many subjects, give wildcards in quotes: `"sub-*/csd.pam5"` (:doc:`07_cohort`).
+# - To give the number of streamlines instead of the number of seeds: `--select 10000`.
 # - All flags: :doc:`/reference/commands`, or `dipy_track_rnn --help`.

@@ -2,17 +2,18 @@
 Train on your own tractogram
 ============================
 
-`dipy_train_rnn` trains a network on streamlines you trust, such as bundles that an
-expert has dissected; `dipy_track_rnn` then tracks with it. This training lasts for
-seconds, and its network shows for it: a real one takes minutes to an hour.
+`dipy_train_rnn` trains a network on streamlines that you trust, such as bundles that an
+expert has dissected. `dipy_track_rnn` then tracks with it. The training in this
+tutorial takes seconds, so its network is poor. A real training takes minutes to an
+hour.
 """
 
 # %%
 # A subject
 # ---------
 #
-# Its fODF as a NIfTI image of spherical harmonics, and the streamlines to learn from:
-# the true ones, as this is a simulation.
+# Training needs a fODF, here a NIfTI image of spherical harmonics, and streamlines. As
+# this is a simulation, the streamlines are the true ones.
 
 from pathlib import Path
 import shlex
@@ -37,7 +38,7 @@ write_tractogram(
 
 
 def run(command):
-    """Run a command in the folder, as in a terminal, and show what it says."""
+    """Run a command in the folder, as in a terminal, and print its output."""
     print("$", command)
     done = subprocess.run(
         shlex.split(command), cwd=folder, text=True, capture_output=True, check=True
@@ -51,8 +52,8 @@ def run(command):
 # --------
 #
 # A tenth of the streamlines is held out. *followed* is the share of these that the
-# network follows from end to end when it tracks freely, and the figure to look at; the
-# error of the next step stops telling much early.
+# network follows from end to end when it tracks freely. It is the most important
+# metric. The error of the next step stops improving early and says little.
 
 run(
     "dipy_train_rnn fodf.nii.gz bundles.trk --n_updates 30 --validate_every 15 "
@@ -60,7 +61,7 @@ run(
 )
 
 # %%
-# Beside `model.pt` is a folder with the log, its curves and a checkpoint:
+# Beside `model.pt`, there is a folder with the log, its curves and a checkpoint:
 
 print(*sorted(path.name for path in (folder / "model_training").iterdir()))
 
@@ -68,7 +69,8 @@ print(*sorted(path.name for path in (folder / "model_training").iterdir()))
 # Tracking with it
 # ----------------
 #
-# In Python, or in a terminal with `dipy_track_rnn --model_file model.pt`:
+# The model file is used in Python, as here, or in a terminal with
+# `dipy_track_rnn --model_file model.pt`:
 
 from dipy_rnn import fodf_features, rnn_tracking
 from dipy_rnn.report import draw_tractograms
@@ -88,7 +90,7 @@ streamlines = list(
 figure = draw_tractograms({"model.pt": streamlines}, mask, phantom.affine)
 
 # %%
-# Which network is in a file, and how it came about, is written in it:
+# The metadata of a model file describe the network and its training:
 
 from dipy_rnn.model_file import read_metadata
 
@@ -100,11 +102,11 @@ print(metadata.provenance["data"])
 # On your own data
 # ----------------
 #
-# - Leave out the options that make it small here: `dipy_train_rnn csd.pam5
-#   bundles.trk`, or `--max_minutes 60` for an hour.
-# - Several subjects: `dipy_train_rnn "sub-*/csd.pam5" "sub-*/bundles.trk"
-#   --validation_subjects 1`. Fit all fODFs as those on which the network is to track.
+# - Leave out the options that make the training small here: `dipy_train_rnn csd.pam5
+#   bundles.trk`. To train for an hour, add `--max_minutes 60`.
+# - For several subjects: `dipy_train_rnn "sub-*/csd.pam5" "sub-*/bundles.trk"
+#   --validation_subjects 1`. Fit all fODFs like those that will be tracked.
 # - Some thousand streamlines of each subject are enough; more do no harm.
-# - `--resume` goes on after an interruption. On a GPU: `--device cuda`. On several: see
-#   :doc:`/training`.
-# - Then ask whether it is any good: :doc:`04_comparing`.
+# - After an interruption, continue with `--resume`. To use a GPU, add `--device cuda`.
+#   For several GPUs, see :doc:`/training`.
+# - Then compare the network with DIPY's tracking: :doc:`04_comparing`.

@@ -1,17 +1,19 @@
 """
-Is it any good on my data?
-==========================
+Compare with DIPY's tracking
+============================
 
-The same seeds with the network, with DIPY's deterministic tracking, and with that once
-more on another sphere: no algorithm agrees with itself then, and how far it is from
-itself is the yardstick for everything else.
+This tutorial tracks the same seeds three times: with the network, with DIPY's
+deterministic tracking, and with DIPY's deterministic tracking on another sphere. On
+another sphere, an algorithm does not agree fully with itself. This self-agreement is
+the baseline for every metric of the network.
 """
 
 # %%
 # Data
 # ----
 #
-# Bundles that cross, bend and fan out at random, whose true streamlines are known.
+# The phantom has random bundles that cross, bend and fan out. Its true streamlines are
+# known.
 
 import numpy as np
 
@@ -31,6 +33,8 @@ seeds = np.array([line[rng.integers(len(line))] for line in known])
 # %%
 # Tracking
 # --------
+#
+# `track_beside` tracks the seeds three times.
 
 from dipy_rnn.comparison import measure, partner_distances, track_beside
 
@@ -44,12 +48,14 @@ for by in tracked.values():
     )
 
 # %%
-# Figures
+# Metrics
 # -------
 #
-# Each with the standard error of the mean over seeds. The first says how many
-# streamlines are nowhere more than 2 mm apart: of the network beside DIPY's
-# (candidate), and of DIPY's beside itself (yardstick).
+# Each metric has two values: the network compared with DIPY's tracking (`candidate`),
+# and DIPY's tracking compared with itself (`yardstick`, the self-agreement baseline).
+# The first metric is the agreement within 2 mm: the share of streamlines that are
+# nowhere more than 2 mm apart. `measure` also returns the standard error of the mean
+# over seeds.
 
 distances = partner_distances(tracked)
 figures = measure(tracked, distances, affine, mask)
@@ -62,8 +68,8 @@ for figure in figures["between"]:
 # Known bundles
 # -------------
 #
-# Here the truth is known, so each tractogram can be scored as the Tractometer does
-# :cite:p:`cote2013`.
+# If the true bundles are known, as here, each tractogram can be scored as the
+# Tractometer does :cite:p:`cote2013`.
 
 from dipy_rnn.evaluation import known_bundles, score
 
@@ -81,6 +87,8 @@ for by in tracked.values():
 # %%
 # A picture
 # ---------
+#
+# The network and DIPY's deterministic tracking, side by side.
 
 from dipy_rnn.report import draw_tractograms
 
@@ -92,11 +100,12 @@ figure = draw_tractograms(
 # On your own data
 # ----------------
 #
-# One command does all of this and leaves a page that can be sent to a colleague, with
-# the definition of each figure beside it (:doc:`/compare`)::
+# One command does all of this. It writes a page that you can send to a colleague, with
+# the definition of each metric beside it (:doc:`/compare`)::
 #
 #     dipy_compare_rnn csd.pam5 fa.nii.gz seeds.nii.gz --seed_count 5000
 #
-# `--bundle_files "truth/*.trk"` scores by bundles that you know; `--model_file` names
-# another network; with two tractograms in place of the fODF and the seeds nothing is
-# tracked.
+# - `--bundle_files "truth/*.trk"` scores against known bundles.
+# - `--model_file` selects another network.
+# - To compare two existing tractograms without tracking, give them in place of the fODF
+#   and the seeds.

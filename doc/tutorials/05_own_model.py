@@ -2,18 +2,19 @@
 Bring your own network
 ======================
 
-Any network that is saved as TorchScript tracks, with seeds, stopping, hidden states and
-files taken care of. It needs two methods, and a few words about itself.
+Every network that is saved as TorchScript can be used for tracking. It needs two
+methods and metadata. The package handles seeds, stopping criteria, hidden states and
+files.
 """
 
 # %%
 # A network
 # ---------
 #
-# Its features are those of the volume at a point: here the directions of two fibres and
-# their shares. It goes along the fibre that turns least, and remembers where it has
-# been going, so that it runs straight on where fibres cross. What goes in and out
-# stands in :doc:`/model_file`.
+# The features are the values of the volume at a point, here the directions of two
+# fibres. The network follows the fibre that is nearest to a running mean of its past
+# directions. The hidden state holds this mean, so streamlines run straight on where
+# fibres cross. :doc:`/model_file` defines the input and the output of the methods.
 
 import torch
 
@@ -31,7 +32,7 @@ class Follower(torch.nn.Module):
         fibres = features[:, :6].reshape(-1, 2, 3)
         is_seed = (direction == 0).all(dim=1, keepdim=True)
         mean = 0.8 * state[0] + 0.2 * direction
-        mean = torch.where(is_seed, fibres[:, 0], mean)  # asked where to start
+        mean = torch.where(is_seed, fibres[:, 0], mean)  # for the first direction
         along = (fibres * mean.unsqueeze(1)).sum(dim=2)
         nearest = along.abs().argmax(dim=1)
         rows = torch.arange(len(nearest))
@@ -44,7 +45,7 @@ class Follower(torch.nn.Module):
 # A model file
 # ------------
 #
-# `save_model` tries the network out and refuses one that breaks the contract: other
+# `save_model` tests the network. It refuses a network that breaks the contract: wrong
 # shapes, or an answer that depends on the other streamlines of the batch.
 
 from pathlib import Path
@@ -67,6 +68,8 @@ save_model(Follower(), metadata, path)
 # %%
 # Tracking
 # --------
+#
+# The volume contains the true directions of two crossing bundles.
 
 from dipy_rnn import raw_features, rnn_tracking
 from dipy_rnn.phantom import crossing_phantom
@@ -75,7 +78,7 @@ from dipy_rnn.stopping import BinaryStoppingCriterion
 phantom = crossing_phantom(60, shape=(20, 20, 8))
 _, directions = phantom.peaks()
 volume = directions.reshape(*phantom.shape, 6)
-# Where there is one fibre alone, it stands in for both.
+# In voxels with one fibre, both directions are that of this fibre.
 first, second = volume[..., :3], volume[..., 3:]
 first[~first.any(axis=-1)] = second[~first.any(axis=-1)]
 second[~second.any(axis=-1)] = first[~second.any(axis=-1)]
@@ -105,12 +108,12 @@ figure = draw_tractograms({"follower.pt": streamlines}, phantom.mask(), phantom.
 # On your own network
 # -------------------
 #
-# - A class has to be in a file: TorchScript reads its source.
-# - Methods with other names or arguments: wrap the network in a small module that has
-#   these.
-# - A network of spherical harmonics: `kind="sh"`; with `frame="local"` the fODF arrives
-#   turned into a frame that moves with the streamline (:doc:`/concepts`), and
-#   `normalisation="power"` takes its scale away.
+# - The class must be in a file, because TorchScript reads its source.
+# - If the methods have other names or arguments, wrap the network in a small module
+#   that has the right ones.
+# - For a network that takes spherical harmonics, give `kind="sh"`. With
+#   `frame="local"`, the fODF is rotated into a frame that moves with the streamline
+#   (:doc:`/concepts`). `normalisation="power"` removes its scale.
 # - In a terminal: `dipy_track_rnn volume.nii.gz fa.nii.gz seeds.nii.gz --model_file
 #   follower.pt`.
-# - A model file is a program. Load only those of people you trust.
+# - A model file is a program. Load only files of people that you trust.

@@ -2,18 +2,18 @@
 Anatomical constraints
 ======================
 
-With maps of white matter, grey matter and cerebrospinal fluid, tracking stops in grey
-matter, rejects streamlines that end elsewhere :cite:p:`smith2012`, and tells why. Seeds
-can lie on the interface of grey and white matter.
+With maps of white matter, grey matter and cerebrospinal fluid (CSF), tracking stops in
+grey matter and rejects streamlines that end elsewhere :cite:p:`smith2012`. The stop
+reasons say why. Seeds can be placed on the interface of grey and white matter.
 """
 
 # %%
 # Tissue maps
 # -----------
 #
-# Two bundles that cross, in white matter; grey matter where both end on the left and at
-# the front; and a ventricle in the way of the second one. With maps of your own:
-# `Tissues.from_image(load_nifti("5tt.nii.gz")[0])`, or from three images.
+# The phantom has two crossing bundles in white matter, grey matter at their ends, and a
+# ventricle in the course of the second bundle. For maps of your own, use
+# `Tissues.from_image(load_nifti("5tt.nii.gz")[0])`, or `Tissues` with three images.
 
 import numpy as np
 
@@ -33,8 +33,8 @@ tissues = Tissues(wm=wm, gm=gm, csf=csf)
 # Tracking
 # --------
 #
-# `act_criterion` makes a criterion for any tracker of DIPY's; `track` keeps the
-# reasons.
+# `act_criterion` returns a stopping criterion, which every tracker of DIPY takes.
+# `track` returns the stop reasons with the streamlines.
 
 from collections import Counter
 
@@ -58,14 +58,15 @@ records = list(
 print(format_fates(Counter((r.forward_stop, r.backward_stop) for r in records)))
 
 # %%
-# `rnn_tracking` and `LocalTracking` give those that are kept with `return_all=False`.
+# A streamline is kept if both its ends are valid. `rnn_tracking` and `LocalTracking`
+# return only these if `return_all=False`.
 
 kept = [r.points_mm for r in records if r.has_valid_ends and len(r.points_mm) > 20]
 rejected = [r.points_mm for r in records if not r.has_valid_ends]
 
 # %%
-# Kept and rejected streamlines from above, over the tissues: white matter is white,
-# grey matter grey, fluid blue. The dots are the seeds.
+# Kept and rejected streamlines, seen from above, over the tissues. White matter is
+# white, grey matter grey, CSF blue. The dots are the seeds.
 
 import matplotlib.pyplot as plt
 
@@ -88,12 +89,13 @@ axes[0].set_ylabel("y (mm)")
 # On your own data
 # ----------------
 #
-# In a terminal, with a 5TT image of MRtrix3, or with the image of
-# `dipy_classify_tissue`::
+# In a terminal, use a 5TT image of MRtrix3 or the image of `dipy_classify_tissue`::
 #
 #     dipy_track_rnn csd.pam5 5tt.nii.gz mask.nii.gz --act --seed_at_interface \
 #         --seed_count 100000
 #
-# - The maps must lie on the grid of the fODF, and fit it: look at both over each other.
-# - `--cmc` in place of `--act` draws by chance :cite:p:`girard2014`.
-# - Where the rules differ from MRtrix3's stands in :doc:`/anatomy`.
+# - The maps must be on the grid of the fODF and aligned with it: check them in an
+#   overlay.
+# - `--cmc` in place of `--act` decides at random by the shares of tissues
+#   :cite:p:`girard2014`.
+# - :doc:`/anatomy` lists the differences from the rules of MRtrix3.

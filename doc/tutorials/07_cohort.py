@@ -2,17 +2,17 @@
 Many subjects, on a cluster
 ===========================
 
-One command tracks a cohort: on this machine with several processes, or with the workers
-of a dask scheduler, wherever these run. A subject that fails stops no other, and the
-same command goes on where it was interrupted.
+One command tracks a cohort, with several processes on one machine or with the workers
+of a dask scheduler. If one subject fails, the others are still tracked. After an
+interruption, the same command tracks the remaining subjects.
 """
 
 # %%
 # Three subjects
 # --------------
 #
-# Each with a fODF, an image that says where to stop, and seeds. The image of the third
-# is broken.
+# Each subject has a fODF, a stopping image and a seeding image. The stopping image of
+# the third subject is damaged.
 
 import csv
 from pathlib import Path
@@ -40,8 +40,9 @@ for number, angle in enumerate((60, 75, 90), start=1):
 # A cluster
 # ---------
 #
-# Here it is a thread of this program. On a cluster, `distributed.LocalCluster` or
-# `dask_jobqueue`'s `SLURMCluster` starts workers, and shows an address like this one.
+# The commands need the address of a dask scheduler. Here, the scheduler and its worker
+# run in a thread of this program. On a cluster, `distributed.LocalCluster` or
+# `dask_jobqueue`'s `SLURMCluster` starts the workers. Both show such an address.
 
 from distributed import LocalCluster
 
@@ -58,12 +59,12 @@ print(cluster.scheduler_address.split(":")[0])
 # Tracking
 # --------
 #
-# Wildcards pair the files of the subjects in sorted order; `--out_strat append` puts
-# each tractogram beside its fODF. Workers must see the same files.
+# Files that match the wildcards are paired in sorted order. `--out_strat append` writes
+# each tractogram beside its fODF. All workers must have access to the same files.
 
 
 def run(command):
-    """Run a command in the folder, as in a terminal, and show what it says."""
+    """Run a command in the folder, as in a terminal, and print its output."""
     print("$", command.replace(cluster.scheduler_address, "tcp://host:8786"))
     done = subprocess.run(
         shlex.split(command), cwd=folder, text=True, capture_output=True, check=False
@@ -83,7 +84,7 @@ status = run(f"{command} --scheduler {cluster.scheduler_address}")
 print("exit status", status)
 
 # %%
-# What became of each stands in a table, also of the one that failed:
+# The command writes a table with the result of each subject, also of the failed one:
 
 with open(folder / "track_rnn_summary.csv", newline="") as file:
     for row in csv.DictReader(file):
@@ -98,7 +99,7 @@ with open(folder / "track_rnn_summary.csv", newline="") as file:
 cluster.close()
 
 # %%
-# And the tractograms:
+# The tractograms of the subjects that were tracked:
 
 from dipy.io.streamline import load_tractogram
 
@@ -118,8 +119,9 @@ figure = draw_tractograms(
 # On your own data
 # ----------------
 #
-# - On one machine: `--engine joblib --num_processes 8` in place of `--scheduler`.
-# - `--skip_existing` leaves out what is done already: the same command once more tracks
-#   the rest.
-# - One large subject: `--nbr_parts 16` splits its seeds; the streamlines are the same.
-# - The rest, Slurm's job arrays among it, stands in :doc:`/cohorts`.
+# - On one machine, use `--engine joblib --num_processes 8` in place of `--scheduler`.
+# - `--skip_existing` leaves out subjects that have a tractogram. Run the same command
+#   again to track the remaining subjects.
+# - For one large subject, `--nbr_parts 16` splits its seeds. The streamlines are the
+#   same.
+# - For Slurm's job arrays and all other options, see :doc:`/cohorts`.
