@@ -1,7 +1,7 @@
-"""The site: ``make doc`` builds it into ``_build/html``.
+"""Configuration of the site. ``make doc`` builds it into ``_build/html``.
 
-Markdown pages are read as they are, so that they can also be read in a repository
-browser; pages in reStructuredText do what needs Sphinx.
+Pages in Markdown can also be read in a repository browser. Pages in reStructuredText
+use features of Sphinx.
 """
 
 from importlib import metadata
@@ -15,9 +15,9 @@ sys.path.insert(0, str(HERE / "_ext"))
 
 from repository import lead_here  # noqa: E402
 
-# Tutorials run the commands that belong to this Python.
+# Tutorials run the commands that are installed for this Python.
 os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]
-# Figures of tutorials belong in the page, not on a screen.
+# Figures of tutorials are saved for the page; no window is opened.
 os.environ["MPLBACKEND"] = "agg"
 
 project = "dipy_rnn"
@@ -37,27 +37,27 @@ extensions = [
     "commands",
 ]
 
-# index.md is the list of pages for a repository browser; index.rst is that of the site.
+# index.md lists the pages for a repository browser, index.rst for the site.
 exclude_patterns = ["_build", "_templates", "index.md", "tutorials"]
 templates_path = ["_templates"]
 highlight_language = "text"
 default_role = "code"  # as in the docstrings and in Markdown
 
-# Whatever is named in this package must be found. Other packages are not looked up:
-# their inventories would have to be fetched.
+# Every reference to a name of this package must resolve. References to other packages
+# are not resolved: their inventories would have to be fetched.
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(dipy\.|matplotlib|nibabel|numpy|os\.|scipy|torch).*"),
 ]
 
 myst_enable_extensions = ["dollarmath"]
-myst_heading_anchors = 4  # links to headings, as repository browsers make them
+myst_heading_anchors = 4  # anchors of headings, with the slugs of repository browsers
 
 autosummary_generate = True
 autosummary_generate_overwrite = True
 add_module_names = False
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the docstrings say it with shapes and units
+autodoc_typehints = "none"  # the docstrings give types with shapes and units
 numpydoc_show_class_members = False
 
 bibtex_bibfiles = ["references.bib"]
@@ -94,18 +94,24 @@ html_theme_options = {
 
 
 def lead_to_the_site(app, docname, source):
-    """Let links out of doc/ lead to where the site has what they lead to."""
+    """Replace links that leave doc/ by links to pages of the site."""
     source[0] = lead_here(source[0], of_doc=True)
 
 
 def skip_what_is_imported(app, what, name, value, skip, options):
-    """Leave out what is of other packages before its signature is looked at."""
+    """Leave out names that are imported from other packages.
+
+    The hook runs before autodoc reads their signatures.
+    """
     home = getattr(value, "__module__", None)
     return True if home and not home.startswith("dipy_rnn") else None
 
 
 def flatten_sections(app, what, name, value, options, lines):
-    """Let no section of a module's docstring hold what comes after it."""
+    """Turn section titles of a module's docstring into rubrics.
+
+    Otherwise the content after the docstring would belong to its last section.
+    """
     if what == "module":
         for i in range(1, len(lines)):
             if lines[i].startswith("----") and lines[i - 1]:
@@ -113,7 +119,7 @@ def flatten_sections(app, what, name, value, options, lines):
 
 
 def setup(app):
-    """Connect what has no extension of its own."""
+    """Connect the functions above to the events of Sphinx."""
     app.connect("source-read", lead_to_the_site)
     app.connect("autodoc-skip-member", skip_what_is_imported)
     app.connect("autodoc-process-docstring", flatten_sections)

@@ -77,7 +77,7 @@ def test_the_archive_of_sources_has_all_that_builds_tests_and_explains(copied):
         "pyproject.toml",
         "setup.py",
         "tests/openmp_of_threads.c",
-        "dipy_rnn/models/SHA256SUMS",
+        "dipy_rnn/model/shipped/SHA256SUMS",
     } <= packed
     assert not [path for path in packed if path.endswith((".so", ".pyc"))]
     assert not [path for path in packed if Path(path).match("dipy_rnn/*.c")]
@@ -100,8 +100,8 @@ def test_a_wheel_has_models_types_and_commands_but_neither_sources_nor_tests(cop
     assert {
         "dipy_rnn/py.typed",
         "dipy_rnn/report/page.html.jinja",
-        "dipy_rnn/models/default.pt",
-        "dipy_rnn/models/SHA256SUMS",
+        "dipy_rnn/model/shipped/default.pt",
+        "dipy_rnn/model/shipped/SHA256SUMS",
         "dipy_rnn/workflows/cli.py",
     } <= packed
 

@@ -1,4 +1,4 @@
-"""The directive ``command``: the help of a command, from the parser it has itself."""
+"""The directive ``command``: writes the help of a command from its argument parser."""
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -7,7 +7,7 @@ from sphinx.util.docutils import SphinxDirective
 
 
 class Command(SphinxDirective):
-    """Write the section of a command: what it does, its arguments and options."""
+    """Write the section of a command: description, arguments and options."""
 
     required_arguments = 1
 
@@ -28,7 +28,7 @@ class Command(SphinxDirective):
 
 
 def _lines(action):
-    """Describe an argument or option as reStructuredText."""
+    """Return the lines of reStructuredText for an argument or option."""
     names = action.option_strings or [action.dest]
     if action.nargs == 0:
         value = ""

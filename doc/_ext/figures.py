@@ -1,6 +1,7 @@
-"""For sphinx-gallery: figures that a tutorial keeps in a variable.
+"""A scraper for sphinx-gallery: saves the figures that a tutorial holds in variables.
 
-`dipy_rnn.report` makes figures that matplotlib.pyplot does not know.
+`dipy_rnn.report` makes figures without `matplotlib.pyplot`, so the scraper of
+sphinx-gallery does not find them.
 """
 
 from matplotlib.figure import Figure
@@ -9,9 +10,9 @@ from sphinx_gallery.scrapers import figure_rst
 
 
 def scrape(block, block_vars, gallery_conf):
-    """Save the figures among the variables of a tutorial that are new in a block."""
+    """Save the figures that a block of a tutorial added to the variables."""
     known = block_vars["example_globals"].setdefault("__figures__", [])
-    # Those of pyplot are saved by sphinx-gallery itself.
+    # sphinx-gallery itself saves the figures of pyplot.
     known += [plt.figure(number) for number in plt.get_fignums()]
     paths = []
     for value in list(block_vars["example_globals"].values()):

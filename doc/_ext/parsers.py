@@ -1,4 +1,4 @@
-"""The parsers of the commands, for their page and for the tests of all pages."""
+"""Argument parsers of the commands, for the reference page and for the tests."""
 
 from unittest.mock import patch
 
@@ -8,7 +8,7 @@ from dipy_rnn.workflows import cli
 
 
 class _Built(BaseException):
-    """Carries a parser past whoever catches exceptions."""
+    """Carries a parser out of DIPY's code; `except Exception` does not catch it."""
 
 
 def parser_of(command):
@@ -17,19 +17,20 @@ def parser_of(command):
     Parameters
     ----------
     command : str
-        Such as ``"dipy_track_rnn"``.
+        Name of the command, such as ``"dipy_track_rnn"``.
 
     Returns
     -------
     parser : dipy.workflows.base.IntrospectiveArgumentParser
-        With the options that DIPY gives to every workflow.
+        It includes the options that DIPY adds to every workflow.
     """
 
     def stop(parser):
         raise _Built(parser)
 
     entry_point = getattr(cli, command.removeprefix("dipy_").removesuffix("_rnn"))
-    # DIPY builds its parser and reads the command line in one function.
+    # DIPY builds its parser and reads the command line in one function, so the parser
+    # is taken when that function is about to read the command line.
     with patch.object(IntrospectiveArgumentParser, "get_flow_args", stop):
         try:
             entry_point()

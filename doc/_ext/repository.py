@@ -1,7 +1,8 @@
-"""Markdown of the repository's first folder, as a parser that ``include`` takes.
+"""A parser for ``include``: reads Markdown of the repository's root folder.
 
-Its links are those of a repository browser; here they lead to where the site has what
-they lead to, and are no links where it does not have it.
+In a repository browser, links lead to files of the repository. On the site, they lead
+to the page that holds the content of the file. If the site has no such page, only the
+text of the link remains.
 """
 
 import re
@@ -13,20 +14,25 @@ _ON_THE_SITE = {
     "README.md": "/index.rst",
     "CONTRIBUTING.md": "/project/contributing.rst",
     "CHANGELOG.md": "/project/changelog.rst",
-    "dipy_rnn/models/default.md": "/reference/models.rst",
-    "dipy_rnn/models/deterministic.md": "/reference/models.rst",
+    "dipy_rnn/model/shipped/default.md": "/reference/models.rst",
+    "dipy_rnn/model/shipped/deterministic.md": "/reference/models.rst",
 }
 
 
 def lead_here(text, of_doc=False):
-    """Let links lead to pages of the site.
+    """Replace links to files of the repository by links to pages of the site.
 
     Parameters
     ----------
     text : str
         Markdown.
     of_doc : bool, optional
-        Whether it is a page of doc/, whose links within doc/ are right as they are.
+        Whether the text is a page of doc/. Its links within doc/ are kept.
+
+    Returns
+    -------
+    text : str
+        Markdown with replaced links.
     """
 
     def replaced(link):
@@ -43,7 +49,7 @@ def lead_here(text, of_doc=False):
 
 
 class Parser(MystParser):
-    """Read Markdown of the repository's first folder."""
+    """Read Markdown of the repository's root folder."""
 
     def parse(self, inputstring, document):
         super().parse(lead_here(inputstring), document)
