@@ -1,7 +1,15 @@
-"""Who imports whom: one way, and torch only where it is needed."""
+"""The rule of imports: they go down, and never in a circle.
+
+``ROWS`` lists the folders from the top of the package to the bottom. A module imports
+from its own folder or from a row further down. There is no circle between modules, nor
+between folders. DIPY's trackers, torch and the kernels are known only where they are
+needed.
+"""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+import re
 import subprocess
 import sys
 
@@ -10,46 +18,40 @@ import pytest
 import dipy_rnn
 from dipy_rnn import workflows
 
-# A module imports from its own layer or from one further down.
-LAYERS = [
-    ["workflows"],
-    [
-        "direction_getter",
-        "tracking",
-        "training",
-        "anatomy",
-        "comparison",
-        "evaluation",
-        "gradients",
-        "pictures",
-        "report",
-        "phantom",
-        "tractogram_file",
-    ],
-    ["engine", "device_slots"],
-    ["propagator"],
-    ["model_file", "peaks"],
-    ["model", "frames", "sh", "spaces", "stopping", "interpolate", "whole_file"],
-    ["_typing", "_interp", "_network", "_slots", "_stopping"],
+ROWS = [
+    {"workflows"},
+    {"training", "report", "gradient_check", "pipeline"},
+    {"evaluation"},
+    {"io", "tracking"},
+    {"phantom"},
+    {"stopping", "model"},
+    {"sampling"},
+    {"spatial"},
+    {"_atomic", "_checks", "_dipy_compat", "_interp", "_threads", "_typing"},
 ]
-# Each kernel has one face that checks what goes in, but for the engine's own.
-MAY_IMPORT_KERNELS = {
-    "_interp": {"interpolate"},
-    "_network": {"model_file"},
-    "_slots": {"engine", "propagator"},
-    "_stopping": {"stopping"},
+ROW_OF = {folder: row for row, folders in enumerate(ROWS) for folder in folders}
+
+# The module that checks the arguments of each kernel, and who else may touch it.
+KERNELS = {
+    "_interp": {
+        "sampling.interpolate",
+        "sampling.rotation",
+        "model._moving_frame",
+        "tracking._slots",
+    },
+    "model._moving_frame": {"model.moving_frame", "model.model", "model.file"},
+    "stopping._criteria": {"stopping.criteria"},
+    "tracking._slots": {"tracking.slots_compiled"},
 }
-LAYER_OF = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
-# Training: deterministic tracking is the teacher.
-MAY_IMPORT_DIPYS_TRACKING = {
-    "comparison",
-    "direction_getter",
+KNOWS_DIPYS_TRACKERS = {
+    "evaluation.comparison",
     "stopping",
+    "tracking.direction_getter",
     "training",
     "workflows",
 }
-MAY_IMPORT_DIPYS_STREAMLINE_FUNCTIONS = {"evaluation", "pictures", "tractogram_file"}
-STREAMLINE_FUNCTIONS = {
+KNOWS_DIPYS_STREAMLINES = {"evaluation", "io", "pipeline.seeding", "report", "training"}
+STREAMLINES = {
     "distances",
     "metrics",
     "streamline",
@@ -57,24 +59,38 @@ STREAMLINE_FUNCTIONS = {
     "utils",
     "vox2track",
 }
-MAY_IMPORT_TORCH = {"device_slots", "model", "model_file", "propagator", "training"}
+KNOWS_TORCH = {
+    "_threads",
+    "model",
+    "sampling.interpolate_torch",
+    "stopping.criteria_torch",
+    "tracking.slots_torch",
+    "training",
+}
 
 
 def sources():
-    """Yield (module below dipy_rnn, path) for every source file."""
+    """Yield (module below dipy_rnn, path) of every source file."""
     for package, prefix in ((dipy_rnn, ()), (workflows, ("workflows",))):
         root = Path(package.__file__).parent
-        for path in sorted(root.rglob("*.py")):
+        for path in sorted([*root.rglob("*.py"), *root.rglob("*.pyx")]):
             parts = path.relative_to(root).with_suffix("").parts
-            if parts[-1] == "__init__":
-                parts = parts[:-1]
-            yield ".".join(prefix + parts), path
+            yield ".".join((*prefix, *parts)).removesuffix("__init__").rstrip("."), path
 
 
 def imported(path):
-    """Return the full names that a file imports, anywhere in it."""
+    """Return the full names that a file imports at run time, anywhere in it."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".pyx":
+        found = re.findall(r"^\s*from (\S+) c?import ([\w, ]+)", text, re.M)
+        return {f"{module}.{n.strip()}" for module, ns in found for n in ns.split(",")}
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    nodes = [ast.parse(text)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        nodes += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -83,81 +99,144 @@ def imported(path):
     return names
 
 
-IMPORTS = {module: imported(path) for module, path in sources()}
+PATHS = dict(sources())
+IMPORTS = {module: imported(path) for module, path in PATHS.items()}
 
 
-def below(names, package):
-    """Return the parts that follow a package in names, where they are in it."""
-    return {
-        name.removeprefix(package).lstrip(".")
-        for name in names
-        if name == package or name.startswith(package + ".")
-    }
+def module_of(name):
+    """Return the module of the package that a full name is in, or None."""
+    parts = name.split(".")
+    if parts[0] != "dipy_rnn":
+        return None
+    for length in range(len(parts), 0, -1):
+        if ".".join(parts[1:length]) in IMPORTS:
+            return ".".join(parts[1:length])
+    return None
 
 
-def layer_of(module):
-    return LAYER_OF[module.split(".")[0]]
+GRAPH = {
+    module: {module_of(name) for name in names} - {None, "", module}
+    for module, names in IMPORTS.items()
+    if module
+}
 
 
-def test_every_module_is_seen_and_has_its_layer():
-    assert {"workflows.track", "training.fit", "engine", "model", ""} <= IMPORTS.keys()
-    for module in IMPORTS.keys() - {"", "models"}:
-        assert module.split(".")[0] in LAYER_OF, f"{module} has no layer"
+def folder_of(module):
+    return module.split(".")[0]
 
 
-def test_imports_go_one_way():
+def is_known_to(module, names):
+    """Tell whether a module, or a folder around it, is among names."""
+    return any(module == name or module.startswith(name + ".") for name in names)
+
+
+def circle_in(graph):
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return " -> ".join(error.args[1])
+    return None
+
+
+def test_every_module_has_a_row():
+    assert {"workflows.track", "tracking.reference", "model._moving_frame"} <= set(GRAPH)
+    assert {folder_of(module) for module in GRAPH} == set(ROW_OF)
+
+
+def test_a_module_imports_from_its_folder_or_further_down():
     wrong = [
-        f"{module} imports dipy_rnn.{name}"
-        for module, names in IMPORTS.items()
-        if module not in ("", "models")
-        for name in below(names, "dipy_rnn")
-        if name.split(".")[0] in LAYER_OF and layer_of(name) < layer_of(module)
+        f"{module} imports {other}"
+        for module, others in GRAPH.items()
+        for other in others
+        if folder_of(other) != folder_of(module)
+        and ROW_OF[folder_of(other)] <= ROW_OF[folder_of(module)]
+        and ROW_OF[folder_of(module)] != len(ROWS) - 1
     ]
     assert not wrong
 
 
-def test_the_library_never_imports_its_commands():
+def test_there_is_no_circle_between_modules():
+    assert circle_in(GRAPH) is None
+
+
+def test_there_is_no_circle_between_folders():
+    folders = {}
+    for module, others in GRAPH.items():
+        found = {folder_of(other) for other in others} - {folder_of(module)}
+        folders.setdefault(folder_of(module), set()).update(found)
+    assert circle_in(folders) is None
+
+
+def test_a_circle_is_found():
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})
+    assert circle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
+
+
+def test_siblings_are_imported_by_their_own_path():
     wrong = [
         module
-        for module, names in IMPORTS.items()
-        if not module.startswith("workflows")
-        and (below(names, "dipy_rnn.workflows") or below(names, "workflows"))
+        for module, others in GRAPH.items()
+        if "." in module and folder_of(module) in others
     ]
     assert not wrong
+
+
+def test_folders_and_modules_stay_small():
+    for module, path in PATHS.items():
+        n_lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert n_lines < 500, f"{module} has {n_lines} lines"
+    kinds = {".py", ".pyx", ".pxd", ".pyi", ".h", ".typed", ".jinja"}
+    for folder in {path.parent for path in PATHS.values()}:
+        files = [path for path in folder.iterdir() if path.suffix in kinds]
+        assert len(files) <= 12, f"{folder.name} has {len(files)} files"
+
+
+def test_commands_are_thin():
+    n_lines = sum(
+        len(path.read_text(encoding="utf-8").splitlines())
+        for module, path in PATHS.items()
+        if folder_of(module) == "workflows"
+    )
+    assert n_lines < 2000
+
+
+def users_of(package):
+    return {
+        module
+        for module, names in IMPORTS.items()
+        if any(name == package or name.startswith(package + ".") for name in names)
+    }
 
 
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        (
-            "dipy.tracking",
-            MAY_IMPORT_DIPYS_TRACKING | MAY_IMPORT_DIPYS_STREAMLINE_FUNCTIONS,
-        ),
+        ("dipy.tracking", KNOWS_DIPYS_TRACKERS | KNOWS_DIPYS_STREAMLINES),
         ("dipy.workflows", {"workflows"}),
-        ("torch", MAY_IMPORT_TORCH),
+        ("torch", KNOWS_TORCH),
     ],
 )
 def test_a_dependency_stays_where_it_belongs(package, allowed):
-    users = {m.split(".")[0] for m, names in IMPORTS.items() if below(names, package)}
-    assert users <= allowed
+    users = users_of(package)
     assert users
+    assert not [module for module in users if not is_known_to(module, allowed)]
 
 
-def test_evaluation_knows_dipys_streamlines_but_not_its_trackers():
+def test_only_some_modules_know_dipys_trackers():
     used = {
-        name.split(".")[0]
-        for module, names in IMPORTS.items()
-        if module.split(".")[0] in MAY_IMPORT_DIPYS_STREAMLINE_FUNCTIONS
-        for name in below(names, "dipy.tracking")
+        name.split(".")[2]
+        for module in users_of("dipy.tracking")
+        if not is_known_to(module, KNOWS_DIPYS_TRACKERS)
+        for name in IMPORTS[module]
+        if name.startswith("dipy.tracking.")
     }
-    assert used <= STREAMLINE_FUNCTIONS
     assert used
+    assert used <= STREAMLINES
 
 
-@pytest.mark.parametrize("kernel", MAY_IMPORT_KERNELS)
-def test_only_the_face_touches_a_kernel(kernel):
-    users = {m for m, names in IMPORTS.items() if below(names, f"dipy_rnn.{kernel}")}
-    assert users == MAY_IMPORT_KERNELS[kernel]
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_kernel_is_called_only_by_the_modules_that_check_its_arguments(kernel):
+    assert users_of(f"dipy_rnn.{kernel}") == KERNELS[kernel]
 
 
 def in_a_fresh_python(code):
@@ -168,8 +247,12 @@ def in_a_fresh_python(code):
     return result.stdout
 
 
-def test_importing_the_package_does_not_import_torch():
-    code = "import sys, dipy_rnn; dir(dipy_rnn); print('torch' in sys.modules)"
+@pytest.mark.parametrize(
+    "module",
+    ["", ".spatial", ".sampling", ".stopping", ".io", ".evaluation", ".report"],
+)
+def test_an_import_does_not_import_torch(module):
+    code = f"import sys, dipy_rnn{module}; print('torch' in sys.modules)"
     assert in_a_fresh_python(code).strip() == "False"
 
 
@@ -178,10 +261,11 @@ def test_importing_the_package_does_not_import_torch():
     [
         ("track", "--step_size"),
         ("train", "--learning_rate"),
+        ("compare", "--out_report"),
         ("check_gradients", "--seed_count"),
     ],
 )
-def test_the_help_of_a_command_does_not_wait_for_torch(command, option):
+def test_the_help_of_a_command_does_not_import_torch(command, option):
     code = f"""
 import sys
 sys.argv = ["dipy_{command}_rnn", "--help"]
@@ -197,12 +281,20 @@ print("torch" in sys.modules)
     assert output.splitlines()[-1] == "False"
 
 
-def test_public_names_are_there_when_asked_for():
+def test_public_names_exist():
     for name in dipy_rnn.__all__:
         assert getattr(dipy_rnn, name) is not None
     assert set(dir(dipy_rnn)) == set(dipy_rnn.__all__)
-    # Type checkers and editors are told the same.
-    homes = {f"{home}.{name}" for name, home in dipy_rnn._HOME_OF.items()}
-    assert below(IMPORTS[""], "dipy_rnn") == below(homes, "dipy_rnn")
     with pytest.raises(AttributeError, match="has no attribute 'track'"):
         dipy_rnn.track  # noqa: B018
+
+
+def test_type_checkers_see_the_public_names():
+    tree = ast.parse(PATHS[""].read_text(encoding="utf-8"))
+    seen = {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("dipy_rnn.")
+        for alias in node.names
+    }
+    assert seen == {f"{home}.{name}" for name, home in dipy_rnn._HOME_OF.items()}
