@@ -1,0 +1,19 @@
+"""Simulated bundles whose true streamlines, peaks, fODF and signal are known."""
+
+from dipy_rnn.phantom.phantom import (
+    Ball,
+    Bundle,
+    Phantom,
+    circle_phantom,
+    crossing_phantom,
+    random_phantom,
+)
+
+__all__ = [
+    "Ball",
+    "Bundle",
+    "Phantom",
+    "circle_phantom",
+    "crossing_phantom",
+    "random_phantom",
+]
