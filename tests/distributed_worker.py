@@ -15,10 +15,10 @@ from torch import nn
 from dipy_rnn import sh
 from dipy_rnn.model import RecurrentPropagator
 from dipy_rnn.phantom import crossing_phantom
-from dipy_rnn.training.fit import Interrupted, fit
+from dipy_rnn.training.loop import Interrupted, fit
 from dipy_rnn.training.processes import process_group, rank
 from dipy_rnn.training.recipe import Recipe
-from dipy_rnn.training.references import Reference
+from dipy_rnn.training.subjects import Reference
 
 
 def small_reference():

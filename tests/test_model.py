@@ -13,7 +13,7 @@ from dipy_rnn.model import (
     architecture_of,
     newton_slopes,
 )
-from dipy_rnn.training.fit import predict
+from dipy_rnn.training.loop import predict
 from dipy_rnn.training.sequences import Batch
 
 both = pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from dipy_rnn.model_file import read_metadata
 from dipy_rnn.phantom import Bundle, Phantom
 from dipy_rnn.sh import fodf_features
 from dipy_rnn.training import log, processes
-from dipy_rnn.training.checkpoint import load_checkpoint
+from dipy_rnn.training.state import load_checkpoint
 from dipy_rnn.workflows import cli, train
 
 SMALL = {
@@ -340,7 +340,7 @@ def test_a_loss_that_is_not_finite_is_one_line_and_leaves_no_model(
     subject, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        "dipy_rnn.training.fit.cosine_loss", lambda p, *_, **__: p.sum() * np.nan
+        "dipy_rnn.training.loop.cosine_loss", lambda p, *_, **__: p.sum() * np.nan
     )
     out = tmp_path / "out"
     line = refusal(subject.pam, subject.tractogram, out_dir=out)

@@ -22,16 +22,16 @@ from dipy_rnn import rnn_tracking, sh, spaces
 from dipy_rnn.model import CaiPropagator, RecurrentPropagator
 from dipy_rnn.model_file import ModelMetadata, save_model
 from dipy_rnn.phantom import circle_phantom, crossing_phantom
-from dipy_rnn.training import fit as loop
+from dipy_rnn.training import loop
 from dipy_rnn.training import log
-from dipy_rnn.training.checkpoint import load_checkpoint, save_checkpoint
-from dipy_rnn.training.fit import Interrupted, best_row, fit, predict
+from dipy_rnn.training.state import load_checkpoint, save_checkpoint
+from dipy_rnn.training.loop import Interrupted, best_row, fit, predict
 from dipy_rnn.training.log import TrainingLog, draw_curves
 from dipy_rnn.training.losses import cosine_loss
 from dipy_rnn.training.recipe import Recipe
-from dipy_rnn.training.references import Reference, clean, load, store
+from dipy_rnn.training.subjects import Reference, clean, load, store
 from dipy_rnn.training.sequences import LEAST_STEPS, Blur, Sequences, draw, pack
-from dipy_rnn.training.teachers import (
+from dipy_rnn.training.target_rules import (
     deterministic_streamlines,
     largest_ahead,
     peak_along,
@@ -838,7 +838,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm(
         fit(module, [crossing], recipe, checkpoint=path)
     before, good = path.read_bytes(), weights(module)
     monkeypatch.setattr(
-        "dipy_rnn.training.fit.cosine_loss",
+        "dipy_rnn.training.loop.cosine_loss",
         lambda *given, **named: cosine_loss(*given, **named) * np.nan,
     )
     with pytest.raises(FloatingPointError, match=r"The loss is nan .* at update 4"):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dipy_rnn._typing import AnyArray
     from dipy_rnn.model import Network
     from dipy_rnn.training.recipe import Recipe
-    from dipy_rnn.training.references import Reference
+    from dipy_rnn.training.subjects import Reference
 
 logger = logging.getLogger("dipy")  # whose messages DIPY shows and files
 
@@ -224,7 +224,7 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
             wait_for_all,
         )
         from dipy_rnn.training.recipe import Recipe
-        from dipy_rnn.training.references import load
+        from dipy_rnn.training.subjects import load
         from dipy_rnn.training.sequences import LEAST_STEPS
 
         if architecture not in ARCHITECTURES:
@@ -345,7 +345,7 @@ def _train(
 ) -> None:
     """Train a network on references, and write the model and the log."""
     from dipy_rnn.model_file import save_model
-    from dipy_rnn.training.fit import Interrupted, best_row, fit
+    from dipy_rnn.training.loop import Interrupted, best_row, fit
     from dipy_rnn.training.log import TrainingLog
     from dipy_rnn.training.processes import rank
     from dipy_rnn.training.recipe import describe
@@ -450,8 +450,8 @@ def _prepare_subject(
 ) -> int:
     """Write what training needs of a subject into a folder; return its SH order."""
     from dipy_rnn.interpolate import sh_order
-    from dipy_rnn.training.references import clean, store
-    from dipy_rnn.training.teachers import deterministic_streamlines
+    from dipy_rnn.training.subjects import clean, store
+    from dipy_rnn.training.target_rules import deterministic_streamlines
 
     features, affine = load_features(pam_path, "sh", *sh_format)
     if affine is None:

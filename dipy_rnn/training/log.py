@@ -73,7 +73,7 @@ def draw_curves(history: list[dict[str, float]], path: Path) -> None:
     Parameters
     ----------
     history : list of dict
-        As :func:`dipy_rnn.training.fit.fit` returns it; a curve has a gap where a row
+        As :func:`dipy_rnn.training.loop.fit` returns it; a curve has a gap where a row
         has no such figure.
     path : Path
         A picture; nothing is drawn where matplotlib is not installed.

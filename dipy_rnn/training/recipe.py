@@ -9,7 +9,7 @@ import numpy as np
 from dipy_rnn.model import Network, architecture_of
 from dipy_rnn.model_file import ModelMetadata
 from dipy_rnn.spaces import check_numbers
-from dipy_rnn.training import teachers
+from dipy_rnn.training import target_rules as teachers
 from dipy_rnn.training.sequences import Blur, Teacher
 
 #: Rules for what the network should answer, by name.

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from dipy_rnn import frames, interpolate, spaces
 from dipy_rnn._typing import Float32Array, FloatArray, IntArray
-from dipy_rnn.training.references import Reference
+from dipy_rnn.training.subjects import Reference
 
 #: Streamlines of a reference are drawn from if they are longer than this many steps:
 #: two, and a little for rounding.
@@ -217,7 +217,7 @@ def draw(
 
     Parameters
     ----------
-    reference : dipy_rnn.training.references.Reference
+    reference : dipy_rnn.training.subjects.Reference
     n_sequences : int
     frame : str
         ``"local"`` or ``"voxel"``, as the model wants it.
@@ -230,7 +230,7 @@ def draw(
     teacher : callable, optional
         Takes coefficients (N, C) in the frames of the streamlines, and the directions
         (N, 3) of these in the frames; returns the directions (N, 3) to answer
-        (:mod:`dipy_rnn.training.teachers`). None: the streamlines themselves are the
+        (:mod:`dipy_rnn.training.target_rules`). None: the streamlines themselves are the
         teacher.
 
     Returns
@@ -244,7 +244,7 @@ def draw(
 
     Examples
     --------
-    >>> from dipy_rnn.training.references import Reference
+    >>> from dipy_rnn.training.subjects import Reference
     >>> line = np.column_stack([np.linspace(1, 9, 30), np.full(30, 5), np.full(30, 5)])
     >>> reference = Reference.of(np.ones((10, 10, 10, 15), np.float32), np.eye(4),
     ...                          [line])

@@ -28,11 +28,11 @@ from dipy_rnn._typing import AnyArray, Float32Array, FloatArray
 from dipy_rnn.model import untrained
 from dipy_rnn.model_file import CHECKSUMS, save_model
 from dipy_rnn.phantom import Phantom, random_phantom
-from dipy_rnn.training.fit import best_row, fit
+from dipy_rnn.training.loop import best_row, fit
 from dipy_rnn.training.recipe import Recipe, describe
-from dipy_rnn.training.references import load, store
+from dipy_rnn.training.subjects import load, store
 from dipy_rnn.training.sequences import Blur
-from dipy_rnn.training.teachers import deterministic_streamlines
+from dipy_rnn.training.target_rules import deterministic_streamlines
 from dipy_rnn.training.validation import FreeRunning
 
 ORDERS = (4, 6, 8)

@@ -15,9 +15,9 @@ from dipy_rnn.model_file import Model, ModelMetadata, as_model
 from dipy_rnn.sh import FeatureVolume
 from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking import track
-from dipy_rnn.training.fit import predict
+from dipy_rnn.training.loop import predict
 from dipy_rnn.training.recipe import TEACHERS, Recipe
-from dipy_rnn.training.references import Reference
+from dipy_rnn.training.subjects import Reference
 from dipy_rnn.training.sequences import draw, pack
 
 _N_SEQUENCES = 100
@@ -47,7 +47,7 @@ class FreeRunning:
 
     Parameters
     ----------
-    references : list of dipy_rnn.training.references.Reference
+    references : list of dipy_rnn.training.subjects.Reference
         Not ones that it is trained on.
     metadata : dipy_rnn.model_file.ModelMetadata
         Of the network.
@@ -73,7 +73,7 @@ class FreeRunning:
     >>> from dipy_rnn.phantom import crossing_phantom
     >>> from dipy_rnn.sh import fodf_features
     >>> from dipy_rnn.training.recipe import Recipe
-    >>> from dipy_rnn.training.references import Reference
+    >>> from dipy_rnn.training.subjects import Reference
     >>> phantom = crossing_phantom(90)
     >>> reference = Reference.of(fodf_features(phantom.fodf(4)).data, phantom.affine,
     ...                          phantom.streamlines(5)[0])

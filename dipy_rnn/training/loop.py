@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from dipy_rnn._typing import AnyPath
 from dipy_rnn.model import Network, architecture_of
-from dipy_rnn.training.checkpoint import load_checkpoint, save_checkpoint
+from dipy_rnn.training.state import load_checkpoint, save_checkpoint
 from dipy_rnn.training.losses import cosine_loss
 from dipy_rnn.training.processes import (
     from_first,
@@ -29,7 +29,7 @@ from dipy_rnn.training.processes import (
     world_size,
 )
 from dipy_rnn.training.recipe import TEACHERS, Recipe
-from dipy_rnn.training.references import Reference
+from dipy_rnn.training.subjects import Reference
 from dipy_rnn.training.sequences import Batch, draw, pack
 
 _LARGEST_GRADIENT = 1.0
@@ -60,7 +60,7 @@ def fit(
     module : nn.Module
         One of :data:`dipy_rnn.model.ARCHITECTURES`; trained in place, where it is. In
         the end it has the weights of the best validation.
-    references : list of dipy_rnn.training.references.Reference
+    references : list of dipy_rnn.training.subjects.Reference
     recipe : dipy_rnn.training.recipe.Recipe
     validate : callable, optional
         Takes the module; returns a dict of figures, of which ``"followed"`` is to
@@ -96,7 +96,7 @@ def fit(
     --------
     >>> from dipy_rnn.model import RecurrentPropagator
     >>> from dipy_rnn.training.recipe import Recipe
-    >>> from dipy_rnn.training.references import Reference
+    >>> from dipy_rnn.training.subjects import Reference
     >>> line = np.column_stack([np.linspace(1, 9, 30), np.full(30, 5), np.full(30, 5)])
     >>> data = np.random.default_rng(0).normal(size=(10, 10, 10, 15))
     >>> reference = Reference.of(data.astype(np.float32), np.eye(4), [line])
