@@ -1,38 +1,42 @@
-"""The training loop."""
+"""The training loop, and the whole way from subjects to a trained network."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict
-from functools import cached_property
-import math
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+import shutil
 import signal
 import threading
-import time
 from types import FrameType
-from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from dipy_rnn._typing import AnyPath
-from dipy_rnn.model import Network, architecture_of
-from dipy_rnn.training.state import load_checkpoint, save_checkpoint
-from dipy_rnn.training.losses import cosine_loss
+from dipy_rnn.interpolate import sh_order
+from dipy_rnn.model import Network, untrained
+from dipy_rnn.model_file import ModelMetadata
+from dipy_rnn.propagator import torch_threads
+from dipy_rnn.spaces import check_count
+from dipy_rnn.training.log import TrainingLog, remove_log, row_text
 from dipy_rnn.training.processes import (
     from_first,
+    process_group,
     rank,
-    sum_over_processes,
-    world_size,
+    wait_for_all,
 )
-from dipy_rnn.training.recipe import TEACHERS, Recipe
-from dipy_rnn.training.subjects import Reference
-from dipy_rnn.training.sequences import Batch, draw, pack
-
-_LARGEST_GRADIENT = 1.0
+from dipy_rnn.training.recipe import Recipe, describe
+from dipy_rnn.training.selection import SubjectData, hold_out, prepare_subject
+from dipy_rnn.training.sequences import Batch
+from dipy_rnn.training.state import (
+    TrainingState,
+    best_row,
+    load_checkpoint,
+    save_checkpoint,
+)
+from dipy_rnn.training.subjects import TrainingSubject, load_subject
+from dipy_rnn.training.validation import FreeRunning
 
 
 class Interrupted(Exception):
@@ -41,7 +45,7 @@ class Interrupted(Exception):
 
 def fit(
     module: Network,
-    references: list[Reference],
+    subjects: list[TrainingSubject],
     recipe: Recipe,
     *,
     validate: Callable[[Network], Mapping[str, float]] | None = None,
@@ -50,406 +54,297 @@ def fit(
     report: Callable[[list[dict[str, float]]], object] | None = None,
     nbr_threads: int = 1,
 ) -> list[dict[str, float]]:
-    """Train a propagator on reference streamlines.
+    """Train a network on the streamlines of subjects.
 
-    In a process group of :mod:`torch.distributed` each process draws its share of the
-    references of a batch; the weights are those of one process, but for rounding.
+    In a process group of :mod:`torch.distributed`, each process draws its part of a
+    batch. The weights then equal those of one process up to rounding.
 
     Parameters
     ----------
     module : nn.Module
-        One of :data:`dipy_rnn.model.ARCHITECTURES`; trained in place, where it is. In
-        the end it has the weights of the best validation.
-    references : list of dipy_rnn.training.subjects.Reference
+        One of :data:`dipy_rnn.model.ARCHITECTURES`; trained in place, on its device.
+        At the end it has the weights of the best validation.
+    subjects : list of dipy_rnn.training.subjects.TrainingSubject
     recipe : dipy_rnn.training.recipe.Recipe
     validate : callable, optional
-        Takes the module; returns a dict of figures, of which ``"followed"`` is to
-        become large, with its standard error
-        (:class:`dipy_rnn.training.validation.FreeRunning`). None: the last weights are
-        the best.
+        Takes the module and returns a dict of metrics, such as
+        :class:`dipy_rnn.training.validation.FreeRunning`. The best validation has the
+        largest ``"followed"``, up to its standard error ``"followed_se"``
+        (:func:`dipy_rnn.training.state.best_row`). None: the last weights are kept.
     checkpoint : str or Path, optional
-        Saved at each validation, every minute, and when SIGINT or SIGTERM end the
-        training.
+        File that is saved at each validation, every minute, and when SIGINT or SIGTERM
+        stops the training.
     resume : bool, optional
-        Go on from ``checkpoint``: the weights become those of a run without a break.
+        Continue from ``checkpoint``. The weights are those of a training without
+        interruption.
     report : callable, optional
-        Called with the history so far, a list of dicts, after each validation.
+        Called after each validation with the history so far, a list of dicts.
     nbr_threads : int, optional
-        Threads that draw batches beside the network, which runs in torch's own.
+        Number of threads that draw batches. The network runs in torch's own threads.
 
     Returns
     -------
     history : list of dict
-        A row for each validation: update, minutes, learning_rate, loss, error_deg and
-        the figures of the validation.
+        One row for each validation: update, minutes, learning_rate, loss, error_deg and
+        the metrics of the validation.
 
     Raises
     ------
     FloatingPointError
-        If the loss is not finite; the checkpoint is as it was.
+        If the loss is not finite; the checkpoint is not changed.
     Interrupted
-        If a signal ended it.
+        If a signal stopped the training.
     ValueError
-        If there is no reference, or the checkpoint belongs to another training.
+        If there is no subject, or the checkpoint belongs to another training.
 
     Examples
     --------
+    >>> import numpy as np
     >>> from dipy_rnn.model import RecurrentPropagator
-    >>> from dipy_rnn.training.recipe import Recipe
-    >>> from dipy_rnn.training.subjects import Reference
+    >>> from dipy_rnn.training import Recipe, TrainingSubject, fit
     >>> line = np.column_stack([np.linspace(1, 9, 30), np.full(30, 5), np.full(30, 5)])
     >>> data = np.random.default_rng(0).normal(size=(10, 10, 10, 15))
-    >>> reference = Reference.of(data.astype(np.float32), np.eye(4), [line])
-    >>> history = fit(RecurrentPropagator(4, 8), [reference], Recipe(n_updates=2))
+    >>> subject = TrainingSubject.of(data.astype(np.float32), np.eye(4), [line])
+    >>> history = fit(RecurrentPropagator(4, 8), [subject], Recipe(n_updates=2))
     >>> history[-1]["update"], history[-1]["error_deg"] < 90
     (2, True)
     """
-    if not references:
-        raise ValueError("references is empty; give one at least.")
+    if not subjects:
+        raise ValueError("subjects is empty; at least one subject is needed.")
     if recipe.patience and validate is None:
         raise ValueError(
-            f"patience is {recipe.patience}, but nothing is held out to validate on."
+            f"patience is {recipe.patience}, but nothing is held out for validation."
         )
     if resume and checkpoint is None:
-        raise ValueError("resume needs the checkpoint to go on from.")
-    training = _Training(module, references, recipe)
+        raise ValueError("checkpoint is None; resume needs a checkpoint.")
+    state = TrainingState(module, subjects, recipe)
     if resume and checkpoint is not None:
-        training.restore(load_checkpoint(checkpoint))
+        state.restore(load_checkpoint(checkpoint))
 
     def save() -> None:
         if checkpoint:
-            snapshot = training.snapshot()  # all processes take part
+            snapshot = state.snapshot()  # in all processes
             from_first(lambda: save_checkpoint(snapshot, checkpoint))
 
-    def tell() -> None:
+    def report_history() -> None:
         if report:
-            report(training.history)
+            report(state.history)
 
-    batches = _batches(training, max(1, nbr_threads))
+    batches = _batches(state, max(1, nbr_threads))
     with (
-        _signals() as stop,
+        _stop_signals() as stop,
         batches as next_batch,
-        # Silent where nobody looks on.
+        # No progress bar without a terminal, and only one for all processes.
         tqdm(
             total=recipe.n_updates,
-            initial=training.update,
+            initial=state.update,
             unit=" updates",
             disable=None if rank() == 0 else True,
         ) as bar,
     ):
-        while training.row_is_due or not training.is_over:
-            minute = training.minute
-            if not training.row_is_due:
-                training.update_weights(next_batch(), stop)
-                bar.update(training.update - bar.n)
-                bar.set_postfix(training.means(), refresh=False)
-            if training.stopped:
+        while state.row_is_due or not state.is_over:
+            minute = state.minute
+            if not state.row_is_due:
+                state.update_weights(next_batch(), stop)
+                bar.update(state.update - bar.n)
+                bar.set_postfix(state.means(), refresh=False)
+            if state.stopped:
                 save()
-                raise Interrupted(f"update {training.update} of {recipe.n_updates}")
-            if training.row_is_due:
-                training.close_row(validate)
+                raise Interrupted(f"update {state.update} of {recipe.n_updates}")
+            if state.row_is_due:
+                state.close_row(validate)
                 save()
-                from_first(tell)
-            elif training.minute > minute:
+                from_first(report_history)
+            elif state.minute > minute:
                 save()
-    if training.best is not None:
-        module.load_state_dict(training.best)
+    if state.best is not None:
+        module.load_state_dict(state.best)
     module.eval()
-    return training.history
+    return state.history
 
 
-class _Training:
-    """What a training has come to; all of it is in a checkpoint."""
+def train_network(
+    sources: Sequence[Callable[[], SubjectData]],
+    recipe: Recipe,
+    checkpoint: Path,
+    *,
+    architecture: str = "moving_frame",
+    hidden: int = 0,
+    layers: int = 0,
+    validation_subjects: int = 0,
+    validation_fraction: float = 0.1,
+    resume: bool = False,
+    device: torch.device | None = None,
+    nbr_threads: int = 1,
+    notify: Callable[[str], object] | None = None,
+) -> tuple[Network, ModelMetadata] | None:
+    """Prepare subjects, hold some out for validation, and train a network.
 
-    def __init__(
-        self, module: Network, references: list[Reference], recipe: Recipe
-    ) -> None:
-        self.module = module
-        self.references = references
-        self.recipe = recipe
-        self.device = next(module.parameters()).device
-        if world_size() > recipe.n_references:
-            raise ValueError(
-                f"There are {world_size()} processes, but a batch has parts for "
-                f"{recipe.n_references} (n_references of its recipe); start no more."
-            )
-        self.optimiser = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
-        self.network: nn.Module = _Network(module)
-        if world_size() > 1:
-            self.network = nn.parallel.DistributedDataParallel(self.network)
-        self.update = 0
-        self.earlier_s = 0.0
-        self.start = time.monotonic()
-        self.elapsed_s = 0.0
-        self.progress = 0.0
-        self.sums = torch.zeros(3, dtype=torch.float64)  # loss, degrees, weight
-        self.history: list[dict[str, float]] = []
-        self.best: dict[str, torch.Tensor] | None = None
-        self.stopped = False
-        module.train()
-
-    @property
-    def is_over(self) -> bool:
-        patience = self.recipe.patience
-        impatient = patience and _rows_since_most(self.history) >= patience
-        return self.progress >= 1 or bool(impatient)
-
-    @property
-    def row_is_due(self) -> bool:
-        # Also in a training that was stopped before it could validate.
-        last = self.history[-1]["update"] if self.history else 0
-        validates_now = self.update % self.recipe.validate_every == 0
-        return self.update > last and (validates_now or self.is_over)
-
-    @property
-    def minute(self) -> int:
-        """Minutes so far, the same in all processes."""
-        return int(self.elapsed_s / 60)
-
-    def means(self) -> dict[str, str]:
-        """Return loss and error in degrees since the last row, as text."""
-        loss, degrees, n = self.sums.tolist()
-        return {"loss": f"{loss / n:.4f}", "degrees": f"{degrees / n:.2f}"}
-
-    def draw(self, update: int) -> Batch:
-        """Draw this process's share of a batch; it depends on the update alone."""
-        recipe = self.recipe
-        rng = np.random.default_rng([recipe.random_seed, update])
-        # Each reference once before any comes twice.
-        chosen = np.resize(rng.permutation(len(self.references)), recipe.n_references)
-        step_mm = float(np.exp(rng.uniform(*np.log(recipe.step_mm))))
-        parts = [
-            draw(
-                self.references[chosen[i]],
-                recipe.n_sequences,
-                frame=self.module.frame,
-                step_mm=step_mm,
-                max_points=recipe.max_points,
-                rng=np.random.default_rng([recipe.random_seed, update, i]),
-                blur=recipe.blur,
-                teacher=TEACHERS[recipe.teacher],
-            )
-            for i in range(rank(), len(chosen), world_size())
-        ]
-        return pack(parts)
-
-    def update_weights(self, batch: Batch, stop: threading.Event) -> None:
-        """Make one step of the optimiser."""
-        recipe = self.recipe
-        batch = batch.to(self.device)
-        weight = torch.ones_like(batch.lengths, dtype=torch.float32)
-        if recipe.weight == "streamline":
-            weight = weight / batch.lengths
-        # All processes agree on these.
-        elapsed_s = self.earlier_s + time.monotonic() - self.start
-        weight_sum, stopped, elapsed_s = sum_over_processes(
-            float(weight.sum()), float(stop.is_set()), elapsed_s / world_size()
-        )
-        share = float(weight.sum()) / weight_sum * world_size()
-        self.network.train()
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._learning_rate()
-        predicted = self.network(batch)
-        loss = cosine_loss(predicted, batch.target, weight, width_deg=self._width_deg())
-        self.optimiser.zero_grad()
-        torch.autograd.backward(share * loss)
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), _LARGEST_GRADIENT)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(
-                f"The loss is {loss.item():g} and its gradient {norm.item():g} at "
-                f"update {self.update + 1}; lower learning_rate."
-            )
-        self.optimiser.step()
-        with torch.no_grad():
-            cosine = (predicted * batch.target).sum(dim=1).clamp(-1, 1)
-            degrees = torch.rad2deg(torch.arccos(cosine))
-            mean = (degrees * weight).sum() / weight.sum()
-            rows = torch.stack([loss * share, mean * share]).double().cpu()
-        self.sums += torch.cat([rows, torch.ones(1, dtype=torch.float64)])
-        self.update += 1
-        self.elapsed_s = elapsed_s
-        self.progress = self.update / recipe.n_updates
-        if recipe.max_minutes:
-            self.progress = max(self.progress, elapsed_s / 60 / recipe.max_minutes)
-        self.progress = min(self.progress, 1.0)
-        self.stopped = bool(stopped)
-
-    def _learning_rate(self) -> float:
-        return self.recipe.learning_rate * (1 + math.cos(math.pi * self.progress)) / 2
-
-    def _width_deg(self) -> float | None:
-        if self.recipe.width_deg is None:
-            return None
-        return float(np.interp(self.progress, [0, 1], self.recipe.width_deg))
-
-    def close_row(
-        self, validate: Callable[[Network], Mapping[str, float]] | None
-    ) -> None:
-        """Validate, and add a row to the history."""
-        loss, degrees, n = sum_over_processes(*self.sums.tolist())
-        row: dict[str, float] = {
-            "update": self.update,
-            "minutes": round(self.elapsed_s / 60, 3),
-            "learning_rate": self._learning_rate(),
-            "loss": loss / n,
-            "error_deg": degrees / n,
-        }
-        self.sums.zero_()
-        if validate:
-            # The figures of one process, so that all go the same way.
-            row |= from_first(
-                lambda: {k: float(value) for k, value in validate(self.module).items()}
-            )
-            self.module.train()
-        self.history.append(row)
-        if best_row(self.history) is row:
-            weights = self.module.state_dict()
-            self.best = {name: value.clone() for name, value in weights.items()}
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return all that is needed to go on, as tensors and plain values."""
-        return {
-            "identity": self._identity,
-            "update": self.update,
-            "elapsed_s": self.elapsed_s,
-            "progress": self.progress,
-            "sums": self._shared_sums(),
-            "history": self.history,
-            "best": self.best,
-            "module": self.module.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
-
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Go back to where a snapshot was taken."""
-        theirs, ours = snapshot.get("identity", {}), self._identity
-        for name in ours:
-            if theirs.get(name) != ours[name]:
-                raise ValueError(
-                    f"The checkpoint belongs to another training: its {name} is "
-                    f"{theirs.get(name)}, here it is {ours[name]}. Give the same "
-                    "files and options, or start anew without resume."
-                )
-        self.update = snapshot["update"]
-        self.earlier_s = self.elapsed_s = snapshot["elapsed_s"]
-        self.progress = snapshot["progress"]
-        self.sums = snapshot["sums"]
-        self.history = snapshot["history"]
-        self.best = snapshot["best"]
-        self.module.load_state_dict(snapshot["module"])
-        self.optimiser.load_state_dict(snapshot["optimiser"])
-
-    def _shared_sums(self) -> torch.Tensor:
-        """Return sums that are right in whichever process they are restored."""
-        sums = sum_over_processes(*self.sums.tolist())
-        return torch.tensor(sums, dtype=torch.float64) / world_size()
-
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
-        """What makes this training this one; its checksums read all references."""
-        recipe = asdict(self.recipe)
-        recipe |= recipe.pop("blur")
-        return {
-            "architecture": architecture_of(self.module),
-            "layers": self.module.layers,
-            "hidden": self.module.hidden,
-            "sh_order": self.module.order,
-            "streamlines": [len(reference) for reference in self.references],
-            "references (checksums)": [r.checksum() for r in self.references],
-        } | {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in recipe.items()
-        }
-
-
-class _Network(nn.Module):
-    """A propagator over whole batches, as one call that torch can distribute."""
-
-    def __init__(self, module: Network) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return predict(self.module, batch)
-
-
-def predict(module: Network, batch: Batch) -> torch.Tensor:
-    """Run a propagator over a batch of packed sequences.
+    The folder of the checkpoint also receives the log
+    (:class:`dipy_rnn.training.log.TrainingLog`) and, during the training, the prepared
+    subjects. If torchrun started several processes, all must call this function.
 
     Parameters
     ----------
-    module : nn.Module
+    sources : sequence of callable
+        Each loads one subject (:class:`dipy_rnn.training.selection.SubjectData`). Only
+        the first process calls them, one after the other.
+    recipe : dipy_rnn.training.recipe.Recipe
+    checkpoint : Path
+    architecture : str, optional
         One of :data:`dipy_rnn.model.ARCHITECTURES`.
-    batch : dipy_rnn.training.sequences.Batch
+    hidden, layers : int, optional
+        Width and number of recurrent layers; 0 for the architecture's default.
+    validation_subjects, validation_fraction : int, float, optional
+        Number of subjects to hold out, the last ones. If 0, this share of the
+        streamlines of each subject is held out.
+    resume : bool, optional
+        Continue from the checkpoint. Otherwise files of an earlier training are
+        removed.
+    device : torch.device, optional
+        Default: the CPU.
+    nbr_threads : int, optional
+        Half of these threads draw batches, the other half run the network.
+    notify : callable, optional
+        Called in the first process with lines of text about the progress.
 
     Returns
     -------
-    directions : torch.Tensor of shape (N, 3)
-        Unit vectors in the order of the batch.
+    trained : tuple of (nn.Module, dipy_rnn.model_file.ModelMetadata) or None
+        In the first process; None in the others.
 
-    Examples
-    --------
-    >>> from dipy_rnn.model import RecurrentPropagator
-    >>> from dipy_rnn.training.sequences import Batch
-    >>> x = torch.zeros(3, 3)
-    >>> batch = Batch(torch.ones(3, 15), x, x, torch.tensor([2, 2, 1]),
-    ...               torch.tensor([2, 1]))
-    >>> predict(RecurrentPropagator(4, 8), batch).shape
-    torch.Size([3, 3])
+    Raises
+    ------
+    FloatingPointError, Interrupted, OSError, ValueError
+        As :func:`prepare_subject` and :func:`fit`. Also if the size of the network or
+        the hold-out is out of range, or if the subjects have different spherical
+        harmonic orders.
     """
-    seen, context = module.encode(batch.features, batch.incoming)
-    memory, _ = module.gru(batch.pack(seen))
-    return module.decode(seen, memory.data, context)
+    size = {
+        name: n
+        for name, value in (("hidden", hidden), ("layers", layers))
+        if (n := check_count(value, name))
+    }
+    check_count(validation_subjects, "validation_subjects")
+    if validation_subjects >= len(sources):
+        raise ValueError(
+            f"validation_subjects is {validation_subjects}, but there are "
+            f"{len(sources)} subjects; at least one must be left for training."
+        )
+    if not 0 <= validation_fraction < 1:
+        raise ValueError(
+            f"validation_fraction is {validation_fraction}; a share from 0 to below 1 "
+            "is needed."
+        )
+    folder = checkpoint.parent
+    stores = [folder / f"subject_{i:04d}" for i in range(len(sources))]
+
+    def say(line: str) -> None:
+        if notify:
+            notify(line)
+
+    def prepare() -> int:
+        """Write the prepared subjects; return their spherical harmonic order."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            remove_log(folder)
+            checkpoint.unlink(missing_ok=True)
+        orders: dict[str, int] = {}
+        for load, store in zip(sources, stores):
+            name, order = _prepare(load, store, recipe.step_mm[1], say)
+            orders[name] = order
+            first = next(iter(orders))
+            if order != orders[first]:
+                raise ValueError(
+                    f"{name} is of spherical harmonic order {order}, but {first} of "
+                    f"order {orders[first]}; fit all subjects with the same order."
+                )
+        return order
+
+    with (
+        process_group(device or torch.device("cpu")) as own_device,
+        torch_threads(nbr_threads - nbr_threads // 2),
+    ):
+        try:
+            order = from_first(prepare)
+            module = untrained(architecture, order, recipe.random_seed, **size)
+            module = module.to(own_device)
+            subjects = [load_subject(store) for store in stores]
+            metadata = describe(
+                module,
+                recipe,
+                orders=(order,),
+                data=f"{sum(map(len, subjects))} streamlines of {len(subjects)} "
+                "subjects",
+            )
+            training, validation = hold_out(
+                subjects,
+                recipe.random_seed,
+                n_subjects=validation_subjects,
+                fraction=validation_fraction,
+            )
+            validate = None
+            if validation:
+                validate = FreeRunning(
+                    validation, metadata, recipe, nbr_threads=nbr_threads
+                )
+            with closing(TrainingLog(folder)) as log:
+
+                def report(history: list[dict[str, float]]) -> None:
+                    log(history)
+                    say(row_text(history[-1]))
+
+                history = fit(
+                    module,
+                    training,
+                    recipe,
+                    validate=validate,
+                    checkpoint=checkpoint,
+                    resume=resume,
+                    report=report,
+                    nbr_threads=max(1, nbr_threads // 2),
+                )
+            wait_for_all()
+        finally:
+            # They are as large as the data, and are written again to resume.
+            if rank() == 0:
+                for store in stores:
+                    shutil.rmtree(store, ignore_errors=True)
+                with suppress(OSError):  # removed only if it is empty
+                    folder.rmdir()
+        if rank() != 0:
+            return None
+        metadata.provenance["training"] = best_row(history)
+        return module, metadata
 
 
-def best_row(history: list[dict[str, float]]) -> dict[str, float]:
-    """Return the row of the best validation.
+def _prepare(
+    load: Callable[[], SubjectData],
+    store: Path,
+    max_step_mm: float,
+    notify: Callable[[str], object],
+) -> tuple[str, int]:
+    """Prepare a subject; return the name and the order of its fODF.
 
-    That is the last one of which as much is followed as of any before, but for a
-    standard error: weights of a lower learning rate are the more precise ones, and the
-    largest of many noisy figures says little.
-
-    Parameters
-    ----------
-    history : list of dict
-        As :func:`fit` returns it, with a row at least; without validation the last
-        row is the best.
-
-    Returns
-    -------
-    row : dict
-
-    Examples
-    --------
-    >>> shares = 0.5, 0.7, 0.68, 0.6
-    >>> best_row([{"followed": share, "followed_se": 0.03} for share in shares])
-    {'followed': 0.68, 'followed_se': 0.03}
+    The subject is released on return, so that only one is in memory at a time.
     """
-    best, most = history[0], -math.inf
-    for row in history:
-        followed = row.get("followed", most)
-        if followed >= most - row.get("followed_se", 0.0):
-            best = row
-        most = max(most, followed)
-    return best
-
-
-def _rows_since_most(history: list[dict[str, float]]) -> int:
-    """Return how many rows have come since the first of the most followed."""
-    followed = [row.get("followed", i) for i, row in enumerate(history)]
-    return len(history) - 1 - int(np.argmax(followed)) if history else 0
+    source = load()
+    prepare_subject(source, store, max_step_mm=max_step_mm, notify=notify)
+    return source.fodf_name, sh_order(source.data.shape[3])
 
 
 @contextmanager
-def _batches(training: _Training, n_threads: int) -> Iterator[Callable[[], Batch]]:
-    """Draw the next batches while the network works on this one."""
+def _batches(state: TrainingState, n_threads: int) -> Iterator[Callable[[], Batch]]:
+    """Draw the next batches in threads, while the network trains on this one."""
     with ThreadPoolExecutor(n_threads) as pool:
-        first = training.update + 1
-        waiting = deque(pool.submit(training.draw, first + i) for i in range(n_threads))
+        first = state.update + 1
+        waiting = deque(
+            pool.submit(state.draw_batch, first + i) for i in range(n_threads)
+        )
 
         def next_batch() -> Batch:
             batch = waiting.popleft().result()
-            waiting.append(pool.submit(training.draw, training.update + 1 + n_threads))
+            waiting.append(pool.submit(state.draw_batch, state.update + 1 + n_threads))
             return batch
 
         try:
@@ -460,17 +355,17 @@ def _batches(training: _Training, n_threads: int) -> Iterator[Callable[[], Batch
 
 
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Let SIGINT and SIGTERM set an event instead of breaking off."""
+def _stop_signals() -> Iterator[threading.Event]:
+    """Let SIGINT and SIGTERM set an event; a second signal acts as usual."""
     stop = threading.Event()
-    # Python lets the main thread alone set handlers.
+    # Python lets only the main thread set handlers.
     in_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
     before = {int(number): signal.getsignal(number) for number in numbers}
 
     def note(number: int, _: FrameType | None) -> None:
         stop.set()
-        signal.signal(number, before[number])  # a second one breaks off
+        signal.signal(number, before[number])
 
     for number in before:
         signal.signal(number, note)
