@@ -219,6 +219,21 @@ def train_network(
         As :func:`prepare_subject` and :func:`fit`. Also if the size of the network or
         the hold-out is out of range, or if the subjects have different spherical
         harmonic orders.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> from dipy_rnn.sh import fodf_features
+    >>> def load():
+    ...     phantom = crossing_phantom(90, shape=(12, 12, 6))
+    ...     return SubjectData("fODF", "bundles", fodf_features(phantom.fodf(4)).data,
+    ...                        phantom.affine, phantom.streamlines(5)[0])
+    >>> module, metadata = train_network(
+    ...     [load], Recipe(n_updates=2), Path(tempfile.mkdtemp()) / "checkpoint.pt",
+    ...     hidden=8)
+    >>> metadata.hidden, metadata.provenance["training"]["update"]
+    (8, 2)
     """
     size = {
         name: n
@@ -251,7 +266,7 @@ def train_network(
             checkpoint.unlink(missing_ok=True)
         orders: dict[str, int] = {}
         for load, store in zip(sources, stores):
-            name, order = _prepare(load, store, recipe.step_mm[1], say)
+            name, order = _prepare_source(load, store, recipe.step_mm[1], say)
             orders[name] = order
             first = next(iter(orders))
             if order != orders[first]:
@@ -318,7 +333,7 @@ def train_network(
         return module, metadata
 
 
-def _prepare(
+def _prepare_source(
     load: Callable[[], SubjectData],
     store: Path,
     max_step_mm: float,

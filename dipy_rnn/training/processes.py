@@ -76,7 +76,7 @@ def from_first(make: Callable[[], _T]) -> _T:
             answer[0] = make()
             pickle.dumps(answer[0])
         except Exception as error:
-            own, answer = error, [None, _sendable(error)]
+            own, answer = error, [None, _picklable(error)]
     # The other processes wait here, so the first one must get here in any case.
     distributed.broadcast_object_list(answer)
     if own is not None:
@@ -87,7 +87,7 @@ def from_first(make: Callable[[], _T]) -> _T:
     return value
 
 
-def _sendable(error: Exception) -> Exception:
+def _picklable(error: Exception) -> Exception:
     """Return the error if other processes can unpickle it, else one that quotes it."""
     try:
         pickle.dumps(copy(error))  # copying rebuilds the error as unpickling does

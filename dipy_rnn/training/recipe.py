@@ -9,15 +9,15 @@ import numpy as np
 from dipy_rnn.model import Network, architecture_of
 from dipy_rnn.model_file import ModelMetadata
 from dipy_rnn.spaces import check_numbers
-from dipy_rnn.training import target_rules
 from dipy_rnn.training.sequences import InputNoise, TargetRule
+from dipy_rnn.training.target_rules import blend, largest_ahead, peak_along
 
 #: Rules for the target of the network, by name; None: the streamline's direction.
 TARGET_RULES: dict[str, TargetRule | None] = {
     "streamline": None,
-    "peak_along": target_rules.peak_along,
-    "between": target_rules.blend,
-    "largest_ahead": target_rules.largest_ahead,
+    "peak_along": peak_along,
+    "between": blend,
+    "largest_ahead": largest_ahead,
 }
 #: What has the same weight in the loss.
 WEIGHTS = ("point", "streamline")
@@ -28,6 +28,9 @@ _LARGEST_SEED = (1 << 31) - 2  # plus 1 it is still a 32-bit seed for DIPY's tra
 @dataclass(frozen=True)
 class Recipe:
     """Options of a training.
+
+    The fields ``n_references``, ``blur``, ``teacher`` and ``replay_points`` have the
+    names under which checkpoints and model files store them.
 
     Parameters
     ----------

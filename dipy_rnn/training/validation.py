@@ -1,4 +1,8 @@
-"""Validation by tracking: the error of the next step stops falling too early."""
+"""Validation by tracking from held-out streamlines.
+
+The error of the next step alone is not sufficient: it stops falling long before the
+tracked streamlines stop improving.
+"""
 
 from typing import NamedTuple
 
