@@ -175,12 +175,8 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         with diffusion MRI streamline tractography. MIDL, 2023.
         """
         check_sh_format(sh_basis, sh_frame)
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("learning_rate", learning_rate, 0),
-            ("n_streamlines", n_streamlines, 1),
-        ):
-            check_least(name, value, least)
+        check_least("batch_size", batch_size, 1)
+        check_least("n_streamlines", n_streamlines, 1)
         is_deterministic = str(tractogram_files) == DETERMINISTIC
         files = _pair_subjects(
             pam_files, "" if is_deterministic else tractogram_files, stopping_files

@@ -152,10 +152,10 @@ class Phantom:
             mean = np.einsum("np,npi->ni", fraction, along)
             fractions[near, b] = bundle.weight * fraction.mean(axis=1)
             directions[near, b] = unit(mean) @ axes
-        room = 1 - csf.mean(axis=1)
-        claimed = fractions.sum(axis=1)
-        crowded = claimed > room
-        fractions[crowded] *= (room[crowded] / claimed[crowded])[:, None]
+        available = 1 - csf.mean(axis=1)
+        total = fractions.sum(axis=1)
+        overfull = total > available
+        fractions[overfull] *= (available[overfull] / total[overfull])[:, None]
         return (
             fractions.astype(np.float32).reshape(*self.shape, -1),
             directions.reshape(*self.shape, -1, 3),
