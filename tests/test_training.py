@@ -29,7 +29,7 @@ from dipy_rnn.training import (
     Recipe,
     TrainingSubject,
     best_row,
-    clean,
+    clean_streamlines,
     cosine_loss,
     deterministic_streamlines,
     fit,
@@ -189,7 +189,7 @@ def test_bad_streamlines_are_cleaned_and_counted(case, oblique_affine):
     line = spaces.to_mm(np.where(finite, xs, 0)[:, None] * [1.0, 0, 0], affine)
     line[~finite, 1] = xs[~finite]
     counts = Counter()
-    found = list(clean([line], affine, (6, 1, 1), 1.0, counts))
+    found = list(clean_streamlines([line], affine, (6, 1, 1), 1.0, counts))
     kept = {} if left is None else {"kept": 1}
     assert dict(counts) == {"read": 1} | kept | reasons
     if left is None:
@@ -206,7 +206,7 @@ def test_cleaning_reads_one_streamline_at_a_time():
             yield line_mm(3)
 
     counts = Counter()
-    lines = clean(endless(), np.eye(4), (9, 9, 9), 1.0, counts)
+    lines = clean_streamlines(endless(), np.eye(4), (9, 9, 9), 1.0, counts)
     assert_allclose(next(lines), line_mm(3), atol=1e-6)
     assert counts["kept"] == 1
 

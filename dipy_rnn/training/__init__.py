@@ -2,7 +2,12 @@
 
 from dipy_rnn.training.loop import Interrupted, fit, train_network
 from dipy_rnn.training.recipe import TARGET_RULES, Recipe, describe
-from dipy_rnn.training.selection import SubjectData, clean, hold_out, prepare_subject
+from dipy_rnn.training.selection import (
+    SubjectData,
+    clean_streamlines,
+    hold_out,
+    prepare_subject,
+)
 from dipy_rnn.training.sequences import InputNoise
 from dipy_rnn.training.state import best_row, cosine_loss
 from dipy_rnn.training.subjects import TrainingSubject, load_subject, save_subject
@@ -18,7 +23,7 @@ __all__ = [
     "SubjectData",
     "TrainingSubject",
     "best_row",
-    "clean",
+    "clean_streamlines",
     "cosine_loss",
     "describe",
     "deterministic_streamlines",

@@ -102,7 +102,7 @@ def prepare_subject(
     least_mm = LEAST_STEPS * max_step_mm
     shape = source.data.shape[:3]
     counts: Counter[str] = Counter()
-    kept = clean(source.streamlines, source.affine, shape, least_mm, counts)
+    kept = clean_streamlines(source.streamlines, source.affine, shape, least_mm, counts)
     first = next(kept, None)
     if first is None:
         raise ValueError(
@@ -128,7 +128,7 @@ def prepare_subject(
     return subject
 
 
-def clean(
+def clean_streamlines(
     streamlines: Iterable[AnyArray],
     affine: FloatArray,
     shape: tuple[int, ...],
@@ -166,7 +166,8 @@ def clean(
     --------
     >>> line = np.array([[0.0, 0, 0], [1, 0, 0], [1, 0, 0], [2, 0, 0], [9, 0, 0]])
     >>> counts = Counter()
-    >>> [kept.tolist() for kept in clean([line], np.eye(4), (3, 1, 1), 1.0, counts)]
+    >>> cleaned = clean_streamlines([line], np.eye(4), (3, 1, 1), 1.0, counts)
+    >>> [kept.tolist() for kept in cleaned]
     [[[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [2.0, 0.0, 0.0]]]
     >>> dict(counts)
     {'read': 1, 'outside the image': 1, 'with repeated points': 1, 'kept': 1}

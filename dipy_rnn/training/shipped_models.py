@@ -1,8 +1,10 @@
 """Train the models that ship: ``python -m dipy_rnn.training.shipped_models``.
 
-Phantoms, recipes and numbers of updates are fixed, so the command gives the same models
-each time on the same machine. ``dipy_rnn/models`` holds the models, their cards, and
-their checksums, which are verified when a model is loaded.
+Phantoms, recipes and numbers of updates are fixed, so on the same machine the command
+gives the same weights each time. The files may differ in a few bytes, since torch
+writes constants in the order of their hashes (PYTHONHASHSEED). ``dipy_rnn/models``
+holds the models, their cards, and their checksums, which are verified when a model is
+loaded.
 """
 
 import argparse

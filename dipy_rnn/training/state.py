@@ -168,7 +168,7 @@ class TrainingState:
 
     @property
     def row_is_due(self) -> bool:
-        """Whether a validation is due; also after resuming a stopped training."""
+        """Whether a validation is due, also if a signal stopped the training first."""
         last = self.history[-1]["update"] if self.history else 0
         validates_now = self.update % self.recipe.validate_every == 0
         return self.update > last and (validates_now or self.is_over)

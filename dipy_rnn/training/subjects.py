@@ -100,7 +100,7 @@ def save_subject(
     data, affine
         As for :class:`TrainingSubject`.
     streamlines : iterable of ndarray of shape (M, 3)
-        Clean, in mm (:func:`dipy_rnn.training.selection.clean`).
+        Clean, in mm (:func:`dipy_rnn.training.selection.clean_streamlines`).
 
     Returns
     -------
