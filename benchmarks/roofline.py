@@ -1,18 +1,19 @@
-"""What this machine could do: ``python benchmarks/roofline.py FOLDER/canon61``.
+"""Speed limits of this machine: ``python benchmarks/roofline.py FOLDER/canon61``.
 
-The folder is as for speed.py, or left out. Three tables:
+The folder is as for speed.py; without it, a simulated scan is used. There are three
+tables. A row is one evaluation of the network for one streamline.
 
-* what the machine does: large float32 matrix products, the products of the network
-  with a batch of rows, and copies of large arrays (bytes read and bytes written);
-* what a row takes, a row being one look of one streamline at the fODF: operations
-  counted, and nanoseconds, of the sampling, of the rotation into the moving frame, of
-  the network, of the seeds' first directions and of all the rest, on one thread.
-  Sampling and rotation are timed on a batch of points of streamlines by themselves, the
-  network is what `Propagator.turn` takes beyond them, the rest what `track` takes
-  beyond all that. The bound is the time that the operations would take at the rate of
-  the large product, or the bytes at that of the copy, whichever is longer; sampling can
-  beat it, since some of the bytes are in the caches;
-* rows a second of all of `track`, beside those bounds, with more threads, too.
+* Rates of the machine: large float32 matrix products, the products of the network for a
+  batch of rows, and copies of large arrays (bytes read and bytes written).
+* Cost of a row on one thread: counted operations, and nanoseconds. The pieces are the
+  sampling, the rotation into the moving frame, the network, the first directions of the
+  seeds, and the rest. Sampling and rotation are timed alone, on points of streamlines.
+  The time of the network is that of `Predictor.next_direction` minus these two. The
+  rest is the time of `track` minus all other pieces. The bound is the time that the
+  operations need at the rate of the large product, or that the bytes need at the rate
+  of the copy, whichever is longer. Sampling can be faster than its bound, since some of
+  the bytes are in the caches.
+* Rows per second of all of `track`, and their bounds, with one thread and with all.
 """
 
 import argparse
@@ -56,23 +57,23 @@ def copy_rate():
 
 
 def operations(order, shapes):
-    """Count float operations and bytes of a row.
+    """Count the floating-point operations and the bytes of a row.
 
-    Bytes are those of the eight voxels around the point; all else, the weights
-    included, is small enough to stay in the caches.
+    The bytes are those of the eight voxels around the point. All other data, including
+    the weights, are small enough to stay in the caches.
 
     Returns
     -------
     counts : dict
-        Name of a piece to operations and bytes.
+        Operations and bytes by name of the piece.
     """
     n = (order + 1) * (order + 2) // 2
     # Eight products and seven sums for each coefficient, then a square, a sum and a
     # division to normalise.
     sampling = (8 + 7 + 3) * n
-    # Three turns about z: each pair of +m and -m takes four products and two sums.
+    # Three rotations about z: each pair of +m and -m takes four products and two sums.
     pairs = sum(range(2, order + 1, 2))
-    # Two quarter turns about x: sparse matrices, a product and a sum for each entry.
+    # Two quarter turns about x: sparse matrices, with a product and a sum per entry.
     quarter = np.array([[[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]])
     turned = interpolate.rotate(np.eye(n), np.repeat(quarter, n, axis=0))
     entries = np.count_nonzero(np.abs(turned) > 1e-5)
@@ -84,7 +85,7 @@ def operations(order, shapes):
 
 
 def batch(case, model):
-    """Return points on streamlines (voxels) and frames there, one of each."""
+    """Return points (voxels) and frames, one of each on many streamlines."""
     rng = np.random.default_rng(0)
     points, tangents = [], []
     seeds = case.jittered(2 * BATCH_SIZE)
@@ -100,7 +101,11 @@ def batch(case, model):
 
 
 def seconds_of_pieces(case, model):
-    """Return seconds: a row of sampling, with rotation, of a turn; of all seeds."""
+    """Return times in seconds.
+
+    Per row: sampling, sampling with rotation, the next direction. In total: the first
+    directions of all seeds.
+    """
     loaded = load_model(model)
     points, frame = batch(case, model)
     data, axes = loaded.features(case.features), spaces.axes(case.affine)
@@ -120,7 +125,7 @@ def seconds_of_pieces(case, model):
 
 
 def seconds_of_track(case, model, threads):
-    """Return the seconds of all of the tracking, and the rows."""
+    """Return the time of tracking in seconds, and the number of rows."""
     options = rnn_options(case, model) | {"nbr_threads": threads}
 
     def call(seeds=case.seeds):
@@ -132,11 +137,11 @@ def seconds_of_track(case, model, threads):
 
 
 def main():
-    """Measure and print."""
+    """Measure, and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("head", type=Path, nargs="?", help="a simulated scan if absent")
+    parser.add_argument("head", type=Path, nargs="?", help="default: a simulated scan")
     parser.add_argument("--work", type=Path, default=Path("real_data"))
     parser.add_argument("--model", default="default", help="name or file")
     parser.add_argument("--n_seeds", type=int, default=5000)

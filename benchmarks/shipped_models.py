@@ -1,25 +1,27 @@
-"""What the shipped models show: ``python benchmarks/shipped_models.py FOLDER``.
+"""Quality of the shipped models: ``python benchmarks/shipped_models.py FOLDER``.
 
-FOLDER is as for real_data.py: a folder for each head, whose fODF is fitted once
-(``--work`` keeps it), and one named fibercup. Our tracker and DIPY's
-`deterministic_tracking` get the same seeds and the same first directions; each table
-is of whole streamlines, tracked freely.
+FOLDER is as for real_data.py: a folder for each head, and one named fibercup. The fODF
+of a head is fitted once and kept in ``--work``. dipy_rnn and DIPY's
+`deterministic_tracking` get the same seeds and the same first directions. All tables
+compare whole streamlines.
 
 agreement
-    With DIPY's on its default sphere, on heads and on unseen phantoms through a
-    simulated scan: the share of streamlines that are the same within 2 mm
-    (Hausdorff). The baseline is the same algorithm on another sphere.
+    On heads, and on unseen phantoms with a simulated scan: the share of streamlines
+    that agree with DIPY's within 2 mm (Hausdorff distance). DIPY uses its default
+    sphere. The self-agreement baseline is the agreement of DIPY's streamlines on this
+    sphere with those on another sphere.
 truth
     On unseen phantoms and on the FiberCup, whose bundles are known: the shares of
-    streamlines that connect the ends of one bundle (valid), ends that do not belong
-    together (invalid) or neither (none), the bundles found, and the means of their
+    streamlines that connect the two ends of a bundle (valid), ends of different bundles
+    (invalid) or neither (none); the number of bundles found; and the means of their
     overlap, overreach and F1 (`dipy_rnn.evaluation.score`).
 volume
-    On heads: Dice of the visited voxels and correlation of the density maps with
-    those of DIPY's. Other seeds are random points in the voxels of the first ones.
+    On heads: Dice coefficient of the visited voxels, and correlation of the density
+    maps, both with DIPY's. "other" seeds are random points in the voxels of the "same"
+    seeds.
 
-All figures come from fixed seeds; "se" is the standard error of the difference
-before it, paired over seeds.
+All metrics come from fixed random seeds. "se" is the standard error of the difference
+in the column before it, paired over seeds.
 """
 
 import argparse
@@ -67,19 +69,20 @@ from dipy_rnn.phantom import random_phantom
 
 HEADS = ("canon61", "siemens2mm")
 SNRS = (30, 15, 8)
-# Worlds that no model is trained on: training takes seeds near 1000 * 2026.
-AGREEMENT_WORLDS = range(910_000, 910_004)
-TRUTH_WORLDS = range(920_000, 920_006)
+# Seeds of phantoms that no model is trained on; training uses those near 1000 * 2026.
+AGREEMENT_SEEDS = range(910_000, 910_004)
+TRUTH_SEEDS = range(920_000, 920_006)
 N_DIRECTIONS, B_VALUE = 64, 2000
 EVALS, S0 = (1.7e-3, 3e-4, 3e-4), 100.0
 PHANTOM_SEED_THR, PHANTOM_STOPPING_THR = 0.5, 0.1  # fraction of fibres
-# Streamlines that make a phantom's bundle known; 300 leave out a tenth of its voxels.
+# True streamlines that define a bundle of a phantom; 300 miss a tenth of its voxels.
 N_KNOWN = 3000
 
 B_VALUES_OF_FIBERCUP = (650, 1500, 2000)
 FIBERCUP_ORDER = 6
-N_OF_RESPONSE = 100  # voxels, the most anisotropic ones
-# Bundles are about 15 mm wide and 9 mm high, and end up to 6 mm beyond centrelines.
+N_OF_RESPONSE = 100  # voxels with the highest FA, for the response function
+# Bundles are about 15 mm wide and 9 mm high, and end up to 6 mm beyond their
+# centrelines.
 FIBERCUP_RADIUS_MM, FIBERCUP_END_MM = 7.5, 9.0
 
 MAX_LEN = 500
@@ -87,9 +90,9 @@ MAX_LEN = 500
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What both trackers get."""
+    """Inputs of both trackers."""
 
-    coefficients: np.ndarray  # of the fODF, in DIPY's default basis
+    coefficients: np.ndarray  # fODF in DIPY's default basis
     features: sh.FeatureVolume
     affine: np.ndarray
     criterion: object
@@ -98,16 +101,16 @@ class Case:
 
     @classmethod
     def of(cls, coefficients, affine, criterion, seeds, directions=None):
-        """Take the largest peaks as first directions, unless others are given."""
+        """Make a case; by default the first directions are the largest peaks."""
         with warnings.catch_warnings():
-            # The noisiest scans hardly look like fODFs.
+            # Very noisy scans cause a warning that the data may not be an fODF.
             warnings.simplefilter("ignore", UserWarning)
             features = sh.fodf_features(coefficients)
         case = cls(coefficients, features, affine, criterion, seeds, directions)
         return case if directions is not None else case.from_seeds(seeds)
 
     def from_seeds(self, seeds):
-        """Start elsewhere, where there is a first direction."""
+        """Return the case with other seeds, those that have a first direction."""
         directions = peaks.first_directions(
             self.features.data,
             spaces.to_voxels(seeds, self.affine),
@@ -163,22 +166,22 @@ def mean_length_mm(lines, step_mm):
 
 
 def fit_csd(dwi, gtab, response, order, mask):
-    """Fit a fODF; coefficients in DIPY's default basis."""
+    """Fit a fODF; return its coefficients in DIPY's default basis."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the default basis may change one day
+        warnings.simplefilter("ignore")  # the default basis may change in the future
         model = ConstrainedSphericalDeconvModel(gtab, response, sh_order_max=order)
         return model.fit(dwi, mask=mask).shm_coeff
 
 
-def random_order(points, n):
-    """Return n of the points."""
+def random_points(points, n):
+    """Return n of the points, drawn without replacement."""
     return points[np.random.default_rng(0).permutation(len(points))[:n]]
 
 
 def head_case(folder, name, work, n_seeds):
-    """Take voxel centres in white matter as seeds."""
+    """Return a case of a head; seeds are voxel centres in white matter."""
     fa, affine = prepare(folder / name, work / name)
-    seeds = random_order(seeds_from_mask(fa > SEED_THR, affine), n_seeds)
+    seeds = random_points(seeds_from_mask(fa > SEED_THR, affine), n_seeds)
     criterion = ThresholdStoppingCriterion(fa, STOPPING_THR)
     pam = load_pam(work / name / "peaks.pam5")
     return Case.of(np.asarray(pam.shm_coeff), affine, criterion, seeds)
@@ -194,7 +197,7 @@ def gradients():
 
 
 def scan(phantom, snr, random_seed):
-    """Simulate a scan of a phantom and fit it; return fODF and fraction of fibres."""
+    """Simulate and fit a scan of a phantom; return the fODF and the fibre fraction."""
     gtab = gradients()
     dwi = phantom.dwi(gtab, snr=snr, evals=EVALS, s0=S0, random_seed=random_seed)
     fraction = phantom.peaks()[0].sum(axis=-1).astype(float)
@@ -204,22 +207,20 @@ def scan(phantom, snr, random_seed):
 
 
 def phantom_case(random_seed, snr, n_seeds):
-    """Take voxel centres in bundles as seeds."""
+    """Return a case of a phantom; seeds are voxel centres in bundles."""
     phantom = random_phantom(random_seed)
     coefficients, fraction = scan(phantom, snr, random_seed)
     seeds = seeds_from_mask(fraction > PHANTOM_SEED_THR, phantom.affine)
     criterion = ThresholdStoppingCriterion(fraction, PHANTOM_STOPPING_THR)
     return Case.of(
-        coefficients, phantom.affine, criterion, random_order(seeds, n_seeds)
+        coefficients, phantom.affine, criterion, random_points(seeds, n_seeds)
     )
 
 
 def known_phantom_cases(random_seed, n_seeds):
-    """Take points of true streamlines as seeds, and their directions as the first.
+    """Yield (SNR, case, known bundles) of a phantom.
 
-    Yields
-    ------
-    snr, case, bundles
+    Seeds are points of true streamlines, whose directions are the first directions.
     """
     phantom = random_phantom(random_seed)
     known, ids = phantom.streamlines(N_KNOWN)
@@ -236,7 +237,7 @@ def known_phantom_cases(random_seed, n_seeds):
         i = rng.integers(len(line) // 4, 3 * len(line) // 4)
         seeds.append(line[i])
         directions.append((line[i + 1] - line[i]) * rng.choice((-1, 1)))
-    # True streamlines are in mm, first directions along the voxel axes.
+    # True streamlines are in mm; first directions are along the voxel axes.
     directions = np.array(directions) @ spaces.axes(phantom.affine)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     for snr in SNRS:
@@ -249,7 +250,7 @@ def known_phantom_cases(random_seed, n_seeds):
 
 
 def fibercup_case(folder, b_value, n_seeds):
-    """Take random points of the FiberCup's mask as seeds; return case and bundles."""
+    """Return a case of the FiberCup and its bundles; seeds are random in the mask."""
     mask, affine = load_nifti(folder / "wm_mask.nii.gz")
     mask = mask > 0
     dwi = load_nifti_data(folder / f"dwi_b{b_value}.nii.gz")
@@ -281,7 +282,7 @@ def fibercup_case(folder, b_value, n_seeds):
 
 
 def show_agreement(models, arguments):
-    """Print how often streamlines are those of DIPY's deterministic tracking."""
+    """Print the share of streamlines that agree with deterministic tracking."""
     width = max(map(len, (*models, "tracker")))
     print("\nagreement: share within 2 mm of deterministic_tracking")
     print(
@@ -294,11 +295,11 @@ def show_agreement(models, arguments):
         for name in arguments.heads
     ]
     for snr in SNRS:
-        n_each = -(-n // len(AGREEMENT_WORLDS))
+        n_each = -(-n // len(AGREEMENT_SEEDS))
         groups.append(
             (
                 f"phantoms SNR {snr}",
-                [phantom_case(world, snr, n_each) for world in AGREEMENT_WORLDS],
+                [phantom_case(seed, snr, n_each) for seed in AGREEMENT_SEEDS],
             )
         )
     finer, angle = get_sphere(name="symmetric724"), arguments.dipy_max_angle
@@ -324,18 +325,18 @@ def show_agreement(models, arguments):
 
 
 def show_truth(models, arguments):
-    """Print how well true bundles are reconstructed."""
+    """Print how well known bundles are reconstructed."""
     width = max(map(len, (*models, "tracker")))
-    print("\ntruth: streamlines beside known bundles, steps of 1 mm")
+    print("\ntruth: streamlines and known bundles, steps of 1 mm")
     print(
         f"{'data':16} {'tracker':{width}} {'seeds':>6} {'valid':>6} {'invalid':>7} "
         f"{'none':>6} {'found':>7} {'overlap':>7} {'overreach':>9} {'F1':>6} "
         f"{'difference':>10} {'se':>6}"
     )
-    n_of_fibercup = 15 * arguments.n_seeds  # few of its streamlines connect anything
+    n_of_fibercup = 15 * arguments.n_seeds  # few of its streamlines connect two ends
     groups = {f"phantoms SNR {snr}": [] for snr in SNRS}
-    for world in TRUTH_WORLDS:
-        for snr, *known in known_phantom_cases(world, arguments.n_seeds):
+    for seed in TRUTH_SEEDS:
+        for snr, *known in known_phantom_cases(seed, arguments.n_seeds):
             groups[f"phantoms SNR {snr}"].append(known)
     for b_value in B_VALUES_OF_FIBERCUP:
         groups[f"fibercup b {b_value}"] = [
@@ -379,9 +380,9 @@ def show_truth(models, arguments):
 
 
 def show_volume(models, arguments):
-    """Print how much of the same volume is visited."""
+    """Print how well the visited volume agrees with that of deterministic tracking."""
     width = max(map(len, (*models, "tracker")))
-    print("\nvolume: voxels visited, with those of deterministic_tracking, 1 mm")
+    print("\nvolume: visited voxels, compared with deterministic_tracking, 1 mm")
     print(f"{'data':16} {'tracker':{width}} {'seeds':>6} {'':5} {'Dice':>6} {'r':>6}")
     for name in arguments.heads:
         case = head_case(arguments.folder, name, arguments.work, 5 * arguments.n_seeds)
@@ -413,24 +414,30 @@ TABLES = {"agreement": show_agreement, "truth": show_truth, "volume": show_volum
 
 
 def main():
-    """Print the tables asked for."""
+    """Print the selected tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--work", type=Path, default=Path("real_data"))
     parser.add_argument("--heads", nargs="*", default=HEADS)
-    parser.add_argument("--models", nargs="+", default=["default"], help="names, files")
+    parser.add_argument(
+        "--models", nargs="+", default=["default"], help="names or files"
+    )
     parser.add_argument(
         "--n_seeds",
         type=int,
         default=1000,
-        help="of a row of agreement, and of each phantom of truth; five times as many "
-        "for volume and for the FiberCup",
+        help="number of seeds for a row of agreement and for each phantom of truth; "
+        "five times as many for volume, 15 times as many for the FiberCup",
     )
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES))
-    parser.add_argument("--max_angle", type=float, default=60.0, help="of ours")
-    parser.add_argument("--dipy_max_angle", type=float, default=45.0)
+    parser.add_argument(
+        "--max_angle", type=float, default=60.0, help="of dipy_rnn (degrees)"
+    )
+    parser.add_argument(
+        "--dipy_max_angle", type=float, default=45.0, help="of DIPY (degrees)"
+    )
     arguments = parser.parse_args()
     versions = ", ".join(
         f"{n} {metadata.version(n)}"

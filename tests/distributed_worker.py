@@ -1,4 +1,4 @@
-"""A tiny training, by one process of several or alone."""
+"""A tiny training, in one process or as one of several."""
 
 from contextlib import contextmanager
 import os
@@ -15,17 +15,15 @@ from torch import nn
 from dipy_rnn import sh
 from dipy_rnn.model import RecurrentPropagator
 from dipy_rnn.phantom import crossing_phantom
-from dipy_rnn.training.fit import Interrupted, fit
+from dipy_rnn.training import Interrupted, Recipe, TrainingSubject, fit
 from dipy_rnn.training.processes import process_group, rank
-from dipy_rnn.training.recipe import Recipe
-from dipy_rnn.training.references import Reference
 
 
-def small_reference():
-    """Return eight streamlines of two bundles that cross, of 18 mm."""
+def small_subject():
+    """Return a subject with eight streamlines of two crossing bundles of 18 mm."""
     phantom = crossing_phantom(60.0, shape=(10, 10, 6))
     data = sh.fodf_features(phantom.fodf(4, noise=0.1)).data
-    return Reference.of(data, phantom.affine, phantom.streamlines(4)[0])
+    return TrainingSubject.of(data, phantom.affine, phantom.streamlines(4)[0])
 
 
 def small_recipe(**changes):
@@ -41,7 +39,7 @@ def small_recipe(**changes):
 
 @contextmanager
 def interrupt_after(n_updates):
-    """Send this process the signal of ``kill`` in one of its updates."""
+    """Send SIGTERM to this process during its n-th update."""
     clip, calls = nn.utils.clip_grad_norm_, []
 
     def clip_and_kill(*arguments, **options):
@@ -55,15 +53,14 @@ def interrupt_after(n_updates):
 
 
 def distributed(command, n=2):
-    """Run a command in several processes, and return (code, stdout, stderr) of each.
+    """Run a command in n processes, and return (code, stdout, stderr) of each.
 
-    As torchrun does it, but on the loopback interface alone, and without the seconds
-    that torchrun takes.
+    This does what torchrun does, on the loopback interface only, and starts faster.
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    surroundings = os.environ | {
+    environment = os.environ | {
         "WORLD_SIZE": str(n),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -73,7 +70,7 @@ def distributed(command, n=2):
     running = [
         subprocess.Popen(
             [str(word) for word in command],
-            env=surroundings | {"RANK": str(i), "LOCAL_RANK": str(i)},
+            env=environment | {"RANK": str(i), "LOCAL_RANK": str(i)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -89,17 +86,17 @@ def distributed(command, n=2):
 
 
 def train(folder, *, interrupt=False):
-    """Train and save what came of it in this process; interrupted once, or not."""
+    """Train, and save the results of this process; optionally with an interruption."""
     folder.mkdir(exist_ok=True)
     reports, interrupted = [], None
-    # Each process begins with other weights: those of the first count.
+    # Each process starts with other weights; those of the first process are used.
     torch.manual_seed(rank())
     module = RecurrentPropagator(4, 8)
 
     def run(**options):
         return fit(
             module,
-            [small_reference()],
+            [small_subject()],
             small_recipe(n_updates=8, n_references=4),
             validate=lambda module: {"followed": module.head.weight.sum().item()},
             checkpoint=folder / "checkpoint.pt",
@@ -113,7 +110,7 @@ def train(folder, *, interrupt=False):
                 run()
         except Interrupted as where:
             interrupted = str(where)
-        # All wait until the first has saved its checkpoint.
+        # Wait until the first process has saved the checkpoint.
         torch.distributed.barrier()
     history = run(resume=interrupt)
     weights = module.state_dict()

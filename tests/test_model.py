@@ -13,8 +13,8 @@ from dipy_rnn.model import (
     architecture_of,
     newton_slopes,
 )
-from dipy_rnn.training.fit import predict
 from dipy_rnn.training.sequences import Batch
+from dipy_rnn.training.state import predict
 
 both = pytest.mark.parametrize(
     "build",

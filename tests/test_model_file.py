@@ -29,7 +29,7 @@ from dipy_rnn.model_file import (
     save_model,
     shipped_models,
 )
-from dipy_rnn.training.checkpoint import load_checkpoint, save_checkpoint
+from dipy_rnn.training.state import load_checkpoint, save_checkpoint
 from dipy_rnn.training.shipped_models import write_checksums
 
 LOCAL = ModelMetadata(

@@ -1,4 +1,4 @@
-"""dipy_train_rnn on real files: every option, every error a user can make."""
+"""dipy_train_rnn on files: all options, and all mistakes that a user can make."""
 
 import csv
 from pathlib import Path
@@ -24,7 +24,7 @@ from dipy_rnn.model_file import read_metadata
 from dipy_rnn.phantom import Bundle, Phantom
 from dipy_rnn.sh import fodf_features
 from dipy_rnn.training import log, processes
-from dipy_rnn.training.checkpoint import load_checkpoint
+from dipy_rnn.training.state import load_checkpoint
 from dipy_rnn.workflows import cli, train
 
 SMALL = {
@@ -39,7 +39,7 @@ SMALL = {
 
 
 def flat_phantom(*angles_deg, shape=(12, 12, 6)):
-    """Straight bundles of 20 mm in the x-y plane, in voxels of 2 mm."""
+    """Return straight bundles of 20 mm in the x-y plane, in voxels of 2 mm."""
     affine = np.diag([2.0, 2, 2, 1])
     affine[:3, 3] = 1 - np.array(shape)
     along = np.linspace(-10, 10, 41)[:, None]
@@ -54,7 +54,7 @@ def save_lines(path, lines, image):
 
 
 class Subject:
-    """The files of one subject."""
+    """A subject and its files."""
 
     def __init__(self, folder, order=4, n_each=6, name="sub"):
         self.phantom = flat_phantom(30.0, 70.0)
@@ -78,7 +78,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def subject(made, tmp_path):
-    """Return a subject, in whose folder tests may write."""
+    """Return a subject in a folder that the test may change."""
     folder = made[0].pam.parent
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     one = Subject.__new__(Subject)
@@ -89,16 +89,15 @@ def subject(made, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch):
-    """Leave threads as they were; draw no curves."""
+def restore_threads_and_draw_no_curves(monkeypatch):
     n_threads = torch.get_num_threads()
-    monkeypatch.setattr(log, "draw_curves", lambda *_: None)  # half of the time
+    monkeypatch.setattr(log, "draw_curves", lambda *_: None)  # takes half of the time
     yield
     torch.set_num_threads(n_threads)
 
 
 def flags(**options):
-    """Return options as the terminal takes them; True is a flag."""
+    """Return options as words of a command line; True gives a flag."""
     words = []
     for name, value in (SMALL | options).items():
         if value is not None:
@@ -112,7 +111,7 @@ def command(*arguments):
 
 
 def refusal(*arguments, **options):
-    """Return the one line with which the command refuses."""
+    """Run the command, which must fail with one line; return the line."""
     with pytest.raises(SystemExit) as caught:
         command(*arguments, *flags(**options))
     line = caught.value.code
@@ -122,7 +121,7 @@ def refusal(*arguments, **options):
 
 
 class Trained:
-    """What a run of the command left."""
+    """The files that a run of the command wrote."""
 
     def __init__(self, out):
         self.folder = out / "model_training"
@@ -159,7 +158,7 @@ def trained(subject, tmp_path):
     return run
 
 
-def test_it_writes_a_model_that_tracks_a_log_and_curves(
+def test_it_writes_a_model_that_tracks_and_a_log_and_curves(
     subject, trained, monkeypatch, messages
 ):
     monkeypatch.undo()
@@ -179,11 +178,11 @@ def test_it_writes_a_model_that_tracks_a_log_and_curves(
     facts = result.metadata
     assert (facts.kind, facts.frame, facts.hidden) == ("sh", "local", 4)
     assert facts.orders == (4,) and facts.step_mm == (0.2, 1.5)
-    story = facts.provenance
-    assert story["data"] == "12 streamlines of 1 subjects"
-    assert story["recipe"]["n_updates"] == 4
-    assert 0 <= story["training"]["followed"] <= 1
-    # In the library, and with the other command.
+    provenance = facts.provenance
+    assert provenance["data"] == "12 streamlines of 1 subjects"
+    assert provenance["recipe"]["n_updates"] == 4
+    assert 0 <= provenance["training"]["followed"] <= 1
+    # The model tracks in the library and in dipy_track_rnn.
     lines = list(
         rnn_tracking(
             [[0.0, 0, 0], [5.0, 3.0, 0]],
@@ -217,7 +216,7 @@ def test_tractograms_come_in_three_formats_and_fodfs_in_two(
         assert_allclose(value, two.weights[name], atol=1e-4)
 
 
-def test_many_subjects_and_some_of_them_held_out(made, trained, messages):
+def test_many_subjects_with_some_of_them_held_out(made, trained, messages):
     folder = made[0].pam.parent
     both = folder / "sub-*.pam5", folder / "sub-*.trk"
     assert trained(*both).n_streamlines == [12, 8]
@@ -232,12 +231,12 @@ def test_the_architecture_and_its_size_are_chosen(trained):
     facts = result.metadata
     assert (facts.frame, facts.hidden, facts.layers) == ("voxel", 6, 1)
     assert facts.architecture == "cai2023"
-    # The architecture's own, where nothing is said.
+    # Options that are not given have the architecture's defaults.
     assert facts.provenance["recipe"]["learning_rate"] == 3e-4
     assert trained(hidden=None, n_updates=1).metadata.hidden == 64
 
 
-def test_every_option_arrives(trained):
+def test_every_option_has_an_effect(trained):
     options = {
         "teacher": "streamline",
         "min_step": 0.5,
@@ -261,14 +260,14 @@ def test_every_option_arrives(trained):
         assert recipe[name] == expected[name], name
     assert result.metadata.step_mm == (0.5, 0.8)
     assert [row["update"] for row in result.rows] == ["1", "2", "3"]
-    # The same again, but for one option each.
+    # The same options give the same weights; another value gives others.
     again = trained(**options)
     assert result.same_as(again)
     for change in ({"random_seed": 4}, {"weight": "point"}, {"teacher": "peak_along"}):
         assert not result.same_as(trained(**(options | change)))
 
 
-def test_without_tractograms_it_tracks_its_own(subject, trained, messages):
+def test_deterministic_tractograms_are_made_and_used(subject, trained, messages):
     options = {"n_streamlines": 20, "nbr_threads": 2}
     result = trained(tractogram="deterministic", **options)
     recipe = result.metadata.provenance["recipe"]
@@ -276,7 +275,7 @@ def test_without_tractograms_it_tracks_its_own(subject, trained, messages):
     assert "deterministic tractogram of" in messages.text
     assert 10 < result.n_streamlines[0] <= 20
     assert trained().metadata.provenance["recipe"]["teacher"] == "peak_along"
-    # It starts and stays where an image says.
+    # Streamlines start and stay where a stopping image is above the threshold.
     image = np.zeros(subject.fodf.shape[:3], np.float32)
     image[4:8, 4:8, 2:4] = 0.5
     save_nifti(subject.fa, image, subject.phantom.affine)
@@ -293,7 +292,7 @@ def test_without_tractograms_it_tracks_its_own(subject, trained, messages):
     assert "no voxel above 0.6" in line and "sub-1_fa.nii.gz" in line
 
 
-def test_bad_streamlines_are_counted_and_do_no_harm(subject, trained, messages):
+def test_bad_streamlines_are_counted_and_cleaned(subject, trained, messages):
     far, nan = subject.lines[0] + [500, 0, 0], subject.lines[1].copy()
     nan[3] = np.nan
     short = subject.lines[2][:3]
@@ -314,7 +313,7 @@ def test_an_interrupted_training_is_resumed(subject, trained, tmp_path):
     assert [path.name for path in out.iterdir()] == ["model_training"]
     left = {path.name for path in (out / "model_training").iterdir()}
     assert {"checkpoint.pt", "log.csv"} <= left and not list(out.rglob("subject_*"))
-    # Not by mistake started anew, nor gone on with as another.
+    # It is neither started anew by mistake, nor continued with other options.
     line = refusal(*inputs, out_dir=out, **options)
     assert "--resume" in line and "--force" in line
     line = refusal(*inputs, out_dir=out, resume=True, **options | {"n_updates": 5})
@@ -336,11 +335,11 @@ def test_an_existing_model_is_kept_unless_forced(subject, trained, tmp_path):
     assert trained(out=out, force=True).metadata.hidden == 4
 
 
-def test_a_loss_that_is_not_finite_is_one_line_and_leaves_no_model(
+def test_a_loss_that_is_not_finite_gives_a_one_line_error_and_no_model(
     subject, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        "dipy_rnn.training.fit.cosine_loss", lambda p, *_, **__: p.sum() * np.nan
+        "dipy_rnn.training.state.cosine_loss", lambda p, *_, **__: p.sum() * np.nan
     )
     out = tmp_path / "out"
     line = refusal(subject.pam, subject.tractogram, out_dir=out)
@@ -348,7 +347,9 @@ def test_a_loss_that_is_not_finite_is_one_line_and_leaves_no_model(
     assert not list(out.rglob("*"))
 
 
-def test_a_full_disk_is_one_line_that_names_the_file(subject, tmp_path, monkeypatch):
+def test_a_full_disk_gives_a_one_line_error_that_names_the_folder(
+    subject, tmp_path, monkeypatch
+):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -359,7 +360,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(subject, tmp_path, monkeypa
     assert not list(out.rglob("*"))
 
 
-# What goes wrong: (what is done to the files, options, what the line names).
+# Mistakes: (change to the files, options, expected part of the error).
 def nothing(subject):
     pass
 
@@ -403,7 +404,7 @@ MISTAKES = {
     "half a tractogram": (cut_in_half, {}, "sub-1.trk is no readable tractogram"),
     "text": (lambda s: s.tractogram.write_text("x"), {}, "sub-1.trk is no readable"),
     "text as fODF": (lambda s: s.pam.write_text("x"), {}, "sub-1.pam5 is no peaks"),
-    "an image": (nothing, {"tractogram": "sub-1_fa.nii.gz"}, "is no tractogram"),
+    "an image": (nothing, {"tractogram": "sub-1_fa.nii.gz"}, "is not a tractogram"),
     "a mask as fODF": (nothing, {"pam": "sub-1_fa.nii.gz"}, "an image with 4"),
     "architecture": (nothing, {"architecture": "lstm"}, "architecture is lstm"),
     "teacher": (nothing, {"teacher": "nobody"}, "teacher is 'nobody'"),
@@ -413,7 +414,7 @@ MISTAKES = {
     "name": (nothing, {"out_model": "model.onnx"}, "out_model is model.onnx"),
     "device": (nothing, {"device": "cuda:99"}, "device is 'cuda:99'"),
     "unknown device": (nothing, {"device": "abacus"}, "device is 'abacus'"),
-    "all held out": (nothing, {"validation_subjects": 1}, "one at least"),
+    "all held out": (nothing, {"validation_subjects": 1}, "at least one must be"),
     "whole fraction": (nothing, {"validation_fraction": 1}, "validation_fraction is 1"),
     "no checkpoint": (nothing, {"resume": True}, "checkpoint.pt"),
     "steps crossed": (nothing, {"min_step": 2}, "step_mm is 2 to 1.5"),
@@ -429,7 +430,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_ends_in_one_line_and_leaves_nothing_behind(
+def test_a_mistake_gives_a_one_line_error_and_leaves_no_files(
     subject, mistake, monkeypatch
 ):
     change, options, named = MISTAKES[mistake]
@@ -462,16 +463,16 @@ def test_the_installed_command_trains_in_two_processes_as_in_one(
         [program, *inputs, *flags(out_dir=tmp_path / "two", **options)]
     )
     assert [code for code, _, _ in results] == [0, 0], results
-    # The first one reads and writes.
-    said = [output + errors for _, output, errors in results]
-    assert "12 kept" in said[0] and "12 kept" not in said[1]
+    # Only the first process reads and writes.
+    printed = [output + errors for _, output, errors in results]
+    assert "12 kept" in printed[0] and "12 kept" not in printed[1]
     one, two = trained(**options), Trained(tmp_path / "two")
     for name, value in one.weights.items():
         assert_allclose(value, two.weights[name], atol=1e-5)
     assert len(one.rows) == len(two.rows) == 2
 
 
-def test_the_installed_command_refuses_with_a_status(subject):
+def test_the_installed_command_returns_1_for_a_mistake(subject):
     program = Path(sys.executable).parent / "dipy_train_rnn"
     wrong = subprocess.run(
         [program, subject.pam, "none.trk"], capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""References, sequences, losses and the loop, on straight lines and tiny phantoms."""
+"""Subjects, sequences, losses and the loop, on straight lines and tiny phantoms."""
 
 from collections import Counter
 from dataclasses import replace
@@ -12,7 +12,7 @@ import types
 
 from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
 import distributed_worker
-from distributed_worker import interrupt_after, small_recipe, small_reference
+from distributed_worker import interrupt_after, small_recipe, small_subject
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
@@ -22,75 +22,81 @@ from dipy_rnn import rnn_tracking, sh, spaces
 from dipy_rnn.model import CaiPropagator, RecurrentPropagator
 from dipy_rnn.model_file import ModelMetadata, save_model
 from dipy_rnn.phantom import circle_phantom, crossing_phantom
-from dipy_rnn.training import fit as loop
-from dipy_rnn.training import log
-from dipy_rnn.training.checkpoint import load_checkpoint, save_checkpoint
-from dipy_rnn.training.fit import Interrupted, best_row, fit, predict
-from dipy_rnn.training.log import TrainingLog, draw_curves
-from dipy_rnn.training.losses import cosine_loss
-from dipy_rnn.training.recipe import Recipe
-from dipy_rnn.training.references import Reference, clean, load, store
-from dipy_rnn.training.sequences import LEAST_STEPS, Blur, Sequences, draw, pack
-from dipy_rnn.training.teachers import (
+from dipy_rnn.training import (
+    FreeRunning,
+    InputNoise,
+    Interrupted,
+    Recipe,
+    TrainingSubject,
+    best_row,
+    clean_streamlines,
+    cosine_loss,
     deterministic_streamlines,
-    largest_ahead,
-    peak_along,
+    fit,
+    hold_out,
+    load_subject,
+    log,
+    save_subject,
+    state,
 )
-from dipy_rnn.training.validation import FreeRunning
+from dipy_rnn.training.log import TrainingLog, draw_curves
+from dipy_rnn.training.sequences import LEAST_STEPS, Sequences, draw_sequences, pack
+from dipy_rnn.training.state import load_checkpoint, predict, save_checkpoint
+from dipy_rnn.training.target_rules import largest_ahead, peak_along
 
-NO_BLUR = Blur(position_mm=0.0, direction_deg=(0.0, 0.0))
+NO_NOISE = InputNoise(position_mm=0.0, direction_deg=(0.0, 0.0))
 DIRECTION = np.array([0.36, 0.48, 0.8])
 KINDS = pytest.mark.parametrize("kind", [RecurrentPropagator, CaiPropagator])
 
 
 def line_mm(n_steps, start=(2.0, 2.0, 2.0)):
-    """Points half a mm apart along DIRECTION."""
+    """Return points along DIRECTION, 0.5 mm apart."""
     return np.array(start) + 0.5 * np.arange(2 * n_steps + 1)[:, None] * DIRECTION
 
 
 def coordinates(shape, affine):
-    """A world that shows where it is asked: x, y, z in mm, and one."""
+    """Return a volume whose features are their coordinates: x, y, z in mm, and 1."""
     vox = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     mm = spaces.to_mm(vox, affine)
     return np.concatenate([mm, np.ones((*shape, 1))], axis=-1).astype(np.float32)
 
 
-def seen_mm(sequences):
-    """Where a world of coordinates was looked at: features lose their scale alone."""
+def sampled_mm(sequences):
+    """Return where a volume of coordinates was sampled; features are normalised."""
     return sequences.features[:, :3] / sequences.features[:, 3:]
 
 
-def blank(lines, affine=None, shape=(9, 9, 9)):
-    """A reference whose features are all alike."""
+def uniform(lines, affine=None, shape=(9, 9, 9)):
+    """Return a subject with the same features in all voxels."""
     affine = np.eye(4) if affine is None else affine
-    return Reference.of(np.ones((*shape, 15), np.float32), affine, lines)
+    return TrainingSubject.of(np.ones((*shape, 15), np.float32), affine, lines)
 
 
 @pytest.fixture(scope="module")
 def crossing():
-    return small_reference()
+    return small_subject()
 
 
 def drawn(
-    reference,
+    subject,
     n_sequences=4,
     *,
     frame="local",
     step_mm=1.0,
     max_points=20,
     seed=0,
-    blur=NO_BLUR,
-    teacher=None,
+    noise=NO_NOISE,
+    target_rule=None,
 ):
-    return draw(
-        reference,
+    return draw_sequences(
+        subject,
         n_sequences,
         frame=frame,
         step_mm=step_mm,
         max_points=max_points,
         rng=np.random.default_rng(seed),
-        blur=blur,
-        teacher=teacher,
+        noise=noise,
+        target_rule=target_rule,
     )
 
 
@@ -127,14 +133,14 @@ def metadata(module):
 
 def test_cosine_loss_is_the_mean_of_one_minus_the_cosines():
     x, y = torch.eye(3)[:2]
-    between = torch.tensor([cos(pi / 3), 3**0.5 / 2, 0.0])
-    predicted, target = torch.stack([x, x, x, x]), torch.stack([x, y, -x, between])
+    oblique = torch.tensor([cos(pi / 3), 3**0.5 / 2, 0.0])
+    predicted, target = torch.stack([x, x, x, x]), torch.stack([x, y, -x, oblique])
     assert_allclose(cosine_loss(predicted, target), (0 + 1 + 2 + 0.5) / 4, rtol=1e-6)
     weight = torch.tensor([1.0, 3.0, 0.0, 2.0])
     assert_allclose(cosine_loss(predicted, target, weight), (3 + 1) / 6, rtol=1e-6)
 
 
-def test_with_a_width_large_errors_count_alike_and_small_ones_as_before():
+def test_a_width_limits_the_loss_of_large_errors_and_keeps_that_of_small_ones():
     ahead = torch.tensor([[0.0, 0.0, 1.0]])
     losses = []
     for degrees in (1.0, 90.0, 180.0):
@@ -145,10 +151,11 @@ def test_with_a_width_large_errors_count_alike_and_small_ones_as_before():
     assert_allclose(losses[1:], np.deg2rad(10) ** 2, rtol=1e-3)
 
 
-# References
+# Subjects
 
 NAN = [np.nan] * 3
-BAD_LINES = {  # x of points on an axis through 6 voxels of 1 mm: what is left, why
+# x of points on an axis through 6 voxels of 1 mm: what is kept, and what is counted.
+BAD_LINES = {
     "nothing wrong": ([0, 1, 2.5], [0, 1, 2.5], {}),
     "out at the end": ([3, 4, 5.4, 5.6], [3, 4, 5.4], {"outside the image": 1}),
     "in at the start": ([-0.6, -0.4, 2], [-0.4, 2], {"outside the image": 1}),
@@ -182,7 +189,7 @@ def test_bad_streamlines_are_cleaned_and_counted(case, oblique_affine):
     line = spaces.to_mm(np.where(finite, xs, 0)[:, None] * [1.0, 0, 0], affine)
     line[~finite, 1] = xs[~finite]
     counts = Counter()
-    found = list(clean([line], affine, (6, 1, 1), 1.0, counts))
+    found = list(clean_streamlines([line], affine, (6, 1, 1), 1.0, counts))
     kept = {} if left is None else {"kept": 1}
     assert dict(counts) == {"read": 1} | kept | reasons
     if left is None:
@@ -199,44 +206,57 @@ def test_cleaning_reads_one_streamline_at_a_time():
             yield line_mm(3)
 
     counts = Counter()
-    lines = clean(endless(), np.eye(4), (9, 9, 9), 1.0, counts)
+    lines = clean_streamlines(endless(), np.eye(4), (9, 9, 9), 1.0, counts)
     assert_allclose(next(lines), line_mm(3), atol=1e-6)
     assert counts["kept"] == 1
 
 
-def test_what_is_stored_comes_back_and_coordinates_are_kept_once(tmp_path, crossing):
+def test_a_saved_subject_is_loaded_and_its_coordinates_are_stored_once(
+    tmp_path, crossing
+):
     lines = [line_mm(n).astype(np.float32) for n in (3, 8, 5)]
-    stored = store(tmp_path / "s", crossing.data, crossing.affine, iter(lines))
-    for reference in (stored, load(tmp_path / "s")):
-        assert_array_equal(reference.data, crossing.data)
-        assert_array_equal(reference.affine, crossing.affine)
-        assert_allclose(reference.lengths_mm, [3, 8, 5], rtol=1e-6)
-        assert len(reference) == 3
+    saved = save_subject(tmp_path / "s", crossing.data, crossing.affine, iter(lines))
+    for subject in (saved, load_subject(tmp_path / "s")):
+        assert_array_equal(subject.data, crossing.data)
+        assert_array_equal(subject.affine, crossing.affine)
+        assert_allclose(subject.lengths_mm, [3, 8, 5], rtol=1e-6)
+        assert len(subject) == 3
         for i, line in enumerate(lines):
-            assert_array_equal(reference.streamline(i), line)
-        # Mapped, not read.
-        assert isinstance(reference.data, np.memmap)
-        assert isinstance(reference.points_mm.base, np.memmap)
+            assert_array_equal(subject.streamline(i), line)
+        # Memory-mapped, not read.
+        assert isinstance(subject.data, np.memmap)
+        assert isinstance(subject.points_mm.base, np.memmap)
     points = (7 + 17 + 11) * 3 * 4
     sizes = {p.name: p.stat().st_size for p in (tmp_path / "s").iterdir()}
     assert sizes["points_mm.float32"] == points
     assert sum(sizes.values()) < points + crossing.data.nbytes + 2000
 
 
-def test_nothing_to_store_is_refused(tmp_path, crossing):
+def test_a_subject_without_streamlines_is_refused(tmp_path, crossing):
     with pytest.raises(ValueError, match="no streamline is left"):
-        store(tmp_path / "s", crossing.data, crossing.affine, iter([]))
+        save_subject(tmp_path / "s", crossing.data, crossing.affine, iter([]))
 
 
-def test_some_streamlines_of_a_reference_are_selected_without_a_copy():
+def test_some_streamlines_of_a_subject_are_selected_without_a_copy():
     lines = [line_mm(n).astype(np.float32) for n in (3, 8, 5)]
-    reference = blank(lines)
-    some = reference.select(np.array([2, 0]))
-    assert len(some) == 2 and len(reference) == 3
+    subject = uniform(lines)
+    some = subject.select(np.array([2, 0]))
+    assert len(some) == 2 and len(subject) == 3
     assert_array_equal(some.streamline(0), lines[2])
     assert_array_equal(some.streamline(1), lines[0])
     assert_allclose(some.lengths_mm, [5, 3], rtol=1e-6)
-    assert some.points_mm is reference.points_mm and some.data is reference.data
+    assert some.points_mm is subject.points_mm and some.data is subject.data
+
+
+def test_a_fraction_of_each_subject_is_held_out_but_never_all_streamlines():
+    subjects = [uniform([line_mm(3)] * n) for n in (8, 1, 2)]
+    training, validation = hold_out(subjects, 0, fraction=0.3)
+    assert [len(subject) for subject in training] == [5, 1, 1]
+    assert [len(subject) for subject in validation] == [3, 1]
+    starts = [set(part.spans[:, 0]) for part in (training[0], validation[0])]
+    assert not starts[0] & starts[1]
+    training, validation = hold_out(subjects, 0, n_subjects=2)
+    assert training == subjects[:1] and validation == subjects[1:]
 
 
 # Sequences
@@ -245,17 +265,17 @@ def test_some_streamlines_of_a_reference_are_selected_without_a_copy():
 @pytest.mark.parametrize("handedness", [1.0, -1.0])
 def test_the_target_on_a_straight_line_is_its_direction(oblique_affine, handedness):
     affine = oblique_affine(handedness)
-    sequences = drawn(blank([line_mm(10)], affine, (2, 2, 2)), 20, frame="voxel")
+    sequences = drawn(uniform([line_mm(10)], affine, (2, 2, 2)), 20, frame="voxel")
     along_axes = DIRECTION @ spaces.axes(affine)
     forward = np.sign(sequences.target @ along_axes)
     assert_allclose(sequences.target, forward[:, None] * along_axes, atol=1e-6)
     assert_allclose(sequences.incoming, sequences.target, atol=1e-6)
-    assert set(forward) == {1, -1}  # streamlines have no direction of their own
+    assert set(forward) == {1, -1}  # streamlines are drawn in both directions
 
 
-def test_without_blur_a_straight_line_is_straight_on():
+def test_without_noise_the_target_on_a_straight_line_is_straight_ahead():
     for seed in range(4):  # half of the draws are mirrored
-        sequences = drawn(blank([line_mm(8)]), 10, seed=seed)
+        sequences = drawn(uniform([line_mm(8)]), 10, seed=seed)
         ahead = [[0, 0, 1]] * sequences.lengths.sum()
         assert_allclose(sequences.target, ahead, atol=1e-6)
         assert_array_equal(sequences.incoming, ahead)
@@ -264,12 +284,12 @@ def test_without_blur_a_straight_line_is_straight_on():
 def test_points_lie_on_the_streamline_at_equal_steps():
     affine = np.diag([2.0, 2, 2, 1])
     world = coordinates((10, 10, 10), affine)
-    # Uneven points; the steps divide the length into equal ones, of 0.3 nearly.
+    # The points are uneven. The length is divided into equal steps of about 0.3 mm.
     uneven = line_mm(10, start=(3.0, 2, 4))[[0, 1, 2, 6, 7, 13, 20]]
-    reference = Reference.of(world, affine, [uneven])
+    subject = TrainingSubject.of(world, affine, [uneven])
     for asked_mm, step_mm in ((0.3, 10 / 33), (0.999, 1.0)):
-        sequences = drawn(reference, 20, frame="voxel", step_mm=asked_mm)
-        points_mm = seen_mm(sequences)
+        sequences = drawn(subject, 20, frame="voxel", step_mm=asked_mm)
+        points_mm = sampled_mm(sequences)
         across = np.cross(points_mm - [3.0, 2, 4], DIRECTION)
         assert_allclose(across, 0, atol=1e-4)
         for points, targets in zip(
@@ -280,21 +300,23 @@ def test_points_lie_on_the_streamline_at_equal_steps():
             assert_allclose(steps, step_mm * targets[:-1], atol=1e-4)
 
 
-def test_sequences_start_anywhere_inside_the_streamline_but_at_its_last_step():
-    reference = Reference.of(
+def test_sequences_start_at_all_points_but_the_last_two():
+    subject = TrainingSubject.of(
         coordinates((12, 12, 12), np.eye(4)), np.eye(4), [line_mm(8)]
     )
-    sequences = drawn(reference, 200, frame="voxel", step_mm=0.999)
-    starts = np.array([points[0] for points in each(sequences, seen_mm(sequences))])
+    sequences = drawn(subject, 200, frame="voxel", step_mm=0.999)
+    starts = np.array([points[0] for points in each(sequences, sampled_mm(sequences))])
     along = np.round((starts - 2.0) @ DIRECTION, 3)
-    # From either end, and never where only one step is left.
+    # Drawn in both directions, and never from where only one step is left.
     assert_allclose(np.unique(along), np.arange(9), atol=1e-3)
     assert set(sequences.lengths) == set(range(2, 9))
 
 
 def test_sequences_are_packed_longest_first_and_cut_to_max_points():
     parts = [
-        drawn(blank([line_mm(3), line_mm(9)]), 20, max_points=5, seed=s, frame="voxel")
+        drawn(
+            uniform([line_mm(3), line_mm(9)]), 20, max_points=5, seed=s, frame="voxel"
+        )
         for s in (0, 1)
     ]
     batch = pack(parts)
@@ -308,7 +330,7 @@ def test_sequences_are_packed_longest_first_and_cut_to_max_points():
     }  # fmt: skip
 
 
-def test_packing_keeps_every_sequence_in_its_order_of_time():
+def test_packing_keeps_the_order_of_points_in_each_sequence():
     lengths = np.array([2, 4, 1, 4])
     rows = np.arange(33.0).reshape(11, 3)
     sequences = Sequences(lengths, rows, rows + 100, rows + 200)
@@ -321,7 +343,7 @@ def test_packing_keeps_every_sequence_in_its_order_of_time():
         assert_array_equal(found[: lengths[i]], each(sequences, rows)[i])
     assert_array_equal(batch.incoming, batch.features + 100)
     assert_array_equal(batch.target, batch.features + 200)
-    # Each point knows the length of its sequence.
+    # Each point has the length of its sequence.
     assert_array_equal(batch.lengths, [4, 4, 2, 1, 4, 4, 2, 4, 4, 4, 4])
 
 
@@ -330,102 +352,102 @@ def test_in_a_frame_a_lobe_along_the_line_points_ahead(lobes, oblique_affine):
     expected /= np.linalg.norm(expected)
     for handedness in (1.0, -1.0):
         affine = oblique_affine(handedness)
-        seen = lobes([DIRECTION @ spaces.axes(affine)], 4).astype(np.float32)
-        data = np.ascontiguousarray(np.broadcast_to(seen, (3, 3, 3, 15)))
-        features = drawn(Reference.of(data, affine, [line_mm(8)])).features
+        lobe = lobes([DIRECTION @ spaces.axes(affine)], 4).astype(np.float32)
+        data = np.ascontiguousarray(np.broadcast_to(lobe, (3, 3, 3, 15)))
+        features = drawn(TrainingSubject.of(data, affine, [line_mm(8)])).features
         assert_allclose(features, expected.repeat(len(features), 0), atol=1e-5)
 
 
-def test_in_a_frame_what_is_seen_and_the_target_belong_together(lobes):
-    # The next direction is written into the world: each voxel's lobe is along the
-    # circle, so the lobe seen in the frame is along the target, mirrored or not.
+def test_in_a_frame_features_and_target_agree(lobes):
+    # The lobe of each voxel is along the circle. So in the frame, mirrored or not, the
+    # lobe is along the target.
     phantom = circle_phantom(12.0, voxel_size_mm=1.0, tube_mm=3.0)
     data = sh.fodf_features(phantom.fodf(8)).data
-    reference = Reference.of(data, phantom.affine, phantom.streamlines(4)[0])
-    blur = Blur(position_mm=0.0, direction_deg=(0.0, 10.0))
+    subject = TrainingSubject.of(data, phantom.affine, phantom.streamlines(4)[0])
+    noise = InputNoise(position_mm=0.0, direction_deg=(0.0, 10.0))
     for seed in range(4):
-        sequences = drawn(reference, 4, seed=seed, step_mm=0.2, blur=blur)
-        towards = lobes(sequences.target.astype(float), 8)
-        towards /= np.linalg.norm(towards, axis=1, keepdims=True)
-        assert np.mean(np.sum(sequences.features * towards, axis=1)) > 0.97
+        sequences = drawn(subject, 4, seed=seed, step_mm=0.2, noise=noise)
+        expected = lobes(sequences.target.astype(float), 8)
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        assert np.mean(np.sum(sequences.features * expected, axis=1)) > 0.97
         assert sequences.target[:, 2].min() < 0.999
 
 
-def test_positions_stray_as_far_as_the_blur_says():
+def test_positions_have_the_noise_that_is_given():
     affine = np.eye(4)
-    reference = Reference.of(
+    subject = TrainingSubject.of(
         coordinates((40, 40, 40), affine), affine, [line_mm(20, start=(12.0, 12, 12))]
     )
     sequences = drawn(
-        reference,
+        subject,
         300,
         frame="voxel",
-        blur=Blur(position_mm=0.7, direction_deg=(0.0, 0.0)),
+        noise=InputNoise(position_mm=0.7, direction_deg=(0.0, 0.0)),
     )
-    across = seen_mm(sequences) - 12.0
+    across = sampled_mm(sequences) - 12.0
     across -= np.outer(across @ DIRECTION, DIRECTION)
-    # Two of the three dimensions are across the line; 0.3 more for each point alone.
+    # Two of three dimensions are across the line. Each point has 0.3 of its own noise.
     expected = 0.7 * np.sqrt(2 / 3 * (1 + 0.3**2))
     assert_allclose(np.sqrt(np.mean(np.sum(across**2, axis=1))), expected, rtol=0.1)
     assert_allclose(np.abs(sequences.incoming @ DIRECTION), 1, rtol=1e-5)
 
 
-def test_points_that_stray_out_of_the_image_are_seen_at_its_rim():
+def test_points_outside_the_image_are_moved_to_its_border():
     affine = np.eye(4)
-    reference = Reference.of(
+    subject = TrainingSubject.of(
         coordinates((12, 12, 12), affine), affine, [line_mm(11, start=(0.0, 0, 0))]
     )
-    blur = Blur(position_mm=8.0, direction_deg=(0.0, 0.0))
-    points_mm = seen_mm(drawn(reference, 100, frame="voxel", blur=blur))
+    noise = InputNoise(position_mm=8.0, direction_deg=(0.0, 0.0))
+    points_mm = sampled_mm(drawn(subject, 100, frame="voxel", noise=noise))
     assert np.isfinite(points_mm).all()
     assert points_mm.min() >= -0.5 and points_mm.max() <= 11.5
 
 
-def test_incoming_directions_are_as_wrong_and_for_as_long_as_the_blur_says():
+def test_incoming_directions_have_the_noise_and_correlation_that_are_given():
     sequences = drawn(
-        blank([line_mm(20)]),
+        uniform([line_mm(20)]),
         300,
         frame="voxel",
         step_mm=0.5,
-        blur=Blur(0.0, direction_deg=(2.0, 6.0), memory_mm=2.0),
+        noise=InputNoise(0.0, direction_deg=(2.0, 6.0), memory_mm=2.0),
     )
     error = np.cross(sequences.incoming, sequences.target)
     turn_deg = np.rad2deg(np.arcsin(np.linalg.norm(error, axis=1)))
-    # Two dimensions are across; the mean square of the range is (4 + 12 + 36) / 3.
+    # Two dimensions are across. The mean square of the range is (4 + 12 + 36) / 3.
     assert_allclose(np.sqrt(np.mean(turn_deg**2)), np.sqrt(2 * 52 / 3), rtol=0.1)
     pairs = [pair for one in each(sequences, error) for pair in pairwise(one)]
     before, after = np.moveaxis(np.array(pairs), 1, 0)
-    lasting = np.sum(before * after) / np.sum(before**2)
-    assert_allclose(lasting, np.exp(-0.5 / 2), atol=0.06)
+    correlation = np.sum(before * after) / np.sum(before**2)
+    assert_allclose(correlation, np.exp(-0.5 / 2), atol=0.06)
 
 
-def test_the_noise_on_features_is_as_large_and_lasts_as_long_as_the_blur_says():
+def test_features_have_the_noise_and_correlation_that_are_given():
     clear = np.zeros(15, np.float32)
     clear[:10] = 10**-0.5
     data = np.ascontiguousarray(np.broadcast_to(7 * clear, (9, 9, 9, 15)))
     sequences = drawn(
-        Reference.of(data, np.eye(4), [line_mm(20)]),
+        TrainingSubject.of(data, np.eye(4), [line_mm(20)]),
         300,
         frame="voxel",
         step_mm=0.5,
-        blur=replace(NO_BLUR, features=(0.1, 0.3), memory_mm=2.0),
+        noise=replace(NO_NOISE, features=(0.1, 0.3), memory_mm=2.0),
     )
     features = sequences.features
     assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
-    # What is zero stays so, as orders that were not fitted.
+    # Features that are zero stay zero, such as orders that were not fitted.
     assert_array_equal(features[:, 10:], 0)
-    # Nine dimensions of 15 are across; the mean square of the range is 0.13 / 3.
+    # Nine of 15 dimensions are across. The mean square of the range is 0.13 / 3.
     across = features / (features @ clear)[:, None] - clear
     expected = np.sqrt(9 / 15 * 0.13 / 3)
     assert_allclose(np.sqrt(np.mean(np.sum(across**2, 1))), expected, rtol=0.1)
     pairs = [pair for one in each(sequences, across) for pair in pairwise(one)]
     before, after = np.moveaxis(np.array(pairs), 1, 0)
-    lasting = np.sum(before * after) / np.sum(before**2)
-    assert_allclose(lasting, np.exp(-0.5 / 2), atol=0.06)
+    correlation = np.sum(before * after) / np.sum(before**2)
+    assert_allclose(correlation, np.exp(-0.5 / 2), atol=0.06)
 
 
 def test_the_same_generator_draws_the_same_sequences(crossing):
-    one, again, other = (drawn(crossing, blur=None, seed=s) for s in (1, 1, 2))
+    one, again, other = (drawn(crossing, noise=None, seed=s) for s in (1, 1, 2))
     for name in ("lengths", "features", "incoming", "target"):
         assert_array_equal(getattr(one, name), getattr(again, name))
     assert not np.array_equal(one.features[:2], other.features[:2])
@@ -434,33 +456,33 @@ def test_the_same_generator_draws_the_same_sequences(crossing):
 def test_streamlines_too_short_for_a_step_are_refused():
     line = np.array([[4.0, 4, 4], [5.0, 4, 4]])
     with pytest.raises(ValueError, match=r"two steps of 1\.5 mm"):
-        drawn(blank([line]), 2, step_mm=1.5)
+        drawn(uniform([line]), 2, step_mm=1.5)
 
 
-def test_a_streamline_of_two_steps_is_long_enough_with_the_room_that_is_left():
+def test_a_streamline_of_two_steps_and_a_margin_is_long_enough():
     line = np.array([[2.0, 4, 4], [4.001, 4, 4]])
     with pytest.raises(ValueError, match="two steps of 1 mm"):
-        drawn(blank([line]), 2)
+        drawn(uniform([line]), 2)
     line[1, 0] = 2 + LEAST_STEPS + 1e-3
-    assert set(drawn(blank([line]), 2).lengths) == {2}
+    assert set(drawn(uniform([line]), 2).lengths) == {2}
 
 
 @pytest.mark.parametrize("frame", ["local", "voxel"])
-@pytest.mark.parametrize("teacher", [None, peak_along])
-def test_a_fold_leaves_all_directions_finite(frame, teacher):
-    # Seven steps of 8/7 mm: the fourth is from 3.43 mm out to 3.43 mm back. Steps of
-    # 4 mm forth and back, taken two at a time, lead nowhere from first to last.
+@pytest.mark.parametrize("target_rule", [None, peak_along])
+def test_all_directions_at_a_fold_are_finite(frame, target_rule):
+    # First line: the fourth of seven steps of 8/7 mm starts and ends 3.43 mm from the
+    # first point. Second line: each step of 8 mm ends where it started.
     for xs, step_mm in (([1, 5, 1], 1.1), ([1, 5, 1, 5, 1, 5, 1], 7.9)):
         line = np.array([[x, 5.0, 5.0] for x in xs])
         sequences = drawn(
-            blank([line]), 40, frame=frame, step_mm=step_mm, teacher=teacher
+            uniform([line]), 40, frame=frame, step_mm=step_mm, target_rule=target_rule
         )
         for values in (sequences.features, sequences.incoming, sequences.target):
             assert np.isfinite(values).all()
         assert_allclose(np.linalg.norm(sequences.incoming, axis=1), 1, atol=1e-6)
 
 
-# Teachers
+# Target rules
 
 
 def test_the_largest_value_ahead_is_the_one_that_a_finer_search_finds(harmonics):
@@ -478,7 +500,7 @@ def test_the_largest_value_ahead_is_the_one_that_a_finer_search_finds(harmonics)
         assert (best > values.max(axis=1) - 0.03 * spread).all()
         best_by_search = cone[np.argmax(values, axis=1)]
         away = angles_deg(found, best_by_search)
-        # At the rim the function still rises, and the directions end before it.
+        # At the rim the function may still rise beyond the outermost direction.
         at_rim = best_by_search[:, 2] < cos(np.deg2rad(widest_deg - 2))
         assert np.mean(away[~at_rim] < limit_deg) > 0.97  # the others are ties
         assert np.mean(away[at_rim] < 2 * limit_deg) > 0.9
@@ -486,11 +508,12 @@ def test_the_largest_value_ahead_is_the_one_that_a_finer_search_finds(harmonics)
 
 
 def aside(degrees):
+    """Return a unit vector (1, 3) at an angle to the third axis."""
     turn = np.deg2rad(degrees)
     return np.array([[np.sin(turn), 0.0, np.cos(turn)]])
 
 
-def test_the_peak_along_is_found_within_the_distance_of_its_directions(lobes):
+def test_the_peak_is_found_within_the_spacing_of_directions(lobes):
     rng = np.random.default_rng(0)
     turn, azimuth = np.deg2rad(rng.uniform(0, 60, 40)), rng.uniform(0, 2 * pi, 40)
     sine = np.sin(turn)
@@ -503,33 +526,33 @@ def test_the_peak_along_is_found_within_the_distance_of_its_directions(lobes):
     assert angles_deg(found, peaks).max() < 3
 
 
-def test_of_two_peaks_the_one_next_to_the_streamline_is_answered(lobes):
+def test_of_two_peaks_the_one_nearer_to_the_streamline_is_chosen(lobes):
     find = partial(peak_along, widest_deg=70.0)
     both = lobes(aside(-35)) + lobes(aside(35))
     for side in (-1, 1):
         (found,) = find(both, aside(10 * side))
         assert angles_deg(found, aside(35 * side)[0]) < 3
-    # A larger one further from the streamline wins only where that counts little.
+    # A larger, more distant peak is chosen only if the weight of the angle is low.
     unequal = lobes(aside(0)) + 2 * lobes(aside(60))
     assert angles_deg(find(unequal, aside(0)), aside(0)) < 3
     largest = find(unequal, aside(0), straightness=0.5)
     assert angles_deg(largest, aside(60)) < 3
 
 
-def test_a_turn_is_no_wider_than_allowed_and_goes_the_right_way(lobes):
-    for answer in (
+def test_the_target_stays_in_the_cone_and_on_the_side_of_the_peak(lobes):
+    for target in (
         largest_ahead(lobes(aside(40)), widest_deg=28.0),
         peak_along(lobes(aside(40)), aside(20), widest_deg=28.0),
     ):
-        assert angles_deg(answer, aside(28)) < 2
+        assert angles_deg(target, aside(28)) < 2
 
 
-@pytest.mark.parametrize("teacher", [largest_ahead, peak_along])
+@pytest.mark.parametrize("target_rule", [largest_ahead, peak_along])
 @pytest.mark.parametrize("frame", ["local", "voxel"])
-def test_a_teacher_answers_where_the_streamline_strays(
-    teacher, frame, lobes, oblique_affine
+def test_a_target_rule_returns_the_peak_not_the_streamline(
+    target_rule, frame, lobes, oblique_affine
 ):
-    # The volume says "along x" everywhere, whatever the streamline does.
+    # All peaks of the volume are along x; the streamline is not.
     affine = oblique_affine()
     axis = spaces.axes(affine).T @ [1.0, 0, 0]
     data = np.broadcast_to(lobes([axis])[0], (9, 9, 9, 45)).astype(np.float32)
@@ -539,12 +562,12 @@ def test_a_teacher_answers_where_the_streamline_strays(
         0,
     ]
     target = drawn(
-        Reference.of(data.copy(), affine, [line]),
+        TrainingSubject.of(data.copy(), affine, [line]),
         20,
         frame=frame,
         step_mm=0.5,
         max_points=9,
-        teacher=teacher,
+        target_rule=target_rule,
     ).target
     if frame == "voxel":
         assert np.abs(target @ axis).min() > cos(np.deg2rad(3))
@@ -552,14 +575,14 @@ def test_a_teacher_answers_where_the_streamline_strays(
         assert_allclose(target[:, 2], cos(0.3), atol=0.03)
 
 
-def test_deterministic_streamlines_depend_on_their_seed_alone(crossing):
+def test_deterministic_streamlines_depend_on_the_seed_only(crossing):
     make = partial(deterministic_streamlines, crossing.data, crossing.affine, 8)
     one, again, other = (list(make(random_seed=s)) for s in (0, 0, 1))
     assert len(one) == len(again) == 8
     for a, b in zip(one, again):
         assert_array_equal(a, b)
     assert not all(np.array_equal(a, b) for a, b in zip(one, other))
-    # Both bundles of the phantom lie flat.
+    # Both bundles of the phantom are in the x-y plane.
     along = np.concatenate([np.diff(line, axis=0) for line in one if len(line) > 5])
     assert np.abs(along[:, 2]).mean() < 0.2 * np.linalg.norm(along, axis=1).mean()
 
@@ -603,7 +626,7 @@ def test_deterministic_streamlines_stay_above_the_threshold(crossing):
         ("weight", "voxel"),
     ],
 )
-def test_a_recipe_that_cannot_be_cooked_is_refused(name, value):
+def test_a_recipe_with_an_option_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is "):
         Recipe(**{name: value})
 
@@ -624,48 +647,49 @@ def test_a_recipe_that_cannot_be_cooked_is_refused(name, value):
         ("features", None),
     ],
 )
-def test_a_blur_that_is_no_range_is_refused(name, value):
+def test_input_noise_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is "):
-        Blur(**{name: value})
+        InputNoise(**{name: value})
 
 
 # The loop
 
 
 @KINDS
-def test_packed_sequences_are_answered_as_step_by_step(kind, crossing):
+def test_packed_sequences_give_the_same_directions_as_single_steps(kind, crossing):
     module = untrained(kind).eval()
-    for value in module.parameters():  # an untrained head has no memory
+    for value in module.parameters():  # an untrained network does not use its state
         torch.nn.init.normal_(value, std=0.3)
-    sequences = drawn(crossing, 6, frame=module.frame, blur=None)
+    sequences = drawn(crossing, 6, frame=module.frame, noise=None)
     with torch.no_grad():
         packed = pack([sequences])
-        answers, _ = torch.nn.utils.rnn.pad_packed_sequence(
+        predicted, _ = torch.nn.utils.rnn.pad_packed_sequence(
             packed.pack(predict(module, packed)), batch_first=True
         )
-        for answer, i in zip(answers, np.argsort(-sequences.lengths, kind="stable")):
+        longest_first = np.argsort(-sequences.lengths, kind="stable")
+        for directions, i in zip(predicted, longest_first):
             state = module.init_state(1)
             steps = zip(
                 each(sequences, sequences.features)[i],
                 each(sequences, sequences.incoming)[i],
             )
-            for t, (seen, incoming) in enumerate(steps):
+            for t, (features, incoming) in enumerate(steps):
                 expected, state = module(
-                    torch.from_numpy(seen[None]).float(),
+                    torch.from_numpy(features[None]).float(),
                     torch.from_numpy(np.array(incoming)[None]).float(),
                     state,
                 )
-                assert_allclose(answer[t], expected[0], atol=1e-5)
+                assert_allclose(directions[t], expected[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("weight", "loss", "error_deg"), [("point", 1 / 4, 22.5), ("streamline", 1 / 2, 45)]
 )
-def test_each_point_or_each_streamline_counts_alike(
+def test_each_point_or_each_streamline_has_the_same_weight(
     weight, loss, error_deg, crossing, monkeypatch
 ):
-    # An untrained network goes straight on where nothing is to be seen. The one step
-    # of the first sequence is at right angles to that, the three of the second along.
+    # Without a fODF an untrained network predicts straight ahead. The target of the
+    # first sequence is across that, the three targets of the second one are along it.
     ahead, across = np.array([[0.0, 0, 1]]), np.array([[1.0, 0, 0]])
     two = Sequences(
         np.array([1, 3]),
@@ -673,7 +697,7 @@ def test_each_point_or_each_streamline_counts_alike(
         ahead.repeat(4, 0),
         np.concatenate([across, ahead, ahead, ahead]),
     )
-    monkeypatch.setattr(loop, "draw", lambda *_, **__: two)
+    monkeypatch.setattr(state, "draw_sequences", lambda *_, **__: two)
     recipe = small_recipe(n_updates=1, n_references=1, weight=weight, width_deg=None)
     (row,) = fit(untrained(), [crossing], recipe)
     assert_allclose(row["loss"], loss, atol=1e-6)
@@ -681,7 +705,9 @@ def test_each_point_or_each_streamline_counts_alike(
 
 
 @KINDS
-def test_the_same_seed_gives_the_same_weights_whoever_draws(kind, crossing):
+def test_the_same_seed_gives_the_same_weights_with_any_number_of_threads(
+    kind, crossing
+):
     def trained(random_seed, nbr_threads=1):
         module = untrained(kind)
         recipe = small_recipe(n_updates=4, random_seed=random_seed)
@@ -702,7 +728,7 @@ def without_minutes(row):
 @KINDS
 def test_the_loss_falls_on_a_tiny_phantom(kind, crossing):
     module = untrained(kind, hidden=16)
-    batch = pack([drawn(crossing, 40, frame=module.frame, seed=99, blur=None)])
+    batch = pack([drawn(crossing, 40, frame=module.frame, seed=99, noise=None)])
 
     @torch.no_grad()
     def loss():
@@ -726,35 +752,35 @@ def test_the_loss_falls_on_a_tiny_phantom(kind, crossing):
     assert loss() < 0.8 * before
 
 
-def test_batches_vary_and_every_reference_comes_before_any_comes_twice(
+def test_batches_vary_and_have_all_subjects_before_one_occurs_twice(
     crossing, monkeypatch
 ):
-    references = [crossing.select(np.arange(n)) for n in (1, 2, 3, 4, 5)]
-    seen = []
+    subjects = [crossing.select(np.arange(n)) for n in (1, 2, 3, 4, 5)]
+    calls = []
 
-    def noting(reference, *arguments, step_mm, rng, **options):
+    def recording(subject, *arguments, step_mm, rng, **options):
         dice = np.random.default_rng()
         dice.bit_generator.state = rng.bit_generator.state
-        seen.append((len(reference), step_mm, dice.random()))
-        return draw(reference, *arguments, step_mm=step_mm, rng=rng, **options)
+        calls.append((len(subject), step_mm, dice.random()))
+        return draw_sequences(subject, *arguments, step_mm=step_mm, rng=rng, **options)
 
-    monkeypatch.setattr(loop, "draw", noting)
-    fit(untrained(), references, small_recipe(n_updates=3, n_references=7))
-    who, steps_mm, dice = map(np.array, zip(*seen[: 3 * 7]))
+    monkeypatch.setattr(state, "draw_sequences", recording)
+    fit(untrained(), subjects, small_recipe(n_updates=3, n_references=7))
+    who, steps_mm, dice = map(np.array, zip(*calls[: 3 * 7]))
     for batch in who.reshape(3, 7):
         assert sorted(batch[:5]) == [1, 2, 3, 4, 5]
         assert len(set(batch[5:])) == 2
     assert len({tuple(batch) for batch in who.reshape(3, 7)}) == 3
-    # A step for each update, a place in the streamlines for each part of it.
+    # One step size for each update, one random generator for each part of a batch.
     assert [len(set(steps)) for steps in steps_mm.reshape(3, 7)] == [1, 1, 1]
     assert len(set(steps_mm)) == 3
     assert (steps_mm > 0.2).all() and (steps_mm < 1.5).all()
     assert len(set(dice)) == 3 * 7
 
 
-# The signal comes during the update before; row 4 and row 6 are validations.
+# The signal is sent during the update before. Updates 4 and 6 are validated.
 @pytest.mark.parametrize("stopped_at", [3, 4, 6])
-def test_a_training_cut_in_two_is_the_one_without_a_break(
+def test_an_interrupted_and_resumed_training_equals_an_uninterrupted_one(
     stopped_at, crossing, tmp_path
 ):
     def validate(module):  # best in the middle
@@ -776,7 +802,7 @@ def test_a_training_cut_in_two_is_the_one_without_a_break(
     assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
-    torch.manual_seed(99)  # the state of nobody's generator matters
+    torch.manual_seed(99)  # the result does not depend on global generators
     for value in resumed.parameters():
         torch.nn.init.normal_(value)
     reported = []
@@ -794,12 +820,12 @@ def test_a_training_cut_in_two_is_the_one_without_a_break(
     )
     assert same(weights(resumed), weights(whole))
     assert reported == [u for u in (2, 4, 6) if u >= stopped_at]
-    # Minutes go on from those before the break.
+    # Minutes continue from those before the interruption.
     minutes = [row["minutes"] for row in resumed_history]
     assert minutes == sorted(minutes)
 
 
-def test_a_training_that_is_over_can_be_resumed_for_its_weights(crossing, tmp_path):
+def test_resuming_a_finished_training_returns_its_weights(crossing, tmp_path):
     recipe, path = small_recipe(n_updates=2), tmp_path / "checkpoint.pt"
     one, again = untrained(), untrained()
     history = fit(one, [crossing], recipe, checkpoint=path)
@@ -807,12 +833,12 @@ def test_a_training_that_is_over_can_be_resumed_for_its_weights(crossing, tmp_pa
     assert same(weights(one), weights(again))
 
 
-def test_patience_ends_it_and_the_best_weights_stay(crossing):
-    figures, seen = iter([0.5, 0.9, 0.3, 0.2, 0.1, 0.0]), []
+def test_patience_stops_the_training_and_the_best_weights_are_kept(crossing):
+    shares, seen = iter([0.5, 0.9, 0.3, 0.2, 0.1, 0.0]), []
 
     def validate(module):
         seen.append(weights(module))
-        return {"followed": next(figures)}
+        return {"followed": next(shares)}
 
     module = untrained()
     recipe = small_recipe(n_updates=50, validate_every=1, patience=2)
@@ -822,14 +848,14 @@ def test_patience_ends_it_and_the_best_weights_stay(crossing):
     assert not same(seen[1], seen[3])
 
 
-def test_a_time_budget_runs_the_schedule_through(crossing):
+def test_a_time_budget_completes_the_schedule(crossing):
     recipe = small_recipe(n_updates=10**9, validate_every=10**9, max_minutes=0.6 / 60)
     (row,) = fit(untrained(), [crossing], recipe)
     assert row["learning_rate"] == 0 and row["update"] > 1
     assert 0.6 / 60 <= row["minutes"] < 5 / 60
 
 
-def test_a_loss_that_is_not_finite_stops_before_it_does_harm(
+def test_a_loss_that_is_not_finite_leaves_weights_and_checkpoint_unchanged(
     crossing, tmp_path, monkeypatch
 ):
     module, path = untrained(), tmp_path / "checkpoint.pt"
@@ -838,7 +864,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm(
         fit(module, [crossing], recipe, checkpoint=path)
     before, good = path.read_bytes(), weights(module)
     monkeypatch.setattr(
-        "dipy_rnn.training.fit.cosine_loss",
+        "dipy_rnn.training.state.cosine_loss",
         lambda *given, **named: cosine_loss(*given, **named) * np.nan,
     )
     with pytest.raises(FloatingPointError, match=r"The loss is nan .* at update 4"):
@@ -860,13 +886,13 @@ def test_a_checkpoint_of_other_data_is_refused(checkpoint, crossing):
         )
 
 
-def test_patience_needs_something_to_validate_on(crossing):
+def test_patience_needs_a_validation(crossing):
     with pytest.raises(ValueError, match="patience is 2, but nothing is held out"):
         fit(untrained(), [crossing], small_recipe(patience=2))
 
 
-def test_a_training_needs_something_to_learn_from():
-    with pytest.raises(ValueError, match=r"references is empty; give one at least\."):
+def test_a_training_needs_a_subject():
+    with pytest.raises(ValueError, match="subjects is empty; at least one"):
         fit(untrained(), [], small_recipe())
 
 
@@ -915,29 +941,32 @@ def checkpoint(crossing, tmp_path):
         ({"n_updates": 3}, 8, 8, "n_updates is 2, here it is 3"),
         ({"weight": "streamline"}, 8, 8, "weight is point"),
         ({"step_mm": (0.5, 1.0)}, 8, 8, "step_mm is"),
-        ({"blur": Blur(position_mm=0.1)}, 8, 8, "position_mm is 0.7, here it is 0.1"),
+        (
+            {"blur": InputNoise(position_mm=0.1)},
+            8,
+            8,
+            "position_mm is 0.7, here it is 0.1",
+        ),
         ({}, 9, 8, "hidden is 8, here it is 9"),
         ({}, 8, 7, r"streamlines is \[8\], here it is \[7\]"),
     ],
 )
-def test_a_checkpoint_of_another_training_is_refused_by_what_differs(
+def test_the_error_for_a_checkpoint_of_another_training_names_the_difference(
     changes, hidden, n_lines, named, checkpoint, crossing
 ):
     recipe = replace(small_recipe(n_updates=2), **changes)
-    reference = crossing.select(np.arange(n_lines))
+    subject = crossing.select(np.arange(n_lines))
     with pytest.raises(ValueError, match=named):
         fit(
             untrained(hidden=hidden),
-            [reference],
+            [subject],
             recipe,
             checkpoint=checkpoint,
             resume=True,
         )
 
 
-def test_a_file_of_somebody_else_is_no_checkpoint_of_this_training(
-    checkpoint, crossing
-):
+def test_a_file_of_torch_that_is_not_a_checkpoint_is_refused(checkpoint, crossing):
     torch.save({"weights": torch.zeros(3)}, checkpoint)
     with pytest.raises(ValueError, match="belongs to another training"):
         fit(untrained(), [crossing], small_recipe(), checkpoint=checkpoint, resume=True)
@@ -959,23 +988,23 @@ class Malicious:
 def test_a_checkpoint_runs_no_code(write, tmp_path):
     path, made = tmp_path / "checkpoint.pt", tmp_path / "made"
     write({"what": Malicious(made)}, path)
-    with pytest.raises(ValueError, match="is no checkpoint"):
+    with pytest.raises(ValueError, match="is not a valid checkpoint"):
         load_checkpoint(path)
     assert not made.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", b"PK\x03\x04 half of it"])
-def test_what_is_no_checkpoint_is_refused_in_one_line(content, tmp_path):
+def test_an_invalid_checkpoint_is_refused_in_one_line(content, tmp_path):
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(ValueError, match="There is no checkpoint"):
         load_checkpoint(path)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is no checkpoint") as caught:
+    with pytest.raises(ValueError, match="is not a valid checkpoint") as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_full_disk_leaves_the_checkpoint_that_was_there(checkpoint):
+def test_a_full_disk_leaves_the_earlier_checkpoint(checkpoint):
     snapshot, before = load_checkpoint(checkpoint), checkpoint.read_bytes()
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -1012,7 +1041,7 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
         for rank in (0, 1)
     ]
     for result in results:
-        # One process alone was told to stop, and both did, after the same update.
+        # One process received the signal, and both stopped after the same update.
         assert result["interrupted"] == "update 5 of 8"
         for name, value in alone.items():
             assert_allclose(result["weights"][name], value, atol=1e-5)
@@ -1021,7 +1050,7 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
             for name in ("update", "learning_rate", "loss", "error_deg", "followed"):
                 assert_allclose(row[name], expected[name], rtol=1e-3, atol=1e-6)
     assert same(results[0]["weights"], results[1]["weights"])
-    # The first alone reported.
+    # Only the first process reported.
     assert [result["reports"] for result in results] == [4, 0]
 
 
@@ -1053,18 +1082,18 @@ with process_group(torch.device("cpu")):
 
 
 @needs_gloo
-def test_an_error_of_the_first_process_ends_all_whatever_it_is():
+def test_an_error_in_the_first_process_is_raised_in_all():
     ends = distributed_worker.distributed([sys.executable, "-c", SENDING])
     assert [code for code, _, _ in ends] == [0, 0], ends
     (first, other) = (out.splitlines() for _, out, _ in ends)
     assert first[0] == other[0] == "ValueError plain"
-    # The first still has the error itself.
+    # The first process raises the error itself.
     assert first[1:3] == ["Unsent not written", "Unsent not read"]
     assert other[1:3] == [
         "RuntimeError Unsent('not written')",
         "RuntimeError Unsent('not read')",
     ]
-    # What can't be sent is an error, too; all are at the same place after it.
+    # A value that cannot be pickled is an error, too. Later calls still agree.
     assert "cannot" in first[3] and "TextIOWrapper" in first[3]
     assert other[3] == first[3]
     assert first[4] == other[4] == "a value"
@@ -1075,7 +1104,7 @@ def test_an_error_of_the_first_process_ends_all_whatever_it_is():
 
 @pytest.fixture(scope="module")
 def straight(lobes):
-    """A straight bundle along x, in 12 x 7 x 7 voxels of 2 mm."""
+    """Return a straight bundle along x, in 12 x 7 x 7 voxels of 2 mm."""
     data = np.zeros((12, 7, 7, 15), np.float32)
     data[:, 2:5, 2:5] = lobes([[1.0, 0, 0]], 4)[0]
     xs = np.arange(2.0, 20.1, 0.5)
@@ -1083,20 +1112,20 @@ def straight(lobes):
         np.column_stack([xs, np.full_like(xs, y), np.full_like(xs, 6)])
         for y in (5.0, 6.0, 7.0)
     ]
-    return Reference.of(data, np.diag([2.0, 2, 2, 1]), lines)
+    return TrainingSubject.of(data, np.diag([2.0, 2, 2, 1]), lines)
 
 
 def test_an_untrained_network_follows_a_straight_bundle_from_end_to_end(straight):
     module = untrained().train()
-    figures = FreeRunning([straight], metadata(module), Recipe())(module)
-    assert figures.keys() == {"held_out_error_deg", "followed", "followed_se"}
-    assert figures["followed"] == 1.0
-    assert figures["followed_se"] == 0.0
+    metrics = FreeRunning([straight], metadata(module), Recipe())(module)
+    assert metrics.keys() == {"held_out_error_deg", "followed", "followed_se"}
+    assert metrics["followed"] == 1.0
+    assert metrics["followed_se"] == 0.0
     assert not module.training
 
 
 def test_a_streamline_of_few_points_is_followed_too(straight):
-    sparse = Reference.of(
+    sparse = TrainingSubject.of(
         straight.data,
         straight.affine,
         [straight.streamline(i)[[0, 10, -1]] for i in range(3)],
@@ -1105,7 +1134,7 @@ def test_a_streamline_of_few_points_is_followed_too(straight):
     assert FreeRunning([sparse], metadata(module), Recipe())(module)["followed"] == 1.0
 
 
-def test_a_bend_is_not_followed_where_there_are_no_fibres():
+def test_a_bend_is_not_followed_without_a_fodf():
     phantom = circle_phantom(12.0, voxel_size_mm=2.0, tube_mm=3.0)
     lines = [line[: len(line) // 3] for line in phantom.streamlines(6)[0]]
     data = sh.fodf_features(phantom.fodf(4)).data
@@ -1113,14 +1142,12 @@ def test_a_bend_is_not_followed_where_there_are_no_fibres():
     isotropic[..., 0] = 1.0
     module = untrained()
     for volume, share in ((data, 1.0), (isotropic, 0.0)):
-        reference = Reference.of(volume, phantom.affine, lines)
-        validate = FreeRunning([reference], metadata(module), Recipe())
+        subject = TrainingSubject.of(volume, phantom.affine, lines)
+        validate = FreeRunning([subject], metadata(module), Recipe())
         assert validate(module)["followed"] == share
 
 
-def test_validation_is_the_same_each_time_and_counts_every_reference(
-    straight, crossing
-):
+def test_validation_gives_the_same_metrics_each_time(straight):
     module = untrained()
     validate = FreeRunning(
         [straight, replace(straight, data=np.zeros_like(straight.data))],
@@ -1140,7 +1167,7 @@ HISTORY = [
 ]
 
 
-def test_the_log_is_a_table_and_a_picture(tmp_path):
+def test_the_log_is_a_table_and_a_plot(tmp_path):
     from matplotlib.image import imread
 
     log = TrainingLog(tmp_path)
@@ -1162,7 +1189,7 @@ def test_the_log_is_a_table_and_a_picture(tmp_path):
     assert all(name.startswith("events") for name in left - {"log.csv", "curves.png"})
 
 
-def test_tensorboard_gets_each_row_once_where_it_is_installed(tmp_path, monkeypatch):
+def test_tensorboard_gets_each_row_once(tmp_path, monkeypatch):
     written = []
 
     class SummaryWriter:
@@ -1203,7 +1230,7 @@ def test_curves_need_no_validation(tmp_path):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_what_a_row_does_not_know_is_blank_in_the_table(order, tmp_path):
+def test_a_missing_value_is_blank_in_the_table(order, tmp_path):
     rows = [{"update": 1, "loss": 1.0, "followed": 0.5}, {"update": 2, "loss": 1.0}]
     TrainingLog(tmp_path)(rows[::order])
     lines = ["update,loss,followed", *["1,1.0,0.5", "2,1.0,"][::order]]
@@ -1211,23 +1238,23 @@ def test_what_a_row_does_not_know_is_blank_in_the_table(order, tmp_path):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_curve_is_drawn_where_its_values_are_known(order, tmp_path, monkeypatch):
+def test_a_curve_has_a_gap_at_a_missing_value(order, tmp_path, monkeypatch):
     from matplotlib.axes import Axes
 
     plotted, plot = {}, Axes.plot
 
-    def noting(self, updates, values, *style, **options):
+    def recording(self, updates, values, *style, **options):
         plotted[options["label"]] = list(values)
         return plot(self, updates, values, *style, **options)
 
-    monkeypatch.setattr(Axes, "plot", noting)
+    monkeypatch.setattr(Axes, "plot", recording)
     rows = [{"update": 1, "followed": 0.5}, {"update": 2, "error_deg": 3.0}]
     draw_curves(rows[::order], tmp_path / "curves.png")
     assert_array_equal(plotted["held out"], [0.5, np.nan][::order])
     assert_array_equal(plotted["training"], [np.nan, 3.0][::order])
 
 
-# Altogether
+# Training and tracking
 
 
 @KINDS
@@ -1245,8 +1272,8 @@ def test_both_architectures_train_and_then_track(kind, tmp_path):
         width_deg=None,
         max_points=16,
     )
-    reference = Reference.of(features.data, phantom.affine, streamlines)
-    fit(module, [reference], recipe)
+    subject = TrainingSubject.of(features.data, phantom.affine, streamlines)
+    fit(module, [subject], recipe)
     path = tmp_path / "trained.pt"
     save_model(module, metadata(module), path)
     seeds = [line[len(line) // 3] for line in streamlines]

@@ -1,4 +1,4 @@
-"""What a training leaves to look at: a table, curves, TensorBoard."""
+"""Log of a training: a table, drawn curves, and events for TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from dipy_rnn.whole_file import save_table, whole_file
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+_TABLE = "log.csv"
+_CURVES = "curves.png"
+_EVENTS = "events.out.tfevents.*"
+
 
 class TrainingLog:
-    """Write the history of a training into a folder, anew at each validation.
+    """Write the history of a training into a folder, at each validation.
 
-    ``log.csv`` always; ``curves.png`` where matplotlib is installed, and events for
-    TensorBoard where that is.
+    The folder receives ``log.csv``, ``curves.png`` if matplotlib is installed, and an
+    events file if TensorBoard is installed.
 
     Parameters
     ----------
     folder : Path
-        That is there.
+        An existing folder.
 
     Examples
     --------
@@ -39,27 +43,27 @@ class TrainingLog:
         self._events: SummaryWriter | None = None
 
     def close(self) -> None:
-        """Close what TensorBoard reads."""
+        """Close the events file."""
         if self._events:
             self._events.close()
 
     def __call__(self, history: list[dict[str, float]]) -> None:
-        """Write all rows, blank where one has no such figure; the last one is new."""
-        # A training that is resumed may validate where it did not before.
+        """Write all rows; only the last one is new. Missing values are left blank."""
+        # Rows may differ: a resumed training may validate although it did not before.
         columns = dict.fromkeys(name for row in history for name in row)
-        save_table(self._folder / "log.csv", columns, history)
-        # Not before there is a row: a training that fails leaves no file of events.
+        save_table(self._folder / _TABLE, columns, history)
+        # Opened with the first row: a training that fails early leaves no events file.
         self._events = self._events or _open_events(self._folder)
         if self._events:
             row = history[-1]
             for name in row.keys() - {"update"}:
                 self._events.add_scalar(name, row[name], row["update"])
             self._events.flush()
-        draw_curves(history, self._folder / "curves.png")
+        draw_curves(history, self._folder / _CURVES)
 
 
 def _open_events(folder: Path) -> SummaryWriter | None:
-    """Return what writes for TensorBoard; None where that is not installed."""
+    """Return a writer of TensorBoard events; None if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -67,16 +71,57 @@ def _open_events(folder: Path) -> SummaryWriter | None:
     return SummaryWriter(folder)
 
 
+def remove_log(folder: Path) -> None:
+    """Remove the files that a `TrainingLog` wrote into a folder.
+
+    Parameters
+    ----------
+    folder : Path
+    """
+    for pattern in (_TABLE, _CURVES, _EVENTS):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def row_text(row: dict[str, float]) -> str:
+    """Return a row of the history as a line of text.
+
+    Parameters
+    ----------
+    row : dict
+        As :func:`dipy_rnn.training.loop.fit` makes it.
+
+    Returns
+    -------
+    text : str
+
+    Examples
+    --------
+    >>> row_text({"update": 2, "minutes": 0.1, "loss": 0.5, "error_deg": 9})
+    'update 2, 0.1 min: loss 0.5000, error 9.00 degrees'
+    """
+    text = (
+        f"update {row['update']}, {row['minutes']:.1f} min: loss {row['loss']:.4f}, "
+        f"error {row['error_deg']:.2f} degrees"
+    )
+    if "followed" in row:
+        text += (
+            f"; held out: error {row['held_out_error_deg']:.2f} degrees, "
+            f"{row['followed']:.3f} followed"
+        )
+    return text
+
+
 def draw_curves(history: list[dict[str, float]], path: Path) -> None:
-    """Draw loss, errors and the share that is followed over the updates.
+    """Plot the loss, the errors and the share of followed streamlines.
 
     Parameters
     ----------
     history : list of dict
-        As :func:`dipy_rnn.training.fit.fit` returns it; a curve has a gap where a row
-        has no such figure.
+        As :func:`dipy_rnn.training.loop.fit` returns it. A curve has a gap where a row
+        lacks its value.
     path : Path
-        A picture; nothing is drawn where matplotlib is not installed.
+        PNG file. If matplotlib is not installed, nothing is written.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,4 +1,4 @@
-"""Training on several GPUs or machines: one process each, started by torchrun."""
+"""Training in several processes, one for each GPU, started by torchrun."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,22 +17,24 @@ _T = TypeVar("_T")
 
 
 def is_distributed() -> bool:
-    """Return whether this process belongs to a group."""
+    """Return whether this process belongs to a process group."""
     return distributed.is_available() and distributed.is_initialized()
 
 
 def rank() -> int:
-    """Return the number of this process, 0 where it is alone."""
+    """Return the number of this process; 0 without a process group."""
     return distributed.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """Return how many processes there are."""
+    """Return the number of processes; 1 without a process group."""
     return distributed.get_world_size() if is_distributed() else 1
 
 
 def sum_over_processes(*values: float) -> tuple[float, ...]:
-    """Return sums of numbers over all processes, the same in each.
+    """Return the sums of numbers over all processes.
+
+    All processes must call it, and all get the same sums.
 
     Examples
     --------
@@ -47,14 +49,18 @@ def sum_over_processes(*values: float) -> tuple[float, ...]:
 
 
 def from_first(make: Callable[[], _T]) -> _T:
-    """Call a function in the first process, and return what it gives in all.
+    """Call a function in the first process, and return its value in all processes.
 
     Parameters
     ----------
     make : callable
-        Without arguments. An error in it is raised in all processes: itself in the
-        first, in the others too if it can be sent to them, else as a RuntimeError.
-        What it gives has to be picklable.
+        Takes no arguments and returns a picklable value. If it raises an error, all
+        processes raise it. Where the error cannot be pickled, the other processes
+        raise a RuntimeError that quotes it.
+
+    Returns
+    -------
+    value : object
 
     Examples
     --------
@@ -63,15 +69,15 @@ def from_first(make: Callable[[], _T]) -> _T:
     """
     if not is_distributed():
         return make()
-    answer: list[Any] = [None, None]  # what it gave, or its error
+    answer: list[Any] = [None, None]  # value, error
     own: Exception | None = None
     if rank() == 0:
         try:
             answer[0] = make()
             pickle.dumps(answer[0])
         except Exception as error:
-            own, answer = error, [None, _sendable(error)]
-    # The others wait for it: nothing may fail in the first before it is sent.
+            own, answer = error, [None, _picklable(error)]
+    # The other processes wait here, so the first one must get here in any case.
     distributed.broadcast_object_list(answer)
     if own is not None:
         raise own
@@ -81,23 +87,33 @@ def from_first(make: Callable[[], _T]) -> _T:
     return value
 
 
-def _sendable(error: Exception) -> Exception:
-    """Return an error that other processes can read: itself, or one that quotes it."""
+def _picklable(error: Exception) -> Exception:
+    """Return the error if other processes can unpickle it, else one that quotes it."""
     try:
-        pickle.dumps(copy(error))  # a copy is made as the others make theirs
+        pickle.dumps(copy(error))  # copying rebuilds the error as unpickling does
     except Exception:
         return RuntimeError(repr(error))
     return error
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
+    """Wait until all processes have called this function."""
     if is_distributed():
         distributed.barrier()
 
 
 def share_of_threads(n_threads: int) -> int:
-    """Return this process's share of the threads of its machine, 1 or more.
+    """Return this process's share of the threads of its machine.
+
+    Parameters
+    ----------
+    n_threads : int
+        Threads of the machine, for all its processes.
+
+    Returns
+    -------
+    n_threads : int
+        1 or more.
 
     Examples
     --------
@@ -109,17 +125,17 @@ def share_of_threads(n_threads: int) -> int:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes that torchrun started; alone otherwise.
+    """Join the process group, if torchrun started one.
 
     Parameters
     ----------
     device : torch.device
-        Where the networks are: CUDA processes speak NCCL, others gloo.
+        Device of the network. CUDA tensors are exchanged by NCCL, others by gloo.
 
     Yields
     ------
     device : torch.device
-        Of this process: each has a GPU of its own.
+        Device of this process. Each process has a GPU of its own.
 
     Examples
     --------
@@ -135,7 +151,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         device = check_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
-    # The others wait while the first one reads all subjects.
+    # A long timeout: the others wait while the first process reads all subjects.
     distributed.init_process_group(backend, timeout=timedelta(days=2))
     try:
         yield device

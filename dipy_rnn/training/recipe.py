@@ -1,4 +1,4 @@
-"""How a network is trained, in words and numbers."""
+"""Recipes: the options of a training, and the metadata of the model it makes."""
 
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -9,66 +9,72 @@ import numpy as np
 from dipy_rnn.model import Network, architecture_of
 from dipy_rnn.model_file import ModelMetadata
 from dipy_rnn.spaces import check_numbers
-from dipy_rnn.training import teachers
-from dipy_rnn.training.sequences import Blur, Teacher
+from dipy_rnn.training.sequences import InputNoise, TargetRule
+from dipy_rnn.training.target_rules import blend, largest_ahead, peak_along
 
-#: Rules for what the network should answer, by name.
-TEACHERS: dict[str, Teacher | None] = {
+#: Rules for the target of the network, by name; None: the streamline's direction.
+TARGET_RULES: dict[str, TargetRule | None] = {
     "streamline": None,
-    "peak_along": teachers.peak_along,
-    "between": teachers.between,
-    "largest_ahead": teachers.largest_ahead,
+    "peak_along": peak_along,
+    "between": blend,
+    "largest_ahead": largest_ahead,
 }
-#: What counts alike in the loss.
+#: What has the same weight in the loss.
 WEIGHTS = ("point", "streamline")
 
-_LARGEST_SEED = (1 << 31) - 2  # DIPY's trackers take 32 bits, and one more than it
+_LARGEST_SEED = (1 << 31) - 2  # plus 1 it is still a 32-bit seed for DIPY's trackers
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained.
+    """Options of a training.
+
+    The fields ``n_references``, ``blur``, ``teacher`` and ``replay_points`` have the
+    names under which checkpoints and model files store them.
 
     Parameters
     ----------
     n_updates : int, optional
-        Optimiser steps.
+        Number of optimiser steps.
     max_minutes : float, optional
-        A training ends, its schedule run through, after this time if it comes before
-        ``n_updates``; 0 for no limit. What is trained then depends on the machine.
+        Time budget in minutes; 0 for no limit. The training ends after this time or
+        after ``n_updates``, whichever comes first; by then the learning rate and the
+        width have their final values. The weights then depend on the machine's speed.
     step_mm : tuple of float, optional
-        Each update draws its step from this range, log-uniformly.
+        Range in mm from which each update draws its step size, log-uniformly.
     n_references, n_sequences : int, optional
-        References in a batch, and sequences from each.
+        Number of subjects in a batch, and of sequences from each.
     max_points : int, optional
-        Longest sequence.
+        Number of points of the longest sequence.
     learning_rate : float, optional
-        Of Adam, at the start; it falls to zero as half a cosine.
+        Learning rate of Adam at the start; it falls to zero as half a cosine.
     width_deg : tuple of float, optional
-        Of :func:`dipy_rnn.training.losses.cosine_loss`, at the start and at the end;
-        None for the plain loss. For a network that answers well already, as an
-        untrained ``RecurrentPropagator`` does: large errors teach it nothing.
+        Width in degrees of :func:`dipy_rnn.training.state.cosine_loss`, at the start
+        and at the end; None for the plain loss. A width suits a network whose errors
+        are small from the start, as those of an untrained ``MovingFrameGRU``.
     teacher : str, optional
-        One of ``TEACHERS``.
+        Target rule, one of ``TARGET_RULES``.
     weight : str, optional
-        One of ``WEIGHTS``: each point counts alike, or each streamline.
-    blur : Blur, optional
-        How far batches stray from the reference streamlines.
+        One of ``WEIGHTS``: each point or each streamline has the same weight.
+    blur : InputNoise, optional
+        Noise on the inputs of the network.
     validate_every : int, optional
-        Updates from one validation, and one checkpoint, to the next.
+        Number of updates between validations, each of which saves a checkpoint.
     patience : int, optional
-        Stop after this many validations of which no more is followed than before; 0
-        never.
+        Stop early after this many validations without a larger share of followed
+        streamlines; 0 for never.
     replay_points : int, optional
-        How many points of a forward half the model will be shown before the backward
-        one; 0 for all. It changes nothing in the training.
+        Number of warm-up points: points of the forward half that the trained model
+        passes through before the backward half; 0 for all. Written to the model's
+        metadata; the training does not use it.
     random_seed : int, optional
-        The same seed gives the same weights on the same machine and threads.
+        The same seed gives the same weights on the same machine with the same number
+        of threads.
 
     Raises
     ------
     ValueError
-        If an entry is not as said.
+        If an option is out of range.
 
     Examples
     --------
@@ -86,7 +92,7 @@ class Recipe:
     width_deg: tuple[float, float] | None = (40.0, 12.0)
     teacher: str = "streamline"
     weight: str = "point"
-    blur: Blur = field(default_factory=Blur)
+    blur: InputNoise = field(default_factory=InputNoise)
     validate_every: int = 250
     patience: int = 0
     replay_points: int = 0
@@ -129,7 +135,7 @@ class Recipe:
             raise ValueError(
                 f"learning_rate is {self.learning_rate}; a number above 0 is needed."
             )
-        for name, allowed in (("teacher", tuple(TEACHERS)), ("weight", WEIGHTS)):
+        for name, allowed in (("teacher", tuple(TARGET_RULES)), ("weight", WEIGHTS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}; {', '.join(allowed)} are "
@@ -138,30 +144,39 @@ class Recipe:
 
     @classmethod
     def of(cls, architecture: str, **changes: Any) -> Self:
-        """Return the recipe that suits an architecture, with changes.
+        """Return the default recipe of an architecture, with changes.
 
         Parameters
         ----------
         architecture : str
             One of :data:`dipy_rnn.model.ARCHITECTURES`.
         **changes
-            Entries that are to be others.
+            Options that differ from the default.
 
         Returns
         -------
         recipe : Recipe
+
+        Raises
+        ------
+        ValueError
+            If the architecture is unknown, or an option is out of range.
 
         Examples
         --------
         >>> Recipe.of("cai2023", n_updates=10).width_deg is None
         True
         """
-        return cls(**(_SUITABLE[architecture] | changes))
+        if architecture not in _DEFAULTS:
+            raise ValueError(
+                f"architecture is {architecture}; {' or '.join(_DEFAULTS)} is allowed."
+            )
+        return cls(**(_DEFAULTS[architecture] | changes))
 
 
-# What differs from the defaults of a Recipe. The network of the paper begins far from
-# any answer, where a loss that ceases to count large errors teaches nothing.
-_SUITABLE: dict[str, dict[str, Any]] = {
+# Differences from the defaults of Recipe. The network of Cai et al. (2023) starts with
+# large errors, where the gradient of the robust loss vanishes.
+_DEFAULTS: dict[str, dict[str, Any]] = {
     "moving_frame": {},
     "cai2023": {"learning_rate": 3e-4, "width_deg": None},
 }
@@ -170,7 +185,7 @@ _SUITABLE: dict[str, dict[str, Any]] = {
 def describe(
     module: Network, recipe: Recipe, *, orders: tuple[int, ...], data: str
 ) -> ModelMetadata:
-    """Return the metadata of a network that a recipe trains.
+    """Return the metadata of a network that is trained with a recipe.
 
     Parameters
     ----------
@@ -178,9 +193,9 @@ def describe(
         One of :data:`dipy_rnn.model.ARCHITECTURES`.
     recipe : Recipe
     orders : tuple of int
-        Spherical harmonic orders of the data.
+        Spherical harmonic orders of the training data.
     data : str
-        What it is trained on.
+        Description of the training data.
 
     Returns
     -------

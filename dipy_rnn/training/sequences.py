@@ -1,9 +1,9 @@
-"""Sequences a propagator learns from: reference streamlines as tracking sees them.
+"""Training sequences: inputs and targets of a network along streamlines.
 
-A streamline becomes the sequence of what a tracker that follows it would be given
-at each point and should answer. Both are blurred in the way in which free running
-blurs them: the tracker is a little beside the streamline, and arrives in a direction
-that is a little wrong.
+At each point of a streamline, the inputs are the features and the incoming direction
+that a tracker would have there, and the target is the direction to predict. The inputs
+are noisy in the same way as in tracking: the tracker is slightly off the streamline,
+and its incoming direction is slightly wrong.
 """
 
 from collections.abc import Callable
@@ -17,55 +17,56 @@ from torch.nn.utils.rnn import PackedSequence
 
 from dipy_rnn import frames, interpolate, spaces
 from dipy_rnn._typing import Float32Array, FloatArray, IntArray
-from dipy_rnn.training.references import Reference
+from dipy_rnn.training.subjects import TrainingSubject
 
-#: Streamlines of a reference are drawn from if they are longer than this many steps:
-#: two, and a little for rounding.
+#: Only streamlines longer than this many steps are drawn: two, with a margin for
+#: rounding.
 LEAST_STEPS = 2.001
 
-# So much at least, in radians, is each incoming direction off: one that has no length,
-# after an exact fold, becomes any direction instead of none.
+# Least noise of incoming directions, in radians. After an exact fold the incoming
+# direction has length 0; noise makes it a random unit vector.
 _LEAST_SPREAD = 1e-9
 
-#: Answers (N, 3), from coefficients (N, C) in the frames of streamlines and the
-#: directions (N, 3) of these in the frames.
-Teacher: TypeAlias = Callable[[Float32Array, FloatArray], FloatArray]
+#: Returns target directions (N, 3), given the coefficients (N, C) in the frames of the
+#: streamlines, and the streamlines' directions (N, 3) in these frames.
+TargetRule: TypeAlias = Callable[[Float32Array, FloatArray], FloatArray]
 
 
 @dataclass(frozen=True)
-class Blur:
-    """How far training strays from the streamlines it learns from.
+class InputNoise:
+    """Noise on the inputs of the network during training.
 
-    A network that is always shown the true incoming direction learns to repeat it:
-    along a streamline it is nearly the answer. Tracking freely it would then run
-    straight on out of every bend. So the incoming direction is never quite right, and
-    its error lasts for some way, as that of a tracker does, so that no averaging over
-    the past takes it out.
+    Along a streamline the incoming direction almost equals the target. A network that
+    is trained with exact incoming directions learns to repeat them, and when it tracks,
+    it leaves every bend in a straight line. Therefore incoming directions have errors.
+    As in tracking, the errors are correlated along the streamline, so that the network
+    cannot remove them by averaging over previous points.
 
-    Two things need no blur, since a network cannot see them: the scale of the fODF,
-    which normalisation takes out, and, in the moving frame, the roll.
+    Two quantities need no noise, since they do not reach the network: the scale of the
+    fODF, which is normalised, and the roll of the moving frame.
 
     Parameters
     ----------
     position_mm : float, optional
-        Standard deviation of the distance from the streamline.
+        Standard deviation of the distance from the streamline in mm.
     direction_deg : tuple of float, optional
-        Range from which each sequence draws the standard deviation of its incoming
-        directions.
+        Range in degrees from which each sequence draws the standard deviation of its
+        incoming directions.
     memory_mm : float, optional
-        Way along which errors of direction and features last.
+        Correlation length in mm of the errors of directions and features.
     features : tuple of float, optional
-        Range from which each sequence draws the size of the noise on its features, as a
-        share of them. Features that are zero, as orders that were not fitted, stay so.
+        Range from which each sequence draws the noise on its features, as a share of
+        their norm. Features that are zero, such as orders that were not fitted, stay
+        zero.
 
     Raises
     ------
     ValueError
-        If a number is negative, or a range is not two numbers, the smaller one first.
+        If a number is negative, or a range is not two numbers in ascending order.
 
     Examples
     --------
-    >>> Blur().position_mm
+    >>> InputNoise().position_mm
     0.7
     """
 
@@ -82,7 +83,7 @@ class Blur:
             )
         if not self.memory_mm >= 0:
             raise ValueError(
-                f"memory_mm is {self.memory_mm}; a way of 0 mm or more is needed."
+                f"memory_mm is {self.memory_mm}; a length of 0 mm or more is needed."
             )
         for name in ("direction_deg", "features"):
             values = getattr(self, name)
@@ -96,14 +97,14 @@ class Blur:
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Sequences of points, one after the other.
+    """Sequences of points, concatenated.
 
     Parameters
     ----------
     lengths : ndarray of shape (S,)
-        Points of each sequence.
+        Number of points of each sequence.
     features : ndarray of shape (N, C)
-        float32, what the network sees at the points.
+        Features at the points, float32.
     incoming, target : ndarray of shape (N, 3)
         Unit directions in the frame of the model.
 
@@ -122,7 +123,7 @@ class Sequences:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Sequences of unequal length, packed: no work and no loss for padding.
+    """Sequences of unequal length, packed without padding.
 
     Parameters
     ----------
@@ -130,9 +131,10 @@ class Batch:
     incoming, target : torch.Tensor of shape (N, 3)
         Unit directions in the frame of the model.
     lengths : torch.Tensor of shape (N,)
-        Points of the sequence that each point belongs to.
+        For each point, the number of points of its sequence.
     batch_sizes : torch.Tensor of shape (T,)
-        Number of sequences that have a t-th point, as torch packs them.
+        Number of sequences that have a t-th point (see
+        :class:`torch.nn.utils.rnn.PackedSequence`).
 
     Examples
     --------
@@ -149,11 +151,11 @@ class Batch:
     batch_sizes: torch.Tensor
 
     def pack(self, values: torch.Tensor) -> PackedSequence:
-        """Wrap rows in the order of this batch for a GRU."""
+        """Wrap rows, in the order of this batch, for a GRU."""
         return PackedSequence(values, self.batch_sizes)
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on a device; torch wants the sizes on the CPU."""
+        """Return the batch on a device; torch needs the batch sizes on the CPU."""
         return Batch(
             self.features.to(device),
             self.incoming.to(device),
@@ -181,7 +183,7 @@ def pack(parts: list[Sequences]) -> Batch:
     [3.0, 0.0, 6.0]
     """
     lengths = np.concatenate([part.lengths for part in parts])
-    # Packed order: by time, within it the longest sequence first.
+    # Packed order: by point number, then the longest sequence first.
     longest = np.argsort(-lengths, kind="stable")
     starts = (np.cumsum(lengths) - lengths)[longest]
     lengths = lengths[longest]
@@ -202,36 +204,35 @@ def pack(parts: list[Sequences]) -> Batch:
     )
 
 
-def draw(
-    reference: Reference,
+def draw_sequences(
+    subject: TrainingSubject,
     n_sequences: int,
     *,
     frame: str,
     step_mm: float,
     max_points: int,
     rng: np.random.Generator,
-    blur: Blur | None = None,
-    teacher: Teacher | None = None,
+    noise: InputNoise | None = None,
+    target_rule: TargetRule | None = None,
 ) -> Sequences:
-    """Draw sequences from a reference.
+    """Draw training sequences from the streamlines of a subject.
 
     Parameters
     ----------
-    reference : dipy_rnn.training.references.Reference
+    subject : dipy_rnn.training.subjects.TrainingSubject
     n_sequences : int
     frame : str
-        ``"local"`` or ``"voxel"``, as the model wants it.
+        Frame of the model's inputs, ``"local"`` or ``"voxel"``.
     step_mm : float
-        Distance of the points, nearly: each streamline is divided into equal steps.
+        Approximate distance between points; each streamline is divided into equal
+        steps.
     max_points : int
-        Longer streamlines are cut to this many points.
+        Largest number of points of a sequence.
     rng : numpy.random.Generator
-    blur : Blur, optional
-    teacher : callable, optional
-        Takes coefficients (N, C) in the frames of the streamlines, and the directions
-        (N, 3) of these in the frames; returns the directions (N, 3) to answer
-        (:mod:`dipy_rnn.training.teachers`). None: the streamlines themselves are the
-        teacher.
+    noise : InputNoise, optional
+    target_rule : TargetRule, optional
+        One of :mod:`dipy_rnn.training.target_rules`. None: the targets are the
+        directions of the streamlines.
 
     Returns
     -------
@@ -240,114 +241,126 @@ def draw(
     Raises
     ------
     ValueError
-        If the reference has no streamline of two steps.
+        If the subject has no streamline of two steps.
 
     Examples
     --------
-    >>> from dipy_rnn.training.references import Reference
     >>> line = np.column_stack([np.linspace(1, 9, 30), np.full(30, 5), np.full(30, 5)])
-    >>> reference = Reference.of(np.ones((10, 10, 10, 15), np.float32), np.eye(4),
-    ...                          [line])
-    >>> sequences = draw(reference, 2, frame="voxel", step_mm=1.0, max_points=5,
-    ...                  rng=np.random.default_rng(0))
+    >>> subject = TrainingSubject.of(np.ones((10, 10, 10, 15), np.float32), np.eye(4),
+    ...                              [line])
+    >>> sequences = draw_sequences(subject, 2, frame="voxel", step_mm=1.0, max_points=5,
+    ...                            rng=np.random.default_rng(0))
     >>> sequences.features.shape[1]
     15
     """
-    blur = blur or Blur()
-    points_mm, lengths = _draw_points(reference, n_sequences, step_mm, max_points, rng)
-    axes = spaces.axes(reference.affine)
+    noise = noise or InputNoise()
+    points_mm, lengths = _draw_points(subject, n_sequences, step_mm, max_points, rng)
+    axes = spaces.axes(subject.affine)
     steps = np.diff(points_mm, axis=0) @ axes  # along the voxel axes
     last = np.cumsum(lengths) - 1
     inner = np.delete(np.arange(len(points_mm)), last)
     target = steps[inner]
-    # A step across an exact fold has no direction; one of length zero teaches nothing.
+    # A step across an exact fold has length 0, and so has its target: no gradient.
     target /= np.maximum(np.linalg.norm(target, axis=1, keepdims=True), 1e-9)
     points_mm = points_mm[inner]
     lengths = lengths - 1
     first = np.cumsum(lengths) - lengths
-    kept = np.exp(-step_mm / blur.memory_mm) if blur.memory_mm else 0.0
+    kept = np.exp(-step_mm / noise.memory_mm) if noise.memory_mm else 0.0
 
-    # Arriving: as the streamline does, but for an error that lasts for a while.
+    # Incoming directions: those of the streamline, with correlated errors.
     incoming = np.roll(target, 1, axis=0)
     incoming[first] = target[first]
-    spread = np.deg2rad(rng.uniform(*blur.direction_deg, size=len(lengths)))
+    spread = np.deg2rad(rng.uniform(*noise.direction_deg, size=len(lengths)))
     spread = np.maximum(spread, _LEAST_SPREAD)
-    incoming += np.repeat(spread, lengths)[:, None] * _lasting(rng, lengths, 3, kept)
+    incoming += np.repeat(spread, lengths)[:, None] * _correlated_noise(
+        rng, lengths, 3, kept
+    )
     incoming /= np.linalg.norm(incoming, axis=1, keepdims=True)
-    # Beside the streamline: a constant part and a part of each point's own.
-    aside = blur.position_mm * (
+    # Distance from the streamline: a part for each sequence, and one for each point.
+    aside = noise.position_mm * (
         np.repeat(rng.normal(size=(len(lengths), 3)), lengths, axis=0)
         + 0.3 * rng.normal(size=points_mm.shape)
     )
-    points_vox = spaces.to_voxels(points_mm + aside / np.sqrt(3), reference.affine)
-    limit = np.array(reference.data.shape[:3]) - 0.5
+    points_vox = spaces.to_voxels(points_mm + aside / np.sqrt(3), subject.affine)
+    limit = np.array(subject.data.shape[:3]) - 0.5
     points_vox = np.clip(points_vox, -0.5, np.nextafter(limit, 0))
 
-    # Mirror half of the draws: nothing in the world is left- or right-handed.
+    # Mirror half of the draws, since fibres have no handedness.
     axes = axes @ np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
-    seen, _ = interpolate.sample(reference.data, points_vox, normalise=True)
-    if max(blur.features) > 0:
-        seen = _with_noise(seen, lengths, blur.features, kept, rng)
-    if frame == "voxel" and teacher is None:
-        return Sequences(lengths, seen, incoming, target)
+    features, _ = interpolate.sample(subject.data, points_vox, normalise=True)
+    if max(noise.features) > 0:
+        features = _with_noise(features, lengths, noise.features, kept, rng)
+    if frame == "voxel" and target_rule is None:
+        return Sequences(lengths, features, incoming, target)
     local = frames.from_tangents(incoming, axes)
-    seen_local = interpolate.rotate(seen, local, handedness=spaces.handedness(axes))
+    features_local = interpolate.rotate(
+        features, local, handedness=spaces.handedness(axes)
+    )
     target_local = frames.to_local(target, local)
-    if teacher is not None:
-        target_local = teacher(seen_local, target_local)
+    if target_rule is not None:
+        target_local = target_rule(features_local, target_local)
     if frame == "voxel":
-        return Sequences(lengths, seen, incoming, frames.to_axes(target_local, local))
+        return Sequences(
+            lengths, features, incoming, frames.to_axes(target_local, local)
+        )
     ahead = np.broadcast_to([0.0, 0.0, 1.0], target.shape)
-    return Sequences(lengths, seen_local, ahead, target_local)
+    return Sequences(lengths, features_local, ahead, target_local)
 
 
 def _draw_points(
-    reference: Reference,
+    subject: TrainingSubject,
     n_sequences: int,
     step_mm: float,
     max_points: int,
     rng: np.random.Generator,
 ) -> tuple[FloatArray, IntArray]:
-    """Return points of drawn pieces at equal steps, and how many each has."""
-    long_enough = np.flatnonzero(reference.lengths_mm > LEAST_STEPS * step_mm)
+    """Return the points of random pieces in equal steps, and their numbers."""
+    long_enough = np.flatnonzero(subject.lengths_mm > LEAST_STEPS * step_mm)
     if not len(long_enough):
         raise ValueError(
-            f"No streamline of the reference has two steps of {step_mm:.3g} mm; give "
-            "longer ones, or train for shorter steps."
+            f"No streamline of the subject has two steps of {step_mm:.3g} mm; give "
+            "longer streamlines, or train for shorter steps."
         )
     pieces = []
     for chosen in rng.choice(long_enough, n_sequences):
-        streamline = np.asarray(reference.streamline(chosen))
+        streamline = np.asarray(subject.streamline(chosen))
         if rng.random() < 0.5:
             streamline = streamline[::-1]
-        n_steps = int(reference.lengths_mm[chosen] / step_mm)
+        n_steps = int(subject.lengths_mm[chosen] / step_mm)
         points = set_number_of_points(streamline.astype(np.float64), n_steps + 1)
-        # Tracking starts anywhere along a bundle, so sequences do too.
+        # Sequences start anywhere, since tracking starts anywhere along a bundle.
         start = rng.integers(n_steps - 1)
         pieces.append(points[start : start + max_points + 1])
     return np.concatenate(pieces), np.array([len(piece) for piece in pieces])
 
 
 def _with_noise(
-    seen: Float32Array,
+    features: Float32Array,
     lengths: IntArray,
     shares: tuple[float, float],
     kept: float,
     rng: np.random.Generator,
 ) -> Float32Array:
-    """Add noise to features of unit norm, and bring them back to it."""
+    """Add noise to features of unit norm, and normalise them again."""
     share = np.repeat(rng.uniform(*shares, size=len(lengths)), lengths)[:, None]
-    noise = share / np.sqrt(seen.shape[1]) * _lasting(rng, lengths, seen.shape[1], kept)
-    noisy = np.where(seen != 0, seen + noise, 0.0).astype(np.float32)
+    noise = (
+        share
+        / np.sqrt(features.shape[1])
+        * _correlated_noise(rng, lengths, features.shape[1], kept)
+    )
+    noisy = np.where(features != 0, features + noise, 0.0).astype(np.float32)
     norm = np.linalg.norm(noisy, axis=1, keepdims=True)
     np.divide(noisy, norm, out=noisy, where=norm > 0)
     return noisy
 
 
-def _lasting(
+def _correlated_noise(
     rng: np.random.Generator, lengths: IntArray, n_channels: int, kept: float
 ) -> FloatArray:
-    """Return unit noise (N, channels) of which a share is kept from point to point."""
+    """Return noise (N, channels) of variance 1.
+
+    The correlation between successive points of a sequence is ``kept``.
+    """
     noise = rng.normal(size=(lengths.max(), len(lengths), n_channels))
     for i in range(1, len(noise)):
         noise[i] = kept * noise[i - 1] + np.sqrt(1 - kept**2) * noise[i]

@@ -1,8 +1,10 @@
-"""Make the models that ship: ``python -m dipy_rnn.training.shipped_models``.
+"""Train the models that ship: ``python -m dipy_rnn.training.shipped_models``.
 
-Seeded phantoms, a fixed recipe, a fixed number of updates: the same command gives the
-same models on the same machine. Their cards are beside them, in ``dipy_rnn/models``,
-and their checksums, which loading compares.
+Phantoms, recipes and numbers of updates are fixed, so on the same machine the command
+gives the same weights each time. The files may differ in a few bytes, since torch
+writes constants in the order of their hashes (PYTHONHASHSEED). ``dipy_rnn/models``
+holds the models, their cards, and their checksums, which are verified when a model is
+loaded.
 """
 
 import argparse
@@ -28,37 +30,43 @@ from dipy_rnn._typing import AnyArray, Float32Array, FloatArray
 from dipy_rnn.model import untrained
 from dipy_rnn.model_file import CHECKSUMS, save_model
 from dipy_rnn.phantom import Phantom, random_phantom
-from dipy_rnn.training.fit import best_row, fit
+from dipy_rnn.training.loop import fit
 from dipy_rnn.training.recipe import Recipe, describe
-from dipy_rnn.training.references import load, store
-from dipy_rnn.training.sequences import Blur
-from dipy_rnn.training.teachers import deterministic_streamlines
+from dipy_rnn.training.sequences import InputNoise
+from dipy_rnn.training.state import best_row
+from dipy_rnn.training.subjects import load_subject, save_subject
+from dipy_rnn.training.target_rules import deterministic_streamlines
 from dipy_rnn.training.validation import FreeRunning
 
 ORDERS = (4, 6, 8)
 RECIPES = {
-    # Imitates deterministic tracking, on the streamlines that this finds: they go
-    # where trackers go, which is not always where the fibres are.
+    # Imitates deterministic tracking. It is trained on deterministic streamlines, since
+    # trackers also reach places where there are no true streamlines.
     "deterministic": Recipe(
         n_updates=6000,
         teacher="largest_ahead",
-        blur=Blur(position_mm=1.0, direction_deg=(4.0, 30.0), features=(0.0, 0.4)),
+        blur=InputNoise(
+            position_mm=1.0, direction_deg=(4.0, 30.0), features=(0.0, 0.4)
+        ),
         random_seed=2026,
     ),
-    # Follows fibres: the true ones. Its memory is short: with more points replayed
-    # the streamlines are the same (doc/design.md).
+    # Follows fibres; trained on true streamlines. Its memory is short: more warm-up
+    # points give the same streamlines (doc/design.md).
     "default": Recipe(
         n_updates=6000, teacher="between", replay_points=128, random_seed=2026
     ),
 }
-HIDDEN = {"deterministic": 64, "default": 32}  # the smallest that do it (doc/design.md)
+# The smallest widths that suffice (doc/design.md).
+HIDDEN = {"deterministic": 64, "default": 32}
 N_PHANTOMS = 120
 N_HELD_OUT = 6
 
 _ORDER = max(ORDERS)
 _N_STREAMLINES = 300
-_MIN_FRACTION = 0.05  # voxels with less fibre than this are not fitted, but for ..
-_RIM = 1  # .. so many voxels around, where a fit finds fibres in noise
+# The fODF is fitted where the fraction of fibres is above this, and in a rim of some
+# voxels around, where a fit finds fibres in noise.
+_MIN_FRACTION = 0.05
+_RIM_VOXELS = 1
 
 
 def make_world(random_seed: int, *, through_dwi: bool) -> tuple[Phantom, Float32Array]:
@@ -67,10 +75,10 @@ def make_world(random_seed: int, *, through_dwi: bool) -> tuple[Phantom, Float32
     Parameters
     ----------
     random_seed : int
-        Draws the world, the acquisition and the noise.
+        Seed of the phantom, the acquisition and the noise.
     through_dwi : bool
-        Whether the fODF is fitted by constrained spherical deconvolution to a
-        simulated acquisition, or is the true one plus noise.
+        If True, the fODF is fitted to a simulated acquisition by constrained spherical
+        deconvolution. If False, it is the true fODF plus noise.
 
     Returns
     -------
@@ -100,13 +108,13 @@ def make_world(random_seed: int, *, through_dwi: bool) -> tuple[Phantom, Float32
             random_seed=random_seed,
         )
     with warnings.catch_warnings():
-        # The noisiest phantoms do not look like fODFs, and that is their purpose.
+        # Very noisy coefficients cause a warning that they may not be an fODF.
         warnings.simplefilter("ignore", UserWarning)
         return phantom, sh.with_order(sh.fodf_features(coeffs).data, _ORDER)
 
 
 def _fitted_fodf(phantom: Phantom, rng: np.random.Generator) -> FloatArray:
-    """Simulate a scan of a phantom and fit it as dipy_fit_csd would."""
+    """Simulate a scan of a phantom, and fit its fODF as dipy_fit_csd does."""
     order = int(rng.choice(ORDERS))
     n_directions = int(rng.integers(max(20, _n_coefficients(order)), 121))
     anywhere = rng.normal(size=(n_directions, 3))
@@ -122,13 +130,13 @@ def _fitted_fodf(phantom: Phantom, rng: np.random.Generator) -> FloatArray:
         evals=(along, across, across),
         random_seed=int(rng.integers(1 << 31)),
     )
-    # A response that is somewhat sharper or blunter than the truth.
+    # The response function is somewhat sharper or blunter than the true one.
     across *= rng.uniform(0.7, 1.5)
     model = ConstrainedSphericalDeconvModel(
         gtab, (np.array([along, across, across]), 100.0), sh_order_max=order
     )
     fibres = phantom.peaks()[0].sum(axis=-1) > _MIN_FRACTION
-    mask = binary_dilation(fibres, iterations=_RIM)
+    mask = binary_dilation(fibres, iterations=_RIM_VOXELS)
     coeffs: FloatArray = model.fit(dwi, mask=mask).shm_coeff
     return coeffs
 
@@ -137,10 +145,10 @@ def _n_coefficients(order: int) -> int:
     return (order + 1) * (order + 2) // 2
 
 
-def _store_reference(index: int, *, name: str, folder: Path) -> None:
-    """Make the phantom of a number; its streamlines are true or tracked."""
+def _save_phantom(index: int, *, name: str, folder: Path) -> None:
+    """Make a phantom with true or deterministic streamlines, and save it."""
     random_seed = 1000 * RECIPES[name].random_seed + index
-    # Every second through a simulated scan.
+    # Every second phantom is scanned and fitted.
     phantom, data = make_world(random_seed, through_dwi=index % 2 == 0)
     streamlines: Iterable[FloatArray]
     if name == "deterministic":
@@ -150,11 +158,11 @@ def _store_reference(index: int, *, name: str, folder: Path) -> None:
     else:
         n_each = -(-_N_STREAMLINES // len(phantom.bundles))
         streamlines, _ = phantom.streamlines(n_each, random_seed=random_seed)
-    store(folder / str(index), data, phantom.affine, streamlines)
+    save_subject(folder / str(index), data, phantom.affine, streamlines)
 
 
 def make_model(name: str, path: Path) -> None:
-    """Train a model on phantoms and write it with its metadata.
+    """Train a model on phantoms, and write it with its metadata.
 
     Parameters
     ----------
@@ -168,24 +176,22 @@ def make_model(name: str, path: Path) -> None:
     def say(line: str) -> None:
         print(f"{name}, {time.perf_counter() - start:.0f} s: {line}", flush=True)
 
-    torch.set_num_threads(1)  # sums of another order would give other weights
+    torch.set_num_threads(1)  # the order of sums depends on the number of threads
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         numbers = range(N_PHANTOMS + N_HELD_OUT)
-        # Spawned: a fork would copy the state of threads that it does not have.
+        # Spawned, not forked: a fork copies locks of threads, but not the threads.
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            made = pool.map(
-                partial(_store_reference, name=name, folder=folder), numbers
-            )
+            made = pool.map(partial(_save_phantom, name=name, folder=folder), numbers)
             for _ in made:
                 pass
         say(f"{len(numbers)} phantoms")
-        references = [load(folder / str(number)) for number in numbers]
-        references, held_out = references[:-N_HELD_OUT], references[-N_HELD_OUT:]
+        subjects = [load_subject(folder / str(number)) for number in numbers]
+        subjects, held_out = subjects[:-N_HELD_OUT], subjects[-N_HELD_OUT:]
         module = untrained(
             "moving_frame", _ORDER, recipe.random_seed, hidden=HIDDEN[name]
         )
-        facts = describe(
+        metadata = describe(
             module,
             recipe,
             orders=ORDERS,
@@ -194,23 +200,23 @@ def make_model(name: str, path: Path) -> None:
         )
         history = fit(
             module,
-            references,
+            subjects,
             recipe,
-            validate=FreeRunning(held_out, facts, recipe, n_streamlines=600),
+            validate=FreeRunning(held_out, metadata, recipe, n_streamlines=600),
             report=lambda history: say(
                 ", ".join(f"{k} {v:.4g}" for k, v in history[-1].items())
             ),
         )
-    figures = best_row(history)
-    facts.provenance["training"] = {
-        key: round(value, 4) for key, value in figures.items() if key != "minutes"
+    best = best_row(history)
+    metadata.provenance["training"] = {
+        key: round(value, 4) for key, value in best.items() if key != "minutes"
     }
-    save_model(module, facts, path)
+    save_model(module, metadata, path)
     say(f"saved {path}")
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the SHA-256 of each model of a folder, as ``sha256sum --check`` reads it.
+    """Write the SHA-256 of each model of a folder, for ``sha256sum --check``.
 
     Parameters
     ----------
@@ -232,7 +238,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def main() -> None:
-    """Make the models named, or all, and write the checksums of all."""
+    """Train the models named on the command line, or all; write all checksums."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(RECIPES), choices=RECIPES)

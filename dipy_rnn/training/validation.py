@@ -1,4 +1,8 @@
-"""Validation by tracking freely: next-step errors stop telling early."""
+"""Validation by tracking from held-out streamlines.
+
+The error of the next step alone is not sufficient: it stops falling long before the
+tracked streamlines stop improving.
+"""
 
 from typing import NamedTuple
 
@@ -15,21 +19,21 @@ from dipy_rnn.model_file import Model, ModelMetadata, as_model
 from dipy_rnn.sh import FeatureVolume
 from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking import track
-from dipy_rnn.training.fit import predict
-from dipy_rnn.training.recipe import TEACHERS, Recipe
-from dipy_rnn.training.references import Reference
-from dipy_rnn.training.sequences import draw, pack
+from dipy_rnn.training.recipe import TARGET_RULES, Recipe
+from dipy_rnn.training.sequences import draw_sequences, pack
+from dipy_rnn.training.state import predict
+from dipy_rnn.training.subjects import TrainingSubject
 
-_N_SEQUENCES = 100
-_N_REFERENCES = 16  # at most
-_N_VISITING = 20_000
-_SPACING_MM = 0.5  # tractograms may be compressed to a few points
+_N_SEQUENCES = 100  # for the error of the next step
+_MOST_SUBJECTS = 16
+_MOST_VISITING = 20_000  # streamlines of a subject that define where to track
+_SPACING_MM = 0.5  # points are added, since tractograms may be compressed to a few
 
 
-class _World(NamedTuple):
-    """Held-out streamlines of a reference, and where and whither to start on each."""
+class _Task(NamedTuple):
+    """Held-out streamlines of a subject, and where to start on each."""
 
-    reference: Reference
+    subject: TrainingSubject
     criterion: StoppingCriterion
     lines_mm: list[FloatArray]
     seeds_mm: FloatArray  # (N, 3)
@@ -37,34 +41,34 @@ class _World(NamedTuple):
 
 
 class FreeRunning:
-    """Follow held-out streamlines with a network, freely.
+    """Track from held-out streamlines with a network, and count those it follows.
 
-    From the middle of each streamline, in its direction there, the network tracks
-    through the voxels that the streamlines of the reference visit, and their
-    neighbours. The streamline is *followed* if all of it lies within a distance of
-    what was tracked. That this runs on beyond the ends of the streamline is not
-    counted: ends are the matter of the stopping criterion.
+    The network starts in the middle of each streamline, in its direction there. It
+    tracks in the voxels that the subject's streamlines visit, and in their neighbours.
+    A streamline is *followed* if all of its points are within a distance of the tracked
+    one. The tracked one may continue beyond the ends, since ends are determined by the
+    stopping criterion, not by the network.
 
     Parameters
     ----------
-    references : list of dipy_rnn.training.references.Reference
-        Not ones that it is trained on.
+    subjects : list of dipy_rnn.training.subjects.TrainingSubject
+        Held out from the training; at most 16 of them are used.
     metadata : dipy_rnn.model_file.ModelMetadata
-        Of the network.
+        Metadata of the network.
     recipe : dipy_rnn.training.recipe.Recipe
-        For the error of the next step.
+        Input noise and target rule for the error of the next step.
     n_streamlines : int, optional
-        At most so many are followed in all.
+        Largest number of streamlines, over all subjects.
     step_mm : float, optional
-        Step of tracking; put into the range that the network is trained for.
+        Step size of tracking in mm, clipped to the range of the recipe.
     max_angle_deg : float, optional
-        Largest turn of one step.
+        Largest angle between two steps in degrees.
     limit_mm : float, optional
-        Distance within which a streamline is followed.
+        Distance in mm within which a streamline counts as followed.
     nbr_threads : int, optional
-        0 for every core.
+        Number of threads; 0 for all cores.
     random_seed : int, optional
-        Chooses the streamlines.
+        Seed that selects subjects and streamlines.
 
     Examples
     --------
@@ -73,11 +77,11 @@ class FreeRunning:
     >>> from dipy_rnn.phantom import crossing_phantom
     >>> from dipy_rnn.sh import fodf_features
     >>> from dipy_rnn.training.recipe import Recipe
-    >>> from dipy_rnn.training.references import Reference
+    >>> from dipy_rnn.training.subjects import TrainingSubject
     >>> phantom = crossing_phantom(90)
-    >>> reference = Reference.of(fodf_features(phantom.fodf(4)).data, phantom.affine,
-    ...                          phantom.streamlines(5)[0])
-    >>> validate = FreeRunning([reference], ModelMetadata("sh", 15, "local", 1, 8,
+    >>> subject = TrainingSubject.of(fodf_features(phantom.fodf(4)).data,
+    ...                              phantom.affine, phantom.streamlines(5)[0])
+    >>> validate = FreeRunning([subject], ModelMetadata("sh", 15, "local", 1, 8,
     ...                        normalisation="power"), Recipe())
     >>> validate(RecurrentPropagator(4, 8))["followed"]
     1.0
@@ -85,7 +89,7 @@ class FreeRunning:
 
     def __init__(
         self,
-        references: list[Reference],
+        subjects: list[TrainingSubject],
         metadata: ModelMetadata,
         recipe: Recipe,
         *,
@@ -102,86 +106,68 @@ class FreeRunning:
         self._limit_mm = limit_mm
         self._nbr_threads = nbr_threads
         rng = np.random.default_rng(random_seed)
-        if len(references) > _N_REFERENCES:
-            chosen = rng.choice(len(references), _N_REFERENCES, replace=False)
-            references = [references[i] for i in chosen]
+        if len(subjects) > _MOST_SUBJECTS:
+            chosen = rng.choice(len(subjects), _MOST_SUBJECTS, replace=False)
+            subjects = [subjects[i] for i in chosen]
         n_each = [
-            len(part) for part in np.array_split(range(n_streamlines), len(references))
+            len(part) for part in np.array_split(range(n_streamlines), len(subjects))
         ]
-        self._worlds = [self._world(r, n, rng) for r, n in zip(references, n_each) if n]
+        self._tasks = [_make_task(s, n, rng) for s, n in zip(subjects, n_each) if n]
         self._batch = pack(
             [
-                draw(
-                    reference,
-                    int(np.ceil(_N_SEQUENCES / len(references))),
+                draw_sequences(
+                    subject,
+                    int(np.ceil(_N_SEQUENCES / len(subjects))),
                     frame=metadata.frame,
                     step_mm=self._step_mm,
                     max_points=recipe.max_points,
                     rng=rng,
-                    blur=recipe.blur,
-                    teacher=TEACHERS[recipe.teacher],
+                    noise=recipe.blur,
+                    target_rule=TARGET_RULES[recipe.teacher],
                 )
-                for reference in references
+                for subject in subjects
             ]
         )
 
     def __call__(self, module: Network) -> dict[str, float]:
-        """Return the error of the next step, and the share that is followed.
+        """Return the error of the next step and the share of followed streamlines.
 
         Parameters
         ----------
         module : nn.Module
-            The network; left in evaluation mode.
+            The network; put into evaluation mode.
 
         Returns
         -------
-        figures : dict
-            ``held_out_error_deg``: mean angle to the answer of the teacher;
-            ``followed`` and ``followed_se``: share of held-out streamlines that are
-            followed, and its standard error.
+        metrics : dict
+            ``held_out_error_deg``: mean angle to the targets in degrees; ``followed``:
+            share of held-out streamlines that are followed; ``followed_se``: its
+            standard error.
         """
         module.eval()
         batch = self._batch.to(next(module.parameters()).device)
         with torch.no_grad():
             cosine = (predict(module, batch) * batch.target).sum(dim=1).clamp(-1, 1)
         model = as_model(module, self._metadata)
-        followed = np.concatenate(
-            [self._follow(model, world) for world in self._worlds]
-        )
+        followed = np.concatenate([self._follow(model, task) for task in self._tasks])
         return {
             "held_out_error_deg": float(torch.rad2deg(torch.arccos(cosine)).mean()),
             "followed": float(followed.mean()),
             "followed_se": float(followed.std() / np.sqrt(len(followed))),
         }
 
-    def _world(self, reference: Reference, n: int, rng: np.random.Generator) -> _World:
-        """Choose streamlines of a reference."""
-        chosen = rng.permutation(len(reference))[:n]
-        lines = [_dense(reference, i) for i in chosen]
-        middle = [min(len(line) // 2, len(line) - 2) for line in lines]
-        ahead = [line[i + 1] - line[i] for line, i in zip(lines, middle)]
-        seeds_mm = np.array([line[i] for line, i in zip(lines, middle)])
-        directions = np.array(ahead) @ spaces.axes(reference.affine)
-        some = rng.permutation(len(reference))[:_N_VISITING]
-        visited = evaluation.visits(
-            (_dense(reference, i) for i in some),
-            reference.affine,
-            reference.data.shape[:3],
-        )
-        criterion = BinaryStoppingCriterion(binary_dilation(visited > 0))
-        return _World(reference, criterion, lines, seeds_mm, directions)
-
-    def _follow(self, model: Model, world: _World) -> BoolArray:
-        reference = world.reference
-        # The forward half must not use up what the backward one needs.
-        longest_mm = 3 * reference.lengths_mm.max()
-        tracked = [np.empty((0, 3))] * len(world.seeds_mm)
+    def _follow(self, model: Model, task: _Task) -> BoolArray:
+        """Return for each streamline of a task whether it is followed."""
+        subject = task.subject
+        # Long enough that the forward half leaves some of it for the backward half.
+        longest_mm = 3 * subject.lengths_mm.max()
+        tracked = [np.empty((0, 3))] * len(task.seeds_mm)
         for line in track(
-            world.seeds_mm,
-            stopping_criterion=world.criterion,
-            affine=reference.affine,
-            features=FeatureVolume(reference.data, self._metadata.kind),
-            seed_directions=world.directions,
+            task.seeds_mm,
+            stopping_criterion=task.criterion,
+            affine=subject.affine,
+            features=FeatureVolume(subject.data, self._metadata.kind),
+            seed_directions=task.directions,
             model=model,
             max_len=longest_mm,
             step_size=self._step_mm,
@@ -189,12 +175,30 @@ class FreeRunning:
             nbr_threads=self._nbr_threads,
         ):
             tracked[line.seed_index] = line.points_mm
-        return evaluation.followed(world.lines_mm, tracked, self._limit_mm)
+        return evaluation.followed(task.lines_mm, tracked, self._limit_mm)
 
 
-def _dense(reference: Reference, index: int) -> FloatArray:
-    """Return a streamline by points that are near to each other."""
-    line = np.asarray(reference.streamline(index), dtype=np.float64)
-    n_points = 1 + int(np.ceil(reference.lengths_mm[index] / _SPACING_MM))
-    dense: FloatArray = set_number_of_points(line, max(n_points, 3))
-    return dense
+def _make_task(subject: TrainingSubject, n: int, rng: np.random.Generator) -> _Task:
+    """Select n streamlines of a subject, and the voxels to track in."""
+    chosen = rng.permutation(len(subject))[:n]
+    lines = [_resample(subject, i) for i in chosen]
+    middle = [min(len(line) // 2, len(line) - 2) for line in lines]
+    ahead = [line[i + 1] - line[i] for line, i in zip(lines, middle)]
+    seeds_mm = np.array([line[i] for line, i in zip(lines, middle)])
+    directions = np.array(ahead) @ spaces.axes(subject.affine)
+    some = rng.permutation(len(subject))[:_MOST_VISITING]
+    visited = evaluation.visits(
+        (_resample(subject, i) for i in some),
+        subject.affine,
+        subject.data.shape[:3],
+    )
+    criterion = BinaryStoppingCriterion(binary_dilation(visited > 0))
+    return _Task(subject, criterion, lines, seeds_mm, directions)
+
+
+def _resample(subject: TrainingSubject, index: int) -> FloatArray:
+    """Return a streamline with points at most 0.5 mm apart."""
+    line = np.asarray(subject.streamline(index), dtype=np.float64)
+    n_points = 1 + int(np.ceil(subject.lengths_mm[index] / _SPACING_MM))
+    resampled: FloatArray = set_number_of_points(line, max(n_points, 3))
+    return resampled

@@ -1,8 +1,8 @@
-"""Teachers: what a propagator should answer, read from what it sees.
+"""Target rules: the direction that the network learns to predict at a point.
 
-The direction of the reference streamline is one teacher: it says where the bundle goes,
-but not where a tracker should go that has strayed from it. The fODF at the very point
-is another, and says that too; it has several peaks, of which a rule chooses one.
+The simplest target is the direction of the streamline. It is right on the streamline,
+but not for a tracker that is off it. The rules here take the target from the fODF at
+the point itself; where the fODF has several peaks, the rule chooses one.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ from dipy_rnn._typing import AnyArray, Float32Array, FloatArray, IntArray
 from dipy_rnn.interpolate import sh_order
 from dipy_rnn.tracking import lengths_for_dipy
 
-_N_DIRECTIONS = 1500  # about 3 degrees apart within 70
-_N_NEAR = 20  # as far as 7 degrees
-_CLIMB = 3
-_WIDEST_DEG = 45.0  # turn of a step of deterministic tracking, and of its imitation
+_N_DIRECTIONS = 1500  # about 3 degrees apart in a cone of 70 degrees
+_N_NEAR = 20  # neighbours of a direction, up to 7 degrees away
+_N_CLIMBS = 3  # steps of a hill climb to the peak
+_WIDEST_DEG = 45.0  # largest angle of a step of deterministic tracking
 
 
 def largest_ahead(
@@ -30,22 +30,25 @@ def largest_ahead(
     *,
     widest_deg: float = _WIDEST_DEG,
 ) -> FloatArray:
-    """Return the fODF's largest value ahead: the rule of deterministic tracking.
+    """Return the direction of the fODF's largest value ahead.
+
+    This is the rule of deterministic tracking.
 
     Parameters
     ----------
     coeffs : ndarray of shape (N, C)
         The fODF in the frame of each streamline (:func:`dipy_rnn.interpolate.rotate`).
     along : ndarray of shape (N, 3), optional
-        Directions of the streamlines in the frames; not looked at.
+        Directions of the streamlines in the frames; not used.
     widest_deg : float, optional
-        Largest turn, ``max_angle`` of DIPY's ``deterministic_tracking``. Where the
-        fODF is largest at its rim, the answer is the way there, peak or not.
+        Largest angle to the third axis, as ``max_angle`` of DIPY's
+        ``deterministic_tracking``. If the largest value is at the rim of this cone,
+        the direction on the rim is returned, whether it is a peak or not.
 
     Returns
     -------
     directions : ndarray of shape (N, 3)
-        Unit vectors in the frames, off any grid of directions to about a degree.
+        Unit vectors in the frames, exact to about one degree.
 
     Examples
     --------
@@ -65,7 +68,7 @@ def peak_along(
     straightness: float = 8,
     widest_deg: float = 28.0,
 ) -> FloatArray:
-    """Return the peak of the fODF that the streamline goes along.
+    """Return the peak of the fODF that the streamline follows.
 
     Parameters
     ----------
@@ -74,12 +77,12 @@ def peak_along(
     along : ndarray of shape (N, 3)
         Directions of the streamlines in the frames.
     straightness : float, optional
-        The peak is chosen by the fODF times the cosine of its angle to ``along``, to
-        this power; but it is the fODF's own peak that is answered.
+        The peak is chosen by the fODF times the cosine of the angle to ``along``, to
+        this power. The returned direction is the peak of the fODF itself.
     widest_deg : float, optional
-        Largest turn: a little less than the 30 degrees at which dipy_track_rnn and
-        dipy_track draw the line. Where no peak is within it, the answer is the way to
-        the fODF's largest value at its rim.
+        Largest angle to the third axis, slightly below the default limit of 30 degrees
+        of dipy_track_rnn and dipy_track. If no peak is within this cone, the direction
+        of the fODF's largest value on its rim is returned.
 
     Returns
     -------
@@ -99,19 +102,20 @@ def peak_along(
     cosine = np.maximum(along.astype(np.float32) @ directions.T.astype(np.float32), 0)
     best: IntArray = np.argmax(values * cosine**straightness, axis=1)
     rows = np.arange(len(values))
-    for _ in range(_CLIMB):
+    for _ in range(_N_CLIMBS):
         around = near[best]
         best = around[rows, np.argmax(values[rows[:, None], around], axis=1)]
     return directions[best]
 
 
-def between(
+def blend(
     coeffs: AnyArray, along: FloatArray, *, share: float = 0.15, **chosen: float
 ) -> FloatArray:
-    """Return a direction between the peak and that of the streamline.
+    """Return a direction between the peak and the streamline's direction.
 
-    Peaks are noisy, and the streamlines of a phantom are not: a share of them teaches
-    the network to average what it has seen. The peak keeps it to what is there.
+    Peaks are noisy, but the streamlines of a phantom are exact. The share of the
+    streamline trains the network to average over the points it has passed. The share
+    of the peak keeps its output close to the fODF at the point.
 
     Parameters
     ----------
@@ -120,9 +124,9 @@ def between(
     along : ndarray of shape (N, 3)
         Directions of the streamlines in the frames.
     share : float, optional
-        Of the way from the peak to the streamline's direction.
+        Weight of the streamline's direction; the peak has the rest.
     **chosen
-        As for :func:`peak_along`.
+        Options of :func:`peak_along`.
 
     Returns
     -------
@@ -132,7 +136,7 @@ def between(
     Examples
     --------
     >>> lobe = np.zeros((1, 15)); lobe[0, [3, 10]] = 2.0, 2.5  # straight ahead
-    >>> between(lobe, np.array([[0.0, 0.28, 0.96]]), share=0.5)[0, 1:].round(1)
+    >>> blend(lobe, np.array([[0.0, 0.28, 0.96]]), share=0.5)[0, 1:].round(1)
     array([0.1, 1. ])
     """
     directions = (1 - share) * peak_along(coeffs, along, **chosen) + share * along
@@ -149,23 +153,23 @@ def deterministic_streamlines(
     step_mm: float = 0.5,
     random_seed: int = 0,
 ) -> Iterator[FloatArray]:
-    """Track a tractogram to learn from with DIPY's deterministic tracking.
+    """Make a training tractogram with DIPY's deterministic tracking.
 
     Parameters
     ----------
     data : ndarray of shape (X, Y, Z, C)
-        A fODF in the package's basis (:mod:`dipy_rnn.sh`).
+        The fODF in the package's basis (:mod:`dipy_rnn.sh`).
     affine : ndarray of shape (4, 4)
         Voxel to mm.
     n_seeds : int
-        Seeds at random places.
+        Number of seeds, at random points.
     above : tuple of (ndarray of shape (X, Y, Z), float), optional
-        Image and threshold: streamlines start and stay where the image is above.
-        None: the density of fibres, the integral of the fODF over the sphere, as a
-        share of that of the fullest voxels; streamlines start above 0.3 and stay
-        above 0.1.
+        Image and threshold. Streamlines start and stay where the image is above the
+        threshold. None: the image is the fibre density (the integral of the fODF over
+        the sphere) divided by its 95th percentile; streamlines start above 0.3 and
+        stay above 0.1.
     step_mm : float, optional
-        Step of tracking.
+        Step size in mm.
     random_seed : int, optional
 
     Returns
@@ -176,7 +180,7 @@ def deterministic_streamlines(
     Raises
     ------
     ValueError
-        If there is no voxel to start in.
+        If there is no voxel for seeds.
 
     Examples
     --------
@@ -197,7 +201,7 @@ def deterministic_streamlines(
         stopping_thr = seed_thr
     voxels = np.argwhere((image > seed_thr) & data.any(axis=3))
     if not len(voxels):
-        raise ValueError(f"There is no voxel above {seed_thr:g} to start in.")
+        raise ValueError(f"There is no voxel above {seed_thr:g} for seeds.")
     rng = np.random.default_rng(random_seed)
     chosen = voxels[rng.integers(len(voxels), size=n_seeds)]
     seeds_vox = chosen + rng.uniform(-0.5, 0.5, chosen.shape)
@@ -212,7 +216,7 @@ def deterministic_streamlines(
         max_angle=_WIDEST_DEG,
         step_size=step_mm,
         **lengths_for_dipy(2, 500, step_mm),
-        random_seed=random_seed + 1,  # 0 would be drawn from the clock
+        random_seed=random_seed + 1,  # for 0 DIPY takes the seed from the clock
     )
     return streamlines
 
@@ -221,7 +225,16 @@ def deterministic_streamlines(
 def _directions_ahead(
     order: int, widest_deg: float
 ) -> tuple[FloatArray, Float32Array, IntArray]:
-    """Return directions on a spiral around z, harmonics (C, D), and who is near."""
+    """Return a cone of directions, the harmonics there, and their neighbours.
+
+    Returns
+    -------
+    directions : ndarray of shape (D, 3)
+        On a spiral around the third axis.
+    harmonics : ndarray of shape (C, D)
+    near : ndarray of shape (D, 20)
+        Indices of the nearest directions.
+    """
     from dipy.reconst.shm import real_sh_tournier
 
     turn = np.arange(_N_DIRECTIONS)

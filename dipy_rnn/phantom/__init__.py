@@ -1,0 +1,18 @@
+"""Simulated bundles whose true streamlines, peaks, fODF and signal are known."""
+
+from dipy_rnn.phantom.bundles import Ball, Bundle
+from dipy_rnn.phantom.phantom import Phantom
+from dipy_rnn.phantom.worlds import (
+    circle_phantom,
+    crossing_phantom,
+    random_phantom,
+)
+
+__all__ = [
+    "Ball",
+    "Bundle",
+    "Phantom",
+    "circle_phantom",
+    "crossing_phantom",
+    "random_phantom",
+]

@@ -1,0 +1,407 @@
+"""Bundles and free water, sampled on a voxel grid.
+
+A `Phantom` gives the true streamlines (in mm), and three volumes: the true peaks, an
+fODF as spherical harmonics, and a diffusion-weighted series.  Directions in the volumes
+are along the voxel axes, as everywhere in DIPY.
+
+Bundles and balls are defined in mm (RAS), without a grid.  `Phantom.on_grid` samples
+the same world on any other grid: oblique, flipped or anisotropic.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+import warnings
+
+from dipy.reconst.shm import real_sh_descoteaux
+from dipy.sims.voxel import add_noise
+import numpy as np
+
+from dipy_rnn import spaces
+from dipy_rnn._typing import BoolArray, Float32Array, FloatArray, IntArray
+from dipy_rnn.phantom.bundles import Ball, Bundle
+from dipy_rnn.phantom.geometry import check_positive, unit
+
+# Eight points of a voxel, in voxel coordinates from its centre.
+SUBVOXELS: FloatArray = np.array(list(product((-0.25, 0.25), repeat=3)))
+REMAINDER_DIFFUSIVITY = 0.7e-3  # mm^2/s, isotropic, about that of grey matter
+CSF_DIFFUSIVITY = 3.0e-3  # mm^2/s, isotropic, that of water at 37 degrees Celsius
+
+
+class Phantom:
+    """Bundles and free water on a voxel grid.
+
+    Parameters
+    ----------
+    bundles : sequence of Bundle
+        B bundles, at least one.
+    affine : ndarray of shape (4, 4)
+        Voxel to mm (RAS), without shear; voxel i is centred on coordinate i.
+    shape : tuple of 3 ints
+        Number of voxels along each axis, (X, Y, Z).
+    csf : sequence of Ball, optional
+        Free water.  It displaces fibres and grey matter in proportion.
+
+    Raises
+    ------
+    ValueError
+        If there is no bundle, or if the affine or the shape is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dipy_rnn.phantom import Bundle, Phantom
+    >>> bundle = Bundle(np.array([[0.0, 4, 4], [8, 4, 4]]), 3.0)
+    >>> phantom = Phantom([bundle], np.diag([2.0, 2, 2, 1]), (5, 5, 5))
+    >>> fractions, directions = phantom.peaks()
+    >>> print(fractions[2, 2, 2], directions[2, 2, 2])
+    [1.] [[1. 0. 0.]]
+    """
+
+    def __init__(
+        self,
+        bundles: Sequence[Bundle],
+        affine: FloatArray,
+        shape: tuple[int, int, int],
+        *,
+        csf: Sequence[Ball] = (),
+    ) -> None:
+        self.bundles = tuple(bundles)
+        self.csf = tuple(csf)
+        if not self.bundles:
+            raise ValueError("bundles is empty; at least one bundle is needed.")
+        self.affine = spaces.check_affine(affine).copy()
+        self.shape = spaces.check_shape(shape)
+
+    def on_grid(self, affine: FloatArray, shape: tuple[int, int, int]) -> "Phantom":
+        """Return the same world on another grid.
+
+        Parameters
+        ----------
+        affine : ndarray of shape (4, 4)
+            Voxel to mm (RAS).
+        shape : tuple of 3 ints
+            Number of voxels along each axis.
+
+        Returns
+        -------
+        Phantom
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dipy_rnn.phantom import circle_phantom
+        >>> circle = circle_phantom()
+        >>> circle.on_grid(np.diag([-1.0, 1, 3, 1]), (10, 10, 4)).shape
+        (10, 10, 4)
+        """
+        return Phantom(self.bundles, affine, shape, csf=self.csf)
+
+    def _near(
+        self, part: Bundle | Ball, centres_vox: FloatArray
+    ) -> tuple[IntArray, FloatArray]:
+        """Return the voxels that a part may reach, and their subvoxels in mm."""
+        margin_mm = float(np.linalg.norm(spaces.voxel_sizes(self.affine))) / 2
+        centres_mm = spaces.to_mm(centres_vox, self.affine)
+        near = np.flatnonzero(part.is_near(centres_mm, margin_mm))
+        points_vox = centres_vox[near, None] + SUBVOXELS
+        return near, spaces.to_mm(points_vox.reshape(-1, 3), self.affine)
+
+    def _centres_vox(self) -> FloatArray:
+        return np.indices(self.shape, dtype=np.float64).reshape(3, -1).T
+
+    def _csf_of_subvoxels(self) -> FloatArray:
+        """Return the fraction of free water of each subvoxel: (voxels, 8)."""
+        centres_vox = self._centres_vox()
+        csf = np.zeros((len(centres_vox), len(SUBVOXELS)))
+        for ball in self.csf:
+            near, points_mm = self._near(ball, centres_vox)
+            water = ball.fraction(points_mm).reshape(-1, len(SUBVOXELS))
+            csf[near] = np.maximum(csf[near], water)
+        return csf
+
+    def peaks(self) -> tuple[Float32Array, Float32Array]:
+        """Return the fraction and the direction of each bundle in each voxel.
+
+        Returns
+        -------
+        fractions : ndarray of shape (X, Y, Z, B), float32
+            Volume fractions, averaged over eight points of the voxel.  If the bundles
+            together would take more than free water leaves, all are scaled down.
+        directions : ndarray of shape (X, Y, Z, B, 3), float32
+            Mean directions of the fibres: unit vectors along the voxel axes, zero
+            where the fraction is zero.
+
+        Examples
+        --------
+        >>> from dipy_rnn.phantom import crossing_phantom
+        >>> fractions, _ = crossing_phantom(90, shape=(15, 15, 9)).peaks()
+        >>> print(fractions[7, 7, 4])
+        [0.5 0.5]
+        """
+        centres_vox, csf = self._centres_vox(), self._csf_of_subvoxels()
+        axes = spaces.axes(self.affine)
+        fractions = np.zeros((len(centres_vox), len(self.bundles)))
+        directions = np.zeros((*fractions.shape, 3), dtype=np.float32)
+        for b, bundle in enumerate(self.bundles):
+            near, points_mm = self._near(bundle, centres_vox)
+            along, fraction = bundle.directions(points_mm)
+            fraction = fraction.reshape(-1, len(SUBVOXELS)) * (1 - csf[near])
+            # All fibres of a bundle run the same way, so their vectors can be added.
+            along = along.reshape(*fraction.shape, 3)
+            mean = np.einsum("np,npi->ni", fraction, along)
+            fractions[near, b] = bundle.weight * fraction.mean(axis=1)
+            directions[near, b] = unit(mean) @ axes
+        available = 1 - csf.mean(axis=1)
+        total = fractions.sum(axis=1)
+        overfull = total > available
+        fractions[overfull] *= (available[overfull] / total[overfull])[:, None]
+        return (
+            fractions.astype(np.float32).reshape(*self.shape, -1),
+            directions.reshape(*self.shape, -1, 3),
+        )
+
+    def csf_fraction(self) -> Float32Array:
+        """Return the volume fraction of free water.
+
+        Returns
+        -------
+        fraction : ndarray of shape (X, Y, Z), float32
+            Averaged over eight points of the voxel.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dipy_rnn.phantom import Ball, Bundle, Phantom
+        >>> bundle = Bundle(np.array([[0.0, 4, 4], [8, 4, 4]]), 3.0)
+        >>> ball = Ball((4, 4, 4), 3.0)
+        >>> phantom = Phantom([bundle], np.eye(4), (9, 9, 9), csf=[ball])
+        >>> print(phantom.csf_fraction()[4, 4, [0, 4]], phantom.peaks()[0][4, 4, 4])
+        [0. 1.] [0.]
+        """
+        fraction: FloatArray = self._csf_of_subvoxels().mean(axis=1)
+        return fraction.astype(np.float32).reshape(self.shape)
+
+    def mask(self) -> BoolArray:
+        """Return the voxels of which more than half is fibres.
+
+        Returns
+        -------
+        mask : ndarray of shape (X, Y, Z), bool
+
+        Notes
+        -----
+        A bundle with a `weight` of 0.5 or less is in the mask only where other bundles
+        overlap it.
+
+        Examples
+        --------
+        >>> from dipy_rnn.phantom import crossing_phantom
+        >>> mask = crossing_phantom(90, shape=(15, 15, 9)).mask()
+        >>> print(mask[7, 7, 4], mask[0, 0, 0])
+        True False
+        """
+        fractions, _ = self.peaks()
+        mask: BoolArray = fractions.sum(axis=-1) > 0.5
+        return mask
+
+    def fodf(
+        self,
+        sh_order_max: int = 8,
+        *,
+        lobe_deg: float = 9.0,
+        noise: float = 0.0,
+        random_seed: int = 0,
+    ) -> Float32Array:
+        r"""Return the fibre orientation distribution as spherical harmonics.
+
+        A fibre along v is a delta function, smoothed on the sphere [1]_.  Its
+        coefficients are :math:`e^{-\sigma^2 l (l + 1) / 2}\, Y_l^m(v)`.
+
+        Parameters
+        ----------
+        sh_order_max : int, optional
+            Highest order: an even number from 2 to 98 (4950 coefficients a voxel).
+        lobe_deg : float, optional
+            Width sigma of the lobe of a fibre in degrees, before truncation to
+            `sh_order_max`.
+        noise : float, optional
+            Standard deviation of Gaussian noise on the coefficients of l >= 2, as a
+            multiple of their root mean square in a voxel filled by one bundle.
+        random_seed : int, optional
+            Seed of the noise.
+
+        Returns
+        -------
+        sh : ndarray of shape (X, Y, Z, C), float32
+            Coefficients in DIPY's default basis (``descoteaux07`` [2]_, legacy),
+            along the voxel axes.  The integral over the sphere is the total fraction
+            of fibres.
+
+        Raises
+        ------
+        ValueError
+            If an argument is out of range.
+
+        References
+        ----------
+        .. [1] Bulow T. Spherical diffusion for 3D surface smoothing. IEEE
+           Transactions on Pattern Analysis and Machine Intelligence 26(12), 2004.
+        .. [2] Descoteaux M, Angelino E, Fitzgibbons S, Deriche R. Regularized,
+           fast, and robust analytical Q-ball imaging. Magnetic Resonance in
+           Medicine 58(3), 2007.
+
+        Examples
+        --------
+        >>> from dipy_rnn.phantom import crossing_phantom
+        >>> crossing_phantom(90, shape=(15, 15, 9)).fodf(6).shape
+        (15, 15, 9, 28)
+        """
+        if sh_order_max not in range(2, 100, 2):
+            raise ValueError(
+                f"sh_order_max is {sh_order_max}; an even number from 2 to 98 is "
+                "needed."
+            )
+        if not (np.isfinite(lobe_deg) and lobe_deg >= 0):
+            raise ValueError(f"lobe_deg is {lobe_deg}; 0 or more is needed.")
+        if not (np.isfinite(noise) and noise >= 0):
+            raise ValueError(f"noise is {noise}; 0 or more is needed.")
+        fractions, directions = self.peaks()
+        fibres = fractions > 0
+        x, y, z = directions[fibres].astype(np.float64).T
+        with warnings.catch_warnings():
+            # DIPY warns that its default basis may change in a future release.
+            warnings.simplefilter("ignore", PendingDeprecationWarning)
+            deltas, _, orders = real_sh_descoteaux(
+                sh_order_max, np.arctan2(np.hypot(x, y), z), np.arctan2(y, x)
+            )
+        smoothing = np.exp(-(np.radians(lobe_deg) ** 2) * orders * (orders + 1) / 2)
+
+        sh = np.zeros((*self.shape, len(orders)), dtype=np.float32)
+        where = np.nonzero(fibres)[:3]
+        np.add.at(sh, where, fractions[fibres][:, None] * (deltas * smoothing))
+        if noise > 0:
+            # The squares of Y_l^m(v) sum to (2 l + 1) / (4 pi) over the m of an order.
+            # So the mean square of a coefficient is 1 / (4 pi) times the smoothing's.
+            mean_square = np.mean(smoothing[1:] ** 2) / (4 * np.pi)
+            rng = np.random.default_rng(random_seed)
+            scale = noise * np.sqrt(mean_square)
+            sh[..., 1:] += scale * rng.standard_normal(sh[..., 1:].shape)
+        return sh
+
+    def dwi(
+        self,
+        gtab: Any,
+        *,
+        snr: float | None = None,
+        evals: tuple[float, float, float] = (1.7e-3, 3e-4, 3e-4),
+        s0: float = 100,
+        random_seed: int = 0,
+    ) -> Float32Array:
+        """Simulate a diffusion-weighted series, with one tensor per bundle and voxel.
+
+        Without noise this is `dipy.sims.voxel.multi_tensor` in every voxel.  There are
+        two more tensors, both isotropic: free water (3.0e-3 mm^2/s), and grey matter
+        (0.7e-3 mm^2/s), which fills what water and fibres leave.
+
+        Parameters
+        ----------
+        gtab : dipy.core.gradients.GradientTable
+            N b-values (s/mm^2) with directions along the voxel axes, or N b-tensors.
+        snr : float, optional
+            Rician noise: `s0` divided by the standard deviation of the real and of the
+            imaginary part.  None for no noise.
+        evals : tuple of 3 floats, optional
+            Diffusivities of a fibre in mm^2/s: along it, and the two across it, which
+            must be equal.
+        s0 : float, optional
+            Signal without diffusion weighting.
+        random_seed : int, optional
+            Seed of the noise.
+
+        Returns
+        -------
+        dwi : ndarray of shape (X, Y, Z, N), float32
+
+        Raises
+        ------
+        ValueError
+            If `evals`, `s0` or `snr` is invalid.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dipy.core.gradients import gradient_table
+        >>> from dipy_rnn.phantom import crossing_phantom
+        >>> gtab = gradient_table(np.array([0, 1000.0]), bvecs=np.eye(3)[:2])
+        >>> crossing_phantom(90, shape=(15, 15, 9)).dwi(gtab, snr=20).shape
+        (15, 15, 9, 2)
+        """
+        if len(evals) != 3 or evals[1] != evals[2]:
+            raise ValueError(
+                f"evals is {evals}; three diffusivities are needed, the last two "
+                "equal, since a fibre has rotational symmetry."
+            )
+        check_positive("evals", evals)
+        check_positive("s0", s0)
+        if snr is not None:
+            check_positive("snr", snr)
+
+        # The tensor D of a fibre is evals[1] I + (evals[0] - evals[1]) v v^T.  The
+        # signal is s0 exp(-B : D), with B = b g g^T unless b-tensors are given.
+        b_tensors = gtab.btens
+        if b_tensors is None:
+            b_tensors = np.einsum("n,ni,nj->nij", gtab.bvals, gtab.bvecs, gtab.bvecs)
+        isotropic = np.trace(b_tensors, axis1=1, axis2=2)
+
+        fractions, directions = self.peaks()
+        csf = self.csf_fraction()[..., None].astype(np.float64)
+        rest = 1 - csf - fractions.sum(axis=-1, keepdims=True, dtype=np.float64)
+        signal = s0 * csf * np.exp(-isotropic * CSF_DIFFUSIVITY)
+        signal += s0 * np.maximum(rest, 0) * np.exp(-isotropic * REMAINDER_DIFFUSIVITY)
+        for b in range(len(self.bundles)):
+            inside = fractions[..., b] > 0
+            along = directions[inside, b].astype(np.float64)
+            dyadic = along[:, :, None] * along[:, None, :]
+            weighting = np.einsum("vij,nij->vn", dyadic, b_tensors, optimize=True)
+            attenuation = evals[1] * isotropic + (evals[0] - evals[1]) * weighting
+            signal[inside] += s0 * fractions[inside, b, None] * np.exp(-attenuation)
+        rng = np.random.default_rng(random_seed)
+        dwi: Float32Array = add_noise(signal, snr, s0, rng=rng).astype(np.float32)
+        return dwi
+
+    def streamlines(
+        self, n_per_bundle: int, *, step_mm: float = 0.5, random_seed: int = 0
+    ) -> tuple[list[FloatArray], IntArray]:
+        """Draw true streamlines, bundle after bundle.
+
+        Parameters
+        ----------
+        n_per_bundle : int
+            Number of streamlines of each bundle.
+        step_mm : float, optional
+            Distance between neighbouring points in mm.
+        random_seed : int, optional
+            Seed of their places in the cross-section.
+
+        Returns
+        -------
+        streamlines : list of ndarrays of shape (M, 3)
+            In mm (RAS), float64, from end to end of the bundle, even if the grid is
+            smaller.
+        bundle_ids : ndarray of ints, one per streamline
+            Index of the bundle in `bundles`.
+
+        Examples
+        --------
+        >>> from dipy_rnn.phantom import crossing_phantom
+        >>> streamlines, bundle_ids = crossing_phantom().streamlines(2)
+        >>> print(len(streamlines), bundle_ids)
+        4 [0 0 1 1]
+        """
+        n_per_bundle = spaces.check_count(n_per_bundle, "n_per_bundle")
+        rng = np.random.default_rng(random_seed)
+        streamlines: list[FloatArray] = []
+        for bundle in self.bundles:
+            streamlines += bundle.streamlines(n_per_bundle, step_mm=step_mm, rng=rng)
+        return streamlines, np.repeat(np.arange(len(self.bundles)), n_per_bundle)
