@@ -5,7 +5,7 @@ It follows the contract of a model file (:mod:`dipy_rnn.model.file`), and is spl
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,9 @@ class Cai2023(nn.Module):
     frame = "voxel"
     #: Entries of the metadata that the architecture requires.
     required: ClassVar[dict[str, str]] = {}
+    #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`. An untrained
+    #: network has large errors, where the gradient of the robust loss vanishes.
+    recipe: ClassVar[dict[str, Any]] = {"learning_rate": 3e-4, "width_deg": None}
     #: There is no kernel; tracking runs the TorchScript.
     compiled = None
 

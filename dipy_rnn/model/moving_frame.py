@@ -77,6 +77,8 @@ class MovingFrameGRU(nn.Module):
         "frame": "local",
         "normalisation": "power",
     }
+    #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`.
+    recipe: ClassVar[dict[str, Any]] = {}
 
     # Buffers: indices of coefficients, of pairs and of their m; the orders m; slopes.
     even: Tensor

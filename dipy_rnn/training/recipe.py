@@ -6,9 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from dipy_rnn.model import Network, architecture_of
-from dipy_rnn.model_file import ModelMetadata
-from dipy_rnn.spaces import check_numbers
+from dipy_rnn._checks import check_numbers
+from dipy_rnn.model import ARCHITECTURES, ModelMetadata, Network, architecture_of
 from dipy_rnn.training.sequences import InputNoise, TargetRule
 from dipy_rnn.training.target_rules import blend, largest_ahead, peak_along
 
@@ -167,19 +166,12 @@ class Recipe:
         >>> Recipe.of("cai2023", n_updates=10).width_deg is None
         True
         """
-        if architecture not in _DEFAULTS:
+        if architecture not in ARCHITECTURES:
             raise ValueError(
-                f"architecture is {architecture}; {' or '.join(_DEFAULTS)} is allowed."
+                f"architecture is {architecture}; {' or '.join(ARCHITECTURES)} is "
+                "allowed."
             )
-        return cls(**(_DEFAULTS[architecture] | changes))
-
-
-# Differences from the defaults of Recipe. The network of Cai et al. (2023) starts with
-# large errors, where the gradient of the robust loss vanishes.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "moving_frame": {},
-    "cai2023": {"learning_rate": 3e-4, "width_deg": None},
-}
+        return cls(**(ARCHITECTURES[architecture].recipe | changes))
 
 
 def describe(
