@@ -34,8 +34,8 @@ from real_data import SEED_THR, STOPPING_THR, prepare
 from speed import MAX_LEN, MIN_LEN, STEP_MM, machine, number, print_markdown
 
 from dipy_rnn import load_model, pam_features, stopping
+from dipy_rnn.io.tractogram import thinned, write_tractogram
 from dipy_rnn.tracking import length_limits, track
-from dipy_rnn.tractogram_file import thinned, write_tractogram
 
 MAX_ANGLE_DEG = 45.0
 DATA_TYPES = {

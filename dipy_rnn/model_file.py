@@ -42,10 +42,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from dipy_rnn import interpolate, sh
+from dipy_rnn._atomic import atomic_write
 from dipy_rnn._network import CompiledPropagator
 from dipy_rnn._typing import AnyArray, AnyPath, Float32Array
 from dipy_rnn.model import ARCHITECTURES, Compasses
-from dipy_rnn.whole_file import whole_file
 
 FORMAT = "dipy_rnn model"
 FORMAT_VERSION = 1
@@ -580,7 +580,7 @@ def save_model(module: nn.Module, metadata: ModelMetadata, path: AnyPath) -> Non
         )
     content = archive.getvalue()
     _load(content, path, torch.device("cpu"), str(path))
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(content)
 
 

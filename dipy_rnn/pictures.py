@@ -25,9 +25,9 @@ import numpy as np
 from scipy.ndimage import find_objects, gaussian_filter, map_coordinates
 
 from dipy_rnn import spaces
+from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array, FloatArray
 from dipy_rnn.evaluation import visits
-from dipy_rnn.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -205,7 +205,7 @@ def save_picture(
     b'PNG'
     """
     content = png(draw_tractograms({title: streamlines}, image, affine))
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(content)
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard
 import numpy as np
 
 from dipy_rnn import pictures
+from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
-from dipy_rnn.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,7 +172,7 @@ def write_report(
         view=_view(streamlines),
         plotly=get_plotlyjs(),
     )
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(page.encode())
 
 

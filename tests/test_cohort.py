@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_commands import Subject, command, load, refusal
 
-from dipy_rnn.whole_file import save_table
+from dipy_rnn._atomic import save_table
 from dipy_rnn.workflows.cohort import COLUMNS, Outcome, joined, work_on
 
 PROGRAM = Path(sys.executable).parent / "dipy_track_rnn"

@@ -21,10 +21,10 @@ from stubs import FieldFollower, save_stub
 from worlds import OBLIQUE_ROTATION, share_identical, share_within
 
 from dipy_rnn import interpolate, spaces
+from dipy_rnn.io.images import match_files, pair_files
 from dipy_rnn.phantom import crossing_phantom
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.workflows import cli, outputs, track
-from dipy_rnn.workflows.inputs import match_files, pair_files
 
 
 def write_pam(path, fodf, affine, sh_basis="descoteaux07", legacy=True):

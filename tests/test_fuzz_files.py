@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dipy_rnn.workflows.inputs import load_features, load_volume, read_tractogram
+from dipy_rnn.io.images import load_features, load_volume, read_tractogram
 
 few = settings(
     max_examples=8,

@@ -13,7 +13,7 @@ from test_commands import write_pam
 from worlds import OBLIQUE_ROTATION, affine_of
 
 from dipy_rnn import interpolate, spaces
-from dipy_rnn.gradients import AXIS_CASES
+from dipy_rnn.gradient_check import AXIS_CASES
 from dipy_rnn.phantom import random_phantom
 from dipy_rnn.workflows import cli, gradients
 

@@ -8,10 +8,10 @@ import numpy.testing as npt
 import pytest
 from worlds import affine_of
 
-from dipy_rnn.anatomy import Tissues
-from dipy_rnn.workflows import seeding
-from dipy_rnn.workflows.inputs import load_points
-from dipy_rnn.workflows.seeding import Seeding
+from dipy_rnn import seeding
+from dipy_rnn.io.images import load_points
+from dipy_rnn.seeding import Seeding
+from dipy_rnn.tissues import Tissues
 from dipy_rnn.workflows.track import between
 
 # 2 x 3 x 5 mm: a voxel has 30 cubic millimetres.

@@ -13,9 +13,9 @@ import warnings
 from dipy.workflows.flow_runner import run_flow
 from dipy.workflows.workflow import Workflow
 
+from dipy_rnn.io.images import one_line
 from dipy_rnn.workflows.compare import RNNComparisonFlow
 from dipy_rnn.workflows.gradients import RNNGradientCheckFlow
-from dipy_rnn.workflows.inputs import one_line
 from dipy_rnn.workflows.track import RNNTrackingFlow
 from dipy_rnn.workflows.train import RNNTrainingFlow
 

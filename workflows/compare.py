@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
-from dipy_rnn.tractogram_file import SUFFIXES
-from dipy_rnn.workflows.inputs import (
+from dipy_rnn.io.images import (
     Files,
     check_least,
     check_same_grid,
@@ -35,8 +34,9 @@ from dipy_rnn.workflows.inputs import (
     read_tractogram,
     shown,
 )
+from dipy_rnn.io.tractogram import SUFFIXES
+from dipy_rnn.seeding import Seeding
 from dipy_rnn.workflows.outputs import WholeOutputs, check_installed
-from dipy_rnn.workflows.seeding import Seeding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -244,7 +244,7 @@ class RNNComparisonFlow(
         Schilling, and B. A. Landman. Implementation considerations for deep learning
         with diffusion MRI streamline tractography. MIDL, 2023.
         """
-        from dipy_rnn.tractogram_file import check_format, write_tractogram
+        from dipy_rnn.io.tractogram import check_format, write_tractogram
 
         for name, path in zip(
             _TRACTOGRAMS, (out_candidate, out_reference, out_yardstick)
@@ -500,10 +500,10 @@ def _report(
     metrics_path: Path,
 ) -> None:
     """Measure, and write the figures and the page."""
+    from dipy_rnn._atomic import atomic_write
     from dipy_rnn.comparison import measure, partner_distances
     from dipy_rnn.interpolate import count_threads
     from dipy_rnn.report import write_report
-    from dipy_rnn.whole_file import whole_file
 
     tracked, affine = subject.tracked, subject.affine
     bundles, regions, known_paths = truth
@@ -540,7 +540,7 @@ def _report(
         metrics["model"] = subject.model
     metrics |= figures
     content = json.dumps(metrics, indent=2, allow_nan=False).encode()
-    with whole_file(metrics_path) as partial:
+    with atomic_write(metrics_path) as partial:
         partial.write_bytes(content)
     logger.info(f"Saved {metrics_path}")
     write_report(

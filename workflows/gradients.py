@@ -10,8 +10,8 @@ from pathlib import Path
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
-from dipy_rnn.whole_file import save_table
-from dipy_rnn.workflows.inputs import (
+from dipy_rnn._atomic import save_table
+from dipy_rnn.io.images import (
     Files,
     check_least,
     check_sh_format,
@@ -19,8 +19,8 @@ from dipy_rnn.workflows.inputs import (
     make_criterion,
     pair_files,
 )
+from dipy_rnn.seeding import Seeding
 from dipy_rnn.workflows.outputs import WholeOutputs
-from dipy_rnn.workflows.seeding import Seeding
 
 logger = logging.getLogger("dipy")  # whose messages DIPY shows and files
 
@@ -113,7 +113,7 @@ class RNNGradientCheckFlow(
         rotated diffusion gradient orientations in diffusion weighted MRI. Medical
         Image Analysis, 2014.
         """
-        from dipy_rnn.gradients import LEAST_SEEDS, check_gradients
+        from dipy_rnn.gradient_check import LEAST_SEEDS, check_gradients
         from dipy_rnn.model_file import load_model
 
         check_sh_format(sh_basis, sh_frame)

@@ -21,15 +21,8 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
-from dipy_rnn.whole_file import save_table
-from dipy_rnn.workflows.cohort import (
-    COLUMNS,
-    ENGINES,
-    Outcome,
-    joined,
-    work_on,
-)
-from dipy_rnn.workflows.inputs import (
+from dipy_rnn._atomic import save_table
+from dipy_rnn.io.images import (
     Files,
     check_least,
     check_sh_format,
@@ -42,8 +35,15 @@ from dipy_rnn.workflows.inputs import (
     pair_files,
     read_tractogram,
 )
+from dipy_rnn.seeding import Seeding
+from dipy_rnn.workflows.cohort import (
+    COLUMNS,
+    ENGINES,
+    Outcome,
+    joined,
+    work_on,
+)
 from dipy_rnn.workflows.outputs import WholeOutputs, check_installed
-from dipy_rnn.workflows.seeding import Seeding
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -255,7 +255,7 @@ class RNNTrackingFlow(
         Schilling, and B. A. Landman. Implementation considerations for deep learning
         with diffusion MRI streamline tractography. MIDL, 2023.
         """
-        from dipy_rnn.tractogram_file import check_format
+        from dipy_rnn.io.tractogram import check_format
 
         options = TrackingOptions(
             seeding=Seeding(
@@ -591,12 +591,12 @@ def _track_all(
     if options.nbr_parts == 1:
         yield from work(subjects)
         return
-    from dipy_rnn.whole_file import whole_file
+    from dipy_rnn._atomic import atomic_write
 
     outcome: Outcome | Exception
     for subject in subjects:
         try:
-            with whole_file(subject.tractogram) as path:
+            with atomic_write(subject.tractogram) as path:
                 outcome, image, affine = _track_parts(subject, path, options, work)
             if options.save_picture:
                 _save_picture(subject.tractogram, outcome.streamlines, image, affine)
@@ -792,7 +792,7 @@ def _write(
     options: TrackingOptions,
 ) -> None:
     """Write the tractogram of a subject or a part, which is as it was tracked."""
-    from dipy_rnn.tractogram_file import thinned, write_tractogram
+    from dipy_rnn.io.tractogram import thinned, write_tractogram
 
     dtype: DTypeLike = np.float32
     if not subject.is_part:

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
-from dipy_rnn.tractogram_file import SUFFIXES
-from dipy_rnn.workflows.inputs import (
+from dipy_rnn.io.images import (
     Files,
     check_least,
     check_same_grid,
@@ -29,6 +28,7 @@ from dipy_rnn.workflows.inputs import (
     load_volume,
     read_tractogram,
 )
+from dipy_rnn.io.tractogram import SUFFIXES
 
 if TYPE_CHECKING:
     from dipy_rnn._typing import AnyArray

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyPath
-from dipy_rnn.whole_file import whole_file
 
 
 def save_checkpoint(snapshot: Mapping[str, Any], path: AnyPath) -> None:
@@ -35,7 +35,7 @@ def save_checkpoint(snapshot: Mapping[str, Any], path: AnyPath) -> None:
     {'update': 1}
     """
     try:
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             torch.save(snapshot, partial)
     except RuntimeError as error:  # torch's word for a disk that is full
         reason = str(error).splitlines()[0]

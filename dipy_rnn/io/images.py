@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from dipy.direction.peaks import PeaksAndMetrics
     from nibabel.spatialimages import SpatialImage
 
-    from dipy_rnn.anatomy import Tissues
     from dipy_rnn.sh import FeatureVolume
     from dipy_rnn.stopping import StoppingCriterion
+    from dipy_rnn.tissues import Tissues
 
 logger = logging.getLogger("dipy")  # whose messages DIPY shows and files
 
@@ -421,14 +421,14 @@ def load_tissues(
 
     Returns
     -------
-    tissues : dipy_rnn.anatomy.Tissues
+    tissues : dipy_rnn.tissues.Tissues
 
     Raises
     ------
     ValueError
         If a file cannot be read, lies on another grid, or holds no shares of tissues.
     """
-    from dipy_rnn.anatomy import Tissues
+    from dipy_rnn.tissues import Tissues
 
     if gm_path is None:
         return Tissues.from_image(stopping, name=str(stopping_path))

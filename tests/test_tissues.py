@@ -6,13 +6,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
 from dipy_rnn import spaces
-from dipy_rnn.anatomy import Tissues, interface_seeds
 from dipy_rnn.stopping import (
     ActStoppingCriterion,
     CmcStoppingCriterion,
     StopReason,
     check_points,
 )
+from dipy_rnn.tissues import Tissues, interface_seeds
 
 # White matter, grey matter, fluid, background, along x.
 LAYERS = np.repeat(np.eye(4)[:, :3], [3, 2, 2, 2], axis=0)[:, None, None]

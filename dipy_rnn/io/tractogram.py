@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from dipy_rnn import spaces
+from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, FloatArray, IntArray
-from dipy_rnn.whole_file import whole_file
 
 #: What the names of tractogram files end in.
 SUFFIXES = (".trx", ".trk", ".tck")
@@ -137,7 +137,7 @@ def write_tractogram(
     ----------
     path : str or Path
         Ends in ``.trx``, ``.trk`` or ``.tck``. The file is there when it is complete
-        (:func:`dipy_rnn.whole_file.whole_file`).
+        (:func:`dipy_rnn._atomic.atomic_write`).
     streamlines : iterable of (ndarray of shape (M, 3), dict of str to array_like)
         Points in mm (RAS+), and of each of `data_types` the values of this streamline,
         of shape (W,). What has no points is left out.
@@ -195,7 +195,7 @@ def write_tractogram(
     affine = spaces.check_affine(affine)
     shape = spaces.check_shape(shape, most=2**15 - 1)  # 16 bits of a header
     batches = _batches(streamlines, data_types, np.dtype(dtype).newbyteorder("<"))
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         if unfinished.suffix == ".trx":
             return _write_trx(unfinished, batches, affine, shape, data_types, dtype)
         return _write_with_nibabel(unfinished, batches, affine, shape, data_types)

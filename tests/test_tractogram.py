@@ -15,8 +15,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 from trx.trx_file_memmap import load as load_trx
 
-from dipy_rnn import tractogram_file
-from dipy_rnn.tractogram_file import SUFFIXES, check_format, thinned, write_tractogram
+from dipy_rnn.io import tractogram as tractogram_file
+from dipy_rnn.io.tractogram import SUFFIXES, check_format, thinned, write_tractogram
 
 SHAPE = (20, 22, 24)
 DATA_TYPES = {

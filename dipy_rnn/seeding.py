@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dipy_rnn._typing import AnyArray, AnyPath, BoolArray, FloatArray
-from dipy_rnn.workflows.inputs import check_least
+from dipy_rnn.io.images import check_least
 
 if TYPE_CHECKING:
-    from dipy_rnn.anatomy import Tissues
+    from dipy_rnn.tissues import Tissues
 
 # As many are drawn at a time; until enough streamlines are selected, fewer, and so many
 # in all for each that is asked for, if nobody says how many.
@@ -130,7 +130,7 @@ class Seeding:
             Voxel to mm.
         path : str or Path
             Of the mask or the seeds, for errors.
-        tissues : dipy_rnn.anatomy.Tissues, optional
+        tissues : dipy_rnn.tissues.Tissues, optional
             For seeds on the interface.
 
         Returns
@@ -187,7 +187,7 @@ class Seeding:
             return n_seeds, iter([seeds])
         draw: Callable[..., FloatArray]
         if self.seed_at_interface:
-            from dipy_rnn.anatomy import interface_seeds
+            from dipy_rnn.tissues import interface_seeds
 
             assert tissues is not None, "seeds on the interface need tissues"
             draw = partial(interface_seeds, tissues, affine, mask=mask)

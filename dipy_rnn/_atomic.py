@@ -18,7 +18,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 @contextmanager
-def whole_file(path: AnyPath) -> Iterator[Path]:
+def atomic_write(path: AnyPath) -> Iterator[Path]:
     """Write a file elsewhere, and move it into place when it is complete.
 
     Parameters
@@ -48,7 +48,7 @@ def whole_file(path: AnyPath) -> Iterator[Path]:
     Examples
     --------
     >>> path = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> with whole_file(path) as partial:
+    >>> with atomic_write(path) as partial:
     ...     _ = partial.write_text("all of it")
     ...     path.exists()
     False
@@ -99,7 +99,7 @@ def save_table(
     ['a,b', '1,2', ',3']
     """
     with (
-        whole_file(path) as partial,
+        atomic_write(path) as partial,
         open(partial, "w", newline="", encoding="utf-8") as file,
     ):
         table = csv.DictWriter(file, columns)

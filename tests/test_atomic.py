@@ -12,16 +12,16 @@ import time
 
 import pytest
 
-from dipy_rnn.whole_file import whole_file
+from dipy_rnn._atomic import atomic_write
 
 NAMES = ["a.txt", "with [b] ü.tar.gz", "no_suffix"]
 
 # Says when it is within the block, and then waits.
 WRITER = """
 import sys
-from dipy_rnn.whole_file import whole_file
+from dipy_rnn._atomic import atomic_write
 
-with whole_file(sys.argv[1]) as partial:
+with atomic_write(sys.argv[1]) as partial:
     partial.write_text("theirs")
     (partial.parent / "arrays").mkdir()
     print("writing", flush=True)
@@ -74,7 +74,7 @@ def leftover(path, host, process):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_appears_when_it_is_complete(name, tmp_path):
     path = tmp_path / name
-    with whole_file(str(path)) as partial:
+    with atomic_write(str(path)) as partial:
         partial.write_text("new")
         (partial.parent / "beside it").write_text("for a while")
         assert partial.name == name
@@ -84,7 +84,7 @@ def test_a_file_appears_when_it_is_complete(name, tmp_path):
 
 
 def test_the_old_file_stays_until_then(old):
-    with whole_file(old) as partial:
+    with atomic_write(old) as partial:
         partial.write_text("new")
         assert old.read_text() == "old"
     assert old.read_text() == "new"
@@ -92,7 +92,7 @@ def test_the_old_file_stays_until_then(old):
 
 @pytest.mark.parametrize("ends", [ValueError, KeyboardInterrupt, SystemExit])
 def test_whatever_ends_the_writing_nothing_is_left(ends, old):
-    with pytest.raises(ends), whole_file(old) as partial:
+    with pytest.raises(ends), atomic_write(old) as partial:
         partial.write_text("half")
         (partial.parent / "arrays").mkdir()
         (partial.parent / "arrays" / "positions").write_text("half")
@@ -113,7 +113,7 @@ def test_a_file_is_on_the_disk_before_it_is_moved(old, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", remember("fsync", fsync))
     monkeypatch.setattr(os, "replace", remember("replace", replace))
-    with whole_file(old) as partial:
+    with atomic_write(old) as partial:
         partial.write_text("new")
     assert calls == [("fsync", "old"), ("replace", "old")]
 
@@ -126,7 +126,7 @@ def test_the_next_process_removes_what_a_killed_one_left(name, begin, tmp_path):
     killed.wait()
     assert len(names(tmp_path)) == 1
     assert not path.exists()
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         assert names(tmp_path) == {partial.parent.name}
         partial.write_text("new")
     assert names(tmp_path) == {name}
@@ -140,7 +140,7 @@ def test_a_killed_process_that_nobody_asked_about_is_not_living(begin, tmp_path)
     state = Path(f"/proc/{killed.pid}/stat")
     while ") Z " not in state.read_text():
         time.sleep(0.01)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         assert names(tmp_path) == {partial.parent.name}
         partial.write_text("new")
 
@@ -149,7 +149,7 @@ def test_what_a_living_process_writes_stays(begin, tmp_path):
     path = tmp_path / "a.txt"
     living = begin(path)
     (theirs,) = names(tmp_path)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("ours")
     assert names(tmp_path) == {"a.txt", theirs}
     assert path.read_text() == "ours"
@@ -175,7 +175,7 @@ def test_only_leftovers_of_this_file_and_this_host_are_removed(old):
         leftover(old.with_name("aXtxt"), host, ended.pid),
     }
     assert gone in names(old.parent)
-    with whole_file(old) as partial:
+    with atomic_write(old) as partial:
         partial.write_text("new")
     assert names(old.parent) == stay
 
@@ -183,7 +183,7 @@ def test_only_leftovers_of_this_file_and_this_host_are_removed(old):
 def test_threads_write_files_at_the_same_time(tmp_path):
     def write(i):
         path = tmp_path / f"{i % 8}.txt"
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(path.name)
 
     with ThreadPoolExecutor(8) as pool:
@@ -197,7 +197,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(old):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
     try:
-        with pytest.raises(OSError) as caught, whole_file(old) as partial:
+        with pytest.raises(OSError) as caught, atomic_write(old) as partial:
             partial.write_bytes(bytes(5000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -214,11 +214,11 @@ def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path, monkeypatch):
         ("nowhere/a.txt", FileNotFoundError),
         ("folder", IsADirectoryError),
     ):
-        with pytest.raises(kind) as caught, whole_file(path) as partial:
+        with pytest.raises(kind) as caught, atomic_write(path) as partial:
             partial.write_text("never")
         assert caught.value.filename == path
         assert ".partial" not in str(caught.value)
-    with pytest.raises(FileNotFoundError, match=r"'a\.txt'"), whole_file("a.txt"):
+    with pytest.raises(FileNotFoundError, match=r"'a\.txt'"), atomic_write("a.txt"):
         pass  # nothing is written
     assert names(tmp_path) == {"folder"}
 
@@ -232,6 +232,6 @@ def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path, monkeypatch):
     ],
 )
 def test_errors_of_others_pass_as_they_are(error, old):
-    with pytest.raises(OSError) as caught, whole_file(old):
+    with pytest.raises(OSError) as caught, atomic_write(old):
         raise error
     assert caught.value is error

@@ -12,7 +12,7 @@ import numpy.testing as npt
 import pytest
 from worlds import OBLIQUE_ROTATION, affine_of, everywhere, signed_permutations
 
-from dipy_rnn.gradients import (
+from dipy_rnn.gradient_check import (
     AXIS_CASES,
     GIVEN,
     CaseLength,

@@ -1,0 +1,1 @@
+"""Files: what the package reads and writes."""
