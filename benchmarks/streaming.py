@@ -34,7 +34,7 @@ from real_data import SEED_THR, STOPPING_THR, prepare
 from speed import MAX_LEN, MIN_LEN, STEP_MM, machine, number, print_markdown
 
 from dipy_rnn import load_model, pam_features, stopping
-from dipy_rnn.io.tractogram import thinned, write_tractogram
+from dipy_rnn.io import downsample, write_tractogram
 from dipy_rnn.tracking import length_limits, track
 
 MAX_ANGLE_DEG = 45.0
@@ -144,7 +144,7 @@ def measure(key, arguments):
         else:
             suffix, options = FORMATS[key]
             path = work / f"streaming{suffix}"
-            lines = thinned(streamlines(seeds), **THINNING.get(key, {}))
+            lines = downsample(streamlines(seeds), **THINNING.get(key, {}))
             n_streamlines = write_tractogram(path, lines, affine, fa.shape, **options)
         row["seconds"] = time.perf_counter() - began
         row["cpu_seconds"] = time.process_time() - began_cpu

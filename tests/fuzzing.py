@@ -1106,7 +1106,7 @@ def _judge_name(subject):
 
 def fuzz_tractogram(r, folder):
     """Damaged tractograms."""
-    from dipy_rnn.io.images import read_tractogram
+    from dipy_rnn.io import read_tractogram
 
     suffix = r.choice((".trk", ".tck", ".trx"))
     path = folder / f"lines{suffix}"

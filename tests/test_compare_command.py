@@ -329,7 +329,7 @@ def test_a_broken_tractogram_is_refused(subject):
     broken = subject.folder / "broken.trk"
     broken.write_bytes(b"TRACK" + bytes(100))
     line = refusal(broken, broken, subject.stopping, "--out_dir", subject.folder)
-    assert "broken.trk is no readable tractogram" in line
+    assert "broken.trk cannot be read as a tractogram" in line
 
 
 def test_every_option_is_documented():

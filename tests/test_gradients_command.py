@@ -1,4 +1,4 @@
-"""dipy_check_gradients_rnn on real files."""
+"""dipy_check_gradients_rnn on files of a phantom."""
 
 import csv
 from inspect import signature
@@ -26,7 +26,7 @@ def command(*arguments):
 
 
 def refusal(*arguments):
-    """Return the one line with which the command refuses."""
+    """Return the one-line error of the command."""
     with pytest.raises(SystemExit) as caught:
         command(*arguments)
     line = caught.value.code
@@ -42,14 +42,14 @@ def rows_of(path):
 
 
 def mirrored_y(fodf):
-    """Negate the coefficients of DIPY's default basis that are odd in y."""
+    """Negate the coefficients, in DIPY's default basis, of functions odd in y."""
     order = interpolate.sh_order(fodf.shape[3])
     is_odd = [m > 0 for n in range(0, order + 1, 2) for m in range(-n, n + 1)]
     return fodf * np.where(is_odd, -1, 1)
 
 
 def write_subject(folder, affine=None, change=None):
-    """Write the three files of a phantom and return their paths, and the phantom."""
+    """Write the three files of a phantom; return paths, phantom and fODF."""
     folder.mkdir(exist_ok=True)
     phantom = random_phantom(3, shape=(20, 20, 20))
     if affine is not None:
@@ -63,7 +63,7 @@ def write_subject(folder, affine=None, change=None):
     return paths, phantom, fodf
 
 
-def test_right_gradients_are_told_and_the_table_is_saved(tmp_path, messages):
+def test_correct_gradients_are_recognised_and_the_table_is_saved(tmp_path, messages):
     paths, *_ = write_subject(tmp_path)
     command(*paths, *QUICK, "--out_dir", tmp_path / "out")
     rows = rows_of(tmp_path / "out" / "gradients.csv")
@@ -73,11 +73,11 @@ def test_right_gradients_are_told_and_the_table_is_saved(tmp_path, messages):
     assert means_mm == sorted(means_mm, reverse=True)
     assert rows[0]["shortfall_mm"] == "0.0" and float(rows[0]["ratio"]) == 1
     text = messages.text
-    assert text.index("1.00  x y z") < text.index("The gradients look right: ")
+    assert text.index("1.00  x y z") < text.index("The gradients look correct: ")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["gradients.csv"]
 
 
-def test_seeds_come_from_a_list_too(tmp_path, messages):
+def test_seeds_are_read_from_a_list(tmp_path, messages):
     paths, phantom, _ = write_subject(tmp_path)
     seeds_mm = np.concatenate([line[::5] for line in phantom.streamlines(20)[0]])[:99]
     paths[2] = tmp_path / "seeds.txt"
@@ -87,10 +87,10 @@ def test_seeds_come_from_a_list_too(tmp_path, messages):
     assert rows_of(tmp_path / "out" / "gradients.csv")[0]["case"] == "x y z"
     np.savetxt(paths[2], seeds_mm[:29])
     line = refusal(*paths, *QUICK, "--out_dir", tmp_path)
-    assert "seeds.txt holds 29 seeds; 30 or more" in line
+    assert "seeds.txt contains 29 seeds; 30 or more" in line
 
 
-def test_a_flipped_axis_is_told_and_is_no_error(tmp_path, messages):
+def test_a_flipped_axis_is_a_message_and_not_an_error(tmp_path, messages):
     paths, *_ = write_subject(tmp_path, change=mirrored_y)
     command(*paths, *QUICK, "--out_dir", tmp_path, "--out_table", "mine.csv")
     text = messages.text
@@ -99,7 +99,7 @@ def test_a_flipped_axis_is_told_and_is_no_error(tmp_path, messages):
     assert rows_of(tmp_path / "mine.csv")[0]["case"] == "x -y z"
 
 
-def test_harmonics_of_mrtrix_along_scanner_axes_give_the_same(tmp_path):
+def test_mrtrix_coefficients_in_scanner_axes_give_the_same_table(tmp_path):
     affine = affine_of((2.0, 2.0, 2.0), OBLIQUE_ROTATION)
     affine[:3, 3] = -affine[:3, :3] @ np.full(3, 9.5)
     paths, _, fodf = write_subject(tmp_path, affine)
@@ -126,7 +126,7 @@ def test_harmonics_of_mrtrix_along_scanner_axes_give_the_same(tmp_path):
         assert lengths_mm[0] == pytest.approx(lengths_mm[1], rel=0.02)
 
 
-def test_many_subjects_have_tables_of_their_own(tmp_path):
+def test_each_subject_has_its_own_table(tmp_path):
     for name in ("sub-1", "sub-2"):
         paths, *_ = write_subject(tmp_path / name)
     inputs = [tmp_path / "sub-*" / path.name for path in paths]
@@ -137,7 +137,7 @@ def test_many_subjects_have_tables_of_their_own(tmp_path):
     assert rows_of(tables[0]) == rows_of(tables[1])
 
 
-def test_an_existing_table_is_kept_unless_forced(tmp_path):
+def test_an_existing_table_is_kept_without_force(tmp_path):
     paths, *_ = write_subject(tmp_path)
     table = tmp_path / "gradients.csv"
     table.write_text("precious")
@@ -155,14 +155,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_ends_in_one_line_before_anything_is_tracked(tmp_path, mistake):
+def test_a_mistake_is_an_error_of_one_line_before_tracking(tmp_path, mistake):
     options, named = MISTAKES[mistake]
     paths, *_ = write_subject(tmp_path / "in")
     assert named in refusal(*paths, *options, "--out_dir", tmp_path / "out")
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_a_model_of_other_features_is_refused(tmp_path, follower):
+def test_a_model_of_other_features_is_an_error(tmp_path, follower):
     paths, phantom, fodf = write_subject(tmp_path)
     field = tmp_path / "field.nii.gz"
     save_nifti(field, fodf[..., :3].astype(np.float32), phantom.affine)

@@ -20,23 +20,21 @@ from typing import TYPE_CHECKING, Any
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
-from dipy_rnn.io.images import (
-    Files,
-    check_least,
+from dipy_rnn._checks import check_installed, check_least
+from dipy_rnn.io import (
+    SUFFIXES,
     check_same_grid,
     check_sh_format,
-    find_files,
     load_pam,
     load_subject,
     load_volume,
-    make_criterion,
-    pair_files,
     read_tractogram,
     shown,
 )
-from dipy_rnn.io.tractogram import SUFFIXES
 from dipy_rnn.seeding import Seeding
-from dipy_rnn.workflows.outputs import WholeOutputs, check_installed
+from dipy_rnn.tissues import make_criterion
+from dipy_rnn.workflows.inputs import Files, find_files, pair_files
+from dipy_rnn.workflows.outputs import CheckedOutputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,7 +89,7 @@ class _Comparison:
 
 
 class RNNComparisonFlow(
-    WholeOutputs,
+    CheckedOutputs,
     Workflow,  # type: ignore[misc]  # DIPY has no types
 ):
     """Hold a recurrent network against an algorithm of DIPY."""

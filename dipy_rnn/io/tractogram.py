@@ -1,97 +1,80 @@
-"""Tractogram files, written while streamlines come.
+"""Tractogram files (.trx, .trk, .tck), written and read in batches of streamlines.
 
-`write_tractogram` takes streamlines one after the other and holds some at a time, so
-that memory does not grow with their number; `thinned` leaves out points on the way.
-``.trk`` and ``.tck`` are written by nibabel. trx-python writes what is there already:
-what grows it copies again and again. So the arrays of a ``.trx`` file [1]_ are written
-here, under its names and types: positions into the archive as they come, what is
-smaller into temporary files, and after them into the archive.
+`write_tractogram` takes streamlines one after the other and holds one batch of them,
+so memory does not grow with the number of streamlines. `downsample` removes points of
+streamlines before they are written. `read_tractogram` yields one streamline at a time.
 
-References
-----------
-.. [1] https://github.com/tee-ar-ex/trx-spec/blob/master/specifications.md
+nibabel writes and reads ``.trk`` and ``.tck``; :mod:`dipy_rnn.io.trx` does so for
+``.trx``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-import json
 from numbers import Integral
 from pathlib import Path
 import re
-from tempfile import TemporaryFile
-from typing import IO, Any, TypeAlias, TypeVar
-from zipfile import ZipFile, ZipInfo
+from typing import Any, TypeVar
 
-from dipy.io.utils import create_tractogram_header
-from dipy.tracking.streamlinespeed import compress_streamlines
-from nibabel.orientations import aff2axcodes
-from nibabel.streamlines import detect_format
-from nibabel.streamlines.tractogram import LazyTractogram
 import numpy as np
 from numpy.typing import DTypeLike
 
 from dipy_rnn import spaces
 from dipy_rnn._atomic import atomic_write
-from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, FloatArray, IntArray
+from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, FloatArray
+from dipy_rnn.io.files import check_is_file, first_line, shown
+from dipy_rnn.io.trx import Batch, DataTypes, read_trx, write_trx
 
-#: What the names of tractogram files end in.
+#: Suffixes of tractogram files.
 SUFFIXES = (".trx", ".trk", ".tck")
 
-# Streamlines that are held at a time: enough that what Python does once for all of
-# them does not count.
+# Streamlines per batch: enough that the cost of Python calls per batch is negligible.
 _BATCH_SIZE = 1024
-_BLOCK = 1 << 20  # bytes that are copied at a time
-_MOST_POINTS = 2**32 - 1  # for offsets as trx-python writes them, uint32
-_LONGEST_NAME = 20  # of values in a .trk file, with their number and what parts the two
+# A .trk file has 20 bytes for a name, the number of its values and a separator.
+_MAX_NAME_LENGTH = 20
 
 _Values = TypeVar("_Values")
-_DataTypes: TypeAlias = Mapping[str, tuple[int, DTypeLike]]
-# Points, lengths, and values by their names.
-_Batch: TypeAlias = tuple[AnyArray, IntArray, dict[str, AnyArray]]
 
 
 def check_format(
     path: AnyPath,
     *,
-    data_types: _DataTypes | None = None,
+    data_types: DataTypes | None = None,
     dtype: DTypeLike = np.float32,
     name: str = "path",
 ) -> None:
-    """Refuse what a tractogram file cannot hold.
+    """Raise ValueError if a tractogram file cannot hold the given data.
 
     Parameters
     ----------
     path : str or Path
     data_types, dtype
-        As for :func:`write_tractogram`.
+        See :func:`write_tractogram`.
     name : str, optional
-        What errors call `path`.
+        Name of `path` in error messages.
 
     Raises
     ------
     ValueError
-        If `path` ends in none of ``SUFFIXES``, or its format has no place for such
-        values or positions.
+        If `path` ends in none of ``SUFFIXES``, or if its format cannot store values
+        or positions of these types.
 
     Notes
     -----
-    In capitals (``.TRK``) a name is refused, though files of such names can be read:
-    DIPY and MRtrix3 would not open what is written.
+    Suffixes in capitals (``.TRK``) can be read but not written: DIPY and MRtrix3 would
+    not open such files.
 
     Examples
     --------
     >>> check_format("a.trx", data_types={"seeds": (3, np.float32)})
     >>> check_format("a.trk", dtype=np.float16)
     Traceback (most recent call last):
-    ValueError: path is a.trk: positions in float16 are for .trx files alone; name ...
+    ValueError: path is a.trk: only .trx files store positions as float16; name a ...
     """
     suffix, dtype, data_types = Path(path).suffix, np.dtype(dtype), data_types or {}
     if suffix not in SUFFIXES:
         raise ValueError(
-            f"{name} is {path}; a name that ends in {', '.join(SUFFIXES)}, in small "
-            "letters, is needed."
+            f"{name} is {path}; it must end in {', '.join(SUFFIXES)}, in lower case."
         )
     if suffix == ".tck" and data_types:
         raise ValueError(
@@ -102,14 +85,14 @@ def check_format(
         raise ValueError(f"dtype is {dtype}; float32 or float16 is allowed.")
     if suffix != ".trx" and dtype == np.float16:
         raise ValueError(
-            f"{name} is {path}: positions in float16 are for .trx files alone; name "
-            "one, or choose float32."
+            f"{name} is {path}: only .trx files store positions as float16; name a "
+            ".trx file, or choose float32."
         )
     for key, (width, kind) in data_types.items():
-        if not re.fullmatch(r"\w+", key) or len(f"{key}_{width}") > _LONGEST_NAME:
+        if not re.fullmatch(r"\w+", key) or len(f"{key}_{width}") > _MAX_NAME_LENGTH:
             raise ValueError(
-                f"data_types names {key!r}; some letters, digits and underscores are "
-                "needed, up to 18."
+                f"data_types has the name {key!r}; a name of up to 18 letters, digits "
+                "and underscores is needed."
             )
         if (
             not isinstance(width, Integral)
@@ -128,52 +111,52 @@ def write_tractogram(
     affine: ArrayLike,
     shape: tuple[int, int, int],
     *,
-    data_types: _DataTypes | None = None,
+    data_types: DataTypes | None = None,
     dtype: DTypeLike = np.float32,
 ) -> int:
-    """Write streamlines as they come.
+    """Write streamlines to a file while they are tracked.
 
     Parameters
     ----------
     path : str or Path
-        Ends in ``.trx``, ``.trk`` or ``.tck``. The file is there when it is complete
+        Ends in ``.trx``, ``.trk`` or ``.tck``. The file appears when it is complete
         (:func:`dipy_rnn._atomic.atomic_write`).
     streamlines : iterable of (ndarray of shape (M, 3), dict of str to array_like)
-        Points in mm (RAS+), and of each of `data_types` the values of this streamline,
-        of shape (W,). What has no points is left out.
+        Points in mm (RAS+), and for each name of `data_types` the values of the
+        streamline, of shape (W,). Streamlines without points are left out.
     affine : array_like of shape (4, 4)
         Voxel to mm, without shear.
     shape : tuple of 3 int
-        Of the image that the streamlines were tracked in; for the header.
+        Shape of the image in which the streamlines were tracked, for the header.
     data_types : dict of str to (int, dtype), optional
-        How many values W each streamline has under a name, and of which type, for
-        DIPY's ``data_per_streamline``: ``{"seeds": (3, np.float32)}``. A .trk file
-        stores them as float32.
+        For each name, the number W of values per streamline and their type, as in
+        ``{"seeds": (3, np.float32)}``. DIPY reads them as ``data_per_streamline``. A
+        .trk file stores them as float32.
     dtype : dtype, optional
-        Of the positions in a .trx file: float32, or float16 for half the size, which
-        rounds to 11 binary digits: 100 mm from the origin by up to 0.03 mm along each
-        axis (0.06 mm at 128 mm).
+        Type of the positions in a .trx file: float32 or float16. float16 halves the
+        size of the file. It has 11 significant binary digits: the error of a coordinate
+        is at most 0.03 mm up to 128 mm from the origin, and 0.06 mm up to 256 mm.
 
     Returns
     -------
     n_streamlines : int
-        How many were written.
+        Number of streamlines in the file.
 
     Raises
     ------
     ValueError
-        If an argument is not as said, before the first streamline is asked for; or if
-        a streamline is not.
+        If an argument is invalid; this is checked before the first streamline is
+        tracked. Or if a streamline is invalid.
     OSError
-        If the file cannot be written: the disk is full. It names `path`, and nothing
-        is left.
+        If the file cannot be written, for example because the disk is full. The error
+        names `path`, and no partial file is left.
 
     Notes
     -----
-    The same streamlines give the same bytes. Positions in float32 are rounded by up
-    to 4e-6 mm at 100 mm. A .trk file has them from the corner of the image along its
-    axes, so that they are rounded by as much as they are moved back, too. An empty
-    .trk file does not tell the names of values.
+    The same streamlines give the same bytes. In float32 the error of a coordinate is
+    at most 4e-6 mm at 100 mm from the origin. A .trk file stores positions relative to
+    the corner of the image, and reading moves them back, which rounds a second time.
+    An empty .trk file does not store the names of values.
 
     Examples
     --------
@@ -195,50 +178,97 @@ def write_tractogram(
     affine = spaces.check_affine(affine)
     shape = spaces.check_shape(shape, most=2**15 - 1)  # 16 bits of a header
     batches = _batches(streamlines, data_types, np.dtype(dtype).newbyteorder("<"))
-    with atomic_write(path) as unfinished:
-        if unfinished.suffix == ".trx":
-            return _write_trx(unfinished, batches, affine, shape, data_types, dtype)
-        return _write_with_nibabel(unfinished, batches, affine, shape, data_types)
+    with atomic_write(path) as partial:
+        if partial.suffix == ".trx":
+            return write_trx(partial, batches, affine, shape, data_types, dtype)
+        return _write_with_nibabel(partial, batches, affine, shape, data_types)
 
 
-def thinned(
+def read_tractogram(
+    path: Path, *, check_points: bool = True
+) -> Iterator[tuple[AnyArray, dict[str, AnyArray]]]:
+    """Read the streamlines of a tractogram, one at a time.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in one of ``SUFFIXES``; capitals are allowed.
+    check_points : bool, optional
+        Whether to raise ValueError for points that are not finite or farther than
+        1e6 mm from the origin.
+
+    Yields
+    ------
+    streamline : ndarray of shape (M, 3)
+        Points in mm (RAS+).
+    values : dict of str to ndarray
+        Values of the streamline by name, such as ``"seeds"`` in mm.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read as a tractogram.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "one.tck"
+    >>> _ = write_tractogram(path, [(np.zeros((2, 3)), {})], np.eye(4), (5, 5, 5))
+    >>> [streamline.shape for streamline, _ in read_tractogram(path)]
+    [(2, 3)]
+    """
+    check_is_file(path)
+    read = read_trx if path.suffix.lower() == ".trx" else _read_with_nibabel
+    checked: Callable[[AnyArray], AnyArray]
+    checked = _check_distance if check_points else np.asarray
+    try:
+        for points_mm, values in read(path):
+            yield checked(points_mm), values
+    except Exception as error:  # a damaged file raises any kind of error in the readers
+        raise ValueError(
+            f"{shown(path)} cannot be read as a tractogram ({first_line(error)})."
+        ) from None
+
+
+def downsample(
     streamlines: Iterable[tuple[AnyArray, _Values]],
     *,
     every: int = 1,
     tolerance_mm: float = 0.0,
 ) -> Iterator[tuple[AnyArray, _Values]]:
-    """Leave out points of streamlines.
+    """Remove points of streamlines.
 
     Parameters
     ----------
-    streamlines : iterable of (ndarray of shape (M, 3), anything)
-        Points in mm, and what is passed on with them.
+    streamlines : iterable of (ndarray of shape (M, 3), object)
+        Points in mm, and an object that is passed on unchanged.
     every : int, optional
-        Keep every so many-th point from the first one on, and the last; tckgen's
-        ``-downsample`` counts from the seed, both ways.
+        Keep every n-th point, counted from the first point, and the last point.
+        ``tckgen -downsample`` counts from the seed in both directions.
     tolerance_mm : float, optional
-        Then leave out points that lie so close to what remains, by
-        :func:`dipy.tracking.streamlinespeed.compress_streamlines`: 0.1 mm leaves out
-        most. What remains is up to 10 mm apart, so that a streamline may cross a
-        voxel without a point in it. 0 leaves out none.
+        Then remove points that are within this distance of the remaining streamline,
+        with :func:`dipy.tracking.streamlinespeed.compress_streamlines`. 0.1 mm removes
+        most points. Consecutive points may then be up to 10 mm apart, so a streamline
+        may cross a voxel without a point in it. 0 removes none.
 
     Returns
     -------
-    streamlines : iterator of (ndarray of shape (K, 3), anything)
+    streamlines : iterator of (ndarray of shape (K, 3), object)
 
     Raises
     ------
     ValueError
-        If an argument is not as said; before the first streamline is asked for.
+        If an argument is invalid; this is checked before the first streamline is
+        tracked.
 
     Examples
     --------
     >>> line = np.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [2, 1, 0]])
-    >>> [points.tolist() for points, _ in thinned([(line, None)], every=2)]
+    >>> [points.tolist() for points, _ in downsample([(line, None)], every=2)]
     [[[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [2.0, 1.0, 0.0]]]
-    >>> [len(points) for points, _ in thinned([(line, None)], every=3)]
+    >>> [len(points) for points, _ in downsample([(line, None)], every=3)]
     [2]
-    >>> [len(points) for points, _ in thinned([(line, None)], tolerance_mm=0.1)]
+    >>> [len(points) for points, _ in downsample([(line, None)], tolerance_mm=0.1)]
     [3]
     """
     step = spaces.check_count(every, "every", 1)
@@ -249,74 +279,73 @@ def thinned(
             (np.concatenate([points[:-1:step], points[-1:]]), values)
             for points, values in streamlines
         )
-    return _compressed(streamlines, tolerance_mm) if tolerance_mm else iter(streamlines)
+    return _compress(streamlines, tolerance_mm) if tolerance_mm else iter(streamlines)
 
 
-def _compressed(
+def _compress(
     streamlines: Iterable[tuple[AnyArray, _Values]], tolerance_mm: float
 ) -> Iterator[tuple[AnyArray, _Values]]:
+    from dipy.tracking.streamlinespeed import compress_streamlines
+
     streamlines = iter(streamlines)
     while batch := list(islice(streamlines, _BATCH_SIZE)):
         lines = [np.asarray(points, np.float64) for points, _ in batch]
-        few = compress_streamlines(lines, tol_error=tolerance_mm)
-        yield from zip(few, (values for _, values in batch))
+        compressed = compress_streamlines(lines, tol_error=tolerance_mm)
+        yield from zip(compressed, (values for _, values in batch))
 
 
 def _batches(
     streamlines: Iterable[tuple[AnyArray, Mapping[str, ArrayLike]]],
-    data_types: _DataTypes,
+    data_types: DataTypes,
     dtype: np.dtype[Any],
-) -> Iterator[_Batch]:
-    """Yield points (sum of lengths, 3), lengths (n,), and values (n, W) by their names.
-
-    All are little-endian and C-contiguous.
-    """
+) -> Iterator[Batch]:
+    """Join streamlines into batches of little-endian, C-contiguous arrays."""
     streamlines = (line for line in streamlines if len(line[0]))
     while batch := list(islice(streamlines, _BATCH_SIZE)):
         points, values = zip(*batch)
-        points_mm = _joined(points, dtype)
+        points_mm = _join_points(points, dtype)
         if not np.isfinite(points_mm).all():
             raise ValueError(
-                f"streamlines have points that are no finite numbers in {dtype.name}."
+                f"a streamline has a point that is not finite in {dtype.name}."
             )
         lengths = np.fromiter(map(len, points), np.int64, len(points))
         yield (
             points_mm,
             lengths,
             {
-                name: _table(values, name, *data_type)
+                name: _join_values(values, name, *data_type)
                 for name, data_type in data_types.items()
             },
         )
 
 
-def _joined(streamlines: Sequence[AnyArray], dtype: np.dtype[Any]) -> AnyArray:
-    """Return the points of some streamlines, (sum of lengths, 3)."""
+def _join_points(streamlines: Sequence[AnyArray], dtype: np.dtype[Any]) -> AnyArray:
+    """Return the points of all streamlines of a batch, (sum of lengths, 3)."""
     try:
-        with np.errstate(over="ignore"):  # what is too large becomes infinite
+        with np.errstate(over="ignore"):  # a number too large for dtype becomes inf
             points_mm = np.concatenate(streamlines, dtype=dtype, casting="same_kind")
         fits = points_mm.shape[1:] == (3,)
     except (TypeError, ValueError):
         fits = False
     if fits:
         return np.ascontiguousarray(points_mm)
-    # Looked at one by one only here, as nearly all of them are fine.
+    # Each streamline is checked only after an error: nearly all batches are valid.
     shapes = (spaces.check_numbers(line, "a streamline").shape for line in streamlines)
     wrong = next(shape for shape in shapes if len(shape) != 2 or shape[1] != 3)
     raise ValueError(f"a streamline has the shape {wrong}; (M, 3) is needed.")
 
 
-def _table(
+def _join_values(
     values: Sequence[Mapping[str, ArrayLike]], name: str, width: int, dtype: DTypeLike
 ) -> AnyArray:
-    """Return the values of some streamlines, (n, W)."""
+    """Return the values of all streamlines of a batch under one name, (N, W)."""
     dtype = np.dtype(dtype)
     try:
         rows = [of_line[name] for of_line in values]
     except (KeyError, TypeError):
         raise ValueError(
-            f"a streamline has no {name}, which data_types names; give it to each, or "
-            "leave it out there."
+            f"a streamline has no {name}, which data_types names; give each "
+            f"streamline a value, or remove {name} from data_types."
         ) from None
     try:
         table = np.array(rows, dtype=dtype.newbyteorder("<"))
@@ -333,11 +362,16 @@ def _table(
 
 def _write_with_nibabel(
     path: Path,
-    batches: Iterable[_Batch],
+    batches: Iterable[Batch],
     affine: FloatArray,
     shape: tuple[int, int, int],
-    data_types: _DataTypes,
+    data_types: DataTypes,
 ) -> int:
+    from dipy.io.utils import create_tractogram_header
+    from nibabel.orientations import aff2axcodes
+    from nibabel.streamlines import detect_format
+    from nibabel.streamlines.tractogram import LazyTractogram
+
     n_streamlines = 0
     row: dict[str, AnyArray] = {}
 
@@ -354,8 +388,9 @@ def _write_with_nibabel(
         while True:
             yield row[name]
 
-    # Each column is asked after its line. Items with both, from_data_func, would not
-    # be moved to where a .trk file has its origin.
+    # nibabel takes the next streamline first, and then one item of each column. It
+    # does not apply the origin of a .trk file to tractograms from
+    # LazyTractogram.from_data_func, so that constructor cannot be used.
     lazy = LazyTractogram(
         lines,
         data_per_streamline={name: partial(column, name) for name in data_types},
@@ -369,56 +404,20 @@ def _write_with_nibabel(
     return n_streamlines
 
 
-def _write_trx(
-    path: Path,
-    batches: Iterable[_Batch],
-    affine: FloatArray,
-    shape: tuple[int, int, int],
-    data_types: _DataTypes,
-    dtype: DTypeLike,
-) -> int:
-    n_streamlines = n_points = 0
-    with ExitStack() as stack:
-        archive = stack.enter_context(ZipFile(path, "w"))
+def _read_with_nibabel(path: Path) -> Iterator[tuple[AnyArray, dict[str, AnyArray]]]:
+    from nibabel.streamlines import load
 
-        def temporary() -> IO[bytes]:
-            return stack.enter_context(TemporaryFile(dir=path.parent))
-
-        ends, values = temporary(), {name: temporary() for name in data_types}
-        with _entry(archive, "positions", 3, dtype) as positions:
-            for points_mm, lengths, of_batch in batches:
-                positions.write(points_mm.data)
-                ends.write((n_points + np.cumsum(lengths)).data)
-                for name, table in of_batch.items():
-                    values[name].write(table.data)
-                n_streamlines += len(lengths)
-                n_points += len(points_mm)
-        kind = np.dtype("<u4" if n_points <= _MOST_POINTS else "<u8")
-        with _entry(archive, "offsets", 1, kind) as offsets:
-            offsets.write(np.zeros(1, kind).data)
-            for block in _blocks(ends):
-                offsets.write(np.frombuffer(block, np.int64).astype(kind).data)
-        for name, (width, of_values) in data_types.items():
-            with _entry(archive, f"dps/{name}", width, of_values) as entry:
-                for block in _blocks(values[name]):
-                    entry.write(block)
-        header = {
-            "DIMENSIONS": [int(n) for n in shape],
-            "VOXEL_TO_RASMM": affine.astype(np.float32).tolist(),
-            "NB_VERTICES": n_points,
-            "NB_STREAMLINES": n_streamlines,
-        }
-        archive.writestr(ZipInfo("header.json"), json.dumps(header))
-    return n_streamlines
+    tractogram = load(path, lazy_load=True).tractogram
+    # The points of `tractogram.streamlines` are in mm; those of the items are not.
+    for line, item in zip(tractogram.streamlines, tractogram, strict=True):
+        yield line, dict(item.data_for_streamline)
 
 
-def _entry(archive: ZipFile, name: str, width: int, dtype: DTypeLike) -> IO[bytes]:
-    """Open an array of a TRX archive for writing; its time is always the same."""
-    columns = f".{width}" if width > 1 else ""
-    entry = ZipInfo(f"{name}{columns}.{np.dtype(dtype).name}")
-    return archive.open(entry, "w", force_zip64=True)
-
-
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    file.seek(0)
-    return iter(lambda: file.read(_BLOCK), b"")
+def _check_distance(points_mm: AnyArray) -> AnyArray:
+    # "not <=" instead of ">", because comparisons with NaN are False.
+    if len(points_mm) and not np.abs(points_mm).max() <= spaces.FARTHEST_MM:
+        raise ValueError(
+            "a point is not finite, or farther than "
+            f"{spaces.FARTHEST_MM:g} mm from the origin"
+        )
+    return points_mm
