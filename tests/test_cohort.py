@@ -102,7 +102,7 @@ def test_the_table_has_a_row_for_each_subject(tmp_path):
     assert (row["streamlines"], row["mean_length_mm"]) == ("0", "0.00")
 
 
-def test_if_a_subject_fails_the_error_names_it_and_the_others_are_tracked(
+def test_if_a_subject_fails_it_is_named_and_the_others_are_tracked(
     tmp_path, capsys
 ):
     cohort = Cohort(tmp_path, broken=2)

@@ -73,7 +73,7 @@ def test_correct_gradients_are_recognised_and_the_table_is_saved(tmp_path, messa
     assert means_mm == sorted(means_mm, reverse=True)
     assert rows[0]["shortfall_mm"] == "0.0" and float(rows[0]["ratio"]) == 1
     text = messages.text
-    assert text.index("1.00  x y z") < text.index("The gradients look correct: ")
+    assert text.index("1.00  x y z") < text.index("The gradients look right: ")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["gradients.csv"]
 
 
