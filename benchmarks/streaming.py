@@ -198,17 +198,13 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument(
-        "--head", default="siemens2mm", help="a folder in it"
-    )
+    parser.add_argument("--head", default="siemens2mm", help="a folder in it")
     parser.add_argument("--work", type=Path, default=Path("real_data"))
     parser.add_argument("--seeds", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=LABELS, default=list(LABELS))
-    parser.add_argument(
-        "--row", choices=LABELS, help="only this row, in this process"
-    )
+    parser.add_argument("--row", choices=LABELS, help="only this row, in this process")
     arguments = parser.parse_args()
     if arguments.row:
         print(json.dumps(measure(arguments.row, arguments)))

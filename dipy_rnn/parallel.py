@@ -11,6 +11,7 @@ import threading
 import time
 from typing import TypeVar
 
+from dipy_rnn._checks import check_installed
 from dipy_rnn.io.files import first_line
 
 _Job = TypeVar("_Job")
@@ -24,6 +25,54 @@ ENGINES = ("serial", "joblib", "ray")
 _JOBS_PER_PROCESS = 4
 
 _PARENT_CHECK_INTERVAL_S = 0.5
+
+
+def plan_workers(
+    engine: str, num_processes: int, scheduler: str, nbr_threads: int
+) -> tuple[int, int]:
+    """Return how many processes there are, and how many threads in each.
+
+    Parameters
+    ----------
+    engine, num_processes, scheduler
+        As for :func:`run_jobs`. If `num_processes` is below 0, the number of cores + 1
+        is added: -1 means all cores.
+    nbr_threads : int
+        Threads of each process; 0 to divide the cores among the processes. A worker of
+        a scheduler then has one thread.
+
+    Returns
+    -------
+    n_processes, n_threads : int
+
+    Raises
+    ------
+    ValueError
+        If the engine is unknown or not installed, or a number is out of range.
+
+    Examples
+    --------
+    >>> plan_workers("serial", -1, "", 1)
+    (1, 1)
+    """
+    from dipy.utils.multiproc import determine_num_processes
+
+    from dipy_rnn.interpolate import count_threads
+
+    if engine not in ENGINES:
+        raise ValueError(f"engine is {engine}; {', '.join(ENGINES)} are allowed.")
+    if num_processes == 0:
+        raise ValueError("num_processes is 0; give 1 or more, or -1 for every core.")
+    n_threads = count_threads(nbr_threads)
+    if scheduler:
+        check_installed(("distributed",), "scheduler", "dask")
+        return 1, nbr_threads or 1
+    if engine == "serial":
+        return 1, n_threads
+    check_installed((engine,), f"engine {engine}", engine)
+    n_processes = determine_num_processes(num_processes)
+    share = max(1, n_threads // n_processes)
+    return n_processes, n_threads if nbr_threads else share
 
 
 def run_jobs(
@@ -117,10 +166,10 @@ def _run_alone(
         # With n_jobs=1 joblib would not start a process.
         return run([job], n_jobs=2)[0]
     except Exception as error:
-        return _process_died(error)
+        return _died(error)
 
 
-def _process_died(error: BaseException) -> RuntimeError:
+def _died(error: BaseException) -> RuntimeError:
     line = first_line(error) if str(error).strip() else ""
     return RuntimeError(
         f"its process died ({type(error).__name__}{': ' if line else ''}{line}); was "
@@ -178,10 +227,7 @@ def _run_on_dask(
         job_of = dict(zip(futures, jobs))
         try:
             for future in as_completed(futures):
-                error = future.exception()
-                yield (
-                    job_of[future],
-                    future.result() if error is None else _process_died(error),
-                )
+                death = future.exception()
+                yield job_of[future], future.result() if death is None else _died(death)
         finally:
             client.cancel(futures)

@@ -102,9 +102,7 @@ def test_the_table_has_a_row_for_each_subject(tmp_path):
     assert (row["streamlines"], row["mean_length_mm"]) == ("0", "0.00")
 
 
-def test_if_a_subject_fails_it_is_named_and_the_others_are_tracked(
-    tmp_path, capsys
-):
+def test_if_a_subject_fails_it_is_named_and_the_others_are_tracked(tmp_path, capsys):
     cohort = Cohort(tmp_path, broken=2)
     line = refusal(*cohort.arguments(out_dir="tracked"))
     assert "1 of 3 subjects failed" in line and "sub-2" in line

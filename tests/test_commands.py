@@ -784,9 +784,7 @@ def test_a_picture_is_saved_beside_the_tractogram(subject):
     assert not (subject.folder / "out" / "out.trk").exists()
 
 
-def test_save_picture_without_matplotlib_is_an_error_at_once(
-    subject, monkeypatch
-):
+def test_save_picture_without_matplotlib_is_an_error_at_once(subject, monkeypatch):
     monkeypatch.setattr("dipy_rnn._checks.find_spec", lambda name: None)
     line = refusal(*subject.inputs, "--out_dir", subject.folder, "--save_picture")
     assert (

@@ -127,7 +127,10 @@ def find_subjects(
     -------
     subjects : list of Subject
     """
-    subjects = [Subject(*map(Path, of_subject)) for of_subject in paths]
+    subjects = [
+        Subject(Path(fodf), Path(stopping), Path(seeding), Path(tractogram))
+        for fodf, stopping, seeding, tractogram in paths
+    ]
     if options.gm_files:
         gm = match_files(options.gm_files, len(subjects), "gm_files")
         csf = match_files(options.csf_files, len(subjects), "csf_files")

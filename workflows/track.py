@@ -76,8 +76,8 @@ class RNNTrackingFlow(
         """Workflow for tracking with a recurrent network.
 
         Takes the inputs of dipy_track: a fibre orientation distribution (fODF), a
-        stopping image and a seeding image. The network comes with dipy_rnn: it needs
-        no training, and the images need no registration.
+        stopping image and a seeding image. The trained network is part of dipy_rnn.
+        Images need no registration to a template.
 
         Parameters
         ----------
@@ -102,20 +102,20 @@ class RNNTrackingFlow(
             If True, anatomically constrained tracking (ACT). The `stopping_files` are
             then tissue images: 5TT images of MRtrix3, or images with three partial
             volumes in the order of dipy_classify_tissue and FSL FAST (cerebrospinal
-            fluid, grey matter, white matter). A streamline is rejected unless each of
-            its ends is in grey matter or at the border of the image.
+            fluid, grey matter, white matter). Streamlines are rejected unless both ends
+            are in grey matter or at the border of the image.
         cmc : bool, optional
-            If True, as act, but with the continuous map criterion (CMC): where a
-            streamline ends is drawn at random, with probabilities from the partial
-            volumes.
+            If True, as act, but with the continuous map criterion (CMC): at each point
+            it is drawn at random whether the streamline ends, with probabilities from
+            the partial volumes.
         gm_files : string or Path, optional
             Path to partial volume maps of grey matter, for act or cmc. The
             `stopping_files` are then maps of white matter, and csf_files are needed.
         csf_files : string or Path, optional
             Path to partial volume maps of cerebrospinal fluid, for gm_files.
         keep_rejected : bool, optional
-            If True, also save the streamlines that act or cmc rejects. With save_stops
-            they can be recognised.
+            If True, also save the streamlines that act or cmc rejects. Use save_stops
+            to tell them apart.
         seed_density : int, optional
             Number of seeds per dimension inside a voxel: 1 places a seed at its centre,
             2 places 8 seeds on a regular grid.
@@ -126,15 +126,15 @@ class RNNTrackingFlow(
             If above 0, places this number of seeds at random in each voxel of the
             seeding mask.
         seeds_per_mm3 : float, optional
-            If above 0, places this number of seeds per cubic millimetre, on average, at
+            If above 0, places on average this number of seeds per cubic millimetre at
             random in the seeding mask.
         seed_at_interface : bool, optional
             If True, places the seeds of seed_count or select on the interface of grey
             and white matter inside the seeding mask. It needs act or cmc.
         select : int, optional
-            If above 0, tracking ends when this number of streamlines is selected. The
-            seeds are placed at random, at most as many as seed_count, seeds_per_voxel
-            or seeds_per_mm3 sets; without these, 100 for each streamline.
+            If above 0, tracking ends when this number of streamlines is selected. Seeds
+            are placed at random. Their largest number is set by seed_count,
+            seeds_per_voxel or seeds_per_mm3, and is 100 per streamline by default.
         minlen : int, optional
             Minimum length (mm) of the streamlines.
         maxlen : int, optional
@@ -167,8 +167,7 @@ class RNNTrackingFlow(
             If True, save a picture (.png) of the streamlines over the stopping image,
             beside the tractogram. It needs matplotlib: pip install "dipy_rnn[viz]".
         downsample : int, optional
-            Save every n-th point of a streamline, counted from its first point, and its
-            last point.
+            Save every n-th point of each streamline, and both of its ends.
         compress : float, optional
             If above 0, remove points that are within this distance (mm) of the lines
             between the remaining points; 0.1 is a common value.
@@ -278,8 +277,8 @@ class RNNTrackingFlow(
 def _log(outcome: Outcome, options: TrackingOptions) -> None:
     """Log the result for a subject that was tracked, or failed."""
     counts, subject = outcome.counts, outcome.subject
-    if counts is None:
-        logger.error(f"{subject.fodf}: {io.one_line(outcome.error)}")
+    if outcome.error or counts is None:
+        logger.error(f"{subject.fodf}: {outcome.row()['error']}")
         return
     logger.info(
         f"{subject.fodf}: {counts.seeds} seeds, {counts.without_direction} without a "

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dipy_rnn._checks import check_installed, check_least
+from dipy_rnn._checks import check_least
 from dipy_rnn.io import check_sh_format
-from dipy_rnn.parallel import ENGINES
+from dipy_rnn.parallel import plan_workers
 from dipy_rnn.seeding import Seeding
 from dipy_rnn.workflows.inputs import Files
 
@@ -87,7 +87,7 @@ batch_size, seed_buffer_fraction, engine, num_processes, scheduler, nbr_parts
         seeding = Seeding(
             **{f.name: arguments[f.name] for f in fields(Seeding) if f.init}
         )
-        given = {f.name: arguments.get(f.name) for f in fields(cls)}
+        given: dict[str, Any] = {f.name: arguments.get(f.name) for f in fields(cls)}
         return cls(**given | {"seeding": seeding})
 
     def __post_init__(self) -> None:
@@ -120,14 +120,6 @@ batch_size, seed_buffer_fraction, engine, num_processes, scheduler, nbr_parts
                 "select ends tracking at a number of streamlines, which cannot be "
                 "counted over parts that are tracked at the same time; leave nbr_parts "
                 "out."
-            )
-        if self.engine not in ENGINES:
-            raise ValueError(
-                f"engine is {self.engine}; {', '.join(ENGINES)} are allowed."
-            )
-        if self.num_processes == 0:
-            raise ValueError(
-                "num_processes is 0; give 1 or more, or -1 for every core."
             )
 
     @property
@@ -182,22 +174,13 @@ batch_size, seed_buffer_fraction, engine, num_processes, scheduler, nbr_parts
         Raises
         ------
         ValueError
-            If the engine is not installed, or nbr_threads is out of range.
+            As for :func:`dipy_rnn.parallel.plan_workers`.
         """
-        from dipy.utils.multiproc import determine_num_processes
-
-        from dipy_rnn.interpolate import count_threads
         from dipy_rnn.model_file import shipped_models
 
-        n_processes, n_threads = 1, count_threads(self.nbr_threads)
-        if self.scheduler:
-            check_installed(("distributed",), "scheduler", "dask")
-            n_threads = self.nbr_threads or 1
-        elif self.engine != "serial":
-            check_installed((self.engine,), f"engine {self.engine}", self.engine)
-            n_processes = determine_num_processes(self.num_processes)
-            if not self.nbr_threads:
-                n_threads = max(1, n_threads // n_processes)
+        n_processes, n_threads = plan_workers(
+            self.engine, self.num_processes, self.scheduler, self.nbr_threads
+        )
         model_file = self.model_file
         if not self.is_local and model_file not in shipped_models():
             model_file = os.path.abspath(model_file)

@@ -76,12 +76,12 @@ def shown(path: AnyPath) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Return the message of an error as one line.
 
     Parameters
     ----------
-    error : Exception
+    error : BaseException
 
     Returns
     -------
@@ -98,12 +98,12 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of the message of an error.
 
     Parameters
     ----------
-    error : Exception
+    error : BaseException
 
     Returns
     -------
