@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,11 +59,6 @@ class Subject:
     part: int = 0
     n_parts: int = 1
 
-    @property
-    def is_part(self) -> bool:
-        """Whether this is one of several parts."""
-        return self.n_parts > 1
-
     def absolute(self) -> Subject:
         """Return the subject with absolute paths, for workers in other folders."""
         names = ("fodf", "stopping", "seeding", "tractogram", "gm", "csf")
@@ -115,18 +110,7 @@ class Outcome:
 def find_subjects(
     paths: Iterable[Sequence[str | Path]], options: TrackingOptions
 ) -> list[Subject]:
-    """Collect the files of each subject.
-
-    Parameters
-    ----------
-    paths : iterable of (fODF, stopping image, seeding image, tractogram)
-        DIPY's iterator over input and output files.
-    options : TrackingOptions
-
-    Returns
-    -------
-    subjects : list of Subject
-    """
+    """Collect the files of each subject from DIPY's iterator over files."""
     subjects = [
         Subject(Path(fodf), Path(stopping), Path(seeding), Path(tractogram))
         for fodf, stopping, seeding, tractogram in paths
@@ -145,46 +129,43 @@ def find_subjects(
 def track_subjects(
     subjects: Sequence[Subject], options: TrackingOptions
 ) -> Iterator[Outcome]:
-    """Track all subjects with the engine or the scheduler.
-
-    Parameters
-    ----------
-    subjects : sequence of Subject
-    options : TrackingOptions
+    """Track subjects with the engine or the scheduler, and save their tractograms.
 
     Yields
     ------
     outcome : Outcome
         In the order in which subjects are finished.
     """
-    run = partial(
-        run_jobs,
-        function=partial(track_subject, options),
-        engine=options.engine,
-        num_processes=options.num_processes,
-        scheduler=options.scheduler,
-    )
     if options.nbr_parts == 1:
-        for subject, outcome in run(subjects):
+        for subject, outcome in _run(subjects, options):
             if isinstance(outcome, Exception):
                 outcome = Outcome(subject, "failed", error=outcome)
             yield outcome
         return
     for subject in subjects:
         try:
-            yield _track_in_parts(subject, options, run)
+            yield _track_in_parts(subject, options)
         except Exception as error:
             yield Outcome(subject, "failed", error=error)
 
 
-def _track_in_parts(
-    subject: Subject,
-    options: TrackingOptions,
-    run: Callable[[Sequence[Subject]], Iterator[tuple[Subject, Outcome | Exception]]],
-) -> Outcome:
+def _run(
+    subjects: Sequence[Subject], options: TrackingOptions
+) -> Iterator[tuple[Subject, Outcome | Exception]]:
+    return run_jobs(
+        subjects,
+        partial(track_subject, options),
+        engine=options.engine,
+        num_processes=options.num_processes,
+        scheduler=options.scheduler,
+    )
+
+
+def _track_in_parts(subject: Subject, options: TrackingOptions) -> Outcome:
     """Track the parts of a subject at the same time, and join them in one file."""
     n = options.nbr_parts
     image, affine = io.load_volume(subject.stopping, options.n_stopping_axes)
+    counts, seconds = TrackingCounts(options.step_size), 0.0
     with atomic_write(subject.tractogram) as path:
         folder = path.parent / "parts"
         folder.mkdir()
@@ -192,36 +173,22 @@ def _track_in_parts(
             replace(subject, tractogram=folder / f"{i}.trx", part=i, n_parts=n)
             for i in range(n)
         ]
-        outcomes = []
-        for _, outcome in run(parts):
+        for _, outcome in _run(parts, options.for_parts()):
             if isinstance(outcome, Exception):
                 raise outcome
-            outcomes.append(outcome)
+            counts += outcome.counts or TrackingCounts(options.step_size)
+            seconds += outcome.seconds
         lines = chain.from_iterable(
             io.read_tractogram(part.tractogram) for part in parts
         )
-        _write(replace(subject, tractogram=path), lines, image, affine, options)
-    counts = sum(
-        (outcome.counts for outcome in outcomes if outcome.counts),
-        TrackingCounts(options.step_size),
-    )
+        _write(path, lines, image, affine, options)
     if options.save_picture:
         _save_picture(subject.tractogram, counts.streamlines, image, affine)
-    seconds = sum(outcome.seconds for outcome in outcomes)
     return Outcome(subject, "tracked", counts, seconds)
 
 
 def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
     """Track one subject, or one part of its seeds, and save the tractogram.
-
-    Parameters
-    ----------
-    options : TrackingOptions
-    subject : Subject
-
-    Returns
-    -------
-    outcome : Outcome
 
     Raises
     ------
@@ -255,14 +222,12 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
     else:
         criterion = make_criterion(image, options.use_binary_mask, options.stopping_thr)
     n_seeds, batches = options.seeding.place(seeding, affine, subject.seeding, tissues)
-    if subject.is_part:
-        begin = n_seeds * subject.part // subject.n_parts
-        end = n_seeds * (subject.part + 1) // subject.n_parts
-        n_seeds, batches = end - begin, slice_batches(batches, begin, end)
+    begin = n_seeds * subject.part // subject.n_parts
+    end = n_seeds * (subject.part + 1) // subject.n_parts
 
     counts = TrackingCounts(options.step_size)
     streamlines = track_selected(
-        batches,
+        slice_batches(batches, begin, end),
         criterion,
         affine,
         counts,
@@ -271,7 +236,7 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
         step_size=options.step_size,
         only_valid_ends=options.is_constrained and not options.keep_rejected,
         select=options.seeding.select,
-        progress_of=n_seeds if options.is_local else 0,
+        progress_of=end - begin if options.is_local else 0,
         features=features,
         model=model,
         max_angle=options.max_angle,
@@ -285,33 +250,26 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
             (line.points_mm.astype(np.float32), options.values_of(line))
             for line in streamlines
         )
-        _write(subject, lines, image, affine, options)
-    if options.save_picture and not subject.is_part:
+        _write(subject.tractogram, lines, image, affine, options)
+    if options.save_picture:
         _save_picture(subject.tractogram, counts.streamlines, image, affine)
     return Outcome(subject, "tracked", counts, time.monotonic() - start)
 
 
 def _write(
-    subject: Subject,
+    path: Path,
     lines: Iterable[tuple[AnyArray, Mapping[str, ArrayLike]]],
     image: AnyArray,
     affine: FloatArray,
     options: TrackingOptions,
 ) -> None:
-    """Write a tractogram; a part keeps all points, in full precision."""
-    dtype = np.dtype(np.float32)
-    if not subject.is_part:
-        lines = io.downsample(
-            lines, every=options.downsample, tolerance_mm=options.compress
-        )
-        dtype = options.dtype
     io.write_tractogram(
-        subject.tractogram,
-        lines,
+        path,
+        io.downsample(lines, every=options.downsample, tolerance_mm=options.compress),
         affine,
         image.shape[:3],
         data_types=options.data_types,
-        dtype=dtype,
+        dtype=options.dtype,
     )
 
 

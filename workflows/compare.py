@@ -32,7 +32,6 @@ from dipy_rnn.io import (
     shown,
 )
 from dipy_rnn.seeding import Seeding
-from dipy_rnn.tissues import make_criterion
 from dipy_rnn.workflows.inputs import Files, find_files, pair_files
 from dipy_rnn.workflows.outputs import CheckedOutputs
 
@@ -343,6 +342,7 @@ def _track(
 ) -> _Comparison:
     """Track a subject with all trackers."""
     from dipy_rnn.comparison import track_beside
+    from dipy_rnn.tissues import make_criterion
 
     features, stopping, mask, affine = load_subject(
         pam_path, stopping_path, seeding_path, "sh", sh_format

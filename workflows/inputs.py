@@ -90,18 +90,7 @@ def pair_files(**inputs: Files) -> list[list[str]]:
 def match_files(files: Files, n_subjects: int, name: str) -> list[Path]:
     """Find the files of an option that takes one file for each subject.
 
-    Parameters
-    ----------
-    files : str or Path, or list of str
-        As for :func:`find_files`.
-    n_subjects : int
-    name : str
-        Name of the option, for errors.
-
-    Returns
-    -------
-    paths : list of Path
-        In the order of :func:`pair_files`.
+    As :func:`find_files`, in the order of :func:`pair_files`.
 
     Raises
     ------

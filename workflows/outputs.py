@@ -32,15 +32,9 @@ class CheckedOutputs:
         return True
 
     def refuse_existing(self, paths: Iterable[AnyPath]) -> None:
-        """Raise FileExistsError if a file exists, unless --force or skipping is on.
+        """Raise FileExistsError if a file exists and is not to be overwritten.
 
-        Parameters
-        ----------
-        paths : iterable of str or Path
-
-        Raises
-        ------
-        FileExistsError
+        Existing files are allowed with --force, and if existing outputs are skipped.
         """
         existing = [path for path in paths if Path(path).exists()]
         if existing and not (self._force_overwrite or self._skip):

@@ -73,17 +73,7 @@ batch_size, seed_buffer_fraction, engine, num_processes, scheduler, nbr_parts
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> TrackingOptions:
-        """Make options from the arguments of :meth:`RNNTrackingFlow.run`.
-
-        Parameters
-        ----------
-        arguments : dict of str to object
-            By name. Arguments that are not options are ignored.
-
-        Returns
-        -------
-        options : TrackingOptions
-        """
+        """Make options from all arguments of :meth:`RNNTrackingFlow.run`, by name."""
         seeding = Seeding(
             **{f.name: arguments[f.name] for f in fields(Seeding) if f.init}
         )
@@ -137,6 +127,12 @@ batch_size, seed_buffer_fraction, engine, num_processes, scheduler, nbr_parts
         """Whether this process tracks the subjects, one after the other."""
         return self.engine == "serial" and not self.scheduler
 
+    def for_parts(self) -> TrackingOptions:
+        """Return the options for parts: these keep all points, in full precision."""
+        return replace(
+            self, downsample=1, compress=0.0, float16=False, save_picture=False
+        )
+
     @property
     def data_types(self) -> dict[str, tuple[int, DTypeLike]]:
         """For each name, the number of values per streamline and their type."""
@@ -163,18 +159,9 @@ batch_size, seed_buffer_fraction, engine, num_processes, scheduler, nbr_parts
         return np.dtype(np.float16 if self.float16 else np.float32)
 
     def resolve(self) -> TrackingOptions:
-        """Replace defaults by numbers of processes and threads.
+        """Set the numbers of processes and threads, and the path of the model.
 
-        For processes in other folders, the path of the model becomes absolute.
-
-        Returns
-        -------
-        options : TrackingOptions
-
-        Raises
-        ------
-        ValueError
-            As for :func:`dipy_rnn.parallel.plan_workers`.
+        For processes in other folders, the path becomes absolute.
         """
         from dipy_rnn.model_file import shipped_models
 
