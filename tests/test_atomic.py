@@ -16,7 +16,7 @@ from dipy_rnn._atomic import atomic_write
 
 NAMES = ["a.txt", "with [b] ü.tar.gz", "no_suffix"]
 
-# Prints a line when it is inside the block, and then waits.
+# A script that prints a line inside the block, and then waits.
 WRITER = """
 import sys
 from dipy_rnn._atomic import atomic_write
@@ -39,7 +39,7 @@ def old(tmp_path):
 
 @pytest.fixture
 def begin():
-    """Return a function that starts a process, which waits while it writes a file."""
+    """Return a function that starts a process, which waits inside the block."""
     processes = []
 
     def start(path):

@@ -233,7 +233,7 @@ def test_parts_give_the_same_file(tmp_path, options):
 
 @pytest.fixture
 def started():
-    """Return a function that starts the command; the test ends with the process."""
+    """Return a function that starts the command; the fixture kills it at the end."""
     processes = []
 
     def start(arguments, limit=None):

@@ -98,10 +98,8 @@ class Outcome:
             "seconds": f"{self.seconds:.1f}",
             "error": io.one_line(self.error) if self.error else "",
         }
-        counts = self.counts
-        if self.status == "failed":
-            counts = TrackingCounts(step_mm=0.0)
-        if counts:  # the streamlines of a skipped subject are not counted
+        counts = TrackingCounts(0.0) if self.status == "failed" else self.counts
+        if counts is not None:  # the streamlines of a skipped subject are not counted
             row["seeds"], row["streamlines"] = counts.seeds, counts.streamlines
             row["mean_length_mm"] = f"{counts.mean_length_mm:.2f}"
         return row
@@ -144,9 +142,10 @@ def track_subjects(
         return
     for subject in subjects:
         try:
-            yield _track_in_parts(subject, options)
+            outcome = _track_in_parts(subject, options)
         except Exception as error:
-            yield Outcome(subject, "failed", error=error)
+            outcome = Outcome(subject, "failed", error=error)
+        yield outcome
 
 
 def _run(

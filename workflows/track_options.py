@@ -24,16 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrackingOptions:
-    """Options that are the same for all subjects.
+    """The options of :meth:`RNNTrackingFlow.run` that are the same for all subjects.
 
-    Parameters
-    ----------
-    seeding : dipy_rnn.seeding.Seeding
-    use_binary_mask, stopping_thr, act, cmc, gm_files, csf_files, keep_rejected, \
-minlen, maxlen, step_size, max_angle, model_file, sh_basis, sh_frame, save_seeds, \
-save_stops, save_picture, downsample, compress, float16, nbr_threads, device, \
-batch_size, seed_buffer_fraction, engine, num_processes, scheduler, nbr_parts
-        As for :meth:`RNNTrackingFlow.run`.
+    Those that place seeds are in `seeding`.
 
     Raises
     ------
@@ -77,8 +70,8 @@ batch_size, seed_buffer_fraction, engine, num_processes, scheduler, nbr_parts
         seeding = Seeding(
             **{f.name: arguments[f.name] for f in fields(Seeding) if f.init}
         )
-        given: dict[str, Any] = {f.name: arguments.get(f.name) for f in fields(cls)}
-        return cls(**given | {"seeding": seeding})
+        names = {f.name for f in fields(cls)} - {"seeding"}
+        return cls(seeding=seeding, **{name: arguments[name] for name in names})
 
     def __post_init__(self) -> None:
         check_sh_format(self.sh_basis, self.sh_frame)
