@@ -12,7 +12,7 @@ import time
 from typing import TypeVar
 
 from dipy_rnn._checks import check_installed
-from dipy_rnn.io.files import first_line
+from dipy_rnn.io import first_line
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")

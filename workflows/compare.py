@@ -241,7 +241,7 @@ class RNNComparisonFlow(
         Schilling, and B. A. Landman. Implementation considerations for deep learning
         with diffusion MRI streamline tractography. MIDL, 2023.
         """
-        from dipy_rnn.io.tractogram import check_format, write_tractogram
+        from dipy_rnn.io import check_format, write_tractogram
 
         for name, path in zip(
             _TRACTOGRAMS, (out_candidate, out_reference, out_yardstick)

@@ -22,8 +22,8 @@ import tempfile
 from dipy.io.image import save_nifti
 import numpy as np
 
-from dipy_rnn.io.tractogram import write_tractogram
 from dipy_rnn.phantom import crossing_phantom
+from dipy_rnn.tractogram_file import write_tractogram
 
 folder = Path(tempfile.mkdtemp())
 phantom = crossing_phantom(75, shape=(20, 20, 8))

@@ -17,8 +17,8 @@ can lie on the interface of grey and white matter.
 
 import numpy as np
 
+from dipy_rnn.anatomy import Tissues
 from dipy_rnn.phantom import crossing_phantom
-from dipy_rnn.tissues import Tissues
 
 phantom = crossing_phantom(90, shape=(24, 24, 10))
 affine = phantom.affine
@@ -39,8 +39,8 @@ tissues = Tissues(wm=wm, gm=gm, csf=csf)
 from collections import Counter
 
 from dipy_rnn import fodf_features
+from dipy_rnn.anatomy import interface_seeds
 from dipy_rnn.stopping import format_fates
-from dipy_rnn.tissues import interface_seeds
 from dipy_rnn.tracking import track
 
 features = fodf_features(phantom.fodf())
