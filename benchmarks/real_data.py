@@ -153,10 +153,10 @@ def measure(head, work, model, n_seeds):
     for name, tracker in (("rnn_tracking", ours), ("deterministic_tracking", theirs)):
         coarse = tracker(1.0)
         print(
-            f"  {name}: {alike(coarse, tracker(0.5)).mean():.3f} agree at 0.5 and 1 mm"
+            f"  {name}: {alike(coarse, tracker(0.5)).mean():.3f} alike at 0.5 and 1 mm"
         )
     print(
-        f"  rnn_tracking: {alike(ours(1.0), theirs(1.0)).mean():.3f} agree with "
+        f"  rnn_tracking: {alike(ours(1.0), theirs(1.0)).mean():.3f} like "
         f"deterministic_tracking; 0.5 mm: {alike(ours(0.5), theirs(0.5)).mean():.3f}"
     )
 
