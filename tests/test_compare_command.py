@@ -17,7 +17,7 @@ import pytest
 from test_commands import Subject, load
 
 from dipy_rnn import report
-from dipy_rnn.workflows import cli, compare, outputs
+from dipy_rnn.workflows import cli, compare
 
 ALL = ("candidate.trx", "metrics.json", "reference.trx", "report.html", "yardstick.trx")
 STEP = ("--step_size", 1.0, "--nbr_threads", 1)
@@ -277,7 +277,7 @@ def test_tractograms_of_this_very_folder_can_be_compared(subject, no_page):
 ERRORS = {
     "method": (["--tracking_method", "ptt"], "method is ptt"),
     "threshold of seeds": (["--random_seed", 0], "random_seed is 0; 1 or more"),
-    "suffix": (["--out_reference", "x.vtk"], "out_reference is x.vtk; a name that"),
+    "suffix": (["--out_reference", "x.vtk"], "out_reference is x.vtk; it must"),
     "no bundles": (["--bundle_files", "no/*.trk"], "which matches no file"),
     "radius": (["--bundle_radius", -1], "bundle_radius is -1"),
     "no number": (["--bundle_radius", "nan"], "bundle_radius is nan"),
@@ -303,7 +303,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(subject, 
 
 
 def test_without_what_pages_need_nothing_is_tracked(subject, monkeypatch):
-    monkeypatch.setattr(outputs, "find_spec", lambda name: None)
+    monkeypatch.setattr("dipy_rnn._checks.find_spec", lambda name: None)
     monkeypatch.setattr(compare, "_track", None)
     line = refusal(*subject.inputs, "--out_dir", subject.folder / "out")
     assert "The report needs jinja2, matplotlib, plotly; install it with" in line

@@ -402,7 +402,7 @@ MISTAKES = {
     "orders": (another_order, BOTH, "sub-2.pam5 is of spherical harmonic order 6"),
     "half a tractogram": (cut_in_half, {}, "sub-1.trk cannot be read as a tractogram"),
     "text": (lambda s: s.tractogram.write_text("x"), {}, "sub-1.trk cannot be read"),
-    "text as fODF": (lambda s: s.pam.write_text("x"), {}, "sub-1.pam5 is no peaks"),
+    "text as fODF": (lambda s: s.pam.write_text("x"), {}, "sub-1.pam5 cannot be read"),
     "an image": (nothing, {"tractogram": "sub-1_fa.nii.gz"}, "is no tractogram"),
     "a mask as fODF": (nothing, {"pam": "sub-1_fa.nii.gz"}, "an image with 4"),
     "architecture": (nothing, {"architecture": "lstm"}, "architecture is lstm"),
