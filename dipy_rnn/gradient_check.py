@@ -33,9 +33,9 @@ GIVEN = "x y z"
 #: With fewer seeds, standard errors are not reliable.
 MIN_SEEDS = 30
 
-# The longest case is longer than another one only by this factor and by this many
-# standard errors. The factor alone would be reached by chance with few seeds; the
-# standard errors alone, with many seeds in one bundle, which are not independent.
+# A case is excluded only if the longest case exceeds it by this factor and by this many
+# standard errors. With few seeds the factor can be exceeded by chance. With many seeds
+# in one bundle, which are not independent, the standard errors are too small.
 _MIN_RATIO = 1.1
 _MIN_ERRORS = 4.0
 # Largest number of cases that a verdict names.
