@@ -55,10 +55,11 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from dipy_rnn import load_model, sh, spaces
-from dipy_rnn.anatomy import Tissues, interface_seeds
 from dipy_rnn.evaluation import known_bundles, score
 from dipy_rnn.phantom import Ball, Bundle, Phantom
+from dipy_rnn.seeding import interface_seeds
 from dipy_rnn.stopping import ThresholdStoppingCriterion, format_fates
+from dipy_rnn.tissues import Tissues
 from dipy_rnn.tracking import track
 
 CGM, SGM, WM, CSF, PATHOLOGY = range(5)  # volumes of a 5TT image

@@ -21,9 +21,9 @@ import time
 from dipy.io.image import save_nifti
 import numpy as np
 
-from dipy_rnn import model_file, stopping, tracking, tractogram_file  # noqa: F401
+from dipy_rnn import io, model_file, stopping, tracking  # noqa: F401
+from dipy_rnn.io import SUFFIXES
 from dipy_rnn.phantom import crossing_phantom
-from dipy_rnn.tractogram_file import SUFFIXES
 from dipy_rnn.workflows import cli
 
 PROGRAM = Path(sys.executable).parent / "dipy_track_rnn"

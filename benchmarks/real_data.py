@@ -1,13 +1,15 @@
-"""The command on real heads, beside DIPY's: ``python benchmarks/real_data.py FOLDER``.
+"""Both trackers on real heads: ``python benchmarks/real_data.py FOLDER``.
 
-FOLDER holds a folder for each head with dwi.nii.gz, dwi.bval, dwi.bvec, mask.nii.gz
-and fa.nii.gz. For each the fODF is fitted once (``--work`` keeps it), then
+FOLDER contains a folder for each head, with dwi.nii.gz, dwi.bval, dwi.bvec, mask.nii.gz
+and fa.nii.gz. For each head the fODF is fitted once and saved in ``--work``. Then
 
 * ``dipy_track_rnn`` and ``dipy_track`` track with the same options from all voxels
-  with an FA above 0.3: streamlines, mean length, seconds of the whole process;
-* both trackers track the same seeds from the same first directions with steps of 1 mm
-  and 0.5 mm: the share of streamlines that are the same within 2 mm (Hausdorff);
-* both doors track the same seeds: the share with every point within 0.001 mm.
+  with an FA above 0.3. Printed are the number and the mean length of the streamlines,
+  and the seconds of the whole process;
+* both trackers track the same seeds from the same first directions, with steps of 1 mm
+  and 0.5 mm. Printed is the fraction of streamlines that agree within 2 mm (Hausdorff);
+* both interfaces, rnn_tracking and RNNDirectionGetter, track the same seeds. Printed is
+  the fraction of streamlines that agree within 0.001 mm at every point.
 """
 
 import argparse
@@ -33,12 +35,12 @@ from dipy_rnn.evaluation import agreement
 
 STOPPING_THR = 0.15
 SEED_THR = 0.3
-LONGER_THAN_ANY = 5000  # mm: or one that is dropped has no partner
+MAX_LEN_MM = 5000  # longer than any streamline, so that none is discarded
 ORDER_OF_DIRECTIONS = ((45, 8), (28, 6), (15, 4))
 
 
 def run(command, *arguments):
-    """Run a command beside this Python; return its seconds."""
+    """Run a command of this environment; return its seconds."""
     start = time.perf_counter()
     subprocess.run(
         [str(Path(sys.executable).parent / command), *map(str, arguments)],
@@ -49,7 +51,7 @@ def run(command, *arguments):
 
 
 def prepare(head, work):
-    """Fit the fODF and write the seed mask, unless they are there."""
+    """Write the seed mask, and fit the fODF if it does not exist."""
     work.mkdir(parents=True, exist_ok=True)
     fa, affine = load_nifti(head / "fa.nii.gz")
     save_nifti(work / "seeds.nii.gz", (fa > SEED_THR).astype(np.uint8), affine)
@@ -71,7 +73,7 @@ def prepare(head, work):
 
 
 def measure(head, work, model, n_seeds):
-    """Print the figures of one head."""
+    """Print the results for one head."""
     fa, affine = prepare(head, work)
     print(f"\n{head.name}: {fa.shape}, model {model}")
     inputs = (work / "peaks.pam5", head / "fa.nii.gz", work / "seeds.nii.gz")
@@ -101,7 +103,7 @@ def measure(head, work, model, n_seeds):
             f"{inside}"
         )
     ratio = mean_length["dipy_track_rnn"] / mean_length["dipy_track"]
-    print(f"  mean length, ours over DIPY's: {ratio:.3f}")
+    print(f"  mean length, dipy_track_rnn / dipy_track: {ratio:.3f}")
 
     pam = load_pam(inputs[0])
     features = pam_features(pam)
@@ -126,7 +128,7 @@ def measure(head, work, model, n_seeds):
                 step_size=step,
                 max_angle=30,
                 min_len=0,
-                max_len=LONGER_THAN_ANY,
+                max_len=MAX_LEN_MM,
                 **extra,
             )
         )
@@ -143,7 +145,7 @@ def measure(head, work, model, n_seeds):
                 max_angle=30,
                 step_size=step,
                 min_len=0,
-                max_len=LONGER_THAN_ANY,
+                max_len=MAX_LEN_MM,
                 random_seed=1,
             )
         )
@@ -175,7 +177,7 @@ def measure(head, work, model, n_seeds):
         len(a) == len(b) and np.abs(a - b).max() <= 1e-3
         for a, b in zip(ours(1.0)[few], local)
     ]
-    print(f"  LocalTracking and rnn_tracking: {np.mean(same):.4f} the same")
+    print(f"  LocalTracking and rnn_tracking: {np.mean(same):.4f} agree")
     for batch_size in (1, 7, 64):
         one = list(
             rnn_tracking(
@@ -195,17 +197,19 @@ def measure(head, work, model, n_seeds):
             len(a) == len(b) and np.abs(a - b).max() <= 1e-3
             for a, b in zip(ours(1.0)[few], one)
         ]
-        print(f"  batch sizes {batch_size} and 1024: {np.mean(same):.4f} the same")
+        print(f"  batch sizes {batch_size} and 1024: {np.mean(same):.4f} agree")
 
 
 def main():
-    """Measure every head in a folder."""
+    """Measure all heads in a folder."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--work", type=Path, default=Path("real_data"))
-    parser.add_argument("--heads", nargs="*", help="folders; all that have a dwi.bvec")
+    parser.add_argument(
+        "--heads", nargs="*", help="folders of heads (default: all with a dwi.bvec)"
+    )
     parser.add_argument("--model", default="default")
     parser.add_argument("--n_seeds", type=int, default=2000)
     arguments = parser.parse_args()

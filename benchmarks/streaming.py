@@ -1,21 +1,21 @@
-"""What writing costs: ``python benchmarks/streaming.py --data FOLDER``.
+"""The cost of writing tractograms: ``python benchmarks/streaming.py --data FOLDER``.
 
-FOLDER holds the head (``--head``) as for real_data.py; ``--work`` keeps its fODF, the
-tractograms for as long as they are measured, and streaming.json with all that was
-found so far. The default model tracks ``--seeds`` random seeds where FA is above 0.3,
-as in speed.py, and what comes is
+FOLDER contains the head (``--head``) as for real_data.py. ``--work`` is the folder of
+its fODF, of the tractograms while they are measured, and of streaming.json with all
+results so far. The default model tracks ``--seeds`` random seeds where FA is above 0.3,
+as in speed.py. The streamlines are
 
-* counted and dropped: the engine alone;
-* kept in memory: what the others are compared with;
-* written to a file, in one format after the other; once with seeds and stop reasons.
+* counted and dropped (the engine alone);
+* kept in memory (the reference of the ratios);
+* written to a file, in each format, and once with seeds and stop reasons.
 
-Each row is measured in a process of its own, one after the other, ``--repeats`` times
-over. Seconds are from the first call to the last streamline, or until the file is
-complete and on the disk; CPU seconds are of all threads together, and depend less on
-what else the machine does. Memory is of the whole process with fODF and FA: the most
-that was resident (Linux: VmHWM), and without pages of files (RssAnon, looked at ten
-times a second). Medians over the repeats; the ratio of streamlines/s is taken within
-each.
+Each row is measured in its own process, one after the other, and all rows are repeated
+``--repeats`` times. Seconds are from the first call to the last streamline, or until
+the file is flushed to the disk. CPU seconds are the sum over all threads; they depend
+less on other programs. Memory is that of the whole process, with fODF and FA: the
+maximum resident memory (Linux: VmHWM), and the maximum without pages of files
+(RssAnon, measured 10 times per second). The table shows medians over the repeats; the
+ratio of streamlines/s is computed in each repeat.
 """
 
 import argparse
@@ -34,8 +34,8 @@ from real_data import SEED_THR, STOPPING_THR, prepare
 from speed import MAX_LEN, MIN_LEN, STEP_MM, machine, number, print_markdown
 
 from dipy_rnn import load_model, pam_features, stopping
+from dipy_rnn.io import downsample, write_tractogram
 from dipy_rnn.tracking import length_limits, track
-from dipy_rnn.tractogram_file import thinned, write_tractogram
 
 MAX_ANGLE_DEG = 45.0
 DATA_TYPES = {
@@ -43,7 +43,7 @@ DATA_TYPES = {
     "forward_stop": (1, np.uint8),
     "backward_stop": (1, np.uint8),
 }
-# What is done with the streamlines: a suffix, and what write_tractogram is told.
+# For each row that writes a file: its suffix, and options of write_tractogram.
 FORMATS = {
     "trx": (".trx", {}),
     "trx16": (".trx", {"dtype": np.float16}),
@@ -53,7 +53,7 @@ FORMATS = {
     "trk": (".trk", {}),
     "tck": (".tck", {}),
 }
-THINNING = {"trx_every_2": {"every": 2}, "trx_tolerance": {"tolerance_mm": 0.1}}
+DOWNSAMPLING = {"trx_every_2": {"every": 2}, "trx_tolerance": {"tolerance_mm": 0.1}}
 LABELS = {
     "alone": "engine alone",
     "memory": "kept in memory",
@@ -68,7 +68,7 @@ LABELS = {
 
 
 def status_mb(name):
-    """Return a figure of this process's memory."""
+    """Return an entry of /proc/self/status, in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) / 1024
@@ -76,15 +76,15 @@ def status_mb(name):
 
 
 class Watch:
-    """The most anonymous memory within a block."""
+    """The maximum anonymous memory during a block."""
 
     def __enter__(self):
         self.most_mb, self._end = 0.0, Event()
-        self._thread = Thread(target=self._look)
+        self._thread = Thread(target=self._measure)
         self._thread.start()
         return self
 
-    def _look(self):
+    def _measure(self):
         while not self._end.wait(0.1):
             self.most_mb = max(self.most_mb, status_mb("RssAnon"))
 
@@ -144,7 +144,7 @@ def measure(key, arguments):
         else:
             suffix, options = FORMATS[key]
             path = work / f"streaming{suffix}"
-            lines = thinned(streamlines(seeds), **THINNING.get(key, {}))
+            lines = downsample(streamlines(seeds), **DOWNSAMPLING.get(key, {}))
             n_streamlines = write_tractogram(path, lines, affine, fa.shape, **options)
         row["seconds"] = time.perf_counter() - began
         row["cpu_seconds"] = time.process_time() - began_cpu
@@ -157,7 +157,7 @@ def measure(key, arguments):
 
 
 def print_rows(rows):
-    """Print medians."""
+    """Print the table of medians."""
 
     def of(key, name):
         return [row[name] for row in rows if row["key"] == key and name in row]
@@ -193,7 +193,7 @@ def print_rows(rows):
 
 
 def main():
-    """Measure row after row, or one of them."""
+    """Measure all rows, or the one of --row."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -204,7 +204,7 @@ def main():
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=LABELS, default=list(LABELS))
-    parser.add_argument("--row", choices=LABELS, help="this one, here and now")
+    parser.add_argument("--row", choices=LABELS, help="only this row, in this process")
     arguments = parser.parse_args()
     if arguments.row:
         print(json.dumps(measure(arguments.row, arguments)))

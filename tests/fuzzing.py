@@ -1,9 +1,10 @@
-"""Inputs that nobody expects, drawn at random, and what may come of them.
+"""Random invalid inputs, and checks of how the package handles them.
 
-Everything is drawn from a :class:`random.Random`: by hypothesis in the tests, from one
-seed per input in ``benchmarks/fuzz.py``. `LIBRARY` and `FILES` name the kinds of
-inputs; each is a function that takes the generator (and a folder) and ends in
-`ACCEPTED` or `REFUSED`, or raises an AssertionError that says what went wrong.
+Inputs are drawn from a :class:`random.Random`, which comes from hypothesis in the
+tests, and from one seed per input in ``benchmarks/fuzz.py``. `LIBRARY` and `FILES` list
+functions, one for each kind of input. Each takes the generator (and a folder), and
+returns `ACCEPTED` or `REFUSED`, or raises AssertionError if the package handles the
+input badly.
 """
 
 from collections import namedtuple
@@ -65,7 +66,7 @@ def world():
 
 @cache
 def pam():
-    """Return its peaks and metrics, as dipy_fit_csd makes them."""
+    """Return the peaks and metrics of the world, as dipy_fit_csd makes them."""
     made, shape = PeaksAndMetrics(), world().fodf.shape[:3]
     made.affine, made.sphere = world().affine, default_sphere
     made.shm_coeff = world().fodf
@@ -116,17 +117,17 @@ def turn():
 
 
 def some_number(r, number):
-    """Return another number, or what is none."""
+    """Return another number, or an object that is not a number."""
     return r.choice((number, number * 2, number / 2, *NUMBERS))
 
 
 def some_affine(r, affine):
-    """Return another affine, or what is none."""
+    """Return another affine, valid or invalid."""
     return some_array(r, AFFINES[r.choice(sorted(AFFINES))](np.array(affine)))
 
 
 def some_array(r, array):
-    """Return an array like another one, but for what is drawn."""
+    """Return an array with one or two random changes."""
     array = np.array(array)
     for _ in range(r.randint(1, 2)):
         change = r.choice(ARRAY_CHANGES)
@@ -158,7 +159,7 @@ def _typed(r, array):
 
 
 def _stored(r, array):
-    """The same numbers, in another order, with other strides or read-only."""
+    """Return the same numbers with another memory layout, or read-only."""
     how = r.randrange(6)
     if how == 0:
         return np.asfortranarray(array)
@@ -206,7 +207,7 @@ ARRAY_CHANGES = (_special, _scaled, _typed, _stored, _shaped, _not_an_array)
 
 
 class Drawn:
-    """Arguments, of which one or two are drawn and the others as they should be."""
+    """Arguments of a call, of which one or two are changed at random."""
 
     def __init__(self, r, **arguments):
         self.changed = set(r.sample(sorted(arguments), r.choice((1, 1, 1, 2))))
@@ -218,7 +219,7 @@ class Drawn:
         return self.given[name]
 
     def judge(self, call, *names):
-        """Call; either it works, or one line names an argument."""
+        """Call a function: it returns, or raises one line that names an argument."""
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             warnings.filterwarnings("ignore", message=".* does not look like")
@@ -238,7 +239,7 @@ class Drawn:
 
 
 def check_streamlines(streamlines, affine, shape):
-    """Every point is finite and inside the image."""
+    """Assert that every point is finite and inside the image."""
     for line in streamlines:
         assert line.ndim == 2 and line.shape[1] == 3 and len(line), line.shape
         assert np.isfinite(line).all(), "a point is not finite"
@@ -251,7 +252,7 @@ def check_streamlines(streamlines, affine, shape):
 
 @cache
 def model():
-    """Return the model that comes with the package."""
+    """Return the default model."""
     return load_model()
 
 
@@ -274,7 +275,7 @@ def _tracking_arguments(r):
 
 
 def fuzz_rnn_tracking(r):
-    """:func:`dipy_rnn.rnn_tracking` with any argument."""
+    """Random arguments of :func:`dipy_rnn.rnn_tracking`."""
     drawn = _tracking_arguments(r)
     criterion = stopping.BinaryStoppingCriterion(np.ones(world().mask.shape))
     given = dict(drawn.given)
@@ -302,7 +303,7 @@ def fuzz_rnn_tracking(r):
 
 
 def fuzz_track(r):
-    """:func:`dipy_rnn.tracking.track` and the criteria of stopping."""
+    """Random arguments of :func:`dipy_rnn.tracking.track` and stopping criteria."""
     drawn = _tracking_arguments(r)
     maps = Drawn(
         r,
@@ -353,7 +354,7 @@ def fuzz_track(r):
 
 
 def fuzz_direction_getter(r):
-    """:class:`dipy_rnn.RNNDirectionGetter` under DIPY's LocalTracking."""
+    """Random arguments of :class:`dipy_rnn.RNNDirectionGetter` in LocalTracking."""
     drawn = Drawn(
         r,
         shcoeff=(world().fodf, some_array),
@@ -388,12 +389,12 @@ def fuzz_direction_getter(r):
 
 
 def some_name(r, name):
-    """Return another name, or what is none."""
+    """Return another name, or an object that is not a name."""
     return r.choice((name, "", "scanner", "tournier07", "other", 7, None, [name]))
 
 
 def fuzz_features(r):
-    """What brings volumes into the package."""
+    """Random arguments of the functions that make feature volumes."""
     drawn = Drawn(
         r,
         sh=(world().fodf, some_array),
@@ -424,7 +425,7 @@ def fuzz_features(r):
 
 
 def fuzz_interpolate(r):
-    """Sampling and rotating."""
+    """Random arguments of sampling and rotation."""
     n = len(world().seeds)
     drawn = Drawn(
         r,
@@ -457,7 +458,7 @@ def fuzz_interpolate(r):
 
 
 def fuzz_stopping(r):
-    """Asking criteria about many points."""
+    """Random arguments of the evaluation of stopping criteria."""
     points = spaces.to_voxels(world().seeds, world().affine)
     drawn = Drawn(
         r,
@@ -489,7 +490,7 @@ def fuzz_stopping(r):
 
 
 def fuzz_spaces(r):
-    """Affines, points, frames and lengths."""
+    """Random affines, points, frames and lengths."""
     drawn = Drawn(
         r,
         affine=(world().affine, some_affine),
@@ -514,7 +515,7 @@ def fuzz_spaces(r):
 
 
 def fuzz_evaluation(r):
-    """The figures of streamlines."""
+    """Random arguments of the metrics of streamlines."""
     lines, shape = world().lines, world().mask.shape
     some = r.randrange(len(lines))
     drawn = Drawn(
@@ -575,7 +576,7 @@ TEXTS = (b"", b"FA\n", b"\0" * 400, b"\x1f\x8b", b"\x89HDF\r\n\x1a\n", b"TRACK\0
 
 
 def flipped(r, content, n_first=352):
-    """Return bytes of which some bits are flipped, a half of them among the first."""
+    """Flip some bits, half of them in the first `n_first` bytes."""
     content = bytearray(content)
     for _ in range(r.choice((1, 1, 2, 8, 64))):
         most = min(n_first, len(content)) if r.random() < 0.5 else len(content)
@@ -584,7 +585,7 @@ def flipped(r, content, n_first=352):
 
 
 def damaged(r, content, n_first=352):
-    """Return bytes that are flipped, cut off, run on or are missing in the middle."""
+    """Truncate, extend, cut, overwrite or flip bytes."""
     how = r.randrange(8)
     at = r.randrange(len(content))
     if how == 0:
@@ -600,7 +601,7 @@ def damaged(r, content, n_first=352):
 
 
 def nifti(data, affine, change=lambda header: None):
-    """Return an image as the bytes of a file that is not compressed."""
+    """Return the bytes of an uncompressed NIfTI file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = nib.Nifti1Image(data, affine)
@@ -610,7 +611,7 @@ def nifti(data, affine, change=lambda header: None):
 
 
 def tractogram(suffix):
-    """Return a tractogram of the world as the bytes of a file."""
+    """Return the bytes of a tractogram file of the world."""
     return _tractograms()[suffix]
 
 
@@ -640,7 +641,7 @@ def _tractograms():
 
 
 class Subject:
-    """The files of a subject in a folder, all of them as they should be at first."""
+    """The files of a subject in a folder; at first all of them are valid."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -654,7 +655,7 @@ class Subject:
     @staticmethod
     @cache
     def content(role):
-        """Return the bytes of a file of the world."""
+        """Return the bytes of a valid file."""
         if role == "pam":
             from tempfile import TemporaryDirectory
 
@@ -670,7 +671,7 @@ class Subject:
         return self.folder / self.names[role]
 
     def write(self, role, content, name=None):
-        """Write a file, compressed if its name says so."""
+        """Write a file; if its name ends in .gz, compress it."""
         name = name or self.names[role]
         path = self.folder / name
         if self.path(role).is_file():
@@ -679,7 +680,7 @@ class Subject:
         path.write_bytes(gzip.compress(content, 1) if name.endswith(".gz") else content)
 
     def takes_nifti(self, role="pam"):
-        """Take the fODF from a NIfTI file."""
+        """Store the fODF in a NIfTI file."""
         if role == "pam":
             self.write("pam", self.content("fodf"), "fodf.nii")
 
@@ -693,7 +694,7 @@ class Subject:
         ]
 
     def inputs(self):
-        """Return what the inputs hold."""
+        """Return the bytes of the input files, by path."""
         return {
             path: path.read_bytes()
             for path in map(self.path, self.names)
@@ -701,7 +702,7 @@ class Subject:
         }
 
     def judge(self):
-        """Run the command; it ends in a tractogram or in one line."""
+        """Run the command: it saves a tractogram, or ends with one line of error."""
         before = self.inputs()
         outside = set(self.folder.iterdir())
         status, text = run_command(self.arguments)
@@ -750,7 +751,7 @@ class Subject:
 
 
 def run_command(arguments):
-    """Run dipy_track_rnn in this process; return its status and what it wrote."""
+    """Run dipy_track_rnn in this process; return its exit status and its output."""
     from dipy_rnn.workflows import cli
 
     before, text = sys.argv, io.StringIO()
@@ -766,7 +767,7 @@ def run_command(arguments):
 
 
 def _one_line(status, text):
-    """Return argparse's status 2, with its usage, as the one line that ends it."""
+    """Replace the exit status 2 of argparse by the last line, which is the error."""
     if status != 2:
         return status, text
     last = text.strip().splitlines()[-1]
@@ -775,7 +776,7 @@ def _one_line(status, text):
 
 
 def fuzz_nifti_bytes(r, folder):
-    """Damaged images: before or after compression."""
+    """Images damaged before or after compression."""
     subject = Subject(folder)
     role = r.choice(("pam", "stopping", "seeding"))
     subject.takes_nifti(role)
@@ -797,7 +798,7 @@ IMAGE_TYPES = "u1 i1 i2 u2 i4 u4 i8 u8 f4 f8 f16 c8 c16".split()
 
 
 def fuzz_image(r, folder):
-    """Images of other types, shapes, contents and affines; some fit each other."""
+    """Images with other types, shapes, values and affines, for one or all roles."""
     subject = Subject(folder)
     roles = r.choice((["pam"], ["stopping"], ["seeding"], ["stopping", "seeding"], []))
     roles = roles or ["pam", "stopping", "seeding"]
@@ -848,7 +849,7 @@ def fuzz_image(r, folder):
         try:
             content = nifti(data, affine, header)
         except (nib.spatialimages.HeaderDataError, ValueError, TypeError):
-            continue  # nibabel does not write such images
+            continue  # nibabel cannot write this image
         content = _patched(r, content, changes)
         if swap:
             content = _swapped(content)
@@ -858,7 +859,7 @@ def fuzz_image(r, folder):
 
 
 def _patched(r, content, changes):
-    """Nibabel sets scale and shape of what it writes: put others into the header."""
+    """Change the scale and shape in the header, which nibabel sets itself."""
     for change, value in changes:
         at = {"scl_slope": 112, "scl_inter": 116, "dim": 40}.get(change)
         if change == "dim":
@@ -896,18 +897,18 @@ def _image_change(r):
 
 
 def fuzz_pam_bytes(r, folder):
-    """Damaged peaks and metrics."""
+    """Damaged peaks and metrics files."""
     subject = Subject(folder)
     subject.write("pam", damaged(r, subject.content("pam"), 4096))
     return subject.judge()
 
 
 def fuzz_pam(r, folder):
-    """Peaks and metrics that hold other things."""
+    """Peaks and metrics files with other contents."""
     subject = Subject(folder)
     with h5py.File(subject.path("pam"), "r+") as file:
         group = file["pam"]
-        pam_datasets = set(group)  # that nothing was done to yet
+        pam_datasets = set(group)  # that are still unchanged
         for _ in range(r.randint(1, 2)):
             name = r.choice(sorted(group) + 3 * ["shm_coeff", "affine", "B"])
             data = group.get(name) if name in pam_datasets else None
@@ -951,7 +952,7 @@ def fuzz_pam(r, folder):
 
 
 def fuzz_wrong_kind(r, folder):
-    """Other things in place of a file."""
+    """A folder, pipe, link, or another kind of file instead of an input."""
     subject = Subject(folder)
     role = r.choice(sorted(subject.names))
     subject.path(role).unlink()
@@ -1005,7 +1006,7 @@ WORDS += (
 
 
 def fuzz_paths(r, folder):
-    """Names of files and folders, also those that cannot be."""
+    """Unusual and invalid names of files and folders."""
     below = folder / r.choice(WORDS) if r.random() < 0.5 else folder
     try:
         below.mkdir(exist_ok=True)
@@ -1047,7 +1048,7 @@ def fuzz_paths(r, folder):
 
 
 def _judge_over_a_folder(subject):
-    """An output whose name is that of a folder."""
+    """Check that an output with the name of a folder is an error."""
     status, text = run_command(subject.arguments)
     assert isinstance(status, str) and "please report" not in status, status
     assert "\n" not in status and "Traceback" not in text
@@ -1077,7 +1078,7 @@ NUMBER_OPTIONS = {
 
 
 def fuzz_options(r, folder):
-    """Options that are far off, or none."""
+    """Options out of range, or of another type."""
     subject = Subject(folder)
     for name in r.sample(sorted(NUMBER_OPTIONS), r.choice((1, 1, 2))):
         value = r.choice(NUMBER_OPTIONS[name])
@@ -1091,7 +1092,7 @@ def fuzz_options(r, folder):
 
 
 def _judge_name(subject):
-    """Some odd names are good ones; then there is one tractogram."""
+    """Check an output name: if it is valid, there is one new file, or else none."""
     status, text = run_command(subject.arguments)
     assert "Traceback" not in text
     some = [path for path in subject.folder.rglob("*") if path.is_file()]
@@ -1105,8 +1106,8 @@ def _judge_name(subject):
 
 
 def fuzz_tractogram(r, folder):
-    """Damaged tractograms."""
-    from dipy_rnn.workflows.inputs import read_tractogram
+    """Damaged tractogram files."""
+    from dipy_rnn.io import read_tractogram
 
     suffix = r.choice((".trk", ".tck", ".trx"))
     path = folder / f"lines{suffix}"
@@ -1120,7 +1121,7 @@ def fuzz_tractogram(r, folder):
         content = r.choice(TEXTS)
     path.write_bytes(content)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a header is odd, but can be read
+        warnings.simplefilter("ignore")  # readers warn of headers that they can read
         try:
             for line, _ in read_tractogram(path):
                 assert line.ndim == 2 and line.shape[1] == 3
@@ -1135,7 +1136,7 @@ def fuzz_tractogram(r, folder):
 
 
 def fuzz_seeds(r, folder):
-    """Lists of seeds, damaged or of something else."""
+    """Damaged lists of seeds, or lists of other arrays."""
     subject = Subject(folder)
     seeds = world().seeds
     if r.random() < 0.4:
@@ -1149,7 +1150,7 @@ def fuzz_seeds(r, folder):
             np.save(content, seeds)
         else:
             np.savetxt(content, seeds, delimiter=delimiter)
-    except (TypeError, ValueError):  # what savetxt does not write
+    except (TypeError, ValueError):  # savetxt cannot write this array
         content.write(b"# no seeds\n")
     content = content.getvalue()
     if r.random() < 0.6:

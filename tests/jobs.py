@@ -1,4 +1,4 @@
-"""A function for processes of others, which import nothing else for it."""
+"""A job for the processes of an engine, which import only this module."""
 
 import os
 import signal

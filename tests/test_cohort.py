@@ -1,5 +1,6 @@
-"""Many subjects: engines, what dies, what is interrupted, what is there already."""
+"""Many subjects: engines, failures, interruptions and existing tractograms."""
 
+from collections import Counter
 import csv
 from functools import partial
 from pathlib import Path
@@ -14,15 +15,18 @@ import numpy as np
 import pytest
 from test_commands import Subject, command, load, refusal
 
-from dipy_rnn.whole_file import save_table
-from dipy_rnn.workflows.cohort import COLUMNS, Outcome, joined, work_on
+from dipy_rnn._atomic import save_table
+from dipy_rnn.parallel import run_jobs
+from dipy_rnn.selection import TrackingCounts
+from dipy_rnn.workflows.cohort import COLUMNS, Outcome
+from dipy_rnn.workflows.cohort import Subject as Files
 
 PROGRAM = Path(sys.executable).parent / "dipy_track_rnn"
 STEP = ("--step_size", "1")
 
 
 class Cohort:
-    """Subjects with different seeds, and the second of them with a broken image."""
+    """Some subjects, of which one may have a broken stopping image."""
 
     def __init__(self, folder, n=3, broken=None):
         self.folder = folder
@@ -59,47 +63,54 @@ class Cohort:
 
 
 @pytest.mark.parametrize("engine", ["serial", "joblib"])
-def test_what_a_job_raises_is_its_outcome_and_stops_no_other(engine):
-    outcomes = dict(work_on([1, "wrong", 3], double, engine=engine, num_processes=2))
+def test_an_exception_is_the_outcome_of_its_job_and_does_not_stop_others(engine):
+    outcomes = dict(run_jobs([1, "wrong", 3], double, engine=engine, num_processes=2))
     assert (outcomes[1], outcomes[3]) == (2, 6)
     assert isinstance(outcomes["wrong"], ValueError)
     assert str(outcomes["wrong"]) == "it is wrong"
 
 
-def test_a_process_that_dies_fails_its_own_job_alone():
+def test_a_process_that_dies_fails_only_its_own_job():
     jobs = [1, 2, "deadly", 4, 5]
-    outcomes = dict(work_on(jobs, double, engine="joblib", num_processes=2))
+    outcomes = dict(run_jobs(jobs, double, engine="joblib", num_processes=2))
     assert [outcomes[job] for job in (1, 2, 4, 5)] == [2, 4, 8, 10]
     assert isinstance(outcomes["deadly"], RuntimeError)
     assert "its process died" in str(outcomes["deadly"])
 
 
-def test_outcomes_of_parts_are_joined():
+def test_counts_of_parts_are_added():
     parts = [
-        Outcome("a", "b", "tracked", seeds=4, streamlines=n, mean_length_mm=mm)
-        for n, mm in ((0, 0.0), (1, 10.0), (3, 2.0))
+        TrackingCounts(0.5, 4, n, steps, Counter({"end": n}))
+        for n, steps in ((0, 0), (1, 20), (3, 12))
     ]
-    whole = joined(parts)
+    whole = sum(parts, TrackingCounts(0.5))
     assert (whole.seeds, whole.streamlines, whole.mean_length_mm) == (12, 4, 4.0)
+    assert (whole.ends["end"], whole.without_direction) == (4, 8)
 
 
 def test_the_table_has_a_row_for_each_subject(tmp_path):
     path = tmp_path / "summary.csv"
-    save_table(path, COLUMNS, [Outcome("a, b", "c", "failed", error='"no"').row()])
+    failed = Outcome(
+        Files(Path("a, b"), Path("fa"), Path("seeds"), Path("c")),
+        "failed",
+        error=ValueError('"no"'),
+    )
+    save_table(path, COLUMNS, [failed.row()])
     with open(path, newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["fodf"], row["status"], row["error"]) == ("a, b", "failed", '"no"')
+    assert (row["streamlines"], row["mean_length_mm"]) == ("0", "0.00")
 
 
-def test_a_subject_that_fails_is_told_and_the_others_are_tracked(tmp_path, capsys):
+def test_if_a_subject_fails_it_is_named_and_the_others_are_tracked(tmp_path, capsys):
     cohort = Cohort(tmp_path, broken=2)
     line = refusal(*cohort.arguments(out_dir="tracked"))
     assert "1 of 3 subjects failed" in line and "sub-2" in line
     assert cohort.saved("tracked").keys() == {"sub-1", "sub-3"}
     assert [row["status"] for row in cohort.rows()] == ["tracked", "failed", "tracked"]
-    assert "fa.nii.gz is no readable NIfTI image" in cohort.rows()[1]["error"]
+    assert "fa.nii.gz cannot be read as a NIfTI image" in cohort.rows()[1]["error"]
     assert int(cohort.rows()[0]["streamlines"]) > 0
-    # The next run does what is missing, and that alone.
+    # The next run tracks only the missing subject.
     shutil.copy(tmp_path / "sub-1" / "fa.nii.gz", tmp_path / "sub-2" / "fa.nii.gz")
     before = (tmp_path / "sub-1" / "tracked" / "out_tractogram.trx").stat().st_mtime_ns
     command(*cohort.arguments("--skip_existing", out_dir="tracked"))
@@ -110,7 +121,7 @@ def test_a_subject_that_fails_is_told_and_the_others_are_tracked(tmp_path, capsy
     assert [bool(row["streamlines"]) for row in cohort.rows()] == [False, True, False]
 
 
-def test_a_file_for_all_subjects_is_told(tmp_path, messages):
+def test_a_single_file_for_all_subjects_is_a_warning(tmp_path, messages):
     cohort = Cohort(tmp_path, n=2)
     cohort.inputs[2] = tmp_path / "sub-1" / cohort.inputs[2].name
     command(*cohort.arguments(out_dir="tracked"))
@@ -119,7 +130,7 @@ def test_a_file_for_all_subjects_is_told(tmp_path, messages):
 
 
 @pytest.mark.parametrize("engine", ["joblib", "ray"])
-def test_engines_give_the_streamlines_of_one_after_the_other(tmp_path, engine):
+def test_engines_give_the_same_streamlines_as_serial(tmp_path, engine):
     pytest.importorskip(engine)
     cohort = Cohort(tmp_path)
     command(*cohort.arguments(out_dir="serial"))
@@ -129,17 +140,17 @@ def test_engines_give_the_streamlines_of_one_after_the_other(tmp_path, engine):
 
 
 def until(found, what):
-    """Wait for something, some minutes at most: the machine may be busy."""
+    """Wait until a function returns True, for 5 minutes at most."""
     for _ in range(3000):
         if found():
             return
         time.sleep(0.1)
-    raise AssertionError(f"waited in vain: {what}")
+    raise AssertionError(f"not found in 5 minutes: {what}")
 
 
 @pytest.fixture
 def scheduler(tmp_path):
-    """Start a scheduler of dask and two workers, each a process of its own."""
+    """Start a dask scheduler and two workers, each in its own process."""
     pytest.importorskip("distributed")
     dask = [sys.executable, "-m", "dask"]
     log = tmp_path / "scheduler.log"
@@ -176,7 +187,7 @@ def _address_in(log):
     return None
 
 
-def test_workers_of_dask_give_the_same_streamlines_and_one_poisoned_is_told(
+def test_dask_gives_the_same_streamlines_and_names_the_subject_that_fails(
     tmp_path, scheduler
 ):
     cohort = Cohort(tmp_path / "all", n=8, broken=5)
@@ -189,7 +200,7 @@ def test_workers_of_dask_give_the_same_streamlines_and_one_poisoned_is_told(
     assert statuses == ["tracked"] * 4 + ["failed"] + ["tracked"] * 3
 
 
-def test_no_scheduler_is_one_line(tmp_path):
+def test_without_a_scheduler_the_error_is_one_line(tmp_path):
     pytest.importorskip("distributed")
     subject = Subject(tmp_path)
     line = refusal(
@@ -208,7 +219,7 @@ def test_no_scheduler_is_one_line(tmp_path):
         ("--compress", 0.2),
     ],
 )
-def test_parts_make_the_same_file(tmp_path, options):
+def test_parts_give_the_same_file(tmp_path, options):
     subject = Subject(tmp_path)
     out = ("--out_dir", tmp_path / "out", *STEP, *options)
     command(*subject.inputs, *out, "--out_tractogram", "whole.trx")
@@ -222,12 +233,12 @@ def test_parts_make_the_same_file(tmp_path, options):
 
 @pytest.fixture
 def started():
-    """Return a function that starts the command; what goes on at the end is ended."""
+    """Return a function that starts the command; the fixture kills it at the end."""
     processes = []
 
     def start(arguments, limit=None):
         def prepare():
-            # Tests that run in the background of a shell are deaf to it.
+            # A shell makes its background processes ignore SIGINT.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             if limit:
                 import resource
@@ -255,7 +266,7 @@ def children(process):
     return subprocess.run(pattern, capture_output=True, text=True).stdout.split()
 
 
-def lives(pid):
+def is_running(pid):
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -264,20 +275,20 @@ def lives(pid):
 
 
 def writing(folder):
-    """Tell whether a tractogram is being written."""
+    """Return the folders of tractograms that are being written."""
     return [path for path in folder.rglob("*.partial") if any(path.iterdir())]
 
 
 needs_proc = pytest.mark.skipif(
     not Path("/proc/self/stat").exists() or shutil.which("pgrep") is None,
-    reason="processes are found in /proc",
+    reason="needs /proc and pgrep",
 )
 
 
 @needs_proc
 @pytest.mark.parametrize("engine", ["serial", "joblib"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_run_leaves_nothing_by_halves(tmp_path, started, number, engine):
+def test_an_interrupted_run_leaves_no_partial_file(tmp_path, started, number, engine):
     cohort = Cohort(tmp_path)
     arguments = cohort.arguments(
         *("--seed_count", 20_000, "--step_size", 0.2),
@@ -285,12 +296,12 @@ def test_an_interrupted_run_leaves_nothing_by_halves(tmp_path, started, number, 
         out_dir="out",
     )
     process = started(arguments)
-    until(lambda: writing(tmp_path) or process.poll() is not None, "a streamline")
+    until(lambda: writing(tmp_path) or process.poll() is not None, "a partial file")
     workers = children(process)
     assert bool(workers) == (engine == "joblib")
     process.send_signal(number)
     _, error = process.communicate(timeout=300)
-    until(lambda: not any(map(lives, workers)), "the end of the workers")
+    until(lambda: not any(map(is_running, workers)), "the end of the workers")
     assert not cohort.saved("out")
     if number != signal.SIGKILL:
         assert process.returncode != 0
@@ -299,27 +310,27 @@ def test_an_interrupted_run_leaves_nothing_by_halves(tmp_path, started, number, 
         assert "Traceback" not in error
         if engine == "serial":
             assert not writing(tmp_path)
-    # The next run works, and removes what a killed process could not.
+    # The next run succeeds, and removes what a killed process left.
     command(*cohort.arguments("--seed_count", 5, out_dir="out"))
     assert len(cohort.saved("out")) == 3
     assert not list(tmp_path.rglob("*.partial"))
 
 
 @needs_proc
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, started):
+def test_a_full_disk_is_an_error_of_one_line_and_leaves_no_file(tmp_path, started):
     subject = Subject(tmp_path)
     out = tmp_path / "out"
     process = started([*subject.inputs, "--out_dir", out, *STEP], limit=2048)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 1
-    # DIPY 1.11 shows messages there, too.
+    # DIPY 1.11 also prints log messages to stderr.
     (line,) = [each for each in error.splitlines() if not each.startswith("INFO:")]
     assert line.startswith("dipy_track_rnn: error: ")
     assert "File too large" in line and "out_tractogram.trx" in line
     assert not list(out.iterdir())
 
 
-def test_the_streamlines_of_a_file_written_on_the_way_are_those_that_were_tracked(
+def test_all_formats_contain_the_same_streamlines(
     tmp_path,
 ):
     subject = Subject(tmp_path)

@@ -1,4 +1,4 @@
-"""dipy_track_rnn on real files: every option, every error a user can make."""
+"""dipy_track_rnn on files of a phantom: every option, and every mistake of a user."""
 
 import logging
 from pathlib import Path
@@ -23,7 +23,7 @@ from worlds import OBLIQUE_ROTATION, share_identical, share_within
 from dipy_rnn import interpolate, spaces
 from dipy_rnn.phantom import crossing_phantom
 from dipy_rnn.stopping import StopReason
-from dipy_rnn.workflows import cli, outputs, track
+from dipy_rnn.workflows import cli, track
 from dipy_rnn.workflows.inputs import match_files, pair_files
 
 
@@ -50,7 +50,7 @@ def write_pam(path, fodf, affine, sh_basis="descoteaux07", legacy=True):
 
 
 class Subject:
-    """The files of one subject, and what the command makes of them."""
+    """The files of one subject, and the tractogram that the command makes of them."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -73,7 +73,7 @@ class Subject:
         return [self.pam, self.stopping, self.seeding]
 
     def run(self, *options, inputs=None, out="out.trk", out_dir=None):
-        """Run the command in this process and return the streamlines it saved."""
+        """Run the command in this process, and return the streamlines that it saves."""
         out_dir = out_dir or self.folder / "out"
         command(
             *(inputs or self.inputs),
@@ -99,7 +99,7 @@ def load(path, reference):
 
 
 def refusal(*arguments):
-    """Return the one line with which the command refuses."""
+    """Return the one-line error of the command."""
     with pytest.raises(SystemExit) as caught:
         command(*arguments)
     line = caught.value.code
@@ -133,13 +133,13 @@ def test_it_tracks_from_every_seed(subject, messages):
 
 
 @pytest.mark.parametrize("suffix", ["trx", "trk", "tck"])
-def test_the_name_of_the_output_says_its_format(subject, suffix):
+def test_the_suffix_of_the_output_sets_its_format(subject, suffix):
     streamlines = subject.run("--step_size", 1.0, out=f"lines.{suffix}")
     assert len(streamlines) == subject.n_seeds
     assert [p.name for p in (subject.folder / "out").iterdir()] == [f"lines.{suffix}"]
 
 
-def test_files_are_the_same_from_run_to_run_whatever_the_threads(subject):
+def test_files_are_the_same_in_every_run_and_for_any_number_of_threads(subject):
     for out, options in (
         ("a.trk", ("--nbr_threads", 1, "--batch_size", 3)),
         ("b.trk", ("--nbr_threads", 1, "--batch_size", 3)),
@@ -152,7 +152,7 @@ def test_files_are_the_same_from_run_to_run_whatever_the_threads(subject):
     assert share_identical(list(one), list(two)) == 1
 
 
-def test_seeds_can_be_denser_or_random_and_are_saved(subject):
+def test_seeds_are_dense_or_random_and_can_be_saved(subject):
     assert len(subject.run("--seed_density", 2)) == 8 * subject.n_seeds
 
     def seeds(*options):
@@ -171,7 +171,7 @@ def test_seeds_can_be_denser_or_random_and_are_saved(subject):
     assert not np.array_equal(seeds("--random_seed", 0), seeds("--random_seed", 0))
 
 
-def test_seeds_come_from_a_list(subject):
+def test_seeds_are_read_from_a_list(subject):
     places = np.array([[-3.0, 0, 0], [3.0, 0, 0]])
     np.savetxt(subject.folder / "list.txt", places)
     inputs = [*subject.inputs[:2], subject.folder / "list.txt"]
@@ -196,7 +196,7 @@ def test_tracking_ends_when_enough_are_selected(subject, messages, at_most):
 
 
 def tissues(subject):
-    """Split the mask: white matter with grey ends of the bundle along x."""
+    """Split the mask: the bundle along x ends in grey matter, that along y in csf."""
     wm, gm = subject.mask.astype(np.float32), np.zeros(subject.mask.shape, np.float32)
     gm[:4], gm[16:] = wm[:4], wm[16:]
     wm -= gm
@@ -211,7 +211,7 @@ def test_with_tissues_streamlines_end_in_grey_matter_or_are_rejected(subject, me
     zero = np.zeros_like(gm)
     save_nifti(subject.stopping, np.stack([gm, zero, wm, csf, zero], 3), affine)
     seeds = np.zeros(wm.shape, np.uint8)
-    seeds[8:12, 8:12, 5] = 1  # on both bundles, along x and along y
+    seeds[8:12, 8:12, 5] = 1  # in both bundles
     save_nifti(subject.seeding, seeds, affine)
     messages.clear()
     kept = subject.run("--act", "--step_size", 1.0, "--save_stops")
@@ -222,11 +222,11 @@ def test_with_tissues_streamlines_end_in_grey_matter_or_are_rejected(subject, me
     inverse = np.linalg.inv(affine)
     for line in kept:
         ends = np.rint(line[[0, -1]] @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
-        # A step before or in the grey matter, at the two ends of the bundle along x.
+        # At the ends of the bundle along x, in the grey matter or one step before it.
         assert sorted(ends[:, 0])[0] <= 5 and sorted(ends[:, 0])[1] >= 14
     every = subject.run("--act", "--step_size", 1.0, "--keep_rejected", "--save_stops")
     assert len(every) == seeds.sum()
-    # The same of three maps, and of the three in one image.
+    # Three maps, and an image of the three, give the same streamlines.
     for name, data in (("wm", wm), ("gm", gm), ("csf", csf)):
         save_nifti(subject.folder / f"{name}.nii.gz", data, affine)
     maps = ("--gm_files", subject.folder / "gm.nii.gz")
@@ -243,21 +243,21 @@ def test_with_tissues_streamlines_end_in_grey_matter_or_are_rejected(subject, me
     assert 0 < len(subject.run("--act", *at_interface)) <= 6
 
 
-def test_points_are_left_out_when_asked_for(subject):
+def test_options_remove_points_or_store_half_precision(subject):
     whole = subject.run("--step_size", 0.5, out="a.trx")
     fifth = subject.run("--step_size", 0.5, "--downsample", 5, out="b.trx")
     few = subject.run("--step_size", 0.5, "--compress", 0.1, out="c.trx")
     half = subject.run("--step_size", 0.5, "--float16", out="d.trx")
-    for line, thin, straight, rough in zip(whole, fifth, few, half):
-        npt.assert_array_equal(thin[[0, 1, -1]], line[[0, 5, -1]])
+    for line, sparse, straight, rough in zip(whole, fifth, few, half):
+        npt.assert_array_equal(sparse[[0, 1, -1]], line[[0, 5, -1]])
         npt.assert_array_equal(straight[[0, -1]], line[[0, -1]])
         assert len(straight) < len(line)
-        npt.assert_allclose(rough, line, atol=0.02)  # at 30 mm from the origin
+        npt.assert_allclose(rough, line, atol=0.02)  # 30 mm from the origin
     sizes = [(subject.folder / "out" / f"{n}.trx").stat().st_size for n in "abcd"]
     assert sizes[0] > max(sizes[1:])
 
 
-def test_why_halves_stopped_is_saved(subject):
+def test_the_reasons_of_stopping_are_saved(subject):
     subject.run("--step_size", 1.0, "--save_stops", "--save_seeds")
     saved = load_tractogram(
         str(subject.folder / "out" / "out.trk"),
@@ -287,7 +287,7 @@ def test_step_and_lengths_are_in_mm(subject):
         assert len(subject.run("--step_size", 1.0, option, limit)) == n
 
 
-def test_where_it_stops_is_told_by_threshold_or_mask(subject):
+def test_a_threshold_or_a_binary_mask_stops_tracking(subject):
     ramp = subject.mask * np.linspace(0, 1, 20)[:, None, None]
     save_nifti(subject.stopping, ramp.astype(np.float32), subject.phantom.affine)
     low = lengths_mm(subject.run("--step_size", 1.0, "--stopping_thr", 0.1)).sum()
@@ -306,25 +306,25 @@ def test_max_angle_ends_streamlines_that_would_turn_more(subject, messages):
     assert "a step would turn by more than max_angle" in messages.text
 
 
-def test_portions_of_the_seeds_change_nothing_but_how_many_are_held(
+def test_seed_buffer_fraction_changes_only_how_many_seeds_are_prepared(
     subject, monkeypatch
 ):
     from dipy_rnn import peaks
 
     sizes, find = [], peaks.first_directions
 
-    def noting(volume, points, *arguments, **options):
+    def recording(volume, points, *arguments, **options):
         sizes.append(len(points))
         return find(volume, points, *arguments, **options)
 
     whole = subject.run("--step_size", 1.0)
-    monkeypatch.setattr(peaks, "first_directions", noting)
+    monkeypatch.setattr(peaks, "first_directions", recording)
     parts = subject.run("--step_size", 1.0, "--seed_buffer_fraction", 0.25)
     assert sizes == [subject.n_seeds // 4] * 4
     assert share_identical(list(whole), list(parts)) == 1
 
 
-def test_spherical_harmonics_come_in_any_basis_and_axes(subject, tmp_path):
+def test_spherical_harmonics_may_have_any_basis_and_axes(subject, tmp_path):
     reference = list(subject.run("--step_size", 1.0))
     affine = subject.phantom.affine
 
@@ -340,7 +340,7 @@ def test_spherical_harmonics_come_in_any_basis_and_axes(subject, tmp_path):
     mrtrix = convert_sh_descoteaux_tournier(subject.fodf)
     lines = from_nifti(mrtrix, "--sh_basis", "tournier07")
     assert share_identical(reference, lines, 0.01) == 1
-    # On an oblique grid MRtrix3's coefficients stay along the scanner's axes.
+    # On an oblique grid the coefficients of MRtrix3 are along the scanner axes.
     oblique = spaces.check_affine(affine).copy()
     oblique[:3, :3] = OBLIQUE_ROTATION @ affine[:3, :3]
     for name, volume in (("fa", subject.mask), ("seeds", None)):
@@ -355,7 +355,7 @@ def test_spherical_harmonics_come_in_any_basis_and_axes(subject, tmp_path):
     )
     axes = spaces.axes(oblique)
     rows = mrtrix.reshape(-1, mrtrix.shape[3])
-    # To scanner axes: the frame whose rows are the scanner's axes in voxel axes.
+    # Rotate to scanner axes: the rows of the frame are these in voxel axes.
     scanner = interpolate.rotate(
         rows,
         np.broadcast_to(axes, (len(rows), 3, 3)),
@@ -374,12 +374,12 @@ def test_spherical_harmonics_come_in_any_basis_and_axes(subject, tmp_path):
 
 
 @pytest.mark.parametrize("order", [4, 6])
-def test_lower_orders_track_too(subject, order):
+def test_lower_orders_are_tracked(subject, order):
     write_pam(subject.pam, subject.phantom.fodf(order), subject.phantom.affine)
     assert (lengths_mm(subject.run("--step_size", 1.0)) > 10).all()
 
 
-def test_a_foreign_model_tracks_its_own_features(subject, tmp_path):
+def test_another_model_tracks_its_own_features(subject, tmp_path):
     model = save_stub(FieldFollower(), tmp_path / "follower.pt")
     field = np.broadcast_to([0.6, 0.8, 0.0], (*subject.mask.shape, 3))
     save_nifti(
@@ -399,7 +399,7 @@ def test_a_foreign_model_tracks_its_own_features(subject, tmp_path):
         )
 
 
-def test_many_subjects_need_names_of_their_own(subject, tmp_path, monkeypatch):
+def test_each_subject_needs_its_own_output(subject, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("sub-1", "sub-2"):
         (tmp_path / name).mkdir()
@@ -414,18 +414,18 @@ def test_many_subjects_need_names_of_their_own(subject, tmp_path, monkeypatch):
     for name in ("sub-1", "sub-2"):
         saved = tmp_path / name / "tracked" / "out_tractogram.trx"
         assert len(load(saved, subject.stopping)) == subject.n_seeds
-    # The table does not belong to one of them.
+    # The table of all subjects is in the working directory.
     assert (tmp_path / "track_rnn_summary.csv").exists()
     (tmp_path / "sub-2" / subject.seeding.name).unlink()
     line = refusal(*inputs, "--out_dir", out)
-    assert "2 subjects would write" in line  # one mask may be that of all
+    assert "2 subjects would write" in line  # a single mask is used for all subjects
     (tmp_path / "sub-3").mkdir()
     (tmp_path / "sub-3" / subject.pam.name).write_bytes(subject.pam.read_bytes())
     line = refusal(*inputs, "--out_dir", out)
     assert "(pam_files 3, stopping_files 2, seeding_files 1)" in line
 
 
-def test_mixed_names_tell_subjects_apart(subject, tmp_path):
+def test_mix_names_gives_each_subject_its_own_output(subject, tmp_path):
     for i in (1, 2):
         for path in subject.inputs:
             (tmp_path / f"{i}_{path.name}").write_bytes(path.read_bytes())
@@ -440,8 +440,8 @@ def test_mixed_names_tell_subjects_apart(subject, tmp_path):
     assert len(list((tmp_path / "mixed").glob("*.trx"))) == 2
 
 
-def test_files_of_subjects_are_paired_in_one_order_whatever_their_names(tmp_path):
-    # As text sub-1/ comes after sub-1-b/, since DIPY 1.12 before it.
+def test_files_of_subjects_are_paired_by_the_order_of_their_folders(tmp_path):
+    # As text, sub-1/ comes after sub-1-b/; DIPY sorts it before since 1.12.
     in_order = ["sub-1", "sub-1-b", "sub-10", "sub-[1]"]
     for name in in_order:
         (tmp_path / name).mkdir()
@@ -476,33 +476,35 @@ def test_a_file_may_have_brackets_in_its_name(subject):
     gm = subject.folder / "g[m].nii.gz"
     gm.write_text("grey matter")
     line = refusal(*inputs, "--act", "--gm_files", gm, "--csf_files", gm, "--force")
-    assert "g[m].nii.gz is no readable NIfTI image" in line
+    assert "g[m].nii.gz cannot be read as a NIfTI image" in line
 
 
-def test_seeds_that_are_no_mask_are_told(subject, messages):
+def test_a_seeding_image_that_is_not_binary_is_a_warning(subject, messages):
     subject.run("--step_size", 1.0)
-    assert "is no mask" not in messages.text
+    assert "is not a binary mask" not in messages.text
     values = 0.25 * subject.mask.astype(np.float32)
     values[10, 10, 5] = 0.5
     save_nifti(subject.seeding, values, subject.phantom.affine)
     subject.run("--step_size", 1.0, "--seed_count", 5)
-    assert "seeds.nii.gz is no mask: it has values from 0 to 0.5. " in messages.text
+    assert "seeds.nii.gz is not a binary mask: its values are from 0 to 0.5. " in (
+        messages.text
+    )
 
 
-def test_nothing_selected_is_told(subject, messages):
+def test_no_selected_streamline_is_a_warning(subject, messages):
     assert len(subject.run("--stopping_thr", 20.0)) == 0
-    # Told twice where DIPY's logger hands on what it is told (1.11).
+    # A set, because the logger of DIPY 1.11 passes messages on to the root logger.
     (warning,) = {r.message for r in messages.records if r.levelno == logging.WARNING}
-    assert warning.startswith("No streamline was selected; look at")
+    assert warning.startswith("No streamline was selected; check")
 
 
-def test_an_image_of_one_tissue_for_act_is_refused_with_what_is_wanted(subject):
+def test_for_act_an_image_of_one_tissue_is_an_error_that_says_what_is_needed(subject):
     line = refusal(*subject.inputs, "--act", "--out_dir", subject.folder)
-    assert "an image with 4 is needed here: of tissues, as MRtrix3's 5ttgen" in line
+    assert "an image with 4 axes is needed: an image of tissues, either a 5TT" in line
     assert "gm_files and csf_files" in line
 
 
-def test_a_folder_stands_for_its_files(subject):
+def test_a_folder_means_all_files_in_it(subject):
     folder = subject.folder / "masks"
     folder.mkdir()
     subject.seeding.rename(folder / "seeds.nii.gz")
@@ -512,7 +514,7 @@ def test_a_folder_stands_for_its_files(subject):
     assert "pam_files is , which matches no file" in refusal("", *inputs[1:])
 
 
-def test_the_word_none_is_no_value(subject):
+def test_the_word_none_means_the_default(subject):
     reference = subject.run()
     words = [
         f"--{name}" for name in ("seed_count", "step_size", "max_angle", "gm_files")
@@ -522,7 +524,7 @@ def test_the_word_none_is_no_value(subject):
     assert "pam_files is None" in refusal("None", *subject.inputs[1:])
 
 
-def test_a_folder_with_the_name_of_a_model_is_none(subject, monkeypatch):
+def test_a_folder_with_the_name_of_a_model_is_ignored(subject, monkeypatch):
     pytest.importorskip("joblib")
     monkeypatch.chdir(subject.folder)
     (subject.folder / "default").mkdir()
@@ -530,7 +532,7 @@ def test_a_folder_with_the_name_of_a_model_is_none(subject, monkeypatch):
     assert len(subject.run("--step_size", 1.0, *joblib)) == subject.n_seeds
 
 
-def test_an_existing_output_is_kept_unless_forced(subject):
+def test_an_existing_output_is_kept_without_force(subject):
     subject.run("--step_size", 1.0)
     out = subject.folder / "out" / "out.trk"
     out.write_bytes(b"precious")
@@ -541,8 +543,8 @@ def test_an_existing_output_is_kept_unless_forced(subject):
     assert out.read_bytes() == b"precious"
 
 
-def test_log_messages_go_where_and_as_far_as_asked(subject, tmp_path, messages):
-    logging.getLogger().handlers.clear()  # pytest's: DIPY would add none
+def test_log_level_and_log_file_are_applied(subject, tmp_path, messages):
+    logging.getLogger().handlers.clear()  # with pytest's handlers DIPY adds none
     subject.run("--step_size", 1.0, "--log_level", "ERROR")
     assert not messages.records
     logging.getLogger().handlers.clear()
@@ -558,7 +560,7 @@ def test_a_diffusion_odf_is_tracked_with_a_warning(subject, messages):
     assert "does not look like a fibre ODF" in messages.text
 
 
-def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
+def test_progress_is_a_bar_on_a_terminal_and_log_messages_elsewhere(
     subject, messages, capsys, monkeypatch
 ):
     subject.run("--step_size", 1.0)
@@ -569,7 +571,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     assert "100%" in capsys.readouterr().err
 
 
-# What goes wrong: (what is done to the files, options, what the line names).
+# Mistakes: (change of the files, options, part of the error).
 def nothing(subject):
     pass
 
@@ -639,7 +641,7 @@ MISTAKES = {
     "no NIfTI": (lambda s: s.stopping.write_text("FA"), (), "fa.nii.gz"),
     "no PAM5": (lambda s: s.pam.write_text("peaks"), (), "peaks.pam5"),
     "no such model": (nothing, ("--model_file", "best"), "best"),
-    "a model file that is none": (nothing, ("--model_file", "fa.nii.gz"), "fa.nii.gz"),
+    "an invalid model file": (nothing, ("--model_file", "fa.nii.gz"), "fa.nii.gz"),
     "no such device": (nothing, ("--device", "cuda:7"), "cuda"),
     "unknown suffix": (nothing, ("--out_tractogram", "lines.nii"), "lines.nii"),
     "unknown basis": (nothing, ("--sh_basis", "mrtrix"), "sh_basis"),
@@ -677,7 +679,7 @@ MISTAKES = {
     ),
     "half precision in a trk": (nothing, ("--float16",), "float16"),
     "every 0th point": (nothing, ("--downsample", 0), "downsample is 0"),
-    "compressed by less than nothing": (nothing, ("--compress", -1), "compress is -1"),
+    "a negative tolerance": (nothing, ("--compress", -1), "compress is -1"),
     "no such engine": (nothing, ("--engine", "slurm"), "engine is slurm"),
     "no processes": (nothing, ("--num_processes", 0), "num_processes is 0"),
     "NaN": (nothing, ("--compress", "nan"), "compress is nan"),
@@ -702,7 +704,7 @@ MISTAKES = {
         "seed_at_interface is",
     ),
     "act with a 3D image": (nothing, ("--act",), "fa.nii.gz"),
-    "tissues that are not there": (
+    "missing tissue maps": (
         nothing,
         ("--act", "--gm_files", "g.nii", "--csf_files", "c.nii"),
         "gm_files is g.nii, which matches no file",
@@ -711,7 +713,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_ends_in_one_line_and_leaves_nothing_behind(
+def test_a_mistake_is_an_error_of_one_line_and_leaves_no_file(
     subject, mistake, monkeypatch
 ):
     change, options, named = MISTAKES[mistake]
@@ -726,7 +728,7 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing_behind(
     assert sorted(p.name for p in subject.folder.rglob("*")) == before
 
 
-def test_a_number_of_coefficients_that_is_no_even_order_is_refused(subject):
+def test_a_number_of_coefficients_of_no_even_order_is_an_error(subject):
     save_nifti(
         subject.folder / "sh.nii.gz",
         subject.fodf[..., :20].astype(np.float32),
@@ -736,7 +738,7 @@ def test_a_number_of_coefficients_that_is_no_even_order_is_refused(subject):
     assert "sh.nii.gz" in line and "20 coefficients" in line
 
 
-def test_the_installed_command_says_its_versions_and_refuses_with_a_status(subject):
+def test_the_installed_command_prints_versions_and_has_an_exit_status(subject):
     program = Path(sys.executable).parent / "dipy_track_rnn"
     version = subprocess.run([program, "--version"], capture_output=True, text=True)
     assert version.returncode == 0
@@ -762,14 +764,14 @@ def test_the_installed_command_says_its_versions_and_refuses_with_a_status(subje
     assert (subject.folder / "out_tractogram.trx").exists()
 
 
-def test_a_picture_lies_beside_the_tractogram(subject):
+def test_a_picture_is_saved_beside_the_tractogram(subject):
     picture = subject.folder / "out" / "out.png"
     picture.parent.mkdir()
-    picture.write_text("an old one")
+    picture.write_text("old")
     subject.run("--save_picture")
     with Image.open(picture) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
-    # The seeds are on the bundle along x, which is drawn red.
+    # The seeds are in the bundle along x, which is drawn in red.
     red = (pixels[..., 0] > 150) & (pixels[..., 1:] < 100).all(axis=2)
     assert red.any()
     with pytest.raises(SystemExit, match=r"out\.png exists already; add --force"):
@@ -782,15 +784,15 @@ def test_a_picture_lies_beside_the_tractogram(subject):
     assert not (subject.folder / "out" / "out.trk").exists()
 
 
-def test_a_picture_without_matplotlib_is_refused_before_tracking(subject, monkeypatch):
-    monkeypatch.setattr(outputs, "find_spec", lambda name: None)
+def test_save_picture_without_matplotlib_is_an_error_at_once(subject, monkeypatch):
+    monkeypatch.setattr("dipy_rnn._checks.find_spec", lambda name: None)
     line = refusal(*subject.inputs, "--out_dir", subject.folder, "--save_picture")
     assert (
         'save_picture needs matplotlib; install it with pip install "dipy_rnn[' in line
     )
 
 
-def test_its_flags_are_those_of_dipy_track_and_the_documented_new_ones():
+def test_its_options_are_those_of_dipy_track_and_documented_new_ones():
     from inspect import signature
 
     from dipy.workflows.tracking import LocalFiberTrackingPAMFlow
@@ -832,7 +834,7 @@ def test_its_flags_are_those_of_dipy_track_and_the_documented_new_ones():
     }
     for name in theirs.keys() & ours.keys() - {"max_angle", "out_tractogram"}:
         assert theirs[name].default == ours[name].default, name
-    # DIPY 1.11 has another.
+    # The default of DIPY 1.11 is another.
     assert ours["out_tractogram"].default == "out_tractogram.trx"
-    # Since 1.12 DIPY writes None for 30 degrees.
+    # Since DIPY 1.12 the default is None, which means 30 degrees.
     assert theirs["max_angle"].default in (None, 30) and ours["max_angle"].default == 30

@@ -19,7 +19,7 @@ from test_commands import Subject, load
 from dipy_rnn import report
 from dipy_rnn.evaluation import comparison
 from dipy_rnn.tracking import dipy_is_at_least
-from dipy_rnn.workflows import cli, compare, outputs
+from dipy_rnn.workflows import cli, compare
 from dipy_rnn.workflows.known_bundles import load_truth, name_bundles
 
 ALL = ("candidate.trx", "metrics.json", "reference.trx", "report.html", "yardstick.trx")
@@ -287,7 +287,7 @@ def test_tractograms_in_the_output_folder_can_be_compared(subject, no_page):
 ERRORS = {
     "method": (["--tracking_method", "ptt"], "method is ptt"),
     "random seed": (["--random_seed", 0], "random_seed is 0; 1 or more"),
-    "suffix": (["--out_reference", "x.vtk"], "out_reference is x.vtk; a name that"),
+    "suffix": (["--out_reference", "x.vtk"], "out_reference is x.vtk; it must"),
     "no bundles": (["--bundle_files", "no/*.trk"], "which matches no file"),
     "radius": (["--bundle_radius", -1], "bundle_radius is -1"),
     "no number": (["--bundle_radius", "nan"], "bundle_radius is nan"),
@@ -313,7 +313,7 @@ def test_an_invalid_option_is_refused_before_anything_is_written(subject, name):
 
 
 def test_without_the_packages_for_the_page_nothing_is_tracked(subject, monkeypatch):
-    monkeypatch.setattr(outputs, "find_spec", lambda name: None)
+    monkeypatch.setattr("dipy_rnn._checks.find_spec", lambda name: None)
     monkeypatch.setattr(compare, "_track", None)
     line = refusal(*subject.inputs, "--out_dir", subject.folder / "out")
     assert "The report needs jinja2, matplotlib, plotly; install it with" in line
@@ -339,7 +339,7 @@ def test_a_broken_tractogram_is_refused(subject):
     broken = subject.folder / "broken.trk"
     broken.write_bytes(b"TRACK" + bytes(100))
     line = refusal(broken, broken, subject.stopping, "--out_dir", subject.folder)
-    assert "broken.trk is no readable tractogram" in line
+    assert "broken.trk cannot be read as a tractogram" in line
 
 
 def test_every_option_is_documented():

@@ -1,21 +1,22 @@
-"""dipy_check_gradients_rnn on real files."""
+"""dipy_check_gradients_rnn on files of a phantom."""
 
 import csv
-from inspect import signature
+from inspect import getdoc, signature
 import re
 import sys
 
 from dipy.io.image import save_nifti
 from dipy.reconst.shm import convert_sh_descoteaux_tournier
+from dipy.workflows.docstring_parser import NumpyDocString
 import numpy as np
 import pytest
 from test_commands import write_pam
 from worlds import OBLIQUE_ROTATION, affine_of
 
 from dipy_rnn import interpolate, spaces
-from dipy_rnn.gradients import AXIS_CASES
+from dipy_rnn.gradient_check import AXIS_CASES
 from dipy_rnn.phantom import random_phantom
-from dipy_rnn.workflows import cli, gradients
+from dipy_rnn.workflows import cli, gradients, track
 
 QUICK = ("--step_size", 1.0, "--nbr_threads", 1, "--seed_count", 200)
 
@@ -26,7 +27,7 @@ def command(*arguments):
 
 
 def refusal(*arguments):
-    """Return the one line with which the command refuses."""
+    """Return the one-line error of the command."""
     with pytest.raises(SystemExit) as caught:
         command(*arguments)
     line = caught.value.code
@@ -42,14 +43,14 @@ def rows_of(path):
 
 
 def mirrored_y(fodf):
-    """Negate the coefficients of DIPY's default basis that are odd in y."""
+    """Negate the coefficients, in DIPY's default basis, of functions odd in y."""
     order = interpolate.sh_order(fodf.shape[3])
     is_odd = [m > 0 for n in range(0, order + 1, 2) for m in range(-n, n + 1)]
     return fodf * np.where(is_odd, -1, 1)
 
 
 def write_subject(folder, affine=None, change=None):
-    """Write the three files of a phantom and return their paths, and the phantom."""
+    """Write the three files of a phantom; return paths, phantom and fODF."""
     folder.mkdir(exist_ok=True)
     phantom = random_phantom(3, shape=(20, 20, 20))
     if affine is not None:
@@ -63,7 +64,7 @@ def write_subject(folder, affine=None, change=None):
     return paths, phantom, fodf
 
 
-def test_right_gradients_are_told_and_the_table_is_saved(tmp_path, messages):
+def test_correct_gradients_are_recognised_and_the_table_is_saved(tmp_path, messages):
     paths, *_ = write_subject(tmp_path)
     command(*paths, *QUICK, "--out_dir", tmp_path / "out")
     rows = rows_of(tmp_path / "out" / "gradients.csv")
@@ -77,7 +78,7 @@ def test_right_gradients_are_told_and_the_table_is_saved(tmp_path, messages):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["gradients.csv"]
 
 
-def test_seeds_come_from_a_list_too(tmp_path, messages):
+def test_seeds_are_read_from_a_list(tmp_path, messages):
     paths, phantom, _ = write_subject(tmp_path)
     seeds_mm = np.concatenate([line[::5] for line in phantom.streamlines(20)[0]])[:99]
     paths[2] = tmp_path / "seeds.txt"
@@ -87,10 +88,10 @@ def test_seeds_come_from_a_list_too(tmp_path, messages):
     assert rows_of(tmp_path / "out" / "gradients.csv")[0]["case"] == "x y z"
     np.savetxt(paths[2], seeds_mm[:29])
     line = refusal(*paths, *QUICK, "--out_dir", tmp_path)
-    assert "seeds.txt holds 29 seeds; 30 or more" in line
+    assert "seeds.txt contains 29 seeds; 30 or more" in line
 
 
-def test_a_flipped_axis_is_told_and_is_no_error(tmp_path, messages):
+def test_a_flipped_axis_is_a_message_and_not_an_error(tmp_path, messages):
     paths, *_ = write_subject(tmp_path, change=mirrored_y)
     command(*paths, *QUICK, "--out_dir", tmp_path, "--out_table", "mine.csv")
     text = messages.text
@@ -99,7 +100,7 @@ def test_a_flipped_axis_is_told_and_is_no_error(tmp_path, messages):
     assert rows_of(tmp_path / "mine.csv")[0]["case"] == "x -y z"
 
 
-def test_harmonics_of_mrtrix_along_scanner_axes_give_the_same(tmp_path):
+def test_mrtrix_coefficients_in_scanner_axes_give_the_same_table(tmp_path):
     affine = affine_of((2.0, 2.0, 2.0), OBLIQUE_ROTATION)
     affine[:3, 3] = -affine[:3, :3] @ np.full(3, 9.5)
     paths, _, fodf = write_subject(tmp_path, affine)
@@ -126,7 +127,7 @@ def test_harmonics_of_mrtrix_along_scanner_axes_give_the_same(tmp_path):
         assert lengths_mm[0] == pytest.approx(lengths_mm[1], rel=0.02)
 
 
-def test_many_subjects_have_tables_of_their_own(tmp_path):
+def test_each_subject_has_its_own_table(tmp_path):
     for name in ("sub-1", "sub-2"):
         paths, *_ = write_subject(tmp_path / name)
     inputs = [tmp_path / "sub-*" / path.name for path in paths]
@@ -137,7 +138,7 @@ def test_many_subjects_have_tables_of_their_own(tmp_path):
     assert rows_of(tables[0]) == rows_of(tables[1])
 
 
-def test_an_existing_table_is_kept_unless_forced(tmp_path):
+def test_an_existing_table_is_kept_without_force(tmp_path):
     paths, *_ = write_subject(tmp_path)
     table = tmp_path / "gradients.csv"
     table.write_text("precious")
@@ -155,19 +156,32 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_ends_in_one_line_before_anything_is_tracked(tmp_path, mistake):
+def test_a_mistake_is_an_error_of_one_line_before_tracking(tmp_path, mistake):
     options, named = MISTAKES[mistake]
     paths, *_ = write_subject(tmp_path / "in")
     assert named in refusal(*paths, *options, "--out_dir", tmp_path / "out")
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_a_model_of_other_features_is_refused(tmp_path, follower):
+def test_a_model_of_other_features_is_an_error(tmp_path, follower):
     paths, phantom, fodf = write_subject(tmp_path)
     field = tmp_path / "field.nii.gz"
     save_nifti(field, fodf[..., :3].astype(np.float32), phantom.affine)
     inputs = (field, *paths[1:], "--model_file", follower, "--out_dir", tmp_path)
     assert "field.nii.gz is of kind 'raw'" in refusal(*inputs)
+
+
+def test_shared_options_have_the_help_text_of_dipy_track_rnn():
+    def texts(flow):
+        parameters = NumpyDocString(getdoc(flow.run))["Parameters"]
+        return {name: " ".join(lines) for name, _, lines in parameters}
+
+    ours = texts(gradients.RNNGradientCheckFlow)
+    theirs = texts(track.RNNTrackingFlow)
+    differ = {
+        name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]
+    }
+    assert differ == {"seeding_files", "seed_count", "nbr_threads", "random_seed"}
 
 
 def test_every_option_is_documented():

@@ -1,4 +1,4 @@
-"""Where the commands seed: counted by hand in masks of a few voxels."""
+"""Seeds in masks of a few voxels, with counts found by hand."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -8,13 +8,12 @@ import numpy.testing as npt
 import pytest
 from worlds import affine_of
 
-from dipy_rnn.anatomy import Tissues
-from dipy_rnn.workflows import seeding
-from dipy_rnn.workflows.inputs import load_points
-from dipy_rnn.workflows.seeding import Seeding
-from dipy_rnn.workflows.track import between
+from dipy_rnn import seeding
+from dipy_rnn.io import load_points
+from dipy_rnn.seeding import Seeding, slice_batches
+from dipy_rnn.tissues import Tissues
 
-# 2 x 3 x 5 mm: a voxel has 30 cubic millimetres.
+# Voxels of 2 x 3 x 5 mm, or 30 mm3.
 AFFINE = affine_of((2.0, 3.0, 5.0))
 
 
@@ -46,20 +45,20 @@ def voxels(seeds):
         ({"seeds_per_mm3": 0.1}, 21),  # 7 voxels of 30 mm3
     ],
 )
-def test_each_way_of_seeding_places_as_many_as_it_says(options, n_seeds):
+def test_each_option_places_its_number_of_seeds(options, n_seeds):
     mask = mask_of(7)
     (seeds,) = place(mask, **options)
     assert seeds.shape == (n_seeds, 3)
     assert mask[tuple(voxels(seeds).T)].all()
 
 
-def test_seeds_in_each_voxel_are_as_many_in_each():
+def test_seeds_per_voxel_are_the_same_number_in_each():
     (seeds,) = place(mask_of(7), seeds_per_voxel=3)
     _, counts = np.unique(voxels(seeds), axis=0, return_counts=True)
     assert counts.tolist() == [3] * 7
 
 
-def test_random_seeds_depend_on_the_random_seed_alone():
+def test_random_seeds_depend_only_on_random_seed():
     def seeds(random_seed):
         return place(mask_of(7), seed_count=20, random_seed=random_seed)[0]
 
@@ -68,7 +67,7 @@ def test_random_seeds_depend_on_the_random_seed_alone():
     assert not np.array_equal(seeds(0), seeds(0))
 
 
-def test_until_enough_are_selected_seeds_come_in_batches_without_repeats():
+def test_with_select_no_seed_is_repeated_between_batches():
     batches = place(mask_of(7), select=1, seed_count=25_000)
     assert [len(batch) for batch in batches] == [10_000, 10_000, 5_000]
     seeds = np.concatenate(batches)
@@ -79,21 +78,21 @@ def test_until_enough_are_selected_seeds_come_in_batches_without_repeats():
     ("options", "sizes"),
     [
         ({"seed_count": 45}, [20, 20, 5]),
-        ({"seeds_per_voxel": 5}, [14, 14, 7]),  # twice, twice and once in 7 voxels
+        ({"seeds_per_voxel": 5}, [14, 14, 7]),  # 2, 2 and 1 in each of 7 voxels
     ],
 )
-def test_many_seeds_come_in_batches_without_repeats(monkeypatch, options, sizes):
-    monkeypatch.setattr(seeding, "_DRAW", 20)
+def test_no_seed_is_repeated_between_batches(monkeypatch, options, sizes):
+    monkeypatch.setattr(seeding, "_BATCH_SIZE", 20)
     batches = place(mask_of(7), **options)
     assert [len(batch) for batch in batches] == sizes
     assert len(np.unique(np.concatenate(batches), axis=0)) == sum(sizes)
 
 
 @pytest.mark.parametrize("seed_at_interface", [False, True])
-def test_with_random_seed_0_seeds_vary_and_still_none_comes_twice(
+def test_with_random_seed_0_seeds_vary_and_none_is_repeated(
     monkeypatch, seed_at_interface
 ):
-    monkeypatch.setattr(seeding, "_DRAW_TO_SELECT", 20)
+    monkeypatch.setattr(seeding, "_BATCH_SIZE_SELECT", 20)
     wm = np.zeros((8, 8, 8))
     wm[:4] = 1
     tissues = Tissues(wm, 1 - wm, 0 * wm)
@@ -103,7 +102,7 @@ def test_with_random_seed_0_seeds_vary_and_still_none_comes_twice(
     assert len(np.unique(np.concatenate([one, two]), axis=0)) == 100
 
 
-def test_with_random_seed_0_processes_that_share_the_seeds_place_the_same():
+def test_with_random_seed_0_a_copy_for_another_process_gives_the_same_seeds():
     here = Seeding(seeds_per_voxel=3, random_seed=0)
     there = deepcopy(here)
     one, two = (
@@ -113,36 +112,36 @@ def test_with_random_seed_0_processes_that_share_the_seeds_place_the_same():
     npt.assert_array_equal(one, two)
 
 
-def test_parts_of_batches_are_the_whole():
+def test_slices_of_batches_make_up_the_whole():
     batches = [np.arange(n)[:, None] + i for n, i in ((4, 0), (3, 4), (5, 7))]
     parts = [
-        [int(x) for batch in between(batches, begin, end) for x in batch[:, 0]]
+        [int(x) for batch in slice_batches(batches, begin, end) for x in batch[:, 0]]
         for begin, end in ((0, 5), (5, 5), (5, 12))
     ]
     assert parts == [[0, 1, 2, 3, 4], [], [5, 6, 7, 8, 9, 10, 11]]
 
 
-def test_more_seeds_than_anyone_wants_are_refused():
+def test_too_many_seeds_are_an_error():
     with pytest.raises(ValueError, match="there would be 7000000000 seeds"):
         place(mask_of(7), seed_density=1000)
 
 
-def test_without_a_number_a_hundred_seeds_for_each_streamline_are_allowed():
+def test_select_allows_100_seeds_per_streamline_by_default():
     assert sum(map(len, place(mask_of(7), select=30))) == 3000
     assert sum(map(len, place(mask_of(7), select=30, seeds_per_voxel=2))) == 14
 
 
-def test_a_list_of_seeds_is_taken_as_it_is():
+def test_a_list_of_seeds_is_used_unchanged():
     points = np.array([[1.0, 2, 3], [4, 5, 6]])
     (seeds,) = place(points)
     npt.assert_array_equal(seeds, points)
-    with pytest.raises(ValueError, match="is a list of seeds, and seed_count"):
+    with pytest.raises(ValueError, match="is a list of seeds, but seed_count"):
         place(points, seed_count=3)
 
 
-def test_seeds_on_the_interface_are_where_grey_meets_white():
+def test_seeds_on_the_interface_are_between_grey_and_white_matter():
     wm = np.zeros((8, 8, 8))
-    wm[:4] = 1  # up to x = 3; the border between shares is at 3.5
+    wm[:4] = 1  # the interface is at x = 3.5
     tissues = Tissues(wm, 1 - wm, 0 * wm)
     mask = np.zeros(wm.shape)
     mask[:, 2:6, 2:6] = 1
@@ -164,11 +163,14 @@ def test_seeds_on_the_interface_are_where_grey_meets_white():
         ({"random_seed": -1}, "random_seed is -1"),
         ({"seed_count": 3, "seeds_per_voxel": 1}, "seed_count and seeds_per_voxel"),
         ({"seed_at_interface": True}, "seed_at_interface needs"),
-        ({"seed_at_interface": True, "seeds_per_voxel": 1}, "seed_at_interface goes"),
+        (
+            {"seed_at_interface": True, "seeds_per_voxel": 1},
+            "seed_at_interface is given with",
+        ),
         ({"select": 3, "seed_density": 2}, "select draws"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options, named):
+def test_contradictory_or_invalid_options_are_an_error(options, named):
     with pytest.raises(ValueError, match=named):
         Seeding(**options)
 
@@ -179,10 +181,10 @@ def test_options_that_make_no_sense_are_refused(options, named):
         (mask_of(0), {}, "empty seed mask"),
         (-mask_of(3), {}, "empty seed mask"),
         (mask_of(3) * np.nan, {}, "NaN or infinity"),
-        (mask_of(1), {"seeds_per_mm3": 0.001}, "makes no seed"),
+        (mask_of(1), {"seeds_per_mm3": 0.001}, "gives no seed"),
     ],
 )
-def test_masks_without_a_place_for_a_seed_are_refused(mask, options, named):
+def test_masks_without_a_seed_are_an_error(mask, options, named):
     with pytest.raises(ValueError, match=named):
         place(mask, **options)
 
@@ -195,13 +197,13 @@ def test_masks_without_a_place_for_a_seed_are_refused(mask, options, named):
         ("seeds.tsv", "1\t2\t3\n4\t5.5\t6\n"),
     ],
 )
-def test_lists_of_seeds_are_read(tmp_path, name, text):
+def test_lists_of_seeds_are_read_from_text(tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text)
     npt.assert_array_equal(load_points(path), [[1, 2, 3], [4, 5.5, 6]])
 
 
-def test_an_array_of_seeds_is_read(tmp_path):
+def test_a_list_of_seeds_is_read_from_an_array(tmp_path):
     path = tmp_path / "seeds.npy"
     np.save(path, np.arange(6, dtype=np.float32).reshape(2, 3))
     npt.assert_array_equal(load_points(path), [[0, 1, 2], [3, 4, 5]])
@@ -221,7 +223,7 @@ def test_an_array_of_seeds_is_read(tmp_path):
         ("seeds.npy", b""),
     ],
 )
-def test_lists_that_are_none_are_refused(tmp_path, name, content):
+def test_invalid_lists_of_seeds_are_an_error(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ValueError, match=name) as caught:
@@ -232,5 +234,5 @@ def test_lists_that_are_none_are_refused(tmp_path, name, content):
 def test_pickled_seeds_are_never_read(tmp_path):
     path = tmp_path / "seeds.npy"
     np.save(path, np.array([print, {}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"seeds\.npy is no readable list"):
+    with pytest.raises(ValueError, match=r"seeds\.npy cannot be read as a list"):
         load_points(path)

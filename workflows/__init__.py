@@ -1,8 +1,8 @@
-"""The commands: shells around the library, which never imports them."""
+"""The commands. The library never imports them."""
 
 import os
 
-# By default the threads of OpenMP spin while they wait. Where other programs want the
-# cores too, as on a cluster, that costs many times the work itself. It is read when
-# the first library with OpenMP is loaded, so before the commands import any.
+# By default OpenMP threads use the processor while they wait. If other programs use the
+# same cores, as on a cluster, that can take many times longer than the work itself.
+# OpenMP reads this variable when it is loaded, so it is set before any other import.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

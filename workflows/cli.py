@@ -13,13 +13,13 @@ import warnings
 from dipy.workflows.flow_runner import run_flow
 from dipy.workflows.workflow import Workflow
 
+from dipy_rnn.io import one_line
 from dipy_rnn.workflows.compare import RNNComparisonFlow
 from dipy_rnn.workflows.gradients import RNNGradientCheckFlow
-from dipy_rnn.workflows.inputs import one_line
 from dipy_rnn.workflows.track import RNNTrackingFlow
 from dipy_rnn.workflows.train import RNNTrainingFlow
 
-logger = logging.getLogger("dipy")  # whose messages DIPY shows and files
+logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
 
 def track() -> None:
@@ -43,7 +43,7 @@ def check_gradients() -> None:
 
 
 def _run(command: str, flow: Workflow) -> None:
-    """Run a flow: an error is one line and a non-zero exit, a warning one line."""
+    """Run a workflow; report an error in one line, with exit status 1."""
     versions = ", ".join(
         f"{name} {metadata.version(name.lower())}"
         for name in ("dipy_rnn", "DIPY", "torch")
@@ -55,27 +55,27 @@ def _run(command: str, flow: Workflow) -> None:
 
     extra_args = {
         "version": {"action": "version", "version": f"{command}: {versions}"},
-        # DIPY takes the level and does nothing with it.
+        # DIPY parses its own --log_level but does not apply it.
         "log_level": {
             "default": "INFO",
             "choices": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
             "type": level,
-            "help": "Least important log messages to show. (default: INFO)",
+            "help": "Lowest level of the log messages to show. (default: INFO)",
         },
     }
 
     run = flow.run
 
-    @wraps(run)  # DIPY reads its signature and its documentation
-    def run_with_what_is_given(**arguments: Any) -> None:
-        run(**_given(arguments, inspect.signature(run)))
+    @wraps(run)  # DIPY reads the signature and the docstring of flow.run
+    def run_with_given(**arguments: Any) -> None:
+        run(**_without_none(arguments, inspect.signature(run)))
 
-    flow.run = run_with_what_is_given
+    flow.run = run_with_given
 
-    def end(number: int, frame: FrameType | None) -> NoReturn:
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt("terminated")
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default", UserWarning)
@@ -87,20 +87,22 @@ def _run(command: str, flow: Workflow) -> None:
         sys.exit(f"{command}: error: {one_line(error)}")
     except Exception as error:
         sys.exit(
-            f"{command}: error: {type(error).__name__}: {one_line(error)} (this "
-            "should have been caught earlier; please report it)"
+            f"{command}: error: {type(error).__name__}: {one_line(error)} (this is a "
+            "bug in dipy_rnn; please report it)"
         )
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _given(arguments: dict[str, Any], signature: inspect.Signature) -> dict[str, Any]:
-    """Leave out options that are None, which DIPY makes of the word None."""
+def _without_none(
+    arguments: dict[str, Any], signature: inspect.Signature
+) -> dict[str, Any]:
+    """Remove arguments that are None: DIPY replaces the word None by it."""
     for name, value in arguments.items():
         parameter = signature.parameters[name]
         if value is None and parameter.default is parameter.empty:
             raise ValueError(
-                f"{name} is None, which means that nothing is given; a file of that "
-                "name is ./None."
+                f"{name} is None, which means that it is not given; write ./None for a "
+                "file of that name."
             )
     return {name: value for name, value in arguments.items() if value is not None}

@@ -1,260 +1,286 @@
-"""Many subjects: the engines that work on them, and the table of how it went."""
+"""Tracking the subjects of ``dipy_track_rnn``, and the table of the results."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from functools import cache, partial
-from itertools import islice
-import os
-import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dipy_rnn import io
+from dipy_rnn._atomic import atomic_write
+from dipy_rnn.parallel import run_jobs
+from dipy_rnn.seeding import slice_batches
+from dipy_rnn.selection import TrackingCounts, track_selected
+from dipy_rnn.workflows.inputs import match_files
 
 if TYPE_CHECKING:
-    from dipy_rnn.stopping import StopReason
+    from collections.abc import Mapping
 
-_Job = TypeVar("_Job")
-_Result = TypeVar("_Result")
+    from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
+    from dipy_rnn.stopping import StoppingCriterion
+    from dipy_rnn.workflows.track_options import TrackingOptions
 
-ENGINES = ("serial", "joblib", "ray")
+#: Columns of the table.
+COLUMNS = (
+    *("fodf", "tractogram", "status", "seeds", "streamlines", "mean_length_mm"),
+    *("seconds", "error"),
+)
 
-# An engine is given so many jobs for each process at a time: their outcomes come when
-# the last is done, and if a process dies they are all done again.
-_JOBS_PER_PROCESS = 4
 
-_LOOK_FOR_PARENT_S = 0.5
+@dataclass(frozen=True)
+class Subject:
+    """The files of a subject, or of one part of its seeds.
+
+    Parameters
+    ----------
+    fodf, stopping, seeding : Path
+        Input files: the fODF, the stopping image, and the seeding mask or list.
+    tractogram : Path
+        Output file.
+    gm, csf : Path, optional
+        Tissue maps.
+    part, n_parts : int, optional
+        Index of the part, and number of parts.
+    """
+
+    fodf: Path
+    stopping: Path
+    seeding: Path
+    tractogram: Path
+    gm: Path | None = None
+    csf: Path | None = None
+    part: int = 0
+    n_parts: int = 1
+
+    def absolute(self) -> Subject:
+        """Return the subject with absolute paths, for workers in other folders."""
+        names = ("fodf", "stopping", "seeding", "tractogram", "gm", "csf")
+        paths = {name: getattr(self, name) for name in names}
+        return replace(self, **{k: p.absolute() for k, p in paths.items() if p})
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a subject: a row of the table, and what the log says.
+    """The result for one subject.
 
     Parameters
     ----------
-    fodf, tractogram : str
-        Paths.
+    subject : Subject
     status : str
-        ``"tracked"``, ``"skipped"`` as its tractogram was there, or ``"failed"``.
-    seeds, streamlines : int
-    mean_length_mm : float
-    seconds : float
-    error : str
-        Why it failed, in one line.
-    ends : collections.Counter of tuple of 2 dipy_rnn.stopping.StopReason
-        How many streamlines, written or not, stopped for which two reasons (forward,
-        backward); not in the table.
-
-    Examples
-    --------
-    >>> Outcome("csd.pam5", "lines.trx", "skipped").streamlines
-    0
+        ``"tracked"``, ``"skipped"`` (the tractogram existed) or ``"failed"``.
+    counts : dipy_rnn.selection.TrackingCounts, optional
+        Given if the subject was tracked.
+    seconds : float, optional
+        Time of tracking; the sum over all parts.
+    error : Exception, optional
+        Why it failed.
     """
 
-    fodf: str
-    tractogram: str
+    subject: Subject
     status: str
-    seeds: int = 0
-    streamlines: int = 0
-    mean_length_mm: float = 0.0
+    counts: TrackingCounts | None = None
     seconds: float = 0.0
-    error: str = ""
-    ends: Counter[tuple[StopReason, StopReason]] = field(default_factory=Counter)
+    error: Exception | None = None
 
     def row(self) -> dict[str, str | int]:
-        """Return the values of its row, by column."""
-        values: dict[str, str | int] = {name: getattr(self, name) for name in COLUMNS}
-        values["mean_length_mm"] = f"{self.mean_length_mm:.2f}"
-        values["seconds"] = f"{self.seconds:.1f}"
-        if self.status == "skipped":  # not counted
-            values |= dict.fromkeys(("seeds", "streamlines", "mean_length_mm"), "")
-        return values
+        """Return the row of the table, by ``COLUMNS``."""
+        row: dict[str, str | int] = {
+            "fodf": str(self.subject.fodf),
+            "tractogram": str(self.subject.tractogram),
+            "status": self.status,
+            "seconds": f"{self.seconds:.1f}",
+            "error": io.one_line(self.error) if self.error else "",
+        }
+        counts = TrackingCounts(0.0) if self.status == "failed" else self.counts
+        if counts is not None:  # the streamlines of a skipped subject are not counted
+            row["seeds"], row["streamlines"] = counts.seeds, counts.streamlines
+            row["mean_length_mm"] = f"{counts.mean_length_mm:.2f}"
+        return row
 
 
-COLUMNS = tuple(each.name for each in fields(Outcome) if each.name != "ends")
+def find_subjects(
+    paths: Iterable[Sequence[str | Path]], options: TrackingOptions
+) -> list[Subject]:
+    """Collect the files of each subject from DIPY's iterator over files."""
+    subjects = [
+        Subject(Path(fodf), Path(stopping), Path(seeding), Path(tractogram))
+        for fodf, stopping, seeding, tractogram in paths
+    ]
+    if options.gm_files:
+        gm = match_files(options.gm_files, len(subjects), "gm_files")
+        csf = match_files(options.csf_files, len(subjects), "csf_files")
+        subjects = [
+            replace(subject, gm=gm[i], csf=csf[i]) for i, subject in enumerate(subjects)
+        ]
+    if options.is_local:
+        return subjects
+    return [subject.absolute() for subject in subjects]
 
 
-def joined(outcomes: Sequence[Outcome]) -> Outcome:
-    """Join the outcomes of the parts of one subject.
-
-    Parameters
-    ----------
-    outcomes : sequence of Outcome
-        All tracked.
-
-    Returns
-    -------
-    outcome : Outcome
-        Its seconds are those of all parts together.
-
-    Examples
-    --------
-    >>> one = Outcome("csd.pam5", "lines.trx", "tracked", 2, 1, 10.0)
-    >>> other = Outcome("csd.pam5", "lines.trx", "tracked", 4, 3, 2.0)
-    >>> joined([one, other]).mean_length_mm
-    4.0
-    """
-    n = sum(outcome.streamlines for outcome in outcomes)
-    length = sum(outcome.streamlines * outcome.mean_length_mm for outcome in outcomes)
-    return Outcome(
-        outcomes[0].fodf,
-        outcomes[0].tractogram,
-        outcomes[0].status,
-        seeds=sum(outcome.seeds for outcome in outcomes),
-        streamlines=n,
-        mean_length_mm=length / max(n, 1),
-        seconds=sum(outcome.seconds for outcome in outcomes),
-        ends=sum((outcome.ends for outcome in outcomes), Counter()),
-    )
-
-
-def work_on(
-    jobs: Sequence[_Job],
-    function: Callable[[_Job], _Result],
-    *,
-    engine: str = "serial",
-    num_processes: int = 1,
-    scheduler: str = "",
-) -> Iterator[tuple[_Job, _Result | Exception]]:
-    """Call a function for each job, with an engine.
-
-    Parameters
-    ----------
-    jobs : sequence
-    function : callable
-        Of a job. Both, and what it returns, are pickled, but for ``"serial"``.
-    engine : str, optional
-        Of :func:`dipy.utils.parallel.paramap`: one of ``ENGINES``.
-    num_processes : int, optional
-        For joblib and ray.
-    scheduler : str, optional
-        Address of a running dask scheduler, whose workers are used then.
+def track_subjects(
+    subjects: Sequence[Subject], options: TrackingOptions
+) -> Iterator[Outcome]:
+    """Track subjects with the engine or the scheduler, and save their tractograms.
 
     Yields
     ------
-    job : object
-    outcome : object
-        What the function returned, or the exception that it raised. A process that
-        dies makes a RuntimeError for the job that it dies of, and for no other.
+    outcome : Outcome
+        In the order in which subjects are finished.
+    """
+    if options.nbr_parts == 1:
+        for subject, outcome in _run(subjects, options):
+            if isinstance(outcome, Exception):
+                outcome = Outcome(subject, "failed", error=outcome)
+            yield outcome
+        return
+    for subject in subjects:
+        try:
+            outcome = _track_in_parts(subject, options)
+        except Exception as error:
+            outcome = Outcome(subject, "failed", error=error)
+        yield outcome
+
+
+def _run(
+    subjects: Sequence[Subject], options: TrackingOptions
+) -> Iterator[tuple[Subject, Outcome | Exception]]:
+    return run_jobs(
+        subjects,
+        partial(track_subject, options),
+        engine=options.engine,
+        num_processes=options.num_processes,
+        scheduler=options.scheduler,
+    )
+
+
+def _track_in_parts(subject: Subject, options: TrackingOptions) -> Outcome:
+    """Track the parts of a subject at the same time, and join them in one file."""
+    n = options.nbr_parts
+    image, affine = io.load_volume(subject.stopping, options.n_stopping_axes)
+    counts, seconds = TrackingCounts(options.step_size), 0.0
+    with atomic_write(subject.tractogram) as path:
+        folder = path.parent / "parts"
+        folder.mkdir()
+        parts = [
+            replace(subject, tractogram=folder / f"{i}.trx", part=i, n_parts=n)
+            for i in range(n)
+        ]
+        for _, outcome in _run(parts, options.for_parts()):
+            if isinstance(outcome, Exception):
+                raise outcome
+            counts += outcome.counts or TrackingCounts(options.step_size)
+            seconds += outcome.seconds
+        lines = chain.from_iterable(
+            io.read_tractogram(part.tractogram) for part in parts
+        )
+        _write(path, lines, image, affine, options)
+    if options.save_picture:
+        _save_picture(subject.tractogram, counts.streamlines, image, affine)
+    return Outcome(subject, "tracked", counts, seconds)
+
+
+def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
+    """Track one subject, or one part of its seeds, and save the tractogram.
 
     Raises
     ------
-    ValueError
-        If no scheduler answers.
+    ValueError, OSError
+        If a file cannot be read, or the tractogram cannot be written.
     """
-    if scheduler:
-        yield from _on_dask(jobs, function, scheduler)
-        return
-    from dipy.utils.parallel import paramap
+    from dipy_rnn.model_file import load_model
+    from dipy_rnn.spaces import voxel_sizes
+    from dipy_rnn.tissues import make_criterion
 
-    if engine == "ray":
-        _start_ray(num_processes)
-    # Ray wants a function of a module, and no partial one.
-    with_engine = partial(
-        paramap,
-        _call,
-        func_args=[function, os.getpid() if engine == "joblib" else None],
-        engine=engine,
-        clean_spill=False,  # DIPY removes its folder twice; ray was started above
+    start = time.monotonic()
+    model = load_model(options.model_file, device=options.device)
+    features, image, seeding, affine = io.load_subject(
+        subject.fodf,
+        subject.stopping,
+        subject.seeding,
+        model.metadata.kind,
+        (options.sh_basis, options.sh_frame),
+        n_stopping_axes=options.n_stopping_axes,
     )
-    due = iter(jobs)
-    size = 1 if engine == "serial" else _JOBS_PER_PROCESS * num_processes
-    try:
-        while batch := list(islice(due, size)):
-            try:
-                outcomes = with_engine(batch, n_jobs=num_processes)
-            except Exception:  # a process died, and with it what the others returned
-                outcomes = [_alone(with_engine, job) for job in batch]
-            yield from zip(batch, outcomes)
-    finally:
-        if engine == "ray":
-            _stop_ray()
-
-
-def _call(
-    job: _Job, function: Callable[[_Job], _Result], parent: int | None
-) -> _Result | Exception:
-    """Call a function of a job; `parent` is the process to live no longer than."""
-    if parent not in (None, os.getpid()) and os.name == "posix":
-        _end_with(parent)
-    try:
-        return function(job)
-    except Exception as error:
-        return error
-
-
-def _alone(
-    with_engine: Callable[..., list[_Result | Exception]], job: _Job
-) -> _Result | Exception:
-    try:
-        # joblib starts a process even for one job if there could be two.
-        return with_engine([job], n_jobs=2)[0]
-    except Exception as error:
-        return _died(error)
-
-
-def _died(error: BaseException) -> RuntimeError:
-    lines = str(error).strip().splitlines()
-    return RuntimeError(
-        f"its process died ({type(error).__name__}{': ' if lines else ''}"
-        f"{''.join(lines[:1])}); was there enough memory?"
-    )
-
-
-@cache  # once in each process
-def _end_with(parent: int) -> None:
-    """End this process when its parent was killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_LOOK_FOR_PARENT_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _start_ray(num_processes: int) -> None:
-    """Start ray before paramap does, which would take every core."""
-    import logging
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine
-    import ray
-
-    if not ray.is_initialized():
-        ray.init(
-            num_cpus=num_processes,
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
+    tissues = None
+    criterion: StoppingCriterion
+    if options.is_constrained:
+        tissues = io.load_tissues(
+            subject.stopping, image, affine, subject.gm, subject.csf
         )
+        if options.act:
+            criterion = tissues.act_criterion()
+        else:
+            criterion = tissues.cmc_criterion(options.step_size, voxel_sizes(affine))
+    else:
+        criterion = make_criterion(image, options.use_binary_mask, options.stopping_thr)
+    n_seeds, batches = options.seeding.place(seeding, affine, subject.seeding, tissues)
+    begin = n_seeds * subject.part // subject.n_parts
+    end = n_seeds * (subject.part + 1) // subject.n_parts
+
+    counts = TrackingCounts(options.step_size)
+    streamlines = track_selected(
+        slice_batches(batches, begin, end),
+        criterion,
+        affine,
+        counts,
+        min_len=options.minlen,
+        max_len=options.maxlen,
+        step_size=options.step_size,
+        only_valid_ends=options.is_constrained and not options.keep_rejected,
+        select=options.seeding.select,
+        progress_of=end - begin if options.is_local else 0,
+        features=features,
+        model=model,
+        max_angle=options.max_angle,
+        nbr_threads=options.nbr_threads,
+        random_seed=options.seeding.random_seed,
+        seed_buffer_fraction=options.seed_buffer_fraction,
+        batch_size=options.batch_size,
+    )
+    with closing(streamlines):
+        lines = (
+            (line.points_mm.astype(np.float32), options.values_of(line))
+            for line in streamlines
+        )
+        _write(subject.tractogram, lines, image, affine, options)
+    if options.save_picture:
+        _save_picture(subject.tractogram, counts.streamlines, image, affine)
+    return Outcome(subject, "tracked", counts, time.monotonic() - start)
 
 
-def _stop_ray() -> None:
-    import ray
+def _write(
+    path: Path,
+    lines: Iterable[tuple[AnyArray, Mapping[str, ArrayLike]]],
+    image: AnyArray,
+    affine: FloatArray,
+    options: TrackingOptions,
+) -> None:
+    io.write_tractogram(
+        path,
+        io.downsample(lines, every=options.downsample, tolerance_mm=options.compress),
+        affine,
+        image.shape[:3],
+        data_types=options.data_types,
+        dtype=options.dtype,
+    )
 
-    ray.shutdown()
 
+def _save_picture(
+    path: Path, n_streamlines: int, image: AnyArray, affine: FloatArray
+) -> None:
+    """Draw some streamlines of a tractogram file over the stopping image."""
+    from dipy_rnn.pictures import N_DRAWN, save_picture
 
-def _on_dask(
-    jobs: Sequence[_Job], function: Callable[[_Job], _Result], scheduler: str
-) -> Iterator[tuple[_Job, _Result | Exception]]:
-    from distributed import Client, as_completed
-
-    try:
-        client = Client(scheduler, timeout="20s")
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"scheduler is {scheduler}, where no dask scheduler answers "
-            f"({str(error).splitlines()[0]}); give the address that it shows when it "
-            "starts, such as tcp://host:8786."
-        ) from None
-    with client:
-        futures = client.map(_call, jobs, function=function, parent=None, pure=False)
-        job_of = dict(zip(futures, jobs))
-        try:
-            for future in as_completed(futures):
-                death = future.exception()
-                yield job_of[future], future.result() if death is None else _died(death)
-        finally:
-            client.cancel(futures)
+    every = -(-max(n_streamlines, 1) // N_DRAWN)
+    lines = [line for line, _ in islice(io.read_tractogram(path), 0, None, every)]
+    if image.ndim == 4:
+        image = image[..., 2]  # white matter, in images of three and of five tissues
+    title = f"every {every}th of {n_streamlines}" if every > 1 else ""
+    save_picture(path.with_suffix(".png"), lines, image, affine, title=title)

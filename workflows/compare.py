@@ -20,22 +20,18 @@ from typing import TYPE_CHECKING, Any
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
-from dipy_rnn.tractogram_file import SUFFIXES
-from dipy_rnn.workflows.inputs import (
-    Files,
-    check_least,
+from dipy_rnn._checks import check_installed, check_least
+from dipy_rnn.io import (
+    SUFFIXES,
     check_sh_format,
-    find_files,
     load_pam,
     load_subject,
     load_volume,
-    make_criterion,
-    pair_files,
     read_tractogram,
 )
-from dipy_rnn.workflows.known_bundles import load_truth, name_bundles
-from dipy_rnn.workflows.outputs import WholeOutputs, check_installed
-from dipy_rnn.workflows.seeding import Seeding
+from dipy_rnn.seeding import Seeding
+from dipy_rnn.workflows.inputs import Files, find_files, pair_files
+from dipy_rnn.workflows.outputs import CheckedOutputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +66,7 @@ class _Comparison:
 
 
 class RNNComparisonFlow(
-    WholeOutputs,
+    CheckedOutputs,
     Workflow,  # type: ignore[misc]  # DIPY has no types
 ):
     """Compare a recurrent network with an algorithm of DIPY."""
@@ -230,7 +226,7 @@ class RNNComparisonFlow(
         Schilling, and B. A. Landman. Implementation considerations for deep learning
         with diffusion MRI streamline tractography. MIDL, 2023.
         """
-        from dipy_rnn.tractogram_file import check_format, write_tractogram
+        from dipy_rnn.io import check_format, write_tractogram
 
         for name, path in zip(
             _TRACTOGRAMS, (out_candidate, out_reference, out_yardstick)
@@ -425,7 +421,6 @@ def _report(
     from dipy_rnn.evaluation.metrics import measure, partner_distances
     from dipy_rnn.interpolate import count_threads
     from dipy_rnn.report import write_report
-    from dipy_rnn.whole_file import whole_file
 
     logger.info("Computing the metrics")
     bundles, regions = truth

@@ -1,7 +1,4 @@
-"""The workflow behind ``dipy_check_gradients_rnn``.
-
-Torch is imported when tracking starts, so that the help does not wait for it.
-"""
+"""The workflow of ``dipy_check_gradients_rnn``."""
 
 from dataclasses import asdict
 import logging
@@ -10,26 +7,21 @@ from pathlib import Path
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
-from dipy_rnn.whole_file import save_table
-from dipy_rnn.workflows.inputs import (
-    Files,
-    check_least,
-    check_sh_format,
-    load_subject,
-    make_criterion,
-    pair_files,
-)
-from dipy_rnn.workflows.outputs import WholeOutputs
-from dipy_rnn.workflows.seeding import Seeding
+from dipy_rnn import io
+from dipy_rnn._atomic import save_table
+from dipy_rnn._checks import check_least
+from dipy_rnn.seeding import Seeding
+from dipy_rnn.workflows.inputs import Files, pair_files
+from dipy_rnn.workflows.outputs import CheckedOutputs
 
-logger = logging.getLogger("dipy")  # whose messages DIPY shows and files
+logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
 
 class RNNGradientCheckFlow(
-    WholeOutputs,
+    CheckedOutputs,
     Workflow,  # type: ignore[misc]  # DIPY has no types
 ):
-    """Tell whether the axes of the gradients are flipped or swapped."""
+    """Check whether axes of the gradients are flipped or swapped."""
 
     @classmethod
     def get_short_name(cls) -> str:
@@ -53,59 +45,62 @@ class RNNGradientCheckFlow(
         out_dir: str | Path = "",
         out_table: str = "gradients.csv",
     ) -> None:
-        """Workflow for telling whether axes of the gradients are flipped or swapped.
+        """Workflow for checking whether gradient axes are flipped or swapped.
 
-        Tracks the same seeds with each of the 24 orders and signs of the axes: with
-        the right ones streamlines are longest. Takes what dipy_track_rnn takes, and
-        needs no new fit. Prints a table and what it found in one line; the exit status
-        says nothing of the gradients, the table to be saved does.
+        Tracks the same seeds with each of the 24 orders and signs of the axes: with the
+        correct one, streamlines are longest. Takes the inputs of dipy_track_rnn; the
+        fODF is not fitted again. Prints a table and the result in one line, and saves
+        the table. The exit status does not depend on the result.
 
         Parameters
         ----------
         pam_files : string or Path
             Path to the peaks and metrics files of dipy_fit_csd, or to NIfTI files with
-            the spherical harmonics of a fODF (see sh_basis). This path may contain
-            wildcards to check many subjects; files are paired in sorted order.
+            the spherical harmonics of an fODF (see sh_basis). This path may contain
+            wildcards (in quotes) to process many subjects. The files of all arguments
+            are sorted, and paired in this order.
         stopping_files : string or Path
             Path to images (e.g. FA) used for the stopping criterion.
         seeding_files : string or Path
-            A binary image showing where to seed: the white matter. Or a list of seeds
-            there: a file (.txt, .csv, .tsv, .npy) with x, y and z in mm in each row.
+            Path to binary images of the white matter, where to seed, or to lists of
+            seeds: files (.txt, .csv, .tsv, .npy) with x, y and z in mm in each row.
         use_binary_mask : bool, optional
             If True, uses a binary stopping criterion. If the provided
             `stopping_files` are not binary, `stopping_thr` will be used to
             binarize the images.
         stopping_thr : float, optional
-            Threshold applied to the stopping image: tracking ends where it is not
-            above.
+            Threshold applied to the stopping image: tracking stops where the image is
+            not above it.
         seed_count : int, optional
-            Number of seeds at random places in the seeding mask, 30 or more; of a list
-            all are taken.
+            Number of seeds placed at random in the seeding mask, 30 or more. All seeds
+            of a list are used.
         step_size : float, optional
             Step size (in mm) used for tracking.
         max_angle : float, optional
-            Maximum angle between streamline segments (degrees); a streamline ends
-            where a step would turn by more.
+            Maximum angle (degrees) between consecutive segments of a streamline: it
+            ends where the next step would turn by more.
         model_file : string, optional
-            Name of a model that comes with dipy_rnn, or a model file.
+            Name of a model that comes with dipy_rnn, or path to a model file.
         sh_basis : string, optional
-            Basis of the spherical harmonics: descoteaux07_legacy (DIPY's default),
-            descoteaux07, tournier07_legacy or tournier07 (MRtrix3). By default it is
-            found out for peaks and metrics files, and DIPY's for NIfTI.
+            Basis of the spherical harmonics: descoteaux07_legacy, descoteaux07,
+            tournier07_legacy or tournier07 (MRtrix3). By default it is detected for
+            peaks and metrics files, and is descoteaux07_legacy (DIPY's default) for
+            NIfTI files.
         sh_frame : string, optional
             Axes of the spherical harmonics of a NIfTI file: voxel (DIPY) or scanner
-            (MRtrix3). Those of peaks and metrics files are along the voxels.
+            (MRtrix3). Peaks and metrics files always use the voxel axes.
         nbr_threads : int, optional
             Number of threads to use for the processing. By default, all available
             threads will be used. The table does not depend on it.
         random_seed : int, optional
-            Seed for the places of the seeds, must be >= 0; with 0 they vary.
+            Seed of the random numbers for the positions of seeds, must be >= 0. With 0,
+            the positions differ from run to run.
         out_dir : string or Path, optional
             Output directory.
         out_table : string, optional
-            Name of the table to be saved (.csv): a row for each case, the longest
-            first. is_candidate is True for what may be right: a script that finds it
-            in the row of "x y z" alone knows that the gradients are right.
+            Name of the table to be saved (.csv), with a row for each case, the longest
+            streamlines first. is_candidate is True for each case that may be correct.
+            If it is True only in the row "x y z", the gradients are correct.
 
         References
         ----------
@@ -113,13 +108,14 @@ class RNNGradientCheckFlow(
         rotated diffusion gradient orientations in diffusion weighted MRI. Medical
         Image Analysis, 2014.
         """
-        from dipy_rnn.gradients import LEAST_SEEDS, check_gradients
+        from dipy_rnn.gradient_check import MIN_SEEDS, check_gradients
         from dipy_rnn.model_file import load_model
+        from dipy_rnn.tissues import make_criterion
 
-        check_sh_format(sh_basis, sh_frame)
-        check_least("seed_count", seed_count, LEAST_SEEDS)
+        io.check_sh_format(sh_basis, sh_frame)
+        check_least("seed_count", seed_count, MIN_SEEDS)
         in_mask = Seeding(seed_count=seed_count, random_seed=random_seed)
-        # DIPY reads these variables of this very function.
+        # DIPY looks up these variables, by name, in this function.
         pam_files, stopping_files, seeding_files = pair_files(
             pam_files=pam_files,
             stopping_files=stopping_files,
@@ -130,7 +126,7 @@ class RNNGradientCheckFlow(
         model = load_model(model_file)
         model.check_step(step_size)
         for pam_path, stopping_path, seeding_path, table_path in io_it:
-            features, stopping, mask, affine = load_subject(
+            features, stopping, mask, affine = io.load_subject(
                 Path(pam_path),
                 Path(stopping_path),
                 Path(seeding_path),
@@ -140,9 +136,9 @@ class RNNGradientCheckFlow(
             seeding = Seeding() if mask.ndim == 2 else in_mask  # a list of seeds
             _, batches = seeding.place(mask, affine, seeding_path)
             seeds = np.concatenate(list(batches))
-            if len(seeds) < LEAST_SEEDS:
+            if len(seeds) < MIN_SEEDS:
                 raise ValueError(
-                    f"{seeding_path} holds {len(seeds)} seeds; {LEAST_SEEDS} or more "
+                    f"{seeding_path} contains {len(seeds)} seeds; {MIN_SEEDS} or more "
                     "are needed."
                 )
             logger.info(f"Checking the gradients of {pam_path} with {len(seeds)} seeds")

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dipy_rnn.tractogram_file import SUFFIXES
-from dipy_rnn.workflows.inputs import (
+from dipy_rnn.io import (
+    SUFFIXES,
     check_same_grid,
     load_volume,
     read_tractogram,

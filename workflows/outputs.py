@@ -1,71 +1,43 @@
-"""What the commands write: nothing by halves, and nothing over what is there."""
+"""The check that output files can be written, before work starts."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
+from collections.abc import Iterable
 from pathlib import Path
 
 from dipy_rnn._typing import AnyPath
 
 
-class WholeOutputs:
-    """A workflow that refuses to begin what it could not write."""
+class CheckedOutputs:
+    """Mixin of a DIPY workflow: raise an error if an output cannot be written.
 
-    # DIPY's Workflow, which comes after this one, has them.
+    DIPY's own workflows log a message instead, and end with exit status 0.
+    """
+
+    # Attributes of dipy.workflows.workflow.Workflow, the other base class.
     flat_outputs: list[Path]
     _force_overwrite: bool
     _skip: bool
 
     def manage_output_overwrite(self) -> bool:
-        """Refuse to write one file twice, or over one that exists."""
+        """Raise an error if two outputs have one path, or an output exists."""
         outputs = [str(output) for output in self.flat_outputs]
         twice = [output for output, n in Counter(outputs).items() if n > 1]
         if twice:
             raise ValueError(
                 f"{outputs.count(twice[0])} subjects would write {twice[0]}; add "
                 "--mix_names, or --out_strat append with a relative --out_dir, to give "
-                "each its own."
+                "each subject its own file."
             )
         self.refuse_existing(outputs)
         return True
 
     def refuse_existing(self, paths: Iterable[AnyPath]) -> None:
-        """Refuse to write over a file, unless it was asked for or is to be skipped.
+        """Raise FileExistsError if a file exists and is not to be overwritten.
 
-        Parameters
-        ----------
-        paths : iterable of str or Path
-
-        Raises
-        ------
-        FileExistsError
+        Existing files are allowed with --force, and if existing outputs are skipped.
         """
         existing = [path for path in paths if Path(path).exists()]
         if existing and not (self._force_overwrite or self._skip):
             raise FileExistsError(
                 f"{existing[0]} exists already; add --force to overwrite it."
             )
-
-
-def check_installed(packages: Sequence[str], what: str, extra: str) -> None:
-    """Refuse to begin what would end for want of a package.
-
-    Parameters
-    ----------
-    packages : sequence of str
-    what : str
-        What needs them.
-    extra : str
-        That of this package which installs them.
-
-    Raises
-    ------
-    ValueError
-        If one is not installed.
-    """
-    missing = [name for name in packages if find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"{what} needs {', '.join(missing)}; install it with "
-            f'pip install "dipy_rnn[{extra}]".'
-        )

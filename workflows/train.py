@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
-from dipy_rnn.tractogram_file import SUFFIXES
-from dipy_rnn.workflows.inputs import (
-    Files,
-    check_least,
+from dipy_rnn._checks import check_least
+from dipy_rnn.io import (
+    SUFFIXES,
     check_same_grid,
     check_sh_format,
-    find_files,
+    first_line,
     load_features,
     load_volume,
     read_tractogram,
 )
+from dipy_rnn.workflows.inputs import Files, find_files
 
 if TYPE_CHECKING:
     from dipy_rnn.training import SubjectData

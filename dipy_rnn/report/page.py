@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
+from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
 from dipy_rnn.evaluation import Estimate
 from dipy_rnn.evaluation.definitions import Metric
@@ -22,7 +23,6 @@ from dipy_rnn.report.charts import draw_distances, draw_lengths, draw_shares_wit
 from dipy_rnn.report.difference import Difference
 from dipy_rnn.report.panels import COLOURS
 from dipy_rnn.report.plots import SLAB_MM, choose, draw_pairs, draw_tractograms, png
-from dipy_rnn.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -184,7 +184,7 @@ def write_report(
         view=_view(streamlines),
         plotly=get_plotlyjs(),
     )
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(page.encode())
 
 

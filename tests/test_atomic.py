@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever happens to who writes them."""
+"""Files appear completely or not at all, whatever ends the process that writes."""
 
 from concurrent.futures import ThreadPoolExecutor
 import errno
@@ -12,16 +12,16 @@ import time
 
 import pytest
 
-from dipy_rnn.whole_file import whole_file
+from dipy_rnn._atomic import atomic_write
 
 NAMES = ["a.txt", "with [b] ü.tar.gz", "no_suffix"]
 
-# Says when it is within the block, and then waits.
+# A script that prints a line inside the block, and then waits.
 WRITER = """
 import sys
-from dipy_rnn.whole_file import whole_file
+from dipy_rnn._atomic import atomic_write
 
-with whole_file(sys.argv[1]) as partial:
+with atomic_write(sys.argv[1]) as partial:
     partial.write_text("theirs")
     (partial.parent / "arrays").mkdir()
     print("writing", flush=True)
@@ -31,7 +31,7 @@ with whole_file(sys.argv[1]) as partial:
 
 @pytest.fixture
 def old(tmp_path):
-    """Return a file that is there."""
+    """Return an existing file."""
     path = tmp_path / "a.txt"
     path.write_text("old")
     return path
@@ -39,7 +39,7 @@ def old(tmp_path):
 
 @pytest.fixture
 def begin():
-    """Return a function that starts a process in the middle of writing a file."""
+    """Return a function that starts a process, which waits inside the block."""
     processes = []
 
     def start(path):
@@ -64,7 +64,7 @@ def names(path):
 
 
 def leftover(path, host, process):
-    """Make what a process that was killed leaves."""
+    """Make the folder that a killed process leaves."""
     folder = path.with_name(f".{path.name}.{host}.{process}.abc_123.partial")
     folder.mkdir()
     (folder / path.name).write_text("half")
@@ -74,7 +74,7 @@ def leftover(path, host, process):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_appears_when_it_is_complete(name, tmp_path):
     path = tmp_path / name
-    with whole_file(str(path)) as partial:
+    with atomic_write(str(path)) as partial:
         partial.write_text("new")
         (partial.parent / "beside it").write_text("for a while")
         assert partial.name == name
@@ -83,16 +83,16 @@ def test_a_file_appears_when_it_is_complete(name, tmp_path):
     assert names(tmp_path) == {name}
 
 
-def test_the_old_file_stays_until_then(old):
-    with whole_file(old) as partial:
+def test_the_old_file_stays_until_the_new_one_is_complete(old):
+    with atomic_write(old) as partial:
         partial.write_text("new")
         assert old.read_text() == "old"
     assert old.read_text() == "new"
 
 
 @pytest.mark.parametrize("ends", [ValueError, KeyboardInterrupt, SystemExit])
-def test_whatever_ends_the_writing_nothing_is_left(ends, old):
-    with pytest.raises(ends), whole_file(old) as partial:
+def test_an_error_or_interruption_leaves_nothing(ends, old):
+    with pytest.raises(ends), atomic_write(old) as partial:
         partial.write_text("half")
         (partial.parent / "arrays").mkdir()
         (partial.parent / "arrays" / "positions").write_text("half")
@@ -104,16 +104,16 @@ def test_whatever_ends_the_writing_nothing_is_left(ends, old):
 def test_a_file_is_on_the_disk_before_it_is_moved(old, monkeypatch):
     calls, fsync, replace = [], os.fsync, os.replace
 
-    def remember(name, call):
+    def record(name, call):
         def wrapped(*arguments):
             calls.append((name, old.read_text()))
             return call(*arguments)
 
         return wrapped
 
-    monkeypatch.setattr(os, "fsync", remember("fsync", fsync))
-    monkeypatch.setattr(os, "replace", remember("replace", replace))
-    with whole_file(old) as partial:
+    monkeypatch.setattr(os, "fsync", record("fsync", fsync))
+    monkeypatch.setattr(os, "replace", record("replace", replace))
+    with atomic_write(old) as partial:
         partial.write_text("new")
     assert calls == [("fsync", "old"), ("replace", "old")]
 
@@ -126,35 +126,35 @@ def test_the_next_process_removes_what_a_killed_one_left(name, begin, tmp_path):
     killed.wait()
     assert len(names(tmp_path)) == 1
     assert not path.exists()
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         assert names(tmp_path) == {partial.parent.name}
         partial.write_text("new")
     assert names(tmp_path) == {name}
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no Linux")
-def test_a_killed_process_that_nobody_asked_about_is_not_living(begin, tmp_path):
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="not Linux")
+def test_a_zombie_process_has_ended(begin, tmp_path):
     path = tmp_path / "a.txt"
     killed = begin(path)
     killed.send_signal(signal.SIGKILL)
     state = Path(f"/proc/{killed.pid}/stat")
     while ") Z " not in state.read_text():
         time.sleep(0.01)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         assert names(tmp_path) == {partial.parent.name}
         partial.write_text("new")
 
 
-def test_what_a_living_process_writes_stays(begin, tmp_path):
+def test_the_folder_of_a_running_process_stays(begin, tmp_path):
     path = tmp_path / "a.txt"
-    living = begin(path)
+    running = begin(path)
     (theirs,) = names(tmp_path)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("ours")
     assert names(tmp_path) == {"a.txt", theirs}
     assert path.read_text() == "ours"
-    living.communicate("\n")
-    assert living.returncode == 0
+    running.communicate("\n")
+    assert running.returncode == 0
     assert names(tmp_path) == {"a.txt"}
     assert path.read_text() == "theirs"
 
@@ -175,7 +175,7 @@ def test_only_leftovers_of_this_file_and_this_host_are_removed(old):
         leftover(old.with_name("aXtxt"), host, ended.pid),
     }
     assert gone in names(old.parent)
-    with whole_file(old) as partial:
+    with atomic_write(old) as partial:
         partial.write_text("new")
     assert names(old.parent) == stay
 
@@ -183,7 +183,7 @@ def test_only_leftovers_of_this_file_and_this_host_are_removed(old):
 def test_threads_write_files_at_the_same_time(tmp_path):
     def write(i):
         path = tmp_path / f"{i % 8}.txt"
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(path.name)
 
     with ThreadPoolExecutor(8) as pool:
@@ -197,7 +197,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(old):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
     try:
-        with pytest.raises(OSError) as caught, whole_file(old) as partial:
+        with pytest.raises(OSError) as caught, atomic_write(old) as partial:
             partial.write_bytes(bytes(5000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -207,19 +207,19 @@ def test_a_full_disk_is_an_error_that_names_the_file(old):
     assert names(old.parent) == {"a.txt"}
 
 
-def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path, monkeypatch):
+def test_errors_name_the_path_as_it_was_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     for path, kind in (
         ("nowhere/a.txt", FileNotFoundError),
         ("folder", IsADirectoryError),
     ):
-        with pytest.raises(kind) as caught, whole_file(path) as partial:
+        with pytest.raises(kind) as caught, atomic_write(path) as partial:
             partial.write_text("never")
         assert caught.value.filename == path
         assert ".partial" not in str(caught.value)
-    with pytest.raises(FileNotFoundError, match=r"'a\.txt'"), whole_file("a.txt"):
-        pass  # nothing is written
+    with pytest.raises(FileNotFoundError, match=r"'a\.txt'"), atomic_write("a.txt"):
+        pass  # the block writes no file
     assert names(tmp_path) == {"folder"}
 
 
@@ -231,7 +231,7 @@ def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path, monkeypatch):
         OSError("not a gzipped file"),
     ],
 )
-def test_errors_of_others_pass_as_they_are(error, old):
-    with pytest.raises(OSError) as caught, whole_file(old):
+def test_other_errors_are_raised_unchanged(error, old):
+    with pytest.raises(OSError) as caught, atomic_write(old):
         raise error
     assert caught.value is error

@@ -1,4 +1,7 @@
-"""Tissue maps whose interface is a plane, a ball or nowhere."""
+"""Tissue maps, their stopping criteria, and seeds on their interface.
+
+The interface of grey and white matter is a plane, a ball, or does not exist.
+"""
 
 from dipy.segment.tissue import TissueClassifierHMRF
 import numpy as np
@@ -6,15 +9,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
 from dipy_rnn import spaces
-from dipy_rnn.anatomy import Tissues, interface_seeds
+from dipy_rnn.seeding import interface_seeds
 from dipy_rnn.stopping import (
     ActStoppingCriterion,
     CmcStoppingCriterion,
     StopReason,
     check_points,
 )
+from dipy_rnn.tissues import Tissues
 
-# White matter, grey matter, fluid, background, along x.
+# White matter, grey matter, cerebrospinal fluid, background, along x.
 LAYERS = np.repeat(np.eye(4)[:, :3], [3, 2, 2, 2], axis=0)[:, None, None]
 
 
@@ -24,7 +28,7 @@ def layered(n=5, layers=LAYERS):
 
 
 def ball_of_white_matter(affine, shape, radius_mm=12.0):
-    """Make a ball around 0 mm in grey matter, by shares that change in 2 mm."""
+    """Return a ball of white matter in grey matter, with a border 2 mm wide."""
     centres_mm = spaces.to_mm(np.indices(shape).reshape(3, -1).T, affine)
     depth_mm = radius_mm - np.linalg.norm(centres_mm, axis=1)
     wm = np.clip(0.5 + depth_mm / 2, 0, 1).reshape(shape)
@@ -57,56 +61,58 @@ def test_five_tissue_types_become_three():
 
 
 def test_three_volumes_are_in_the_order_of_dipys_classifier():
-    # A T1-weighted image: fluid is dark, white matter bright.
+    # In a T1-weighted image cerebrospinal fluid is dark and white matter bright.
     rng = np.random.default_rng(0)
     t1 = np.repeat([0.0, 20, 60, 100], 8)[:, None, None] * np.ones((1, 8, 8))
     t1[t1 > 0] += rng.normal(0, 2, np.count_nonzero(t1))
     classifier = TissueClassifierHMRF(verbose=False)
     pve = classifier.classify(t1, 3, 0.1, max_iter=10)[2]
     tissues = Tissues.from_image(pve)
-    for i, shares in enumerate((tissues.csf, tissues.gm, tissues.wm), start=1):
-        assert_allclose(shares[8 * i + 2 : 8 * i + 6], 1, atol=0.01)
-    # What the classifier leaves of tissue in the background is not zero.
+    for i, volumes in enumerate((tissues.csf, tissues.gm, tissues.wm), start=1):
+        assert_allclose(volumes[8 * i + 2 : 8 * i + 6], 1, atol=0.01)
+    # The classifier gives tiny partial volumes, not zero, in the background.
     assert 0 < pve[2:6].sum(axis=-1).max() < 1e-6
     assert reasons_at(tissues.act_criterion(), [[4, 4, 4]]) == ["ENDPOINT"]
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (2, 2, 2, 2), (2, 2, 2, 4), (2, 3)])
-def test_another_number_of_volumes_is_refused(shape):
-    with pytest.raises(ValueError, match=r"pve.nii has the shape .*3 \(csf, gm, wm\)"):
+def test_another_number_of_volumes_is_an_error(shape):
+    with pytest.raises(ValueError, match=r"pve.nii has the shape .*3 volumes \(csf"):
         Tissues.from_image(np.ones(shape), name="pve.nii")
-    with pytest.raises(ValueError, match=r"whose volumes are 5 \(MRtrix3's 5TT\)"):
+    with pytest.raises(ValueError, match=r"with 5 volumes \(MRtrix3's 5TT\)"):
         Tissues.from_5tt(np.ones((2, 2, 2, 3)))
 
 
 @pytest.mark.parametrize(
     ("voxel", "message"),
     [
-        ([np.nan, 0, 0, 0, 0], "^t.nii holds NaN"),
-        ([1e300, 0, 0, 0, 0], r"^t.nii holds values from 0 to 1e\+300;"),
-        ([100, 0, 0, 0, 0], "^t.nii holds values from 0 to 100;"),
-        ([-0.1, 0, 1, 0, 0], "^t.nii holds values from -0.1 to 1;"),
-        ([1, 1, 0, 0, 0], "^t.nii: shares add up to 2 in a voxel"),
-        ([0, 0, 0, 0, 0], "^t.nii: shares are zero everywhere"),
-        ([1, 1, 0], "^t.nii: shares add up to 2 in a voxel"),
-        ([0, np.inf, 0], "^t.nii holds NaN or infinity"),
-        ([0, 0, 0], "^t.nii: shares are zero everywhere"),
+        ([np.nan, 0, 0, 0, 0], "^t.nii contains NaN"),
+        ([1e300, 0, 0, 0, 0], r"^t.nii contains values from 0 to 1e\+300;"),
+        ([100, 0, 0, 0, 0], "^t.nii contains values from 0 to 100;"),
+        ([-0.1, 0, 1, 0, 0], "^t.nii contains values from -0.1 to 1;"),
+        ([1, 1, 0, 0, 0], "^t.nii: partial volumes add up to 2 in a voxel"),
+        ([0, 0, 0, 0, 0], "^t.nii: partial volumes are zero everywhere"),
+        ([1, 1, 0], "^t.nii: partial volumes add up to 2 in a voxel"),
+        ([0, np.inf, 0], "^t.nii contains NaN or infinity"),
+        ([0, 0, 0], "^t.nii: partial volumes are zero everywhere"),
         (["a", "b", "c"], "^t.nii is of type"),
     ],
 )
-def test_faults_of_an_image_are_told_by_its_name(voxel, message):
+def test_errors_name_the_image(voxel, message):
     with pytest.raises(ValueError, match=message) as refusal:
         Tissues.from_image([[[voxel]]], name="t.nii")
     assert "\n" not in str(refusal.value)
 
 
-def test_an_image_without_voxels_is_refused():
+def test_an_image_without_voxels_is_an_error():
     for n in (3, 5):
-        with pytest.raises(ValueError, match=r"image has the shape \(0, 1, 1, .*empty"):
+        with pytest.raises(
+            ValueError, match=r"image has the shape \(0, 1, 1, .*at least"
+        ):
             Tissues.from_image(np.zeros((0, 1, 1, n)))
 
 
-def test_both_kinds_of_grey_matter_may_round_up_to_more_than_a_voxel():
+def test_the_sum_of_both_kinds_of_grey_matter_may_be_rounded_above_1():
     image = np.array([[[[0.515, 0.515, 0, 0, 0], [0, 0, 0.515, 0, 0.515]]]])
     before = image.copy()
     tissues = Tissues.from_5tt(image)
@@ -124,23 +130,23 @@ ZERO = np.zeros((2, 2, 2))
     [
         ((ZERO, ZERO[1:], ZERO), r"\(2, 2, 2\), \(1, 2, 2\)"),
         ((ZERO[0], ZERO[0], ZERO[0]), r"one shape \(X, Y, Z\)"),
-        ((ZERO[:0], ZERO[:0], ZERO[:0]), "no axis empty"),
-        ((ZERO, ZERO + np.nan, ZERO), "gm holds NaN"),
-        ((ZERO + np.inf, ZERO, ZERO), "wm holds NaN"),
-        ((ZERO, ZERO, ZERO - 0.1), "csf holds values from -0.1 to -0.1; .*linear"),
-        ((ZERO + 100, ZERO, ZERO), "wm holds .*divide percent by 100"),
-        ((ZERO + 2, ZERO, ZERO), "wm holds .*one label at a time"),
+        ((ZERO[:0], ZERO[:0], ZERO[:0]), "at least one voxel"),
+        ((ZERO, ZERO + np.nan, ZERO), "gm contains NaN"),
+        ((ZERO + np.inf, ZERO, ZERO), "wm contains NaN"),
+        ((ZERO, ZERO, ZERO - 0.1), "csf contains values from -0.1 to -0.1; .*linear"),
+        ((ZERO + 100, ZERO, ZERO), "wm contains .*divide percentages by 100"),
+        ((ZERO + 2, ZERO, ZERO), "wm contains .*make a map of each label"),
         ((ZERO, ZERO, ZERO), "zero everywhere"),
         ((ZERO + 1, ZERO + 1, ZERO), "add up to 2 in a voxel"),
         ((ZERO + 1, ZERO.astype(str), ZERO), "gm is of type"),
     ],
 )
-def test_what_are_no_shares_of_tissue_is_refused(maps, message):
+def test_invalid_partial_volumes_are_an_error(maps, message):
     with pytest.raises(ValueError, match=message):
         Tissues(*maps)
 
 
-def test_rounding_is_cut_off_and_maps_are_kept_as_they_were():
+def test_small_excess_is_clipped_and_the_given_map_is_not_changed():
     wm = np.array([[[1.01, -0.01, 0.009]]])
     tissues = Tissues(wm, 0 * wm, 0 * wm)
     assert_array_equal(tissues.wm, [[[1, 0, 0]]])
@@ -149,7 +155,7 @@ def test_rounding_is_cut_off_and_maps_are_kept_as_they_were():
         tissues.wm[:] = 0
 
 
-def test_masks_are_shares():
+def test_masks_are_partial_volumes():
     wm = np.array([[[True, False]]])
     assert_array_equal(Tissues(wm, ~wm, 0 * wm).gm, [[[0, 1]]])
 
@@ -157,7 +163,7 @@ def test_masks_are_shares():
 # Criteria
 
 
-def test_act_ends_in_grey_matter_and_background_and_excludes_fluid():
+def test_act_ends_in_grey_matter_and_background_and_excludes_csf():
     criterion = layered().act_criterion()
     assert type(criterion) is ActStoppingCriterion
     x = [0, 2.4, 2.6, 4.4, 4.6, 6.4, 6.6, 8, 9]
@@ -168,7 +174,7 @@ def test_act_ends_in_grey_matter_and_background_and_excludes_fluid():
     ]
 
 
-def test_pathological_tissue_stops_nothing():
+def test_pathological_tissue_does_not_stop_tracking():
     five = np.zeros((3, 3, 3, 5))
     five[..., 4] = 1
     assert reasons_at(Tissues.from_5tt(five).act_criterion(), [[1, 1, 1]]) == [
@@ -176,7 +182,7 @@ def test_pathological_tissue_stops_nothing():
     ]
 
 
-def test_cmc_holds_the_step_against_the_mean_voxel():
+def test_cmc_uses_the_ratio_of_the_step_to_the_mean_voxel_size():
     tissues = layered()
     criterion = tissues.cmc_criterion(0.5, (1, 2, 3))
     assert type(criterion) is CmcStoppingCriterion
@@ -200,14 +206,14 @@ def test_cmc_holds_the_step_against_the_mean_voxel():
 # Interface
 
 
-def test_seeds_are_where_shares_are_equal_and_nowhere_else():
-    # From white to grey between 2 and 3, in voxels of 2 mm: at 5 mm. Where grey
-    # matter gives way to fluid, or fluid to nothing, there is no interface.
+def test_seeds_are_only_where_grey_and_white_matter_are_equal():
+    # In voxels of 2 mm the interface is at 2.5 voxels, or 5 mm. The borders between
+    # grey matter and cerebrospinal fluid, and to the background, are no interface.
     affine = np.diag([2.0, 2, 2, 1])
     seeds_mm = interface_seeds(layered(), affine, 2000)
     assert seeds_mm.shape == (2000, 3)
     assert_allclose(seeds_mm[:, 0], 5, atol=1e-4)
-    # All over the plane, whose voxels reach from -1 to 9 mm.
+    # They cover the plane, whose voxels extend from -1 to 9 mm.
     counts, _ = np.histogram(seeds_mm[:, 1], bins=5, range=(-1, 9))
     assert counts.sum() == 2000 and np.all(counts > 200)
 
@@ -218,32 +224,34 @@ def test_no_seed_is_in_grey_matter_already():
     tissues = Tissues(wm, 1 - wm, 0 * wm)
     seeds = interface_seeds(tissues, np.eye(4), 3000)
     assert reasons_at(tissues.act_criterion(), seeds) == 3000 * ["RUNNING"]
-    # As near as to see it from there.
+    # They are close to the interface.
     values = np.array([tissues.act_criterion().get_include(seed) for seed in seeds])
     assert_allclose(values, 0.5, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    "between",
+    "layer",
     [(0, 0, 1), (0.2, 0.2, 0.6), (0, 0, 0), (0.2, 0.2, 0)],
-    ids=["fluid", "mostly fluid", "background", "little tissue"],
+    ids=["csf", "mostly csf", "background", "little tissue"],
 )
-def test_there_is_no_interface_where_something_lies_between(between):
-    layers = np.array([*[(1, 0, 0)] * 3, between, *[(0, 1, 0)] * 3])
-    with pytest.raises(ValueError, match="no interface of grey and white matter;"):
+def test_there_is_no_interface_if_a_layer_separates_the_tissues(layer):
+    layers = np.array([*[(1, 0, 0)] * 3, layer, *[(0, 1, 0)] * 3])
+    with pytest.raises(
+        ValueError, match="no interface of grey and white matter was found"
+    ):
         interface_seeds(layered(layers=layers[:, None, None]), np.eye(4), 10)
 
 
-def test_a_gap_beside_the_interface_has_no_seeds():
-    # One half of the plane is lined with fluid.
+def test_where_csf_separates_the_tissues_there_are_no_seeds():
+    # Cerebrospinal fluid separates them in one half of the plane.
     wm, gm, csf = (np.array(m) for m in (layered().wm, layered().gm, layered().csf))
-    for shares, lining in ((wm, 0), (gm, 0), (csf, 1)):
-        shares[2:4, :2] = lining
+    for volumes, value in ((wm, 0), (gm, 0), (csf, 1)):
+        volumes[2:4, :2] = value
     seeds = interface_seeds(Tissues(wm, gm, csf), np.eye(4), 500)
     assert seeds[:, 1].min() > 1
 
 
-def test_seeds_keep_to_a_mask():
+def test_seeds_are_inside_the_mask():
     mask = np.zeros((9, 5, 5))
     mask[2:4, 1, 3] = 1
     seeds = interface_seeds(layered(), np.eye(4), 200, mask=mask)
@@ -258,7 +266,7 @@ def test_seeds_keep_to_a_mask():
 @pytest.mark.parametrize(
     ("sizes_mm", "shape"), [((2, 2, 2), (17, 17, 17)), ((1, 2, 3), (31, 17, 13))]
 )
-def test_seeds_are_spread_evenly_over_the_area(sizes_mm, shape):
+def test_seeds_are_distributed_uniformly_over_the_area(sizes_mm, shape):
     rotation = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
     for turned in (None, rotation):
         affine = centred(sizes_mm, shape, turned)
@@ -267,22 +275,22 @@ def test_seeds_are_spread_evenly_over_the_area(sizes_mm, shape):
         )
         radii_mm = np.linalg.norm(seeds_mm, axis=1)
         assert_allclose(radii_mm, 12, atol=0.6)
-        # On a sphere each coordinate is spread evenly (Archimedes): counts in ten
-        # zones of one area, along the axes of the grid, are 2000, give or take 42.
+        # On a sphere each coordinate is distributed uniformly (Archimedes). So the
+        # count in each of ten zones along an axis is 2000, with a deviation of 42.
         along = (seeds_mm / radii_mm[:, None]) @ spaces.axes(affine)
         for axis in range(3):
             counts, _ = np.histogram(along[:, axis], bins=10, range=(-1, 1))
             assert np.abs(counts - 2000).max() < 5 * 42
 
 
-def test_seeds_are_drawn_by_their_random_seed():
+def test_seeds_depend_on_the_random_seed():
     one, same, other = (
         interface_seeds(layered(), np.eye(4), 50, random_seed=seed)
         for seed in (1, 1, 2)
     )
     assert_array_equal(one, same)
     assert not np.any(one == other)
-    # More of them begin with the same ones.
+    # A larger number of seeds starts with the same ones.
     assert_array_equal(
         interface_seeds(layered(), np.eye(4), 70, random_seed=1)[:50], one
     )
@@ -298,7 +306,7 @@ def test_seeds_are_drawn_by_their_random_seed():
         ({"affine": np.ones((4, 4))}, "affine"),
     ],
 )
-def test_wrong_arguments_are_named(change, message):
+def test_errors_name_the_argument(change, message):
     arguments = {"tissues": layered(), "affine": np.eye(4), "n_seeds": 5, **change}
     with pytest.raises(ValueError, match=message):
         interface_seeds(**arguments)

@@ -1,4 +1,4 @@
-"""Tractogram files: what trx-python, nibabel and DIPY read from them, and write."""
+"""Tractogram files, compared with those of trx-python, nibabel and DIPY."""
 
 from itertools import islice
 import json
@@ -15,8 +15,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 from trx.trx_file_memmap import load as load_trx
 
-from dipy_rnn import tractogram_file
-from dipy_rnn.tractogram_file import SUFFIXES, check_format, thinned, write_tractogram
+from dipy_rnn.io import (
+    SUFFIXES,
+    check_format,
+    downsample,
+    read_tractogram,
+    write_tractogram,
+)
 
 SHAPE = (20, 22, 24)
 DATA_TYPES = {
@@ -58,8 +63,8 @@ def affine(oblique_affine):
 
 
 @pytest.fixture
-def dipys(affine):
-    """Return a function that has DIPY write streamlines."""
+def write_with_dipy(affine):
+    """Return a function that writes streamlines with DIPY."""
 
     def write(path, streamlines, values=None, dtypes=None):
         image = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), affine)
@@ -76,18 +81,18 @@ def dipys(affine):
     return write
 
 
-def values_of_all():
+def value_tables():
     return {
         name: np.array([values[name] for values in VALUES], dtype).reshape(-1, width)
         for name, (width, dtype) in DATA_TYPES.items()
     }
 
 
-# What is in the file
+# Contents of the files
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_dipy_reads_what_was_written(suffix, affine, tmp_path):
+def test_dipy_reads_the_file(suffix, affine, tmp_path):
     path = tmp_path / f"with ü{suffix}"
     types = DATA_TYPES if suffix in WITH_VALUES else None
     assert write_tractogram(path, pairs(), affine, SHAPE, data_types=types) == 3
@@ -100,39 +105,56 @@ def test_dipy_reads_what_was_written(suffix, affine, tmp_path):
     read = tractogram.data_per_streamline
     assert set(read) == set(types or ())
     for name in read:
-        assert_allclose(read[name], values_of_all()[name], rtol=1e-6)
+        assert_allclose(read[name], value_tables()[name], rtol=1e-6)
 
 
-def test_trx_python_reads_what_was_written(affine, tmp_path):
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_read_tractogram_returns_streamlines_and_values(suffix, affine, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    types = DATA_TYPES if suffix in WITH_VALUES else None
+    write_tractogram(path, pairs(), affine, SHAPE, data_types=types)
+    loaded = list(read_tractogram(path))
+    assert len(loaded) == 3
+    for (line, values), expected in zip(loaded, LINES):
+        assert_allclose(line, expected, atol=5e-6)
+        assert set(values) == set(types or ())
+    for name in types or ():
+        table = np.array([np.ravel(values[name]) for _, values in loaded])
+        assert_allclose(table, value_tables()[name], rtol=1e-6)
+
+
+def test_trx_python_reads_the_file(affine, tmp_path):
     path = tmp_path / "a.trx"
     write_tractogram(path, pairs(), affine, SHAPE, data_types=DATA_TYPES)
-    trx = load_trx(str(path))
-    assert_array_equal(trx.header["DIMENSIONS"], SHAPE)
-    assert_array_equal(trx.header["VOXEL_TO_RASMM"], affine.astype(np.float32))
-    assert (trx.header["NB_STREAMLINES"], trx.header["NB_VERTICES"]) == (3, 6)
-    assert_array_equal(trx.streamlines._offsets, [0, 3, 4])
-    assert_array_equal(trx.streamlines._lengths, [3, 1, 2])
-    assert_array_equal(trx.streamlines._data, np.concatenate(LINES).astype(np.float32))
-    assert set(trx.data_per_streamline) == set(DATA_TYPES)
-    for name, values in values_of_all().items():
-        assert trx.data_per_streamline[name].dtype == DATA_TYPES[name][1]
-        assert_array_equal(trx.data_per_streamline[name], values)
-    trx.close()
+    loaded = load_trx(str(path))
+    assert_array_equal(loaded.header["DIMENSIONS"], SHAPE)
+    assert_array_equal(loaded.header["VOXEL_TO_RASMM"], affine.astype(np.float32))
+    assert (loaded.header["NB_STREAMLINES"], loaded.header["NB_VERTICES"]) == (3, 6)
+    assert_array_equal(loaded.streamlines._offsets, [0, 3, 4])
+    assert_array_equal(loaded.streamlines._lengths, [3, 1, 2])
+    assert_array_equal(
+        loaded.streamlines._data, np.concatenate(LINES).astype(np.float32)
+    )
+    assert set(loaded.data_per_streamline) == set(DATA_TYPES)
+    for name, values in value_tables().items():
+        assert loaded.data_per_streamline[name].dtype == DATA_TYPES[name][1]
+        assert_array_equal(loaded.data_per_streamline[name], values)
+    loaded.close()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("with_values", [False, True])
-def test_a_trx_file_holds_what_trx_python_writes(
-    dtype, with_values, affine, dipys, tmp_path
+def test_a_trx_file_has_the_arrays_that_trx_python_writes(
+    dtype, with_values, affine, write_with_dipy, tmp_path
 ):
     types = DATA_TYPES if with_values else {}
     write_tractogram(
         tmp_path / "a.trx", pairs(), affine, SHAPE, data_types=types, dtype=dtype
     )
-    dipys(
+    write_with_dipy(
         tmp_path / "theirs.trx",
         LINES,
-        values_of_all() if with_values else None,
+        value_tables() if with_values else None,
         {
             "positions": dtype,
             "offsets": np.uint32,
@@ -149,22 +171,23 @@ def test_a_trx_file_holds_what_trx_python_writes(
 @pytest.mark.parametrize(
     ("suffix", "with_values"), [(".trk", False), (".trk", True), (".tck", False)]
 )
-def test_trk_and_tck_are_the_bytes_that_dipy_writes(
-    suffix, with_values, affine, dipys, tmp_path
+def test_trk_and_tck_have_the_bytes_that_dipy_writes(
+    suffix, with_values, affine, write_with_dipy, tmp_path
 ):
     path, theirs = tmp_path / f"a{suffix}", tmp_path / f"theirs{suffix}"
     types = DATA_TYPES if with_values else {}
     write_tractogram(path, pairs(), affine, SHAPE, data_types=types)
-    dipys(theirs, LINES, values_of_all() if with_values else None)
+    write_with_dipy(theirs, LINES, value_tables() if with_values else None)
     if suffix == ".trk":
-        ours, dipys_header = (nib.streamlines.load(p).header for p in (path, theirs))
-        assert_allclose(ours["voxel_sizes"], dipys_header["voxel_sizes"], rtol=1e-6)
-    sizes = slice(12, 24)  # computed from the affine by us, stored in an image by DIPY
+        ours, of_dipy = (nib.streamlines.load(p).header for p in (path, theirs))
+        assert_allclose(ours["voxel_sizes"], of_dipy["voxel_sizes"], rtol=1e-6)
+    # Voxel sizes differ by rounding: DIPY takes them from the header of an image.
+    sizes = slice(12, 24)
     contents = [bytearray(p.read_bytes()) for p in (path, theirs)]
     if suffix == ".trk":
         for content in contents:
             content[sizes] = bytes(12)
-    else:  # as text they may be of another length, and the streamlines begin elsewhere
+    else:  # as text their length may differ, and so the offset of the streamlines
         varies = re.compile(rb"^(voxel_sizes: .*|file: . \d+)\n", re.M)
         contents = [varies.sub(b"", content) for content in contents]
     assert contents[0] == contents[1]
@@ -208,37 +231,37 @@ def test_the_same_streamlines_give_the_same_bytes(
     types = DATA_TYPES if suffix in WITH_VALUES else None
     paths = [tmp_path / f"{name}{suffix}" for name in ("a", "b")]
     for path, batch_size in zip(paths, (1024, 2)):
-        monkeypatch.setattr(tractogram_file, "_BATCH_SIZE", batch_size)
-        monkeypatch.setattr(tractogram_file, "_BLOCK", 8 * batch_size)
+        monkeypatch.setattr("dipy_rnn.io.tractogram._BATCH_SIZE", batch_size)
+        monkeypatch.setattr("dipy_rnn.io.trx._BLOCK", 8 * batch_size)
         many = (pair for _ in range(5) for pair in pairs())
         assert write_tractogram(path, many, affine, SHAPE, data_types=types) == 15
     assert paths[0].read_bytes() == paths[1].read_bytes()
     if suffix == ".trx":
         with ZipFile(paths[0]) as archive:
             times = {entry.date_time for entry in archive.infolist()}
-        assert times == {(1980, 1, 1, 0, 0, 0)}  # the first that an archive can hold
+        assert times == {(1980, 1, 1, 0, 0, 0)}  # the earliest date of a zip file
 
 
-def test_more_points_than_uint32_counts_have_offsets_in_uint64(
+def test_more_points_than_uint32_can_count_have_uint64_offsets(
     affine, tmp_path, monkeypatch
 ):
     for most, kind in ((6, np.uint32), (5, np.uint64)):
-        monkeypatch.setattr(tractogram_file, "_MOST_POINTS", most)
+        monkeypatch.setattr("dipy_rnn.io.trx._MAX_UINT32_POINTS", most)
         write_tractogram(tmp_path / "a.trx", pairs(), affine, SHAPE)
-        trx = load_trx(str(tmp_path / "a.trx"))
-        assert trx.streamlines._offsets.dtype == kind
-        assert_array_equal(trx.streamlines._offsets, [0, 3, 4])
-        trx.close()
+        loaded = load_trx(str(tmp_path / "a.trx"))
+        assert loaded.streamlines._offsets.dtype == kind
+        assert_array_equal(loaded.streamlines._offsets, [0, 3, 4])
+        loaded.close()
 
 
-def test_float16_rounds_as_the_docstring_says(affine, tmp_path):
+def test_float16_has_the_documented_error(affine, tmp_path):
     places_mm = np.linspace(64, 256, 9973)
     line = np.stack([places_mm, -places_mm, 0 * places_mm], axis=1)
     for dtype, most_mm in ((np.float16, (0.03125, 0.0625)), (np.float32, (4e-6, 8e-6))):
         write_tractogram(tmp_path / "a.trx", [(line, {})], affine, SHAPE, dtype=dtype)
-        trx = load_trx(str(tmp_path / "a.trx"))
-        error_mm = np.abs(trx.streamlines[0].astype(float) - line).max(axis=1)
-        trx.close()
+        loaded = load_trx(str(tmp_path / "a.trx"))
+        error_mm = np.abs(loaded.streamlines[0].astype(float) - line).max(axis=1)
+        loaded.close()
         for near, most in zip((places_mm < 128, places_mm > 128), most_mm):
             assert 0.9 * most < error_mm[near].max() <= most
 
@@ -247,8 +270,8 @@ def test_float16_rounds_as_the_docstring_says(affine, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_few_streamlines_are_held_at_a_time(suffix, affine, tmp_path, monkeypatch):
-    monkeypatch.setattr(tractogram_file, "_BATCH_SIZE", 4)
+def test_few_streamlines_are_in_memory_at_a_time(suffix, affine, tmp_path, monkeypatch):
+    monkeypatch.setattr("dipy_rnn.io.tractogram._BATCH_SIZE", 4)
     held, most = weakref.WeakSet(), 0
 
     class Points(np.ndarray):
@@ -265,30 +288,50 @@ def test_few_streamlines_are_held_at_a_time(suffix, affine, tmp_path, monkeypatc
 
     types = {"seeds": (3, np.float32)} if suffix in WITH_VALUES else None
     path = tmp_path / f"a{suffix}"
-    every = thinned(lines(), every=2, tolerance_mm=0.1)
+    every = downsample(lines(), every=2, tolerance_mm=0.1)
     assert write_tractogram(path, every, affine, SHAPE, data_types=types) == 60
     assert 4 <= most <= 20
 
 
-# What is refused
+# Invalid arguments
 
 
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("a.vtk", {}, r"path is .*a\.vtk; a name that ends in \.trx, \.trk, \.tck"),
-        ("a.TRX", {}, r"a name that ends in .*\.tck, in small letters, is needed"),
-        # Neither DIPY nor MRtrix3 would read these.
-        ("a.TRK", {}, "in small letters"),
-        ("a.Tck", {}, "in small letters"),
+        ("a.vtk", {}, r"path is .*a\.vtk; it must end in \.trx, \.trk, \.tck"),
+        ("a.TRX", {}, r"it must end in .*\.tck, in lower case"),
+        # DIPY and MRtrix3 do not read these.
+        ("a.TRK", {}, "in lower case"),
+        ("a.Tck", {}, "in lower case"),
         ("a.tck", {"data_types": DATA_TYPES}, r"\.tck file cannot hold seeds, forward"),
-        ("a.trk", {"dtype": np.float16}, r"float16 are for \.trx files alone"),
-        ("a.tck", {"dtype": np.float16}, r"float16 are for \.trx files alone"),
+        (
+            "a.trk",
+            {"dtype": np.float16},
+            r"only \.trx files store positions",
+        ),
+        (
+            "a.tck",
+            {"dtype": np.float16},
+            r"only \.trx files store positions",
+        ),
         ("a.trx", {"dtype": np.float64}, "dtype is float64; float32 or float16"),
         ("a.trx", {"dtype": np.int32}, "dtype is int32; float32 or float16"),
-        ("a.trx", {"data_types": {"a.b": (1, "f4")}}, r"data_types names 'a\.b'"),
-        ("a.trx", {"data_types": {"../x": (1, "f4")}}, r"data_types names '\.\./x'"),
-        ("a.trk", {"data_types": {"x" * 19: (1, "f4")}}, "data_types names 'xxx"),
+        (
+            "a.trx",
+            {"data_types": {"a.b": (1, "f4")}},
+            r"has the name 'a\.b'",
+        ),
+        (
+            "a.trx",
+            {"data_types": {"../x": (1, "f4")}},
+            r"has the name '\.\./x'",
+        ),
+        (
+            "a.trk",
+            {"data_types": {"x" * 19: (1, "f4")}},
+            "has the name 'xxx",
+        ),
         ("a.trx", {"data_types": {"x": (0, "f4")}}, "data_types has 0 of float32"),
         ("a.trx", {"data_types": {"x": (1, bool)}}, "data_types has 1 of bool"),
         ("a.trx", {"data_types": {"x": (3.0, "f4")}}, r"data_types has 3\.0 of float"),
@@ -299,7 +342,7 @@ def test_few_streamlines_are_held_at_a_time(suffix, affine, tmp_path, monkeypatc
         ("a.trk", {"shape": (5, 5, 2**15)}, "shape along an axis is 32768"),
     ],
 )
-def test_what_cannot_be_is_refused_before_a_streamline_is_asked_for(
+def test_invalid_arguments_are_errors_before_the_first_streamline(
     name, options, said, affine, tmp_path
 ):
     arguments = {"affine": affine, "shape": SHAPE} | options
@@ -311,7 +354,7 @@ def test_what_cannot_be_is_refused_before_a_streamline_is_asked_for(
     assert not names(tmp_path)
 
 
-def test_the_longest_name_that_is_allowed_fits(affine, tmp_path):
+def test_a_name_of_18_letters_fits(affine, tmp_path):
     name, path = "x" * 18, tmp_path / "a.trk"
     lines = [(LINES[0], {name: np.arange(9)})]
     write_tractogram(path, lines, affine, SHAPE, data_types={name: (9, np.float32)})
@@ -319,7 +362,7 @@ def test_the_longest_name_that_is_allowed_fits(affine, tmp_path):
     assert_array_equal(values, [np.arange(9)])
 
 
-def test_errors_call_the_path_what_the_caller_calls_it():
+def test_errors_use_the_name_of_the_argument():
     with pytest.raises(ValueError, match=r"^out_tractogram is a\.txt;"):
         check_format("a.txt", name="out_tractogram")
 
@@ -328,19 +371,22 @@ def test_errors_call_the_path_what_the_caller_calls_it():
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (np.array([[0, 0, 0], [np.nan, 0, 0]]), "no finite numbers in float32"),
-        (np.array([[0, 0, np.inf]]), "no finite numbers in float32"),
-        (np.array([[0, 0, 1e39]]), "no finite numbers in float32"),
+        (
+            np.array([[0, 0, 0], [np.nan, 0, 0]]),
+            "not finite in float32",
+        ),
+        (np.array([[0, 0, np.inf]]), "not finite in float32"),
+        (np.array([[0, 0, 1e39]]), "not finite in float32"),
         (np.zeros((4, 2)), r"a streamline has the shape \(4, 2\); \(M, 3\) is needed"),
         (np.zeros((4, 1, 3)), r"a streamline has the shape \(4, 1, 3\); \(M, 3\)"),
         ([[0, 0, 0], [0, 0]], "a streamline is no array of real numbers"),
         (np.full((2, 3), "a"), "a streamline is of type <U1"),
     ],
 )
-def test_a_streamline_that_is_none_is_an_error_and_leaves_nothing(
+def test_an_invalid_streamline_is_an_error_and_leaves_no_file(
     suffix, line, said, affine, tmp_path
 ):
-    # Alone, or behind one that is fine.
+    # Alone, or after a valid one.
     for lines in ([(line, {})], [(LINES[0], {}), (line, {})]):
         with pytest.raises(ValueError, match=said) as caught:
             write_tractogram(tmp_path / f"a{suffix}", lines, affine, SHAPE)
@@ -349,7 +395,7 @@ def test_a_streamline_that_is_none_is_an_error_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_points_are_written_in_any_layout(suffix, affine, tmp_path):
+def test_points_may_have_any_memory_layout(suffix, affine, tmp_path):
     paths = [tmp_path / f"{name}{suffix}" for name in "ab"]
     for path, layout in zip(paths, (np.ascontiguousarray, np.asfortranarray)):
         lines = [(layout(line), {}) for line in (LINES[0], LINES[2])]
@@ -357,11 +403,11 @@ def test_points_are_written_in_any_layout(suffix, affine, tmp_path):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_what_float16_cannot_hold_is_an_error(affine, tmp_path):
+def test_a_coordinate_too_large_for_float16_is_an_error(affine, tmp_path):
     line = np.array([[70000.0, 0, 0]])
     path = tmp_path / "a.trx"
     assert write_tractogram(path, [(line, {})], affine, SHAPE) == 1
-    with pytest.raises(ValueError, match="no finite numbers in float16"):
+    with pytest.raises(ValueError, match="not finite in float16"):
         write_tractogram(path, [(line, {})], affine, SHAPE, dtype=np.float16)
 
 
@@ -381,7 +427,7 @@ SEEDS = {"seeds": LINES[0][0]}
         ([{"seeds": [1j, 0, 0]}], "seeds of a streamline is not 3 of float32"),
     ],
 )
-def test_values_that_are_not_as_promised_are_an_error(
+def test_values_that_differ_from_data_types_are_an_error(
     suffix, values, said, affine, tmp_path
 ):
     lines = [(LINES[0], of_line) for of_line in values]
@@ -394,11 +440,11 @@ def test_values_that_are_not_as_promised_are_an_error(
     assert not names(tmp_path)
 
 
-# What goes wrong on the way
+# Errors while writing
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_one(
+def test_a_full_disk_is_an_error_that_names_the_file_and_keeps_the_old_one(
     suffix, affine, tmp_path
 ):
     path = tmp_path / f"a{suffix}"
@@ -421,10 +467,10 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_one(
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("ends", [KeyboardInterrupt, RuntimeError])
-def test_tracking_that_ends_early_leaves_nothing(
+def test_an_error_of_the_tracker_leaves_no_file(
     suffix, ends, affine, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(tractogram_file, "_BATCH_SIZE", 2)
+    monkeypatch.setattr("dipy_rnn.io.tractogram._BATCH_SIZE", 2)
 
     def lines():
         yield from pairs()
@@ -435,7 +481,7 @@ def test_tracking_that_ends_early_leaves_nothing(
     assert not names(tmp_path)
 
 
-# Fewer points
+# Fewer points per streamline
 
 STRAIGHT = np.arange(11.0)[:, None] * [0.5, 0, 0]
 
@@ -456,13 +502,13 @@ STRAIGHT = np.arange(11.0)[:, None] * [0.5, 0, 0]
         (0, 3, []),
     ],
 )
-def test_every_so_many_th_point_and_both_ends_are_kept(n, every, kept):
-    ((points, values),) = thinned([(STRAIGHT[:n], "passed on")], every=every)
+def test_every_nth_point_and_both_ends_are_kept(n, every, kept):
+    ((points, values),) = downsample([(STRAIGHT[:n], "passed on")], every=every)
     assert_array_equal(points, STRAIGHT[list(kept)])
     assert values == "passed on"
 
 
-def test_points_that_make_no_difference_are_left_out():
+def test_points_on_a_straight_line_are_removed():
     corner = np.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [2, 1, 0], [2, 2, 0]])
     near = corner + np.array([0, 0, 0.05])[None] * (np.arange(5) == 1)[:, None]
     lines = [(corner, "a"), (near, "b"), (corner[:1], "c"), (corner[:0], "d")]
@@ -471,18 +517,18 @@ def test_points_that_make_no_difference_are_left_out():
         (0.01, [[0, 2, 4], [0, 1, 2, 4], [0], []]),
         (0.0, [range(5), range(5), [0], []]),
     ):
-        few = list(thinned(lines, tolerance_mm=tolerance_mm))
+        few = list(downsample(lines, tolerance_mm=tolerance_mm))
         assert [values for _, values in few] == ["a", "b", "c", "d"]
         for (points, _), (line, _), rows in zip(few, lines, kept):
             assert_array_equal(points, line[list(rows)])
 
 
-def test_compression_is_dipys_whatever_the_batch_and_the_type(monkeypatch):
-    monkeypatch.setattr(tractogram_file, "_BATCH_SIZE", 3)
+def test_compression_is_that_of_dipy_for_any_batch_and_type(monkeypatch):
+    monkeypatch.setattr("dipy_rnn.io.tractogram._BATCH_SIZE", 3)
     rng = np.random.default_rng(0)
     lines = [rng.normal(0, 0.2, (n, 3)).cumsum(axis=0) for n in (40, 2, 90, 30, 7)]
     lines[2] = lines[2].astype(np.float32)
-    every = thinned(((line, i) for i, line in enumerate(lines)), tolerance_mm=0.2)
+    every = downsample(((line, i) for i, line in enumerate(lines)), tolerance_mm=0.2)
     for n, (points, i) in enumerate(every):
         assert i == n
         theirs = compress_streamlines(lines[n].astype(float), tol_error=0.2)
@@ -492,15 +538,15 @@ def test_compression_is_dipys_whatever_the_batch_and_the_type(monkeypatch):
     assert n == 4
 
 
-def test_points_are_left_out_by_number_and_then_by_distance():
+def test_points_are_removed_by_number_and_then_by_distance():
     zigzag = np.array([[0.0, 0, 0], [1, 1, 0], [2, 0, 0], [3, 1, 0], [4, 0, 0]])
-    ((points, _),) = thinned([(zigzag, None)], every=2, tolerance_mm=0.1)
+    ((points, _),) = downsample([(zigzag, None)], every=2, tolerance_mm=0.1)
     assert_array_equal(points, zigzag[[0, 4]])
 
 
-def test_thinning_takes_streamlines_as_they_are_asked_for():
+def test_downsampling_takes_streamlines_only_when_needed():
     forever = iter(lambda: (STRAIGHT, None), None)
-    few = list(islice(thinned(forever, every=5, tolerance_mm=0.1), 3))
+    few = list(islice(downsample(forever, every=5, tolerance_mm=0.1), 3))
     assert [len(points) for points, _ in few] == [2, 2, 2]
 
 
@@ -517,6 +563,6 @@ def test_thinning_takes_streamlines_as_they_are_asked_for():
         ({"tolerance_mm": np.nan}, "tolerance_mm is nan"),
     ],
 )
-def test_what_cannot_thin_is_refused_at_once(options, said):
+def test_invalid_options_of_downsample_are_errors_at_once(options, said):
     with pytest.raises(ValueError, match=said):
-        thinned([], **options)
+        downsample([], **options)

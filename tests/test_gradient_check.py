@@ -1,4 +1,4 @@
-"""Flipped and swapped axes of the gradients: the 24 cases, and which one is right."""
+"""Flipped and swapped gradient axes: the 24 cases, and which one is correct."""
 
 import re
 
@@ -12,7 +12,7 @@ import numpy.testing as npt
 import pytest
 from worlds import OBLIQUE_ROTATION, affine_of, everywhere, signed_permutations
 
-from dipy_rnn.gradients import (
+from dipy_rnn.gradient_check import (
     AXIS_CASES,
     GIVEN,
     CaseLength,
@@ -28,7 +28,7 @@ ONE_THREAD = {"step_size": 1.0, "nbr_threads": 1}
 
 
 def check_phantom(phantom, case=GIVEN, n_seeds=200):
-    """Check the gradients of a phantom whose axes were mixed up as in a case."""
+    """Check a phantom whose gradient axes were changed by a case."""
     mask = phantom.mask()
     seeds = random_seeds_from_mask(
         mask,
@@ -43,7 +43,7 @@ def check_phantom(phantom, case=GIVEN, n_seeds=200):
 
 
 def undoing(case):
-    """Return the name of the case that takes another one back."""
+    """Return the name of the case that undoes another one."""
     (name,) = (
         name
         for name, matrix in AXIS_CASES.items()
@@ -53,13 +53,13 @@ def undoing(case):
 
 
 def lengths(longest=GIVEN, by=1.0, n=100):
-    """Return lengths of 10 mm for all cases, but for one."""
+    """Return lengths of 10 mm in all cases except one, which is longer."""
     return {
         case: np.full(n, 10.0 * (by if case == longest else 1)) for case in AXIS_CASES
     }
 
 
-def test_there_are_24_cases_and_no_two_differ_by_a_sign_alone():
+def test_there_are_24_cases_and_no_two_differ_only_by_sign():
     assert len(AXIS_CASES) == 24
     npt.assert_array_equal(AXIS_CASES[GIVEN], np.eye(3))
     for matrix in signed_permutations():
@@ -72,12 +72,12 @@ def test_there_are_24_cases_and_no_two_differ_by_a_sign_alone():
     ("case", "rows"),
     [("x -y z", (1, -2, 3)), ("y x z", (2, 1, 3)), ("-y z x", (-2, 3, 1))],
 )
-def test_the_name_of_a_case_says_what_becomes_of_the_rows(case, rows):
+def test_the_name_of_a_case_lists_the_new_rows(case, rows):
     assert tuple(AXIS_CASES[case] @ [1, 2, 3]) == rows
 
 
 @pytest.mark.parametrize("order", [4, 8])
-def test_the_fodf_is_turned_as_the_gradients_are(order, harmonics):
+def test_the_fodf_is_rotated_as_the_gradients_are(order, harmonics):
     rng = np.random.default_rng(1)
     directions = rng.normal(size=(20, 3))
     n = (order + 1) * (order + 2) // 2
@@ -92,11 +92,11 @@ def test_the_fodf_is_turned_as_the_gradients_are(order, harmonics):
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # DIPY's own basis
 @pytest.mark.parametrize("case", ["-x y z", "x y -z", "y x z", "z -x y"])
-def test_a_fit_with_turned_gradients_gives_the_turned_fodf(case, random_frames):
-    """DIPY's CSD, but for what it takes from other axes than those of the gradients.
+def test_a_fit_with_rotated_gradients_gives_the_rotated_fodf(case, random_frames):
+    """DIPY's CSD, without its dependence on other axes than those of the gradients.
 
-    The sphere of its constraint is turned as well, and the response is not sampled at
-    the gradients.
+    The sphere of its constraint is rotated, too, and the response is not sampled at the
+    gradients.
     """
     sphere = get_sphere(name="symmetric362")
     bvecs = np.vstack([np.zeros(3), random_frames(30, seed=4)[:, 0]])
@@ -120,7 +120,7 @@ def test_a_fit_with_turned_gradients_gives_the_turned_fodf(case, random_frames):
     npt.assert_allclose(again.data, reoriented(given, case).data, atol=1e-5)
 
 
-def test_what_cannot_be_turned_is_refused():
+def test_features_that_cannot_be_rotated_are_an_error():
     features = raw_features(np.ones((2, 2, 2, 15)), name="wm.nii.gz")
     with pytest.raises(ValueError, match=r"wm\.nii\.gz is of kind 'raw'; spherical"):
         reoriented(features, GIVEN)
@@ -129,7 +129,7 @@ def test_what_cannot_be_turned_is_refused():
         reoriented(features, "x y")
 
 
-def test_the_longest_case_is_found_and_all_are_held_against_it():
+def test_the_longest_case_is_found_and_the_others_are_compared_with_it():
     of_cases = lengths()
     of_cases["x -y z"] = np.array([20.0, 40.0] * 50)
     check = GradientCheck.from_lengths(of_cases)
@@ -137,7 +137,7 @@ def test_the_longest_case_is_found_and_all_are_held_against_it():
     assert [row.case for row in check.rows[:2]] == ["x -y z", GIVEN]
     given = check.rows[1]
     assert (given.mean_length_mm, given.ratio, given.shortfall_mm) == (10, 1, 20)
-    # Differences of 10 and 30 mm: a standard deviation of 10, over 100 seeds.
+    # The differences are 10 and 30 mm: a standard deviation of 10 mm over 100 seeds.
     assert given.standard_error_mm == pytest.approx(10 / np.sqrt(99))
     assert (check.rows[0].ratio, check.rows[0].shortfall_mm) == (3, 0)
     assert check.table().splitlines()[:2] == [
@@ -146,34 +146,34 @@ def test_the_longest_case_is_found_and_all_are_held_against_it():
     ]
 
 
-def test_a_tenth_and_four_standard_errors_are_needed():
+def test_10_percent_and_four_standard_errors_are_needed():
     assert len(GradientCheck.from_lengths(lengths(by=1.09)).candidates) == 24
     assert GradientCheck.from_lengths(lengths(by=1.11)).candidates == (GIVEN,)
-    # One seed of n is longer by 10 n mm: on average 10 mm, a standard error of 10 mm.
+    # One seed of n is longer by 10 n mm: mean and standard error are 10 mm.
     of_cases = lengths()
     of_cases[GIVEN][0] += 1000
     assert len(GradientCheck.from_lengths(of_cases).candidates) == 24
-    # Half of the seeds are longer by 20 mm: 10 mm, and 1.005 mm.
+    # Half of the seeds are longer by 20 mm: a mean of 10 mm, standard error 1.005 mm.
     of_cases[GIVEN] = np.array([10.0, 30.0] * 50)
     assert GradientCheck.from_lengths(of_cases).candidates == (GIVEN,)
 
 
-def test_seeds_are_compared_one_by_one():
-    """Long and short streamlines vary by much, but all are longer by a fifth."""
+def test_the_lengths_of_each_seed_are_compared():
+    """Lengths vary much between seeds, but all are longer by 20 percent."""
     of_seeds = np.geomspace(1, 200, 40)
     of_cases = dict.fromkeys(AXIS_CASES, of_seeds) | {"z x y": 1.2 * of_seeds}
     assert GradientCheck.from_lengths(of_cases).candidates == ("z x y",)
 
 
-def test_no_streamline_at_all_is_no_answer():
+def test_without_streamlines_there_is_no_clear_result():
     check = GradientCheck.from_lengths(dict.fromkeys(AXIS_CASES, np.zeros(50)))
     assert len(check.candidates) == 24 and check.rows[0].ratio == np.inf
     assert check.verdict.startswith("No clear answer")
 
 
 VERDICTS = {
-    GIVEN: "The gradients look right: streamlines are 2.0 times as long as with axes "
-    "flipped or swapped",
+    GIVEN: "The gradients look right: streamlines are 2.0 times as long as with "
+    "axes flipped or swapped",
     "x -y z": "y looks flipped: streamlines are 2.0 times as long with y negated; "
     "negate row 2 of the bvec file and fit again",
     "z y x": "x and z look swapped: streamlines are 2.0 times as long with these "
@@ -184,7 +184,7 @@ VERDICTS = {
 
 
 @pytest.mark.parametrize("case", VERDICTS)
-def test_the_verdict_is_one_line_that_says_what_to_do(case):
+def test_the_verdict_is_one_line_with_the_correction(case):
     check = GradientCheck.from_lengths(lengths(longest=case, by=2.0))
     assert check.verdict == VERDICTS[case]
 
@@ -192,29 +192,29 @@ def test_the_verdict_is_one_line_that_says_what_to_do(case):
 WITHOUT_OTHERS = {
     GIVEN: "The gradients look right: with axes flipped or swapped there are no "
     "streamlines",
-    "x -y z": "y looks flipped: there are no streamlines with the gradients as they "
-    "are, unlike with y negated; negate row 2 of the bvec file and fit again",
-    "z y x": "x and z look swapped: there are no streamlines with the gradients as "
-    "they are, unlike with these swapped; swap rows 1 and 3 of the bvec file and fit "
-    "again",
-    "y x -z": "The axes look mixed up: there are no streamlines with the gradients as "
-    "they are, unlike with (y x -z); make row 2, row 1, minus row 3 the rows of the "
-    "bvec file and fit again",
+    "x -y z": "y looks flipped: there are no streamlines with the unchanged gradients, "
+    "but there are with y negated; negate row 2 of the bvec file and fit again",
+    "z y x": "x and z look swapped: there are no streamlines with the unchanged "
+    "gradients, but there are with these swapped; swap rows 1 and 3 of the bvec file "
+    "and fit again",
+    "y x -z": "The axes look mixed up: there are no streamlines with the unchanged "
+    "gradients, but there are with (y x -z); make row 2, row 1, minus row 3 the rows "
+    "of the bvec file and fit again",
 }
 
 
 @pytest.mark.parametrize("case", WITHOUT_OTHERS)
-def test_no_factor_is_told_where_one_case_alone_has_streamlines(case):
+def test_there_is_no_factor_if_only_one_case_has_streamlines(case):
     of_cases = dict.fromkeys(AXIS_CASES, np.zeros(40)) | {case: np.arange(40) + 10.0}
     assert GradientCheck.from_lengths(of_cases).verdict == WITHOUT_OTHERS[case]
 
 
-def test_no_factor_is_told_where_several_others_have_streamlines():
+def test_there_is_no_factor_if_several_other_cases_have_streamlines():
     of_cases = dict.fromkeys(AXIS_CASES, np.zeros(40))
     of_cases |= dict.fromkeys(["-x y z", "x -y z"], np.arange(40) + 10.0)
     assert GradientCheck.from_lengths(of_cases).verdict == (
         "The gradients look wrong, but it is not clear how: there are no streamlines "
-        "with the gradients as they are, unlike with (-x y z), (x -y z)"
+        "with the unchanged gradients, but there are with (-x y z), (x -y z)"
     )
 
 
@@ -227,22 +227,22 @@ def test_a_check_of_one_case_has_a_verdict(case, ratio, begin):
     assert check.verdict.startswith(begin)
 
 
-def test_the_rows_that_a_verdict_tells_are_those_of_the_case():
-    mixed_up = 0
+def test_the_rows_of_a_verdict_are_those_of_its_case():
+    n_mixed_up = 0
     for case, matrix in AXIS_CASES.items():
         verdict = GradientCheck.from_lengths(lengths(longest=case, by=2.0)).verdict
         if "mixed up" in verdict:
-            mixed_up += 1
+            n_mixed_up += 1
             told = re.findall(r"(minus )?row (\d)", verdict)
             rows = [(-1 if minus else 1) * int(row) for minus, row in told]
             assert rows == list(matrix @ [1, 2, 3]), case
-    assert mixed_up == 24 - 4 - 3
+    assert n_mixed_up == 24 - 4 - 3
 
 
 @pytest.mark.parametrize(
     ("case", "handedness"), [(GIVEN, 1), ("-x y z", -1), ("x z y", 1), ("z -x y", -1)]
 )
-def test_the_right_case_is_named_on_any_grid(case, handedness):
+def test_the_correct_case_is_found_on_any_grid(case, handedness):
     phantom = random_phantom(3, shape=(20, 20, 20))
     rotation = OBLIQUE_ROTATION * handedness
     affine = affine_of((2.0, 2.0, 2.5), rotation)
@@ -251,7 +251,7 @@ def test_the_right_case_is_named_on_any_grid(case, handedness):
     assert check_phantom(phantom, case).candidates == (undoing(case),)
 
 
-def test_a_straight_bundle_cannot_tell_what_leaves_its_direction_alone():
+def test_cases_that_keep_the_direction_of_a_straight_bundle_are_candidates():
     along_mm = np.linspace(-20, 20, 80)[:, None] * np.array([1.0, 0, 0])
     affine = affine_of((2.0, 2, 2), offset_mm=(-24.0, -12.0, -12.0))
     phantom = Phantom([Bundle(along_mm, 6.0)], affine, (25, 13, 13))
@@ -260,17 +260,15 @@ def test_a_straight_bundle_cannot_tell_what_leaves_its_direction_alone():
     assert set(check.candidates) == keep_x and len(keep_x) == 8
     named, rest = check.verdict.removeprefix("No clear answer: with ").split(" and 3 ")
     assert set(named.strip("()").split("), (")) < keep_x - {GIVEN}
-    assert (
-        rest == "more streamlines are about as long as with the gradients as they are"
-    )
-    # With x and y swapped it is clear that something is wrong, but not what.
+    assert rest == "more streamlines are about as long as with the unchanged gradients"
+    # If x and y are swapped, the axes are wrong, but several cases are possible.
     check = check_phantom(phantom, "y x z", n_seeds=100)
     assert {case.split()[0].strip("-") for case in check.candidates} == {"y"}
     assert len(check.candidates) == 8
     assert check.verdict.startswith("The gradients look wrong, but it is not clear how")
 
 
-def test_a_seed_without_a_streamline_counts_as_zero():
+def test_a_seed_without_a_streamline_has_length_zero():
     phantom = random_phantom(3, shape=(10, 10, 10), voxel_size_mm=4.0)
     features = fodf_features(phantom.fodf())
     inside = np.argwhere(phantom.mask())[:30] * 4.0 + phantom.affine[:3, 3]
@@ -287,7 +285,7 @@ def test_a_seed_without_a_streamline_counts_as_zero():
     assert diluted.mean_length_mm == pytest.approx(alone.mean_length_mm / 2)
 
 
-def test_too_few_seeds_are_refused():
+def test_too_few_seeds_are_an_error():
     phantom = random_phantom(3, shape=(8, 8, 8), voxel_size_mm=6.0)
     with pytest.raises(ValueError, match=r"seeds has 29 rows; 30 or more are needed"):
         check_gradients(

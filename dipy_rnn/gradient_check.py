@@ -1,10 +1,9 @@
-"""Whether the gradients of a scan lie along the axes that its images lie along.
+"""Checking whether axes of the diffusion gradients are flipped or swapped.
 
-Where an axis of the gradients is flipped, or two are swapped, fibres point the wrong
-way and streamlines soon leave the white matter. So seeds are tracked with each of the
-24 orders and signs of the axes: with the right ones streamlines are longest [1]_. The
-fit is not repeated for that. Gradients that are turned give the same fODF, turned in
-every voxel.
+If an axis of the gradients is flipped, or two are swapped, fibre directions are wrong
+and streamlines soon leave the white matter. So seeds are tracked with each of the 24
+orders and signs of the axes: with the correct one streamlines are longest [1]_. The
+fODF is not fitted again: a rotation of the gradients rotates the fODF in each voxel.
 
 References
 ----------
@@ -28,18 +27,19 @@ from dipy_rnn.sh import FeatureVolume, turned
 from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking import track
 
-#: The case in which the gradients stay as they are.
+#: The case of unchanged gradients.
 GIVEN = "x y z"
 
-#: With fewer seeds a standard error says little.
-LEAST_SEEDS = 30
+#: With fewer seeds, standard errors are not reliable.
+MIN_SEEDS = 30
 
-# A case is told from the longest one if that is longer by this factor and by this many
-# standard errors: alone, one would trust few seeds, the other many seeds in one bundle.
-_LEAST_RATIO = 1.1
-_LEAST_ERRORS = 4.0
-# As many cases are named in a verdict.
-_MOST_NAMED = 4
+# A case is excluded only if the longest case exceeds it by this factor and by this many
+# standard errors. With few seeds the factor can be exceeded by chance. With many seeds
+# in one bundle, which are not independent, the standard errors are too small.
+_MIN_RATIO = 1.1
+_MIN_ERRORS = 4.0
+# Largest number of cases that a verdict names.
+_MAX_NAMED = 4
 
 
 def _axis_cases() -> dict[str, FloatArray]:
@@ -56,45 +56,46 @@ def _axis_cases() -> dict[str, FloatArray]:
     return cases
 
 
-#: Matrices that turn the gradients, by names that say what becomes of the rows of a
-#: bvec file: ``"y x -z"`` swaps the first two and negates the third. The other 24
-#: differ from these by the sign of all gradients, which has no effect.
+#: Matrices that multiply the gradients. Their names say what the rows of a bvec file
+#: become: ``"y x -z"`` swaps the first two rows and negates the third. The other 24
+#: signed permutations differ from these in the sign of all gradients, which has no
+#: effect.
 AXIS_CASES = _axis_cases()
 
 
 def reoriented(features: FeatureVolume, case: str) -> FeatureVolume:
-    """Return the fODF that gradients with other axes would have given.
+    """Return the fODF that a fit with other gradient axes would give.
 
     Parameters
     ----------
     features : dipy_rnn.sh.FeatureVolume
-        Of kind ``"sh"``, along the voxel axes.
+        Spherical harmonics (kind ``"sh"``) along the voxel axes.
     case : str
         One of ``AXIS_CASES``.
 
     Returns
     -------
     features : dipy_rnn.sh.FeatureVolume
-        In each voxel ``g`` where there was ``f``, with ``g(A u) = f(u)`` for all
-        directions ``u`` and ``A = AXIS_CASES[case]``.
+        In each voxel the fODF ``f`` is replaced by ``g``, with ``g(A u) = f(u)`` for
+        all directions ``u`` and ``A = AXIS_CASES[case]``.
 
     Raises
     ------
     ValueError
-        If there is no such case, or the features are no spherical harmonics.
+        If the case is unknown, or the features are not spherical harmonics.
 
     Notes
     -----
-    A fit sees a direction only through its angles with the gradients, so it gives
-    ``g`` for ``A`` times the gradients where it gives ``f`` for these.
+    A fit depends on a direction only by its angles with the gradients. So if it gives
+    ``f`` for some gradients, it gives ``g`` for ``A`` times these gradients.
 
     Examples
     --------
     >>> from dipy_rnn.phantom import crossing_phantom
     >>> from dipy_rnn.sh import fodf_features
     >>> features = fodf_features(crossing_phantom(90).fodf())
-    >>> there = reoriented(features, "-x y z")
-    >>> bool(np.allclose(reoriented(there, "-x y z").data, features.data, atol=1e-6))
+    >>> flipped = reoriented(features, "-x y z")
+    >>> bool(np.allclose(reoriented(flipped, "-x y z").data, features.data, atol=1e-6))
     True
     """
     if case not in AXIS_CASES:
@@ -102,29 +103,31 @@ def reoriented(features: FeatureVolume, case: str) -> FeatureVolume:
     if features.kind != "sh":
         raise ValueError(
             f"{features.name} is of kind {features.kind!r}; spherical harmonics are "
-            "needed, nothing else can be turned without a new fit."
+            "needed, because other features cannot be rotated without a new fit."
         )
     return replace(features, data=turned(features.data, AXIS_CASES[case]))
 
 
 @dataclass(frozen=True)
 class CaseLength:
-    """How long streamlines are with one order and one choice of signs of the axes.
+    """Length of the streamlines with one order and signs of the axes.
 
     Parameters
     ----------
     case : str
         One of ``AXIS_CASES``.
     mean_length_mm : float
-        Over all seeds; a seed without a streamline counts as 0.
+        Mean over all seeds; the length is 0 for a seed without a streamline.
     ratio : float
-        To the mean length with the gradients as they are; infinity if that is 0.
+        Mean length divided by the mean length with unchanged gradients; infinity if
+        the latter is 0.
     shortfall_mm : float
-        By how much the mean is below the one of the longest case.
+        Mean length of the longest case minus that of this case.
     standard_error_mm : float
-        Of the shortfall (:func:`dipy_rnn.evaluation.paired_difference`).
+        Standard error of the shortfall
+        (:func:`dipy_rnn.evaluation.paired_difference`).
     is_candidate : bool
-        Whether it is the longest case, or cannot be told from it.
+        Whether the case may be correct: it is the longest one, or not clearly shorter.
 
     Examples
     --------
@@ -142,12 +145,12 @@ class CaseLength:
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """With which axes of the gradients streamlines are longest.
+    """The result of the check: the lengths of all cases.
 
     Parameters
     ----------
     rows : tuple of CaseLength
-        Of all cases, the longest first.
+        Rows of all cases, the longest first.
 
     Examples
     --------
@@ -165,12 +168,12 @@ of the bvec file and fit again
 
     @classmethod
     def from_lengths(cls, lengths_mm: Mapping[str, FloatArray]) -> Self:
-        """Compare how long the streamlines of the same seeds are in each case.
+        """Compare the lengths of the streamlines of the same seeds in all cases.
 
         Parameters
         ----------
         lengths_mm : dict of str to ndarray of shape (N,)
-            For each of ``AXIS_CASES``, 0 where a seed has no streamline.
+            For each of ``AXIS_CASES`` the length for each seed; 0 without a streamline.
 
         Returns
         -------
@@ -178,9 +181,10 @@ of the bvec file and fit again
 
         Notes
         -----
-        A case is no candidate if the longest one is longer by a tenth and by four
-        standard errors of the paired difference. The seeds count as independent of
-        each other, which those in one bundle are not; hence the tenth.
+        A case is not a candidate if the longest case is longer by more than 10 percent
+        and by more than four standard errors of the paired difference. The standard
+        error is computed for independent seeds. Seeds in the same bundle are not
+        independent, which is why the 10 percent are needed as well.
 
         Examples
         --------
@@ -199,8 +203,8 @@ standard_error_mm=0.0, is_candidate=True)
         for case, mean_mm in means_mm.items():
             shortfall_mm = paired_difference(lengths_mm[longest], lengths_mm[case])
             is_shorter = (
-                means_mm[longest] > _LEAST_RATIO * mean_mm
-                and shortfall_mm.value > _LEAST_ERRORS * shortfall_mm.standard_error
+                means_mm[longest] > _MIN_RATIO * mean_mm
+                and shortfall_mm.value > _MIN_ERRORS * shortfall_mm.standard_error
             )
             ratio = mean_mm / means_mm[GIVEN] if means_mm[GIVEN] else np.inf
             rows.append(
@@ -217,16 +221,16 @@ standard_error_mm=0.0, is_candidate=True)
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The cases that may be right: one if the answer is clear."""
+        """The cases that may be correct; a single one if the result is clear."""
         return tuple(row.case for row in self.rows if row.is_candidate)
 
     def table(self) -> str:
-        """Lay out how long streamlines are in each case.
+        """Format the lengths of all cases as a table.
 
         Returns
         -------
         table : str
-            A line for each case: mean length, ratio to the gradients as they are, name.
+            One line for each case: mean length, ratio to unchanged gradients, name.
 
         Examples
         --------
@@ -240,15 +244,15 @@ standard_error_mm=0.0, is_candidate=True)
 
     @property
     def verdict(self) -> str:
-        """What the check found, in one line."""
+        """The result in one line, with the correction to make."""
         candidates = self.candidates
         longest = self.rows[0]
         if candidates == (GIVEN,):
             others_ratio = max((row.ratio for row in self.rows[1:]), default=0.0)
             if not others_ratio:
                 return (
-                    "The gradients look right: with axes flipped or swapped there are "
-                    "no streamlines"
+                    "The gradients look right: with axes flipped or swapped there "
+                    "are no streamlines"
                 )
             return (
                 "The gradients look right: streamlines are "
@@ -257,24 +261,25 @@ standard_error_mm=0.0, is_candidate=True)
         gain = f"streamlines are {longest.ratio:.1f} times as long with"
         if longest.ratio == np.inf:
             gain = (
-                "there are no streamlines with the gradients as they are, unlike with"
+                "there are no streamlines with the unchanged gradients, but there are "
+                "with"
             )
         if len(candidates) == 1:
             return _advice(longest.case, gain)
         others = [f"({case})" for case in candidates if case != GIVEN]
-        named = ", ".join(others[:_MOST_NAMED])
-        if len(others) > _MOST_NAMED:
-            named += f" and {len(others) - _MOST_NAMED} more"
+        named = ", ".join(others[:_MAX_NAMED])
+        if len(others) > _MAX_NAMED:
+            named += f" and {len(others) - _MAX_NAMED} more"
         if GIVEN in candidates:
             return (
                 f"No clear answer: with {named} streamlines are about as long as with "
-                "the gradients as they are"
+                "the unchanged gradients"
             )
         return f"The gradients look wrong, but it is not clear how: {gain} {named}"
 
 
 def _advice(case: str, gain: str) -> str:
-    """Say what is wrong with the gradients if a case is right."""
+    """Return what is wrong with the gradients, and the correction, for a case."""
     axes = case.split()
     moved = [place for place in range(3) if axes[place].strip("-") != "xyz"[place]]
     if not moved:
@@ -311,28 +316,29 @@ def check_gradients(
     max_angle: float = 30.0,
     nbr_threads: int = 0,
 ) -> GradientCheck:
-    """Track with all orders and signs of the gradients' axes.
+    """Track seeds with all orders and signs of the gradient axes.
 
     Parameters
     ----------
     features : dipy_rnn.sh.FeatureVolume
-        Of kind ``"sh"``, fitted with the gradients to check.
+        Spherical harmonics (kind ``"sh"``), fitted with the gradients to check.
     stopping_criterion : dipy_rnn.stopping.StoppingCriterion
-        Says where tracking ends. It must not depend on directions, as a threshold of
-        FA does not.
+        It must not depend on the directions of gradients or fibres. A threshold of FA
+        does not.
     seeds : array_like of shape (N, 3)
-        In mm, at random places of the white matter; 30 or more, better 1000. All
-        cases have the same ones, and begin along the largest peaks of their own fODFs.
+        Seeds in mm at random positions in the white matter: at least 30, better 1000.
+        They are the same in all cases. The first direction is the largest peak of the
+        fODF of the case.
     affine : array_like of shape (4, 4)
         Voxel to mm, without shear.
     model : str, Path or dipy_rnn.model_file.Model, optional
         Name of a shipped model or a model file; ``"default"`` if None.
     step_size : float, optional
-        Step in mm.
+        Step size in mm.
     max_angle : float, optional
-        A streamline ends where a step would turn by more (degrees).
+        Maximum angle (degrees): a streamline ends where a step would turn by more.
     nbr_threads : int, optional
-        0 for every core.
+        Number of threads; 0 for all cores.
 
     Returns
     -------
@@ -341,7 +347,7 @@ def check_gradients(
     Raises
     ------
     ValueError
-        If there are too few seeds, or an argument is not as said here or at
+        If there are too few seeds, or another argument is invalid, as for
         :func:`dipy_rnn.tracking.track`.
 
     Examples
@@ -361,10 +367,10 @@ def check_gradients(
     'y looks flipped'
     """
     seeds = spaces.check_points(seeds, "seeds")
-    if len(seeds) < LEAST_SEEDS:
+    if len(seeds) < MIN_SEEDS:
         raise ValueError(
-            f"seeds has {len(seeds)} rows; {LEAST_SEEDS} or more are needed to tell "
-            "lengths apart."
+            f"seeds has {len(seeds)} rows; {MIN_SEEDS} or more are needed to compare "
+            "lengths."
         )
     model = load_model(model)
     lengths_mm: dict[str, FloatArray] = {}

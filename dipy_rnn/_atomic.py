@@ -1,4 +1,4 @@
-"""Files that are complete under their name, or not there at all."""
+"""Writing a file completely or not at all."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,52 +13,53 @@ import tempfile
 
 from dipy_rnn._typing import AnyPath
 
-# There is no more room; such errors often do not say where.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+# Errors of a full or broken disk; they often do not name the file.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 @contextmanager
-def whole_file(path: AnyPath) -> Iterator[Path]:
-    """Write a file elsewhere, and move it into place when it is complete.
+def atomic_write(path: AnyPath) -> Iterator[Path]:
+    """Write a file in a temporary folder, and move it to its place when complete.
 
     Parameters
     ----------
     path : str or Path
-        Of the file; one that is there stays until the new one takes its place.
+        Final path of the file. An existing file stays until it is replaced.
 
     Yields
     ------
     partial : Path
-        To be written, under the same name in a hidden folder beside `path`, where
-        there is room for other files as long as this one is written.
+        Path to write to: the same name, in a hidden folder beside `path`. Other
+        temporary files may be put into that folder.
 
     Raises
     ------
     OSError
-        If it cannot be written; it names `path`.
+        If the file cannot be written. The error names `path`.
 
     Notes
     -----
-    The file is on the disk (:func:`os.fsync`) before it is moved. Whatever ends the
-    block, Ctrl-C too, nothing else is left. Only a process that is killed cannot clean
-    up: the next one that writes `path` on the same host does so, and knows by the
-    process number in the folder's name whether that process still lives. On Windows,
-    where this cannot be asked safely, the folder stays.
+    The file is flushed to the disk (:func:`os.fsync`) before it is moved. The folder
+    is removed when the block ends, also after an error or Ctrl-C.
+
+    A process that is killed cannot remove its folder. The next process that writes
+    `path` on the same host removes it, if the process whose number is in the name of
+    the folder has ended. On Windows there is no safe way to tell, so the folder stays.
 
     Examples
     --------
     >>> path = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> with whole_file(path) as partial:
-    ...     _ = partial.write_text("all of it")
+    >>> with atomic_write(path) as partial:
+    ...     _ = partial.write_text("complete")
     ...     path.exists()
     False
     >>> path.read_text()
-    'all of it'
+    'complete'
     """
     path = Path(path)
     try:
-        _sweep(path)
-        prefix = f"{_prefix(path)}{os.getpid()}."
+        _remove_leftovers(path)
+        prefix = f"{_folder_prefix(path)}{os.getpid()}."
         folder = Path(tempfile.mkdtemp(".partial", prefix, path.parent))
     except OSError as error:
         raise _naming(path, error) from None
@@ -70,7 +71,7 @@ def whole_file(path: AnyPath) -> Iterator[Path]:
         os.replace(partial, path)
     except OSError as error:
         if str(folder) in str(error.filename) or (
-            error.filename is None and error.errno in _NO_ROOM
+            error.filename is None and error.errno in _DISK_ERRORS
         ):
             raise _naming(path, error) from None
         raise
@@ -86,10 +87,10 @@ def save_table(
     Parameters
     ----------
     path : Path
-        It is replaced, when the table is complete.
+        An existing file is replaced when the table is complete.
     columns : collection of str
     rows : iterable of dict of str to object
-        Values by column; blank where a row has none.
+        Values by column. A missing value leaves its cell empty.
 
     Examples
     --------
@@ -99,7 +100,7 @@ def save_table(
     ['a,b', '1,2', ',3']
     """
     with (
-        whole_file(path) as partial,
+        atomic_write(path) as partial,
         open(partial, "w", newline="", encoding="utf-8") as file,
     ):
         table = csv.DictWriter(file, columns)
@@ -111,31 +112,34 @@ def _naming(path: Path, error: OSError) -> OSError:
     return OSError(error.errno, error.strerror, str(path))
 
 
-def _prefix(path: Path) -> str:
-    """Return how the names of the folders begin that this host makes for a file."""
+def _folder_prefix(path: Path) -> str:
+    """Return the beginning of the names of all folders that this host makes."""
     return f".{path.name}.{socket.gethostname()}."
 
 
-def _sweep(path: Path) -> None:
-    """Remove what processes of this host left that were killed."""
-    pattern = re.compile(re.escape(_prefix(path)) + r"(\d+)\.\w+\.partial")
+def _remove_leftovers(path: Path) -> None:
+    """Remove the folders for `path` of processes on this host that were killed."""
+    pattern = re.compile(re.escape(_folder_prefix(path)) + r"(\d+)\.\w+\.partial")
     for name in os.listdir(path.parent):
         leftover = pattern.fullmatch(name)
-        if leftover and not _lives(int(leftover[1])):
+        if leftover and not _is_running(int(leftover[1])):
             shutil.rmtree(path.parent / name, ignore_errors=True)
 
 
-def _lives(process: int) -> bool:
+def _is_running(process: int) -> bool:
+    """Return False only if it is certain that a process has ended."""
     if os.name != "posix":
-        return True  # os.kill would end it
+        return True  # on Windows os.kill would end the process
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):  # somebody else's; no number of a process
+    except (PermissionError, OverflowError):  # another user's, or too large a number
         return True
+    # In a container whose first process does not wait for its children, a killed
+    # process stays as a zombie (Z), to which os.kill can send signals.
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return True
-    return state != "Z"  # ended, and nobody asked how: so it stays in some containers
+    return state != "Z"

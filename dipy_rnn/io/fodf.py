@@ -1,0 +1,178 @@
+"""Loading the fODF that a network tracks on, from peaks and metrics or NIfTI files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dipy_rnn._typing import AnyArray, FloatArray
+from dipy_rnn.io.files import check_is_file, check_size, first_line, shown
+from dipy_rnn.io.images import load_volume
+from dipy_rnn.sh import SH_FRAMES
+
+if TYPE_CHECKING:
+    from dipy.direction.peaks import PeaksAndMetrics
+    import h5py
+
+    from dipy_rnn.sh import FeatureVolume
+
+#: Names of the bases of spherical harmonics; the first one is DIPY's default.
+SH_BASES = (
+    "descoteaux07_legacy",
+    "descoteaux07",
+    "tournier07_legacy",
+    "tournier07",
+)
+
+
+def check_sh_format(sh_basis: str | None, sh_frame: str) -> None:
+    """Raise ValueError if a basis or axes of spherical harmonics are unknown.
+
+    Parameters
+    ----------
+    sh_basis : str or None
+    sh_frame : str
+
+    Raises
+    ------
+    ValueError
+        If `sh_basis` is not None or one of ``SH_BASES``, or `sh_frame` is not one of
+        ``SH_FRAMES``.
+
+    Examples
+    --------
+    >>> check_sh_format("tournier07", "scanner")
+    """
+    if sh_basis is not None and sh_basis not in SH_BASES:
+        raise ValueError(f"sh_basis is {sh_basis}; {', '.join(SH_BASES)} are allowed.")
+    if sh_frame not in SH_FRAMES:
+        raise ValueError(
+            f"sh_frame is {sh_frame}; {' or '.join(SH_FRAMES)} is allowed."
+        )
+
+
+def load_features(
+    path: Path, kind: str, sh_basis: str | None, sh_frame: str
+) -> tuple[FeatureVolume, FloatArray | None]:
+    """Load the fODF of a peaks and metrics file or of a NIfTI file.
+
+    Parameters
+    ----------
+    path : Path
+    kind : str
+        Features that the model takes: ``"sh"`` for spherical harmonics, or ``"raw"``
+        for the values of a NIfTI file as they are.
+    sh_basis : str or None
+        One of ``SH_BASES``. If None, the basis is detected in a peaks and metrics
+        file; for a NIfTI file it is DIPY's default.
+    sh_frame : str
+        Axes of the spherical harmonics: ``"voxel"`` or ``"scanner"``.
+
+    Returns
+    -------
+    features : dipy_rnn.sh.FeatureVolume
+    affine : ndarray of shape (4, 4) or None
+        Voxel to mm; None if the file does not contain it.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read or does not contain an fODF, or if `sh_basis` or
+        `sh_frame` does not apply to it.
+    """
+    from dipy_rnn.sh import fodf_features, pam_features, raw_features
+
+    if kind == "raw":
+        if sh_basis is not None or sh_frame != SH_FRAMES[0]:
+            raise ValueError(
+                "sh_basis and sh_frame describe spherical harmonics, but the model "
+                "takes other features; leave them out."
+            )
+        data, affine = load_volume(path, n_axes=4)
+        return raw_features(data, name=shown(path)), affine
+    if path.suffix.lower() == ".pam5":
+        pam = load_pam(path, "shm_coeff", "affine", "B")
+        if sh_frame != SH_FRAMES[0]:
+            raise ValueError(
+                f"sh_frame is {sh_frame}, but {path} is a peaks and metrics file, "
+                "whose spherical harmonics are along the voxel axes; leave sh_frame "
+                "out."
+            )
+        if sh_basis is None or pam.shm_coeff is None:
+            return pam_features(pam, name=shown(path)), pam.affine
+        coeffs, affine = pam.shm_coeff, pam.affine
+    else:
+        coeffs, affine = load_volume(path, n_axes=4)
+    sh_basis = sh_basis or SH_BASES[0]
+    features = fodf_features(
+        coeffs,
+        basis_type=sh_basis.removesuffix("_legacy"),
+        legacy=sh_basis.endswith("_legacy"),
+        sh_frame=sh_frame,
+        affine=affine,
+        name=shown(path),
+    )
+    return features, affine
+
+
+def load_pam(path: Path, *names: str) -> PeaksAndMetrics:
+    """Load the sphere and the named arrays of a peaks and metrics file.
+
+    Parameters
+    ----------
+    path : Path
+    *names : str
+        Names of arrays, such as ``"shm_coeff"``.
+
+    Returns
+    -------
+    pam : dipy.direction.peaks.PeaksAndMetrics
+        A named array that the file does not contain is None.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a peaks and metrics file, or an array is not of real
+        numbers.
+
+    Notes
+    -----
+    :func:`dipy.io.peaks.load_pam` also reads the version, which is a string. If a bit
+    is flipped where HDF5 stores strings, HDF5 may loop forever. So no string is read
+    here.
+    """
+    from dipy.core.sphere import Sphere
+    from dipy.direction.peaks import PeaksAndMetrics
+    import h5py
+
+    from dipy_rnn.spaces import check_affine
+
+    check_is_file(path)
+    pam = PeaksAndMetrics()
+    try:
+        with h5py.File(path, "r") as file:
+            group = file["pam"]
+            for name in names:
+                setattr(pam, name, _read_array(path, group, name))
+            vertices = _read_array(path, group, "sphere_vertices")
+        if vertices is not None:
+            pam.sphere = Sphere(xyz=vertices.astype(float))
+    except Exception as error:  # HDF5 raises many kinds of error for a damaged file
+        raise ValueError(
+            f"{shown(path)} cannot be read as a peaks and metrics file "
+            f"({first_line(error)}); make it with dipy_fit_csd."
+        ) from None
+    if getattr(pam, "affine", None) is not None:
+        pam.affine = check_affine(pam.affine, f"the affine of {shown(path)}")
+    return pam
+
+
+def _read_array(path: Path, group: h5py.Group, name: str) -> AnyArray | None:
+    if name not in group:
+        return None
+    data = group[name]
+    if data.dtype.kind not in "biuf":
+        raise ValueError(f"{name} is of type {data.dtype}, not of real numbers")
+    check_size(path, data.size * data.dtype.itemsize, data.compression, name)
+    values: AnyArray = data[:]
+    return values

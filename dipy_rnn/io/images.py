@@ -1,0 +1,120 @@
+"""Loading NIfTI images, and checking that two images are on the same grid."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from dipy_rnn._typing import AnyArray, FloatArray
+from dipy_rnn.io.files import check_is_file, check_size, first_line, shown
+
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
+
+_AFFINE_TOLERANCE = 1e-3  # largest difference between elements of equal affines
+_RESAMPLE = (
+    "resample one onto the other's grid (nibabel.processing.resample_from_to, or "
+    "mrgrid of MRtrix3)."
+)
+
+
+def load_volume(
+    path: Path, n_axes: int = 3, *, wanted: str = ""
+) -> tuple[AnyArray, FloatArray]:
+    """Load a NIfTI image with a given number of axes.
+
+    Parameters
+    ----------
+    path : Path
+    n_axes : int, optional
+        Number of axes. A last axis of length 1 beyond these is removed.
+    wanted : str, optional
+        Text at the end of the error message for an image with other axes: it says
+        which image is expected.
+
+    Returns
+    -------
+    data : ndarray
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read as an image, or the image has another number of
+        axes, no voxels, or an invalid affine.
+    """
+    from dipy.io.image import load_nifti
+    import nibabel as nib
+
+    from dipy_rnn.spaces import check_affine, check_numbers
+
+    check_is_file(path)
+    try:
+        # load_nifti allocates memory for the data that the header announces.
+        image = cast("SpatialImage", nib.load(path))  # other kinds of file fail below
+        on_disk = image.file_map.get("image") or image.file_map["header"]
+        name = str(on_disk.filename)
+        check_size(
+            name,
+            math.prod(image.shape) * image.get_data_dtype().itemsize,
+            not name.lower().endswith((".nii", ".img")),
+        )
+        with np.errstate(all="ignore"):  # scaled values that overflow become infinite
+            data, affine = load_nifti(path)
+    except Exception as error:  # nibabel passes on errors of zlib, struct and others
+        raise ValueError(
+            f"{shown(path)} cannot be read as a NIfTI image ({first_line(error)})."
+        ) from None
+    affine = check_affine(affine, f"the affine of {shown(path)}")
+    data = check_numbers(data, shown(path))
+    if not data.size:
+        raise ValueError(f"{shown(path)} has no voxel: its shape is {data.shape}.")
+    if data.ndim == n_axes + 1 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim != n_axes:
+        raise ValueError(
+            f"{shown(path)} has {data.ndim} axes, its shape is {data.shape}; an image "
+            f"with {n_axes} axes is needed{wanted}."
+        )
+    return data, affine
+
+
+def check_same_grid(
+    path: Path,
+    shape: tuple[int, ...],
+    affine: FloatArray,
+    other_path: Path,
+    other_shape: tuple[int, ...],
+    other_affine: FloatArray | None,
+) -> None:
+    """Raise ValueError if two images are not on the same grid.
+
+    Parameters
+    ----------
+    path, shape, affine : Path, tuple of int, ndarray of shape (4, 4)
+        Of one image.
+    other_path, other_shape, other_affine : Path, tuple of int, ndarray of shape (4, 4)
+        Of the other image. If `other_affine` is None, affines are not compared.
+
+    Raises
+    ------
+    ValueError
+        If the shapes or the affines differ. The error names both files.
+
+    Examples
+    --------
+    >>> grid = (4, 5, 6), np.eye(4)
+    >>> check_same_grid(Path("fa.nii.gz"), *grid, Path("seeds.nii.gz"), *grid)
+    """
+    if shape != other_shape:
+        raise ValueError(
+            f"{other_path} has the shape {other_shape} and {path} {shape}; {_RESAMPLE}"
+        )
+    if other_affine is not None and not np.allclose(
+        affine, other_affine, atol=_AFFINE_TOLERANCE
+    ):
+        raise ValueError(f"{other_path} and {path} have different affines; {_RESAMPLE}")

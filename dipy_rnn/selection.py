@@ -1,0 +1,255 @@
+"""Tracking batches of seeds, selecting streamlines, and counting both.
+
+`track_selected` tracks seeds with a network and yields the streamlines whose length and
+ends meet the conditions. `TrackingCounts` counts seeds, streamlines and the reasons why
+tracking stopped, also of streamlines that are not selected.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from dipy_rnn._typing import FloatArray
+    from dipy_rnn.stopping import StoppingCriterion, StopReason
+    from dipy_rnn.tracking import Streamline
+
+_Item = TypeVar("_Item")
+
+logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
+
+
+@dataclass
+class TrackingCounts:
+    """Numbers of seeds and streamlines, and why tracking stopped.
+
+    Parameters
+    ----------
+    step_mm : float
+        Step size.
+    seeds : int, optional
+        Number of seeds that were tracked.
+    streamlines : int, optional
+        Number of selected streamlines.
+    steps : int, optional
+        Sum of the steps of the selected streamlines.
+    ends : collections.Counter of tuple of 2 dipy_rnn.stopping.StopReason
+        Number of streamlines, selected or not, for each pair of reasons (forward,
+        backward).
+
+    Examples
+    --------
+    >>> parts = TrackingCounts(0.5, 2, 1, 20), TrackingCounts(0.5, 4, 3, 12)
+    >>> (parts[0] + parts[1]).mean_length_mm
+    4.0
+    """
+
+    step_mm: float
+    seeds: int = 0
+    streamlines: int = 0
+    steps: int = 0
+    ends: Counter[tuple[StopReason, StopReason]] = field(default_factory=Counter)
+
+    @property
+    def mean_length_mm(self) -> float:
+        """Mean length of the selected streamlines; 0 if there is none."""
+        return self.steps * self.step_mm / max(self.streamlines, 1)
+
+    @property
+    def without_direction(self) -> int:
+        """Number of seeds at which the fODF has no direction to start along."""
+        return self.seeds - sum(self.ends.values())
+
+    def table(self, *, by_streamline: bool) -> str:
+        """Format how often tracking stopped for which reasons.
+
+        Parameters
+        ----------
+        by_streamline : bool
+            True to count streamlines by the validity of their two ends, as for
+            anatomically constrained tracking; False to count the reasons of all ends.
+
+        Returns
+        -------
+        table : str
+            One line for each reason.
+        """
+        from dipy_rnn.stopping import format_fates, format_tally
+
+        if by_streamline:
+            return format_fates(self.ends)
+        stops: Counter[StopReason] = Counter()
+        for ends, n in self.ends.items():
+            for stop in ends:
+                stops[stop] += n
+        return format_tally(stops)
+
+    def __add__(self, other: TrackingCounts) -> TrackingCounts:
+        """Add the counts of two parts of the seeds of a subject."""
+        return TrackingCounts(
+            self.step_mm,
+            self.seeds + other.seeds,
+            self.streamlines + other.streamlines,
+            self.steps + other.steps,
+            self.ends + other.ends,
+        )
+
+
+def track_selected(
+    batches: Iterable[FloatArray],
+    stopping_criterion: StoppingCriterion,
+    affine: FloatArray,
+    counts: TrackingCounts,
+    *,
+    min_len: float,
+    max_len: float,
+    step_size: float,
+    only_valid_ends: bool = False,
+    select: int = 0,
+    progress_of: int = 0,
+    **options: Any,
+) -> Generator[Streamline, None, None]:
+    """Track batches of seeds, and yield the streamlines that are selected.
+
+    Parameters
+    ----------
+    batches : iterable of ndarray of shape (N, 3)
+        Seeds in mm.
+    stopping_criterion, affine, step_size, **options
+        As for :func:`dipy_rnn.tracking.track`.
+    counts : TrackingCounts
+        Is updated while streamlines are tracked.
+    min_len, max_len : float
+        Shortest and longest length in mm of a selected streamline.
+    only_valid_ends : bool, optional
+        Whether to select only streamlines whose two ends are valid.
+    select : int, optional
+        If above 0, tracking ends when this number of streamlines is selected.
+    progress_of : int, optional
+        If above 0, show the progress: towards `select`, if that is given, or else
+        towards this number of seeds.
+
+    Returns
+    -------
+    streamlines : generator of dipy_rnn.tracking.Streamline
+
+    Raises
+    ------
+    ValueError
+        If a length or the step is out of range; before anything is tracked.
+
+    Examples
+    --------
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> from dipy_rnn.sh import fodf_features
+    >>> from dipy_rnn.stopping import BinaryStoppingCriterion
+    >>> phantom = crossing_phantom(90)
+    >>> seeds = phantom.streamlines(1)[0][0][50:53]
+    >>> counts = TrackingCounts(step_mm=1.0)
+    >>> streamlines = track_selected(
+    ...     [seeds], BinaryStoppingCriterion(phantom.mask()), phantom.affine, counts,
+    ...     min_len=2, max_len=500, step_size=1.0, select=2,
+    ...     features=fodf_features(phantom.fodf()))
+    >>> len(list(streamlines)), counts.streamlines
+    (2, 2)
+    """
+    from dipy_rnn.tracking import length_limits
+
+    min_points, max_points = length_limits(min_len, max_len, step_size)
+    options |= {"max_len": max_len, "step_size": step_size}
+
+    def is_selected(line: Streamline) -> bool:
+        return min_points <= len(line.points_mm) <= max_points and (
+            line.has_valid_ends or not only_valid_ends
+        )
+
+    def generate() -> Generator[Streamline, None, None]:
+        tracked = _track_batches(batches, stopping_criterion, affine, counts, options)
+        with closing(tracked):
+            lines: Iterator[Streamline] = tracked
+            if progress_of and not select:
+                lines = show_progress(lines, progress_of, "seeds", lambda: counts.seeds)
+            lines = _select(lines, is_selected, counts, select)
+            if progress_of and select:
+                lines = show_progress(
+                    lines, select, "streamlines", lambda: counts.streamlines
+                )
+            yield from lines
+
+    return generate()
+
+
+def _track_batches(
+    batches: Iterable[FloatArray],
+    stopping_criterion: StoppingCriterion,
+    affine: FloatArray,
+    counts: TrackingCounts,
+    options: dict[str, Any],
+) -> Generator[Streamline, None, None]:
+    from dipy_rnn.tracking import track
+
+    for seeds in batches:
+        done = counts.seeds
+        for line in track(seeds, stopping_criterion, affine, **options):
+            counts.seeds = done + line.seed_index + 1
+            yield line
+        counts.seeds = done + len(seeds)
+
+
+def _select(
+    lines: Iterable[Streamline],
+    is_selected: Callable[[Streamline], bool],
+    counts: TrackingCounts,
+    select: int,
+) -> Iterator[Streamline]:
+    for line in lines:
+        counts.ends[line.forward_stop, line.backward_stop] += 1
+        if not is_selected(line):
+            continue
+        counts.streamlines += 1
+        counts.steps += len(line.points_mm) - 1
+        yield line
+        if counts.streamlines == select:
+            return
+
+
+def show_progress(
+    items: Iterable[_Item], total: int, unit: str, done: Callable[[], int]
+) -> Iterator[_Item]:
+    """Yield items, and show how much is done: a bar, or log messages without terminal.
+
+    Parameters
+    ----------
+    items : iterable
+    total : int
+        Number at which everything is done.
+    unit : str
+        What is counted, such as ``"seeds"``.
+    done : callable
+        Returns the number that is done.
+
+    Yields
+    ------
+    item : object
+    """
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=total, unit=f" {unit}") as bar:
+            for item in items:
+                yield item
+                bar.update(done() - bar.n)
+            bar.update(done() - bar.n)
+        return
+    tenths = 0
+    for item in items:
+        yield item
+        if 10 * done() // total > tenths:
+            tenths = 10 * done() // total
+            logger.info(f"{done()} of {total} {unit}")

@@ -1,0 +1,94 @@
+"""Tracking batches of seeds with conditions, and the counts of what was tracked."""
+
+import numpy as np
+import pytest
+
+from dipy_rnn.phantom import crossing_phantom
+from dipy_rnn.selection import TrackingCounts, show_progress, track_selected
+from dipy_rnn.sh import fodf_features
+from dipy_rnn.stopping import BinaryStoppingCriterion, StopReason
+from dipy_rnn.tracking import track
+
+STEP_MM = 1.0
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    """Return batches of seeds, criterion, affine and the options of tracking.
+
+    The last seed of the second batch is outside the image.
+    """
+    phantom = crossing_phantom(90, shape=(20, 20, 10))
+    seeds = phantom.streamlines(2)[0][0][20:50:5]
+    batches = [seeds[:4], np.vstack([seeds[4:], [[1e3, 0, 0]]])]
+    criterion = BinaryStoppingCriterion(phantom.mask())
+    options = {
+        "features": fodf_features(phantom.fodf(noise=0.05)),
+        "step_size": STEP_MM,
+    }
+    return batches, criterion, phantom.affine, options
+
+
+def select(inputs, **conditions):
+    """Return the selected streamlines and the counts."""
+    batches, criterion, affine, options = inputs
+    counts = TrackingCounts(STEP_MM)
+    conditions = {"min_len": 0, "max_len": 500} | conditions
+    lines = track_selected(batches, criterion, affine, counts, **options, **conditions)
+    return list(lines), counts
+
+
+def test_all_batches_are_tracked_as_one(inputs):
+    batches, criterion, affine, options = inputs
+    together = list(track(np.vstack(batches), criterion, affine, **options))
+    lines, counts = select(inputs)
+    assert len(lines) == len(together) == 6
+    for line, expected in zip(lines, together):
+        np.testing.assert_array_equal(line.points_mm, expected.points_mm)
+    assert (counts.seeds, counts.streamlines, counts.without_direction) == (7, 6, 1)
+    steps = [len(line.points_mm) - 1 for line in together]
+    assert counts.mean_length_mm == np.mean(steps) * STEP_MM
+
+
+def test_streamlines_outside_of_the_limits_are_counted_but_not_selected(inputs):
+    lengths = [len(line.points_mm) for line in select(inputs)[0]]
+    for conditions in ({"min_len": max(lengths) + 1}, {"max_len": min(lengths) - 1}):
+        lines, counts = select(inputs, **conditions)
+        assert not lines and counts.streamlines == 0
+        assert sum(counts.ends.values()) == 6
+
+
+def test_only_streamlines_with_valid_ends_are_selected(inputs):
+    # Nearly every step turns by more than this angle.
+    lines, counts = select(inputs, max_angle=0.01, only_valid_ends=True)
+    invalid = sum(n for ends, n in counts.ends.items() if StopReason.SHARP_TURN in ends)
+    assert len(lines) == 6 - invalid and invalid > 0
+
+
+def test_tracking_ends_when_enough_are_selected(inputs):
+    lines, counts = select(inputs, select=2)
+    assert len(lines) == counts.streamlines == counts.seeds == 2
+
+
+def test_invalid_lengths_are_an_error_before_tracking(inputs):
+    _, criterion, affine, options = inputs
+    with pytest.raises(ValueError, match="min_len is 3 and max_len 2"):
+        track_selected(
+            iter(lambda: pytest.fail("tracked"), None),
+            criterion,
+            affine,
+            TrackingCounts(STEP_MM),
+            min_len=3,
+            max_len=2,
+            **options,
+        )
+
+
+def test_progress_is_logged_in_tenths(messages):
+    messages.set_level("INFO", logger="dipy")
+    done = []
+    for item in show_progress(range(40), 40, "seeds", lambda: len(done)):
+        done.append(item)
+    texts = [record.getMessage() for record in messages.records]
+    assert list(dict.fromkeys(texts))[:2] == ["4 of 40 seeds", "8 of 40 seeds"]
+    assert "40 of 40 seeds" in texts

@@ -1,0 +1,172 @@
+"""The options of ``dipy_track_rnn``, checked and with their defaults resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dipy_rnn._checks import check_least
+from dipy_rnn.io import check_sh_format
+from dipy_rnn.parallel import plan_workers
+from dipy_rnn.seeding import Seeding
+from dipy_rnn.workflows.inputs import Files
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from dipy_rnn._typing import ArrayLike
+    from dipy_rnn.tracking import Streamline
+
+
+@dataclass(frozen=True)
+class TrackingOptions:
+    """The options of :meth:`RNNTrackingFlow.run` that are the same for all subjects.
+
+    Those that place seeds are in `seeding`.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of range, or two options contradict each other.
+    """
+
+    seeding: Seeding
+    use_binary_mask: bool
+    stopping_thr: float
+    act: bool
+    cmc: bool
+    gm_files: Files
+    csf_files: Files
+    keep_rejected: bool
+    minlen: int
+    maxlen: int
+    step_size: float
+    max_angle: float
+    model_file: str
+    sh_basis: str | None
+    sh_frame: str
+    save_seeds: bool
+    save_stops: bool
+    save_picture: bool
+    downsample: int
+    compress: float
+    float16: bool
+    nbr_threads: int
+    device: str
+    batch_size: int
+    seed_buffer_fraction: float
+    engine: str
+    num_processes: int
+    scheduler: str
+    nbr_parts: int
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> TrackingOptions:
+        """Make options from all arguments of :meth:`RNNTrackingFlow.run`, by name."""
+        seeding = Seeding(
+            **{f.name: arguments[f.name] for f in fields(Seeding) if f.init}
+        )
+        names = {f.name for f in fields(cls)} - {"seeding"}
+        return cls(seeding=seeding, **{name: arguments[name] for name in names})
+
+    def __post_init__(self) -> None:
+        check_sh_format(self.sh_basis, self.sh_frame)
+        if self.act and self.cmc:
+            raise ValueError("act and cmc are two criteria; give one of them.")
+        for name, given in (
+            ("gm_files", self.gm_files),
+            ("csf_files", self.csf_files),
+            ("keep_rejected", self.keep_rejected),
+            ("seed_at_interface", self.seeding.seed_at_interface),
+        ):
+            if given and not self.is_constrained:
+                raise ValueError(f"{name} is given, but needs act or cmc; add one.")
+        if self.is_constrained and self.use_binary_mask:
+            raise ValueError(
+                "use_binary_mask is for binary masks, but act and cmc take tissue "
+                "maps; leave it out."
+            )
+        if bool(self.gm_files) != bool(self.csf_files):
+            raise ValueError(
+                "gm_files and csf_files need each other; give both, or give an image "
+                "of all tissues as stopping_files."
+            )
+        check_least("downsample", self.downsample, 1)
+        check_least("compress", self.compress, 0)
+        check_least("nbr_parts", self.nbr_parts, 1)
+        if self.nbr_parts > 1 and self.seeding.select:
+            raise ValueError(
+                "select ends tracking at a number of streamlines, which cannot be "
+                "counted over parts that are tracked at the same time; leave nbr_parts "
+                "out."
+            )
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether tracking is constrained by tissue maps (ACT or CMC)."""
+        return self.act or self.cmc
+
+    @property
+    def n_stopping_axes(self) -> int:
+        """Number of axes of the stopping image: 4 if it holds all tissues."""
+        return 4 if self.is_constrained and not self.gm_files else 3
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this process tracks the subjects, one after the other."""
+        return self.engine == "serial" and not self.scheduler
+
+    def for_parts(self) -> TrackingOptions:
+        """Return the options for parts: these keep all points, in full precision."""
+        return replace(
+            self, downsample=1, compress=0.0, float16=False, save_picture=False
+        )
+
+    @property
+    def data_types(self) -> dict[str, tuple[int, DTypeLike]]:
+        """For each name, the number of values per streamline and their type."""
+        types: dict[str, tuple[int, DTypeLike]] = {}
+        if self.save_seeds:
+            types["seeds"] = 3, np.float32
+        if self.save_stops:
+            types |= {"forward_stop": (1, np.uint8), "backward_stop": (1, np.uint8)}
+        return types
+
+    def values_of(self, line: Streamline) -> dict[str, ArrayLike]:
+        """Return the values that are saved with a streamline, by name."""
+        values: dict[str, ArrayLike] = {}
+        if self.save_seeds:
+            values["seeds"] = line.seed_mm
+        if self.save_stops:
+            values["forward_stop"] = [line.forward_stop]
+            values["backward_stop"] = [line.backward_stop]
+        return values
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the saved coordinates."""
+        return np.dtype(np.float16 if self.float16 else np.float32)
+
+    def resolve(self) -> TrackingOptions:
+        """Set the numbers of processes and threads, and the path of the model.
+
+        For processes in other folders, the path becomes absolute.
+        """
+        from dipy_rnn.model_file import shipped_models
+
+        n_processes, n_threads = plan_workers(
+            self.engine, self.num_processes, self.scheduler, self.nbr_threads
+        )
+        model_file = self.model_file
+        if not self.is_local and model_file not in shipped_models():
+            model_file = os.path.abspath(model_file)
+        return replace(
+            self,
+            num_processes=n_processes,
+            nbr_threads=n_threads,
+            model_file=model_file,
+        )
