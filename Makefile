@@ -115,7 +115,7 @@ clean:
 	find dipy_rnn -name '*.c' -delete -o -name '*.so' -delete
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-KERNELS := $(wildcard $(addprefix dipy_rnn/,*.pyx */*.pyx *.pxd */*.h))
+KERNELS := $(shell find dipy_rnn -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
 # The installation is editable: a change of a .py file needs no new installation.
 $(INSTALLED): $(VENV)/bin/python pyproject.toml setup.py constraints.txt $(KERNELS)

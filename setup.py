@@ -44,7 +44,7 @@ setup(
             kernels("_interp", fast + openmp, linked),
             kernels("model._moving_frame", fast, []),
             kernels("stopping._criteria", exact, []),
-            kernels("tracking._slots", fast, []),
+            kernels("tracking.slots._compiled", fast, []),
         ]
     ),
     packages=[*find_packages(include=["dipy_rnn", "dipy_rnn.*"]), "dipy_rnn.workflows"],

@@ -54,12 +54,11 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
-from dipy_rnn import load_model, sh, spaces
+from dipy_rnn import load_model, sampling, spatial
 from dipy_rnn.evaluation import known_bundles, score
 from dipy_rnn.phantom import Ball, Bundle, Phantom
-from dipy_rnn.seeding import interface_seeds
-from dipy_rnn.stopping import ThresholdStoppingCriterion, format_fates
-from dipy_rnn.tissues import Tissues
+from dipy_rnn.pipeline import interface_seeds
+from dipy_rnn.stopping import ThresholdStoppingCriterion, Tissues, format_fates
 from dipy_rnn.tracking import track
 
 CGM, SGM, WM, CSF, PATHOLOGY = range(5)  # volumes of a 5TT image
@@ -96,11 +95,11 @@ class World:
         """The features of the fODF."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about unusual fODFs
-            return sh.fodf_features(self.fodf)
+            return sampling.fodf_features(self.fodf)
 
     def centres(self, where):
         """Return the centres of voxels (N, 3) in mm."""
-        return spaces.to_mm(np.argwhere(where), self.affine)
+        return spatial.to_mm(np.argwhere(where), self.affine)
 
     def track(self, seeds, criterion, model="default", **options):
         """Track with a network, and return the records of the streamlines."""
@@ -211,7 +210,7 @@ class Rule:
         """The fODF of the bundle, and the tissue fractions of each voxel."""
         affine = np.diag([RULES_VOXEL_MM] * 3 + [1.0])
         affine[:3, 3] = -RULES_VOXEL_MM * (np.array(RULES_SHAPE) - 1) / 2
-        x_mm = spaces.to_mm(np.indices(RULES_SHAPE).reshape(3, -1).T, affine)[:, 0]
+        x_mm = spatial.to_mm(np.indices(RULES_SHAPE).reshape(3, -1).T, affine)[:, 0]
         low, high = x_mm - RULES_VOXEL_MM / 2, x_mm + RULES_VOXEL_MM / 2
         layers = [(-np.inf, {CGM: 1}), (CORTEX_MM, {WM: 1}), *self.layers]
         begins = [begin for begin, _ in layers]
@@ -354,8 +353,8 @@ def tissue_picture(five):
 def show_tissues(axis, world, z, aspect="equal"):
     """Draw the tissues of a slice along z, seen from above."""
     shape = np.array(world.five.shape[:2])
-    low = spaces.to_mm(np.array([-0.5, -0.5, 0]), world.affine)
-    high = spaces.to_mm(np.array([*(shape - 0.5), 0]), world.affine)
+    low = spatial.to_mm(np.array([-0.5, -0.5, 0]), world.affine)
+    high = spatial.to_mm(np.array([*(shape - 0.5), 0]), world.affine)
     axis.imshow(
         tissue_picture(world.five[:, :, z]).swapaxes(0, 1),
         origin="lower",
@@ -461,7 +460,7 @@ def shares_of(inside, affine, shape, n_per_axis=5):
     offsets = (np.arange(n_per_axis) + 0.5) / n_per_axis - 0.5
     total = 0
     for shift in product(offsets, repeat=3):
-        total = total + inside(spaces.to_mm(centres_vox + shift, affine))
+        total = total + inside(spatial.to_mm(centres_vox + shift, affine))
     return (total / n_per_axis**3).reshape(*shape, -1)
 
 
@@ -654,7 +653,7 @@ def make_brain():
 
 def without_grey_ends(line, world):
     """Cut off the ends of a true streamline that lie in grey matter."""
-    points_vox = spaces.to_voxels(line, world.affine).T
+    points_vox = spatial.to_voxels(line, world.affine).T
     white = map_coordinates(world.tissues.gm, points_vox, order=1) <= 0.5
     first, last = np.flatnonzero(white)[[0, -1]]
     return line[first : last + 1]
@@ -723,7 +722,7 @@ def ends_in_grey(lines, world):
         step = last - np.array([line[before] for line in lines])
         found = np.zeros(len(lines), dtype=bool)
         for points_mm in (last, last + step):
-            points = spaces.to_voxels(points_mm, world.affine).T
+            points = spatial.to_voxels(points_mm, world.affine).T
             here = np.array([map_coordinates(s, points, order=1) for s in shares])
             found |= (here.argmax(axis=0) == 1) | (here.sum(axis=0) < 0.5)
         grey[:, e] = found
@@ -765,7 +764,7 @@ def brain(pictures):
         world.tissues, world.affine, N_SEEDS, mask=seedable, random_seed=1
     )
     act = world.tissues.act_criterion()
-    cmc = world.tissues.cmc_criterion(STEP_MM, spaces.voxel_sizes(world.affine))
+    cmc = world.tissues.cmc_criterion(STEP_MM, spatial.voxel_sizes(world.affine))
     threshold = ThresholdStoppingCriterion(fraction, STOPPING_THR)
     algorithms = ("SD_Stream", "iFOD2") if HAS_MRTRIX else ()
 
@@ -799,10 +798,10 @@ def brain(pictures):
 def draw_brain(world, rows, path):
     """Draw a slice of the tissues, and the streamlines of each tracker near it."""
     middle = BRAIN_SHAPE[1] // 2
-    low = spaces.to_mm(np.full(3, -0.5), world.affine)
-    high = spaces.to_mm(np.array(BRAIN_SHAPE) - 0.5, world.affine)
+    low = spatial.to_mm(np.full(3, -0.5), world.affine)
+    high = spatial.to_mm(np.array(BRAIN_SHAPE) - 0.5, world.affine)
     picture = tissue_picture(world.five[:, middle]).swapaxes(0, 1)
-    y_mm = spaces.to_mm(np.full(3, middle), world.affine)[1]
+    y_mm = spatial.to_mm(np.full(3, middle), world.affine)[1]
     figure, axes = plt.subplots(2, 4, figsize=(15, 8.2), layout="constrained")
     for axis, row in zip(axes.flat, [None, *rows], strict=False):
         axis.imshow(

@@ -30,7 +30,7 @@ from dipy.tracking.tracker import deterministic_tracking
 from dipy.tracking.utils import seeds_from_mask
 import numpy as np
 
-from dipy_rnn import RNNDirectionGetter, pam_features, peaks, rnn_tracking, spaces
+from dipy_rnn import RNNDirectionGetter, pam_features, rnn_tracking, sampling, spatial
 from dipy_rnn.evaluation import agreement
 
 STOPPING_THR = 0.15
@@ -110,8 +110,11 @@ def measure(head, work, model, n_seeds):
     criterion = ThresholdStoppingCriterion(fa, STOPPING_THR)
     seeds = seeds_from_mask(fa > SEED_THR, affine)
     seeds = seeds[np.random.default_rng(0).permutation(len(seeds))[:n_seeds]]
-    directions = peaks.first_directions(
-        features.data, spaces.to_voxels(seeds, affine), spaces.axes(affine), max_peaks=1
+    directions = sampling.first_directions(
+        features.data,
+        spatial.to_voxels(seeds, affine),
+        spatial.axes(affine),
+        max_peaks=1,
     )[:, 0]
     found = directions.any(axis=1)
     seeds, directions = seeds[found], directions[found]

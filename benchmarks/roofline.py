@@ -36,8 +36,9 @@ from speed import (
 )
 import torch
 
-from dipy_rnn import frames, interpolate, load_model, spaces
-from dipy_rnn.propagator import Propagator
+from dipy_rnn import _threads, load_model, sampling, spatial
+from dipy_rnn.model import Predictor
+from dipy_rnn.spatial import frames
 from dipy_rnn.tracking import track
 
 LARGE = 2048  # rows and columns
@@ -75,7 +76,7 @@ def operations(order, shapes):
     pairs = sum(range(2, order + 1, 2))
     # Two quarter turns about x: sparse matrices, with a product and a sum per entry.
     quarter = np.array([[[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]])
-    turned = interpolate.rotate(np.eye(n), np.repeat(quarter, n, axis=0))
+    turned = sampling.rotate(np.eye(n), np.repeat(quarter, n, axis=0))
     entries = np.count_nonzero(np.abs(turned) > 1e-5)
     return {
         "sampling": (sampling, 8 * 4 * n),
@@ -94,10 +95,10 @@ def batch(case, model):
             i = rng.integers(len(line.points_mm) - 1)
             points.append(line.points_mm[i])
             tangents.append(line.points_mm[i + 1] - line.points_mm[i])
-    axes = spaces.axes(case.affine)
+    axes = spatial.axes(case.affine)
     tangents = np.array(tangents) @ axes
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
-    return spaces.to_voxels(points, case.affine), frames.from_tangents(tangents, axes)
+    return spatial.to_voxels(points, case.affine), frames.from_tangents(tangents, axes)
 
 
 def seconds_of_pieces(case, model):
@@ -108,18 +109,18 @@ def seconds_of_pieces(case, model):
     """
     loaded = load_model(model)
     points, frame = batch(case, model)
-    data, axes = loaded.features(case.features), spaces.axes(case.affine)
-    propagator = Propagator(case.features, loaded, axes, case.max_angle, 1)
+    data, axes = loaded.features(case.features), spatial.axes(case.affine)
+    propagator = Predictor(case.features, loaded, axes, case.max_angle, 1)
     states = propagator.states(len(points))
     torch.set_num_threads(1)
     calls = (
-        lambda: interpolate.sample(data, points, normalise=True),
-        lambda: interpolate.sample(
-            data, points, frame, handedness=spaces.handedness(axes), normalise=True
+        lambda: sampling.sample(data, points, normalise=True),
+        lambda: sampling.sample(
+            data, points, frame, handedness=spatial.handedness(axes), normalise=True
         ),
         lambda: propagator.turn(points, frame, states),
     )
-    seeds_vox = spaces.to_voxels(case.seeds, case.affine)
+    seeds_vox = spatial.to_voxels(case.seeds, case.affine)
     found, _ = timed(lambda: propagator.first_directions(seeds_vox, 1))
     return *(seconds_of(call) / len(points) for call in calls), found
 
@@ -150,7 +151,7 @@ def main():
     print(machine())
     case, model = Case(arguments), arguments.model
     shapes = matrices(network(model))
-    counts = sorted({1, interpolate.count_threads(0)})
+    counts = sorted({1, _threads.count_threads(0)})
 
     flops, copied, lines = {}, {}, []
     for n in counts:

@@ -54,7 +54,7 @@ from dipy.tracking.utils import random_seeds_from_mask, seeds_from_mask
 import numpy as np
 from real_data import SEED_THR, STOPPING_THR, prepare
 
-from dipy_rnn import load_model, peaks, rnn_tracking, sh, spaces
+from dipy_rnn import load_model, rnn_tracking, sampling, spatial
 from dipy_rnn.evaluation import (
     agreement,
     density_correlation,
@@ -93,7 +93,7 @@ class Case:
     """Inputs of both trackers."""
 
     coefficients: np.ndarray  # fODF in DIPY's default basis
-    features: sh.FeatureVolume
+    features: sampling.FeatureVolume
     affine: np.ndarray
     criterion: object
     seeds: np.ndarray
@@ -105,16 +105,16 @@ class Case:
         with warnings.catch_warnings():
             # Very noisy scans cause a warning that the data may not be an fODF.
             warnings.simplefilter("ignore", UserWarning)
-            features = sh.fodf_features(coefficients)
+            features = sampling.fodf_features(coefficients)
         case = cls(coefficients, features, affine, criterion, seeds, directions)
         return case if directions is not None else case.from_seeds(seeds)
 
     def from_seeds(self, seeds):
         """Return the case with other seeds, those that have a first direction."""
-        directions = peaks.first_directions(
+        directions = sampling.first_directions(
             self.features.data,
-            spaces.to_voxels(seeds, self.affine),
-            spaces.axes(self.affine),
+            spatial.to_voxels(seeds, self.affine),
+            spatial.axes(self.affine),
             max_peaks=1,
         )[:, 0]
         found = directions.any(axis=1)
@@ -238,7 +238,7 @@ def known_phantom_cases(random_seed, n_seeds):
         seeds.append(line[i])
         directions.append((line[i + 1] - line[i]) * rng.choice((-1, 1)))
     # True streamlines are in mm; first directions are along the voxel axes.
-    directions = np.array(directions) @ spaces.axes(phantom.affine)
+    directions = np.array(directions) @ spatial.axes(phantom.affine)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     for snr in SNRS:
         coefficients, fraction = scan(phantom, snr, random_seed)
@@ -386,9 +386,9 @@ def show_volume(models, arguments):
     print(f"{'data':16} {'tracker':{width}} {'seeds':>6} {'':5} {'Dice':>6} {'r':>6}")
     for name in arguments.heads:
         case = head_case(arguments.folder, name, arguments.work, 5 * arguments.n_seeds)
-        voxel_vox = spaces.to_voxels(case.seeds, case.affine)
+        voxel_vox = spatial.to_voxels(case.seeds, case.affine)
         offset_vox = np.random.default_rng(1).uniform(-0.5, 0.5, voxel_vox.shape)
-        other = case.from_seeds(spaces.to_mm(voxel_vox + offset_vox, case.affine))
+        other = case.from_seeds(spatial.to_mm(voxel_vox + offset_vox, case.affine))
 
         def density(lines, case=case):
             return visits(lines, case.affine, case.coefficients.shape[:3])

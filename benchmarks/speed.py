@@ -85,15 +85,14 @@ import torch
 
 from dipy_rnn import (
     RNNDirectionGetter,
-    interpolate,
+    _threads,
     load_model,
     rnn_tracking,
-    sh,
-    spaces,
+    sampling,
+    spatial,
     stopping,
 )
-from dipy_rnn.model import untrained
-from dipy_rnn.model_file import as_model, model_path
+from dipy_rnn.model import as_model, model_path, untrained
 from dipy_rnn.phantom import random_phantom
 from dipy_rnn.tracking import track
 from dipy_rnn.training.recipe import Recipe, describe
@@ -152,12 +151,12 @@ class Case:
     @cached_property
     def features(self):
         """The fODF in the package's basis."""
-        return sh.fodf_features(self.coefficients)
+        return sampling.fodf_features(self.coefficients)
 
     @cached_property
     def sf(self):
         """The fODF on DIPY's default sphere."""
-        order = interpolate.sh_order(self.coefficients.shape[3])
+        order = sampling.sh_order(self.coefficients.shape[3])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PendingDeprecationWarning)
             sf = sh_to_sf(self.coefficients, default_sphere, sh_order_max=order)
@@ -183,7 +182,7 @@ class Case:
         fa = zoom(self.fa, FINER, order=1, mode="nearest", grid_mode=True)
         affine = self.affine @ np.diag([1 / FINER] * 3 + [1])
         first = np.full((1, 3), 0.5 / FINER - 0.5)
-        affine[:3, 3] = spaces.to_mm(first, self.affine)[0]
+        affine[:3, 3] = spatial.to_mm(first, self.affine)[0]
         return self.write("mask.nii", (fa > STOPPING_THR).astype(np.uint8), affine)
 
     @cached_property
@@ -193,10 +192,10 @@ class Case:
         The coefficients of a voxel lie side by side, as in the files of dwi2fod.
         """
         rows = self.features.data.reshape(-1, self.features.data.shape[3])
-        rotated = interpolate.rotate(
+        rotated = sampling.rotate(
             rows,
-            np.broadcast_to(spaces.axes(self.affine), (len(rows), 3, 3)),
-            handedness=spaces.handedness(self.affine),
+            np.broadcast_to(spatial.axes(self.affine), (len(rows), 3, 3)),
+            handedness=spatial.handedness(self.affine),
             nbr_threads=0,
         )
         path = self.write("fod.nii", rotated.reshape(self.features.data.shape))
@@ -208,10 +207,10 @@ class Case:
 
     def jittered(self, n_seeds):
         """Take the seeds again and again, each time elsewhere in the voxel."""
-        seeds_vox = spaces.to_voxels(self.all_seeds, self.affine)
+        seeds_vox = spatial.to_voxels(self.all_seeds, self.affine)
         seeds_vox = np.resize(seeds_vox, (n_seeds, 3))
         shift = np.random.default_rng(1).uniform(-0.5, 0.5, seeds_vox.shape)
-        return spaces.to_mm(seeds_vox + shift, self.affine)
+        return spatial.to_mm(seeds_vox + shift, self.affine)
 
 
 def in_a_model(network):
@@ -334,7 +333,7 @@ class Tckgen:
 
     def __init__(self, case, seeds, threads, algorithm):
         where = np.zeros(case.fa.shape, np.uint8)
-        voxels = np.round(spaces.to_voxels(seeds, case.affine)).astype(int)
+        voxels = np.round(spatial.to_voxels(seeds, case.affine)).astype(int)
         where[tuple(voxels.T)] = 1
         self.out = case.temporary / "tracks.tck"
         # Its lengths are of steps, those of the others of points.
@@ -829,7 +828,7 @@ def machine():
         out = subprocess.run(["tckgen", "-version"], capture_output=True, text=True)
         versions.append(f"MRtrix3 {out.stdout.split()[2]}")
     return (
-        f"{time.strftime('%Y-%m-%d')}, {cpu}, {interpolate.count_threads(0)} cores, "
+        f"{time.strftime('%Y-%m-%d')}, {cpu}, {_threads.count_threads(0)} cores, "
         f"{', '.join(versions)}"
     )
 
@@ -849,7 +848,7 @@ def main():
         "--threads",
         type=int,
         nargs="+",
-        default=sorted({1, interpolate.count_threads(0)}),
+        default=sorted({1, _threads.count_threads(0)}),
     )
     parser.add_argument("--max_angle", type=float, default=45.0)
     parser.add_argument(

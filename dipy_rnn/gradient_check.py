@@ -19,11 +19,11 @@ from typing import Self
 
 import numpy as np
 
-from dipy_rnn import spaces
+from dipy_rnn import _checks
 from dipy_rnn._typing import AnyPath, ArrayLike, FloatArray
 from dipy_rnn.evaluation import paired_difference
-from dipy_rnn.model_file import Model, load_model
-from dipy_rnn.sh import FeatureVolume, turned
+from dipy_rnn.model import Model, load_model
+from dipy_rnn.sampling import FeatureVolume, rotate_all
 from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking import track
 
@@ -68,14 +68,14 @@ def reoriented(features: FeatureVolume, case: str) -> FeatureVolume:
 
     Parameters
     ----------
-    features : dipy_rnn.sh.FeatureVolume
+    features : dipy_rnn.sampling.FeatureVolume
         Spherical harmonics (kind ``"sh"``) along the voxel axes.
     case : str
         One of ``AXIS_CASES``.
 
     Returns
     -------
-    features : dipy_rnn.sh.FeatureVolume
+    features : dipy_rnn.sampling.FeatureVolume
         In each voxel the fODF ``f`` is replaced by ``g``, with ``g(A u) = f(u)`` for
         all directions ``u`` and ``A = AXIS_CASES[case]``.
 
@@ -92,7 +92,7 @@ def reoriented(features: FeatureVolume, case: str) -> FeatureVolume:
     Examples
     --------
     >>> from dipy_rnn.phantom import crossing_phantom
-    >>> from dipy_rnn.sh import fodf_features
+    >>> from dipy_rnn.sampling import fodf_features
     >>> features = fodf_features(crossing_phantom(90).fodf())
     >>> flipped = reoriented(features, "-x y z")
     >>> bool(np.allclose(reoriented(flipped, "-x y z").data, features.data, atol=1e-6))
@@ -105,7 +105,7 @@ def reoriented(features: FeatureVolume, case: str) -> FeatureVolume:
             f"{features.name} is of kind {features.kind!r}; spherical harmonics are "
             "needed, because other features cannot be rotated without a new fit."
         )
-    return replace(features, data=turned(features.data, AXIS_CASES[case]))
+    return replace(features, data=rotate_all(features.data, AXIS_CASES[case]))
 
 
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ def check_gradients(
 
     Parameters
     ----------
-    features : dipy_rnn.sh.FeatureVolume
+    features : dipy_rnn.sampling.FeatureVolume
         Spherical harmonics (kind ``"sh"``), fitted with the gradients to check.
     stopping_criterion : dipy_rnn.stopping.StoppingCriterion
         It must not depend on the directions of gradients or fibres. A threshold of FA
@@ -331,7 +331,7 @@ def check_gradients(
         fODF of the case.
     affine : array_like of shape (4, 4)
         Voxel to mm, without shear.
-    model : str, Path or dipy_rnn.model_file.Model, optional
+    model : str, Path or dipy_rnn.model.Model, optional
         Name of a shipped model or a model file; ``"default"`` if None.
     step_size : float, optional
         Step size in mm.
@@ -354,7 +354,7 @@ def check_gradients(
     --------
     >>> from dipy.tracking.utils import random_seeds_from_mask
     >>> from dipy_rnn.phantom import random_phantom
-    >>> from dipy_rnn.sh import fodf_features
+    >>> from dipy_rnn.sampling import fodf_features
     >>> from dipy_rnn.stopping import BinaryStoppingCriterion
     >>> phantom = random_phantom(3, shape=(20, 20, 20))
     >>> wrong = reoriented(fodf_features(phantom.fodf()), "x -y z")
@@ -366,7 +366,7 @@ def check_gradients(
     >>> check.verdict.split(":")[0]
     'y looks flipped'
     """
-    seeds = spaces.check_points(seeds, "seeds")
+    seeds = _checks.as_points(seeds, "seeds")
     if len(seeds) < MIN_SEEDS:
         raise ValueError(
             f"seeds has {len(seeds)} rows; {MIN_SEEDS} or more are needed to compare "

@@ -12,8 +12,8 @@ from unittest import mock
 import torch
 from torch import nn
 
-from dipy_rnn import sh
-from dipy_rnn.model import RecurrentPropagator
+from dipy_rnn import sampling
+from dipy_rnn.model import MovingFrameGRU
 from dipy_rnn.phantom import crossing_phantom
 from dipy_rnn.training import Interrupted, Recipe, TrainingSubject, fit
 from dipy_rnn.training.processes import process_group, rank
@@ -22,7 +22,7 @@ from dipy_rnn.training.processes import process_group, rank
 def small_subject():
     """Return a subject with eight streamlines of two crossing bundles of 18 mm."""
     phantom = crossing_phantom(60.0, shape=(10, 10, 6))
-    data = sh.fodf_features(phantom.fodf(4, noise=0.1)).data
+    data = sampling.fodf_features(phantom.fodf(4, noise=0.1)).data
     return TrainingSubject.of(data, phantom.affine, phantom.streamlines(4)[0])
 
 
@@ -91,7 +91,7 @@ def train(folder, *, interrupt=False):
     reports, interrupted = [], None
     # Each process starts with other weights; those of the first process are used.
     torch.manual_seed(rank())
-    module = RecurrentPropagator(4, 8)
+    module = MovingFrameGRU(4, 8)
 
     def run(**options):
         return fit(

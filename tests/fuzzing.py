@@ -30,18 +30,19 @@ from trx.trx_file_memmap import load as load_trx
 
 from dipy_rnn import (
     RNNDirectionGetter,
+    _checks,
     evaluation,
     fodf_features,
-    frames,
-    interpolate,
     load_model,
     pam_features,
     raw_features,
     rnn_tracking,
-    spaces,
+    sampling,
+    spatial,
     stopping,
 )
 from dipy_rnn.phantom import crossing_phantom
+from dipy_rnn.spatial import frames
 from dipy_rnn.tracking import length_limits, track
 
 ACCEPTED, REFUSED = "accepted", "refused"
@@ -59,7 +60,7 @@ def world():
         phantom.fodf(noise=0.05),
         phantom.affine,
         mask,
-        spaces.to_mm(places, phantom.affine),
+        spatial.to_mm(places, phantom.affine),
         lines,
     )
 
@@ -243,9 +244,9 @@ def check_streamlines(streamlines, affine, shape):
     for line in streamlines:
         assert line.ndim == 2 and line.shape[1] == 3 and len(line), line.shape
         assert np.isfinite(line).all(), "a point is not finite"
-        voxels = spaces.to_voxels(line, affine)
+        voxels = spatial.to_voxels(line, affine)
         largest = np.abs(np.asarray(affine)).max()
-        slack = 1e-6 + 1e-12 * largest / spaces.voxel_sizes(affine).min()
+        slack = 1e-6 + 1e-12 * largest / spatial.voxel_sizes(affine).min()
         assert (voxels >= -0.5 - slack).all(), "a point lies outside the image"
         assert (voxels <= np.array(shape) - 0.5 + slack).all(), "a point lies outside"
 
@@ -430,7 +431,7 @@ def fuzz_interpolate(r):
     drawn = Drawn(
         r,
         volume=(world().fodf.astype(np.float32), some_array),
-        points_vox=(spaces.to_voxels(world().seeds, world().affine), some_array),
+        points_vox=(spatial.to_voxels(world().seeds, world().affine), some_array),
         frames=(np.tile(np.eye(3), (n, 1, 1)), some_array),
         coeffs=(world().fodf.reshape(-1, 45)[:n], some_array),
         nbr_threads=(1, some_number),
@@ -442,9 +443,9 @@ def fuzz_interpolate(r):
 
     def call():
         if rotates:
-            interpolate.rotate(drawn["coeffs"], drawn["frames"], **options)
+            sampling.rotate(drawn["coeffs"], drawn["frames"], **options)
             return
-        values, inside = interpolate.sample(
+        values, inside = sampling.sample(
             drawn["volume"],
             drawn["points_vox"],
             drawn["frames"] if local else None,
@@ -459,7 +460,7 @@ def fuzz_interpolate(r):
 
 def fuzz_stopping(r):
     """Random arguments of the evaluation of stopping criteria."""
-    points = spaces.to_voxels(world().seeds, world().affine)
+    points = spatial.to_voxels(world().seeds, world().affine)
     drawn = Drawn(
         r,
         points_vox=(points, some_array),
@@ -484,7 +485,7 @@ def fuzz_stopping(r):
         if hashes:
             stopping.seed_keys(drawn["random_seed"], drawn["seeds_vox"])
         else:
-            stopping.check_points(criterion, *(drawn[name] for name in names))
+            stopping.evaluate_criterion(criterion, *(drawn[name] for name in names))
 
     return drawn.judge(call)
 
@@ -501,11 +502,11 @@ def fuzz_spaces(r):
     )
 
     def call():
-        affine = spaces.check_affine(drawn["affine"])
-        seeds = spaces.check_points(drawn["seeds"], "seeds")
-        voxels = spaces.to_voxels(seeds, affine)
-        assert np.isfinite(spaces.to_mm(voxels, affine)).all()
-        axes = spaces.axes(affine)
+        affine = spatial.check_affine(drawn["affine"])
+        seeds = _checks.as_points(drawn["seeds"], "seeds")
+        voxels = spatial.to_voxels(seeds, affine)
+        assert np.isfinite(spatial.to_mm(voxels, affine)).all()
+        axes = spatial.axes(affine)
         frame = frames.from_tangents(axes.T, axes)
         assert np.isfinite(frames.transport(frame, axes.T[::-1])).all()
         least, most = length_limits(*(drawn[n] for n in list(drawn.given)[2:]))
@@ -742,8 +743,8 @@ class Subject:
         largest = np.abs(image.affine).max()
         for line in lines:
             assert np.isfinite(line).all(), "a point is not finite"
-            voxels = spaces.to_voxels(line, image.affine)
-            slack = 1e-3 + 1e-6 * largest / spaces.voxel_sizes(image.affine).min()
+            voxels = spatial.to_voxels(line, image.affine)
+            slack = 1e-3 + 1e-6 * largest / spatial.voxel_sizes(image.affine).min()
             inside = (voxels >= -0.5 - slack) & (
                 voxels <= np.array(image.shape[:3]) - 0.5 + slack
             )

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dipy_rnn.model import RecurrentPropagator
-from dipy_rnn.model_file import ModelMetadata, save_model
+from dipy_rnn.model import ModelMetadata, MovingFrameGRU, save_model
 
 
 class FieldFollower(nn.Module):
@@ -46,7 +45,7 @@ def save_stub(module, path, channels=3):
 
 def save_untrained(path, order=8):
     """Write an untrained network: Newton's step to the peak, at every step."""
-    network = RecurrentPropagator(order, hidden=8)
+    network = MovingFrameGRU(order, hidden=8)
     channels = (order + 1) * (order + 2) // 2
     metadata = ModelMetadata(
         "sh", channels, "local", 1, 8, orders=(4, 6, 8), normalisation="power"

@@ -21,7 +21,7 @@ from dipy_rnn.tracking import TrackingConfig, engine
 from dipy_rnn.tracking.records import FinishedStreamlines
 from dipy_rnn.tracking.reference import track_streamline
 from dipy_rnn.tracking.seed_queue import SeedQueue
-from dipy_rnn.tracking.slots_torch import TorchSlots
+from dipy_rnn.tracking.slots.device import TorchSlots
 
 ANISOTROPIC = affine_of((0.5, 1.5, 1.0), OBLIQUE_ROTATION)
 

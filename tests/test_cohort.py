@@ -16,8 +16,7 @@ import pytest
 from test_commands import Subject, command, load, refusal
 
 from dipy_rnn._atomic import save_table
-from dipy_rnn.parallel import run_jobs
-from dipy_rnn.selection import TrackingCounts
+from dipy_rnn.pipeline import TrackingCounts, run_jobs
 from dipy_rnn.workflows.cohort import COLUMNS, Outcome
 from dipy_rnn.workflows.cohort import Subject as Files
 

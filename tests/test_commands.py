@@ -20,7 +20,7 @@ import pytest
 from stubs import FieldFollower, save_stub
 from worlds import OBLIQUE_ROTATION, share_identical, share_within
 
-from dipy_rnn import interpolate, spaces
+from dipy_rnn import sampling, spatial
 from dipy_rnn.phantom import crossing_phantom
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.workflows import cli, track
@@ -34,7 +34,7 @@ def write_pam(path, fodf, affine, sh_basis="descoteaux07", legacy=True):
         warnings.simplefilter("ignore", PendingDeprecationWarning)
         pam.B = sh_to_sf_matrix(
             default_sphere,
-            sh_order_max=interpolate.sh_order(fodf.shape[3]),
+            sh_order_max=sampling.sh_order(fodf.shape[3]),
             basis_type=sh_basis,
             legacy=legacy,
             return_inv=False,
@@ -309,9 +309,9 @@ def test_max_angle_ends_streamlines_that_would_turn_more(subject, messages):
 def test_seed_buffer_fraction_changes_only_how_many_seeds_are_prepared(
     subject, monkeypatch
 ):
-    from dipy_rnn import peaks
+    from dipy_rnn import sampling
 
-    sizes, find = [], peaks.first_directions
+    sizes, find = [], sampling.first_directions
 
     def recording(volume, points, *arguments, **options):
         sizes.append(len(points))
@@ -341,7 +341,7 @@ def test_spherical_harmonics_may_have_any_basis_and_axes(subject, tmp_path):
     lines = from_nifti(mrtrix, "--sh_basis", "tournier07")
     assert share_identical(reference, lines, 0.01) == 1
     # On an oblique grid the coefficients of MRtrix3 are along the scanner axes.
-    oblique = spaces.check_affine(affine).copy()
+    oblique = spatial.check_affine(affine).copy()
     oblique[:3, :3] = OBLIQUE_ROTATION @ affine[:3, :3]
     for name, volume in (("fa", subject.mask), ("seeds", None)):
         if volume is None:
@@ -353,13 +353,13 @@ def test_spherical_harmonics_may_have_any_basis_and_axes(subject, tmp_path):
     in_voxels = from_nifti(
         mrtrix, "--sh_basis", "tournier07", affine=oblique, others=others
     )
-    axes = spaces.axes(oblique)
+    axes = spatial.axes(oblique)
     rows = mrtrix.reshape(-1, mrtrix.shape[3])
     # Rotate to scanner axes: the rows of the frame are these in voxel axes.
-    scanner = interpolate.rotate(
+    scanner = sampling.rotate(
         rows,
         np.broadcast_to(axes, (len(rows), 3, 3)),
-        handedness=spaces.handedness(oblique),
+        handedness=spatial.handedness(oblique),
     ).reshape(mrtrix.shape)
     in_scanner = from_nifti(
         scanner,

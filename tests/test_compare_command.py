@@ -17,8 +17,8 @@ import pytest
 from test_commands import Subject, load
 
 from dipy_rnn import report
+from dipy_rnn._dipy_compat import dipy_is_at_least
 from dipy_rnn.evaluation import comparison
-from dipy_rnn.tracking import dipy_is_at_least
 from dipy_rnn.workflows import cli, compare
 from dipy_rnn.workflows.known_bundles import load_truth, name_bundles
 

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_rnn import evaluation, peaks, rnn_tracking, sh, spaces
+from dipy_rnn import evaluation, rnn_tracking, sampling, spatial
+from dipy_rnn._dipy_compat import dipy_is_at_least
 from dipy_rnn.evaluation import KnownBundle, comparison
 from dipy_rnn.evaluation.comparison import Tracked, by_seed, track_beside
 from dipy_rnn.evaluation.metrics import Metric, measure, partner_distances
 from dipy_rnn.evaluation.scores import BundleVolumes
 from dipy_rnn.phantom import crossing_phantom
-from dipy_rnn.tracking import dipy_is_at_least
 
 SHAPE = (12, 8, 3)
 LINE = np.arange(11.0)[:, None] * [1, 0, 0]  # 0 to 10 mm along x
@@ -285,7 +285,7 @@ def world():
 
 def track(world, **options):
     defaults = {
-        "features": sh.fodf_features(world.volume),
+        "features": sampling.fodf_features(world.volume),
         "step_size": 1.0,
         "max_angle": 45.0,
         "nbr_threads": 1,
@@ -339,10 +339,10 @@ def test_both_trackers_start_from_the_same_seeds_and_directions(world):
 
 def test_the_reference_is_deterministic_tracking_of_dipy(world):
     tracked = track(world)
-    first = peaks.first_directions(
-        sh.fodf_features(world.volume).data,
-        spaces.to_voxels(world.seeds, world.affine),
-        spaces.axes(world.affine),
+    first = sampling.first_directions(
+        sampling.fodf_features(world.volume).data,
+        spatial.to_voxels(world.seeds, world.affine),
+        spatial.axes(world.affine),
         max_peaks=1,
     )[:, 0]
     with warnings.catch_warnings():  # DIPY warns of its own default basis
@@ -373,7 +373,7 @@ def test_other_algorithms_track_the_same_seeds(world, method):
     pam = PeaksAndMetrics()
     pam.sphere = get_sphere(name="symmetric724")
     found = comparison._peaks_on(
-        sh.fodf_features(world.volume).data, np.eye(3), pam.sphere, 1
+        sampling.fodf_features(world.volume).data, np.eye(3), pam.sphere, 1
     )
     pam.peak_indices, pam.peak_values = found.peak_indices, found.peak_values
     pam.odf_vertices = pam.sphere.vertices
@@ -397,7 +397,7 @@ def test_an_older_eudx_is_refused(world, monkeypatch):
 
 def test_peaks_on_a_sphere_are_those_of_the_phantom(world):
     sphere = get_sphere(name="symmetric724")
-    volume = sh.fodf_features(world.volume).data
+    volume = sampling.fodf_features(world.volume).data
     found = comparison._peaks_on(volume, np.eye(3), sphere, 1)
     fractions, directions = world.peaks()
     inside = fractions[..., 0] > 0.9
@@ -438,7 +438,7 @@ def test_seeds_without_a_peak_are_left_out(world):
         ({"method": "ptt"}, "method is ptt; deterministic, probabilistic, eudx"),
         ({"method": "eudx"}, "eudx follows peaks"),
         ({"random_seed": 0}, "random_seed is 0; 1 or more"),
-        ({"features": sh.raw_features(np.ones((2, 2, 2, 3)))}, "holds no fODF"),
+        ({"features": sampling.raw_features(np.ones((2, 2, 2, 3)))}, "holds no fODF"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(world, options, message):
@@ -447,7 +447,7 @@ def test_what_cannot_be_compared_is_refused(world, options, message):
 
 
 def test_seeds_and_affine_may_be_lists(world):
-    options = {"features": sh.fodf_features(world.volume), "step_size": 1.0}
+    options = {"features": sampling.fodf_features(world.volume), "step_size": 1.0}
     one, same = (
         track_beside(seeds, world.criterion, affine, nbr_threads=1, **options)
         for seeds, affine in (
@@ -461,7 +461,7 @@ def test_seeds_and_affine_may_be_lists(world):
 
 
 def test_invalid_seeds_or_affine_are_refused(world):
-    options = {"features": sh.fodf_features(world.volume)}
+    options = {"features": sampling.fodf_features(world.volume)}
     with pytest.raises(ValueError, match=r"seeds has the shape \(3,\); \(N, 3\)"):
         track_beside([1, 2, 3], world.criterion, world.affine, **options)
     with pytest.raises(ValueError, match=r"affine has the shape \(3, 3\); \(4, 4\)"):

@@ -13,21 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of, everywhere
 
-from dipy_rnn import interpolate, sh, spaces, stopping
-from dipy_rnn.device_slots import (
-    DeviceSlots,
-    _criterion_on,
-    _draw,
-    _mix,
-    _Rotation,
-    _Volume,
-)
-from dipy_rnn.engine import SeedQueue, Slots
-from dipy_rnn.model import untrained
-from dipy_rnn.model_file import ModelMetadata, load_model, save_model
-from dipy_rnn.propagator import Propagator
+from dipy_rnn import sampling, spatial, stopping
+from dipy_rnn.device_slots import _criterion_on, _draw, _mix, _Rotation, _Volume
+from dipy_rnn.model import ModelMetadata, Predictor, load_model, save_model, untrained
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.tracking import track
+from dipy_rnn.tracking.seed_queue import SeedQueue
+from dipy_rnn.tracking.slots.compiled import CompiledSlots
+from dipy_rnn.tracking.slots.device import TorchSlots
 
 CPU = torch.device("cpu")
 GRIDS = {
@@ -64,17 +57,17 @@ def slots_of(
     **options,
 ):
     """Make slots of a kind for seeds in mm."""
-    propagator = Propagator(
-        features, load_model(model, device=device), spaces.axes(affine), max_angle, 1
+    propagator = Predictor(
+        features, load_model(model, device=device), spatial.axes(affine), max_angle, 1
     )
     if directions is not None:
         directions = np.array(directions, dtype=float)
-    seeds_vox = spaces.to_voxels(seeds, affine)
+    seeds_vox = spatial.to_voxels(seeds, affine)
     return kind(
         propagator,
         criterion,
         SeedQueue(propagator, seeds_vox, np.eye(4), directions, n_ahead=n_ahead),
-        step_vox=step_mm / spaces.voxel_sizes(affine),
+        step_vox=step_mm / spatial.voxel_sizes(affine),
         to_mm=affine,
         **{"n_slots": 64, "max_points": 500, "max_half": 500} | options,
     )
@@ -115,7 +108,7 @@ def both(*arguments, n_steps=100, **options):
     """Run both kinds of slots; return the records of DeviceSlots, then of Slots."""
     return tuple(
         run(slots_of(kind, *arguments, **options), n_steps)
-        for kind in (DeviceSlots, Slots)
+        for kind in (TorchSlots, CompiledSlots)
     )
 
 
@@ -168,7 +161,7 @@ def test_streamlines_are_those_of_the_door(worlds):
     expected = track(
         *world.tracking, features=world.features, step_size=1.0, nbr_threads=1
     )
-    ours = run(slots_of(DeviceSlots, *world.tracking, features=world.features))
+    ours = run(slots_of(TorchSlots, *world.tracking, features=world.features))
     for record, line in zip(ours, expected, strict=True):
         npt.assert_allclose(record[1], line.points_mm, atol=0.01)
         assert record[3:] == (line.forward_stop, line.backward_stop)
@@ -177,7 +170,7 @@ def test_streamlines_are_those_of_the_door(worlds):
 @pytest.mark.parametrize("model", ["default", "moving-frame"])
 def test_data_of_a_lower_order_are_padded(worlds, networks, model):
     world = worlds["isotropic"]
-    features = sh.FeatureVolume(sh.with_order(world.features.data, 4), "sh")
+    features = sampling.FeatureVolume(sampling.with_order(world.features.data, 4), "sh")
     ours, theirs = both(*world.tracking, features=features, model=networks[model])
     assert share_same(ours, theirs) >= 0.99
 
@@ -187,12 +180,12 @@ def test_any_features_are_followed(follower):
     grid = np.indices(shape).transpose(1, 2, 3, 0) - [9.5, 9.5, 1.0]
     field = np.stack([-grid[..., 1], grid[..., 0], 0 * grid[..., 0]], axis=-1)
     affine, rng = affine_of((0.5, 1.5, 1.0)), np.random.default_rng(0)
-    seeds = spaces.to_mm(rng.uniform(-0.5, [19.5, 19.5, 2.5], (100, 3)), affine)
+    seeds = spatial.to_mm(rng.uniform(-0.5, [19.5, 19.5, 2.5], (100, 3)), affine)
     ours, theirs = both(
         seeds,
         stopping.BinaryStoppingCriterion(np.ones(shape)),
         affine,
-        features=sh.raw_features(field),
+        features=sampling.raw_features(field),
         directions=rng.normal(size=(100, 3)),
         model=follower,
         step_mm=0.25,
@@ -218,7 +211,7 @@ def test_criteria_end_streamlines_as_on_the_host(worlds, newton, kind):
     options = {"features": world.features, "model": newton}
     ours, theirs = both(*arguments, random_seed=5, **options)
     assert share_same(ours, theirs) >= 0.99
-    other = run(slots_of(DeviceSlots, *arguments, random_seed=6, **options))
+    other = run(slots_of(TorchSlots, *arguments, random_seed=6, **options))
     assert (share_same(ours, other) < 1) == (kind == "cmc")
 
 
@@ -233,8 +226,8 @@ def test_streamlines_are_the_same_on_a_gpu(worlds, networks, model, kind):
     arguments = world.seeds, criterion, world.affine
     options = {"features": world.features, "model": networks[model]}
     options |= {"max_points": 100} | OPTIONS.get(model, {})
-    ours = run(slots_of(DeviceSlots, *arguments, device="cuda", **options))
-    assert share_same(ours, run(slots_of(Slots, *arguments, **options))) >= 0.95
+    ours = run(slots_of(TorchSlots, *arguments, device="cuda", **options))
+    assert share_same(ours, run(slots_of(CompiledSlots, *arguments, **options))) >= 0.95
 
 
 # Decisions of criteria
@@ -265,7 +258,7 @@ def test_criteria_decide_as_on_the_host(kind, with_nan):
     keys = rng.integers(2**64, size=len(points), dtype=np.uint64)
     numbers = rng.integers(-300, 300, len(points))
     expected = np.zeros(len(points), dtype=np.int64)
-    stopping.check_points(criterion, points, expected, keys, numbers)
+    stopping.evaluate_criterion(criterion, points, expected, keys, numbers)
     reasons = _criterion_on(CPU, criterion)(
         torch.from_numpy(points),
         torch.ones(len(points), dtype=torch.bool),
@@ -305,7 +298,7 @@ def test_int64_draws_the_bits_of_splitmix64():
 def test_a_volume_is_sampled_as_by_the_kernel():
     values = np.random.default_rng(0).normal(size=(5, 1, 4, 15)).astype(np.float32)
     points = hard_points(values.shape[:3])
-    expected, inside = interpolate.sample(values, points)
+    expected, inside = sampling.sample(values, points)
     sampled, found = _Volume(values, CPU).sample(torch.from_numpy(points))
     npt.assert_array_equal(found, inside)
     npt.assert_allclose(sampled, expected, atol=1e-6)
@@ -323,7 +316,7 @@ def test_harmonics_are_rotated_as_by_the_kernel(
     n_coeffs = (order + 1) * (order + 2) // 2
     coeffs = np.random.default_rng(0).normal(size=(len(given), n_coeffs))
     coeffs = coeffs.astype(np.float32)
-    expected = interpolate.rotate(coeffs, given, handedness=handedness)
+    expected = sampling.rotate(coeffs, given, handedness=handedness)
     rotated = _Rotation(order, handedness, CPU)(
         torch.from_numpy(coeffs), torch.from_numpy(given)
     )
@@ -394,11 +387,11 @@ def test_the_backward_half_goes_on_with_the_state_the_replay_leaves(counter):
     mask = np.zeros((40, 3, 3))
     mask[: 20 + n_forward + 1] = 1
     slots = slots_of(
-        DeviceSlots,
+        TorchSlots,
         [[20.0, 1.0, 1.0]],
         stopping.BinaryStoppingCriterion(mask),
         np.eye(4),
-        features=sh.raw_features(np.full((40, 3, 3, 3), float(limit))),
+        features=sampling.raw_features(np.full((40, 3, 3, 3), float(limit))),
         directions=[[1.0, 0.0, 0.0]],
         model=counter,
     )
@@ -416,7 +409,7 @@ def test_each_reason_to_stop_is_told(follower):
         [[4.0, 1, 1], [4.0, 1, 1], [-0.5, 1, 1], [8.49, 1, 1], [4.0, 2.49, 1]],
         everywhere((9, 3, 3)),
         np.eye(4),
-        features=sh.raw_features(field),
+        features=sampling.raw_features(field),
         directions=[[1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0], [0.1, 0, 0]],
         model=follower,
     )
@@ -446,11 +439,11 @@ def test_nan_from_a_model_stops_and_never_becomes_a_point(tmp_path):
             )
 
     slots = slots_of(
-        DeviceSlots,
+        TorchSlots,
         [[10.0, 1, 1]] * 5,
         everywhere((20, 3, 3)),
         np.eye(4),
-        features=sh.raw_features(np.full((20, 3, 3, 3), 5.0)),
+        features=sampling.raw_features(np.full((20, 3, 3, 3), 5.0)),
         directions=[[1.0, 0, 0]] * 5,
         model=save_stub(TurnsToNan(), tmp_path / "nan.pt"),
         n_slots=1,
@@ -478,17 +471,17 @@ def test_streamlines_do_not_depend_on_slots_steps_or_portions(worlds, newton, op
     world = worlds["isotropic"]
     arguments = world.seeds[:12], world.criterion, world.affine
     given = {"features": world.features, "model": newton}
-    expected = run(slots_of(DeviceSlots, *arguments, **given))
+    expected = run(slots_of(TorchSlots, *arguments, **given))
     assert len(expected) == 12
     n_steps = options.pop("n_steps")
-    slots = slots_of(DeviceSlots, *arguments, **given, **options)
+    slots = slots_of(TorchSlots, *arguments, **given, **options)
     assert share_same(run(slots, n_steps), expected) == 1
 
 
 def test_no_more_slots_are_busy_than_wanted(worlds, newton):
     world = worlds["isotropic"]
     slots = slots_of(
-        DeviceSlots,
+        TorchSlots,
         *world.tracking,
         features=world.features,
         model=newton,
@@ -507,11 +500,11 @@ def test_long_streamlines_find_room(follower):
     field = np.zeros((n, 1, 1, 3))
     field[..., 0] = np.sign(np.arange(n) - n // 2 + 0.5)[:, None, None]
     slots = slots_of(
-        DeviceSlots,
+        TorchSlots,
         [[n // 2, 0, 0], [n // 2 - 1, 0, 0], [n - 2, 0, 0], [4, 0, 0]],
         everywhere((n, 1, 1)),
         np.eye(4),
-        features=sh.raw_features(field),
+        features=sampling.raw_features(field),
         directions=[[1.0, 0, 0], [-1, 0, 0], [1, 0, 0], [-1, 0, 0]],
         model=follower,
         max_points=10**4,
@@ -535,7 +528,7 @@ def to_meta(thing):
         return [to_meta(each) for each in thing]
     if isinstance(thing, partial):
         return partial(thing.func, *map(to_meta, thing.args))
-    if isinstance(thing, (DeviceSlots, _Rotation, _Volume)):
+    if isinstance(thing, (TorchSlots, _Rotation, _Volume)):
         for name, value in vars(thing).items():
             setattr(thing, name, to_meta(value))
     return thing
@@ -562,7 +555,7 @@ def test_a_step_never_makes_the_host_wait(worlds, kind):
         "cmc": lambda: stopping.CmcStoppingCriterion(share, share, 1.0, 3.0),
     }[kind]()
     slots = slots_of(
-        DeviceSlots, world.seeds, criterion, world.affine, features=world.features
+        TorchSlots, world.seeds, criterion, world.affine, features=world.features
     )
     to_meta(slots)
     slots.model = SimpleNamespace(propagate=lambda seen, _, state: (seen[:, :3], state))
@@ -581,7 +574,7 @@ def test_a_step_never_makes_the_host_wait(worlds, kind):
 
 def test_torch_is_left_as_it_was(worlds, newton):
     world, before = worlds["isotropic"], torch.backends.cudnn.enabled
-    run(slots_of(DeviceSlots, *world.tracking, features=world.features, model=newton))
+    run(slots_of(TorchSlots, *world.tracking, features=world.features, model=newton))
     assert torch.backends.cudnn.enabled == before
     assert torch.is_grad_enabled()
 
@@ -589,7 +582,7 @@ def test_torch_is_left_as_it_was(worlds, newton):
 def test_without_seeds_there_is_nothing_to_do(worlds, newton):
     world = worlds["isotropic"]
     slots = slots_of(
-        DeviceSlots,
+        TorchSlots,
         np.empty((0, 3)),
         world.criterion,
         world.affine,

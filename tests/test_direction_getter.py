@@ -15,7 +15,13 @@ import numpy.testing as npt
 import pytest
 from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of, everywhere, share_identical
 
-from dipy_rnn import RNNDirectionGetter, direction_getter, rnn_tracking, sh, stopping
+from dipy_rnn import (
+    RNNDirectionGetter,
+    direction_getter,
+    rnn_tracking,
+    sampling,
+    stopping,
+)
 from dipy_rnn.phantom import crossing_phantom
 
 
@@ -23,7 +29,9 @@ def test_a_straight_field_on_anisotropic_voxels_gives_the_hand_computed_line(fol
     affine = affine_of((1.0, 2.0, 4.0), OBLIQUE_ROTATION)
     field = np.broadcast_to([0.6, 0.0, 0.8], (30, 6, 12, 3))
     seed = affine[:3, :3] @ [2, 3, 2] + affine[:3, 3]
-    getter = RNNDirectionGetter(sh.raw_features(field), affine=affine, model=follower)
+    getter = RNNDirectionGetter(
+        sampling.raw_features(field), affine=affine, model=follower
+    )
     (line,) = LocalTracking(
         getter, everywhere(field.shape[:3]), np.array([seed]), affine, 0.5
     )
@@ -38,7 +46,7 @@ def test_a_turn_on_a_circle_ends_at_the_radius_euler_steps_have(follower):
     grid = np.indices(shape).reshape(3, -1).T @ affine[:3, :3].T + affine[:3, 3]
     field = np.column_stack([-grid[:, 1], grid[:, 0], 0 * grid[:, 0]])
     getter = RNNDirectionGetter(
-        sh.raw_features(field.reshape(*shape, 3)), affine=affine, model=follower
+        sampling.raw_features(field.reshape(*shape, 3)), affine=affine, model=follower
     )
     n_steps = round(2 * np.pi * radius / step)
     (line,) = LocalTracking(
@@ -129,7 +137,7 @@ def test_the_backward_half_is_recognised_on_anisotropic_voxels(counter, step_siz
     seed = np.array([20.0, 20.0, 20.0])
     planes = np.indices((40, 40, 40))[0] <= np.floor(20 + 4.4 * step_vox[0] + 0.5)
     getter = RNNDirectionGetter(
-        sh.raw_features(np.full((40, 40, 40, 3), 9.0)),
+        sampling.raw_features(np.full((40, 40, 40, 3), 9.0)),
         affine=np.diag([*sizes, 1.0]),
         model=counter,
     )
@@ -148,7 +156,7 @@ def test_the_backward_half_is_recognised_on_anisotropic_voxels(counter, step_siz
 
 def test_unidirectional_tracking_both_ways_starts_afresh_each_time(counter):
     getter = RNNDirectionGetter(
-        sh.raw_features(np.full((40, 3, 3, 3), 5.0)), model=counter
+        sampling.raw_features(np.full((40, 3, 3, 3), 5.0)), model=counter
     )
     ways = np.array([[[1.0, 0, 0], [-1.0, 0, 0]]])
     lines = list(
@@ -170,7 +178,7 @@ def test_a_second_tracker_does_not_go_on_with_a_streamline_of_the_first(counter)
     # The same seed and the opposite direction, but another LocalTracking: its forward
     # half has all five steps before it.
     getter = RNNDirectionGetter(
-        sh.raw_features(np.full((40, 3, 3, 3), 5.0)), model=counter
+        sampling.raw_features(np.full((40, 3, 3, 3), 5.0)), model=counter
     )
     arguments = (getter, everywhere((40, 3, 3)), np.array([[20.0, 1, 1]]), np.eye(4))
     for unidirectional in (True, False):
@@ -189,7 +197,7 @@ def test_a_half_that_was_dropped_is_no_half_of_another_trackers_streamline(count
     # return_all=False drops the first tracker's forward half, which ends for want of a
     # direction, so that its backward half is never asked for.
     getter = RNNDirectionGetter(
-        sh.raw_features(np.full((40, 3, 3, 3), 5.0)), model=counter
+        sampling.raw_features(np.full((40, 3, 3, 3), 5.0)), model=counter
     )
     arguments = (getter, everywhere((40, 3, 3)), np.array([[20.0, 1, 1]]), np.eye(4))
     ahead = np.array([[[1.0, 0, 0]]])
@@ -253,7 +261,7 @@ def test_saved_seeds_are_the_seeds(newton):
 
 def test_return_all_false_drops_streamlines_that_end_for_want_of_a_direction(counter):
     getter = RNNDirectionGetter(
-        sh.raw_features(np.full((40, 3, 3, 3), 5.0)), model=counter
+        sampling.raw_features(np.full((40, 3, 3, 3), 5.0)), model=counter
     )
     arguments = (getter, everywhere((40, 3, 3)), np.array([[20.0, 1, 1]]), np.eye(4))
     ahead = {"initial_directions": np.array([[[1.0, 0, 0]]])}
@@ -283,7 +291,7 @@ def test_first_directions_are_dipys_peaks_but_for_the_sphere(newton):
 
 def test_get_direction_answers_a_caller_in_python(follower):
     field = np.broadcast_to([0.6, 0.0, 0.8], (5, 5, 5, 3))
-    getter = RNNDirectionGetter(sh.raw_features(field), model=follower)
+    getter = RNNDirectionGetter(sampling.raw_features(field), model=follower)
     direction = np.array([0.0, 0.0, 1.0])
     assert getter.get_direction(np.array([2.0, 2.0, 2.0]), direction) == 0
     npt.assert_allclose(direction, [0.6, 0.0, 0.8], atol=1e-6)
@@ -292,7 +300,9 @@ def test_get_direction_answers_a_caller_in_python(follower):
 
 
 def test_get_direction_refuses_what_it_cannot_write_into(follower):
-    getter = RNNDirectionGetter(sh.raw_features(np.ones((5, 5, 5, 3))), model=follower)
+    getter = RNNDirectionGetter(
+        sampling.raw_features(np.ones((5, 5, 5, 3))), model=follower
+    )
     for direction in ([0.0, 0.0, 1.0], np.array([0, 0, 1])):
         with pytest.raises(ValueError, match="ndarray of floats"):
             getter.get_direction(np.array([2.0, 2, 2]), direction)
@@ -380,7 +390,7 @@ def crossing():
     voxels[4] = 1.0  # empty
     return SimpleNamespace(
         affine=phantom.affine,
-        features=sh.fodf_features(phantom.fodf()),
+        features=sampling.fodf_features(phantom.fodf()),
         criterion=BinaryStoppingCriterion(phantom.mask()),
         seeds=voxels @ phantom.affine[:3, :3].T + phantom.affine[:3, 3],
     )
@@ -641,7 +651,7 @@ def test_features_that_are_no_fodf_can_be_looked_ahead(counter, follower, looks)
     seeds = np.random.default_rng(1).uniform(1, 8, (40, 3))
     world = SimpleNamespace(
         affine=affine_of((1.0, 1.5, 0.5), OBLIQUE_ROTATION),
-        features=sh.raw_features(field),
+        features=sampling.raw_features(field),
         criterion=everywhere(field.shape[:3]),
     )
     world.seeds = seeds @ world.affine[:3, :3].T + world.affine[:3, 3]
@@ -657,7 +667,7 @@ def test_a_peak_found_alone_is_that_found_among_others_to_the_last_digit(oblique
     # Of so low an order that a seed often has a single maximum to look at.
     data = np.ascontiguousarray(oblique.features.data[..., :15])
     world = SimpleNamespace(**vars(oblique))
-    world.features = sh.FeatureVolume(data, "sh")
+    world.features = sampling.FeatureVolume(data, "sh")
     world.seeds = np.concatenate([oblique.seeds + shift for shift in (0, 0.1, 0.2)])
     ways = [
         [getter.initial_direction(seed) for seed in seeds_as_local_tracking(world)]

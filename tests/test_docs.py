@@ -15,7 +15,7 @@ import pytest
 from stubs import FieldFollower, save_stub, save_untrained
 from test_commands import Subject
 
-from dipy_rnn.tractogram_file import write_tractogram
+from dipy_rnn.io import write_tractogram
 from dipy_rnn.workflows import cli
 
 ROOT = Path(__file__).parents[1]

@@ -24,12 +24,13 @@ import pytest
 import torch
 from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of, everywhere
 
-from dipy_rnn import engine, frames, sh, spaces, stopping
-from dipy_rnn.engine import SeedQueue, Slots
-from dipy_rnn.interpolate import DATA
-from dipy_rnn.model_file import load_model
-from dipy_rnn.propagator import Propagator
+from dipy_rnn import engine, sampling, spatial, stopping
+from dipy_rnn.model import Predictor, load_model
+from dipy_rnn.sampling import DATA
+from dipy_rnn.spatial import frames
 from dipy_rnn.stopping import BinaryStoppingCriterion, StopReason
+from dipy_rnn.tracking.seed_queue import SeedQueue
+from dipy_rnn.tracking.slots.compiled import CompiledSlots
 
 X = np.array([1.0, 0.0, 0.0])
 LONG = (2000, 3, 3)
@@ -157,8 +158,8 @@ def test_the_backward_half_goes_on_with_the_state_the_replay_leaves(
     # left. Every slot has several streamlines, one after the other.
     model = load_model(counter)
     model.metadata = replace(model.metadata, replay_points=replay_points)
-    features = sh.raw_features(np.full((60, 3, 3, 3), 20.0))
-    propagator = Propagator(features, model, np.eye(3), 60.0, 1)
+    features = sampling.raw_features(np.full((60, 3, 3, 3), 20.0))
+    propagator = Predictor(features, model, np.eye(3), 60.0, 1)
     lines = tracked(
         propagator, until(36, (60, 3, 3)), [[30, 1, 1]] * 8, X, n_slots=n_slots
     )
@@ -195,10 +196,8 @@ def test_frames_are_carried_along_and_turned_round_for_the_replay(replay_points)
     n_replayed = 11 if replay_points is None else replay_points
     # At the first point of the replay, looking back the way it came; from then on at
     # each point as at the next, and at the seed as at the point after it.
-    back = frames.turned_round(np.array(forward))[n_replayed:0:-1]
-    expected = (
-        [*back[:1], *back] if n_replayed else frames.turned_round(forward[0])[None]
-    )
+    back = frames.reverse(np.array(forward))[n_replayed:0:-1]
+    expected = [*back[:1], *back] if n_replayed else frames.reverse(forward[0])[None]
     npt.assert_allclose(shown[: len(expected)], expected, atol=1e-9)
     # No state of its own: it goes on in the same circle whatever is replayed.
     turns = np.diff(line, axis=0) / step_vox
@@ -213,7 +212,7 @@ def test_points_are_numbered_from_the_seed_for_criteria_that_draw(monkeypatch):
         asked.extend(zip(points[rows, 0], numbers[rows], keys[rows]))
         original(criterion, points, reasons, keys, numbers)
 
-    original = stopping.check_points
+    original = stopping.evaluate_criterion
     monkeypatch.setattr(stopping, "check_points", check_points)
     never = stopping.CmcStoppingCriterion(*np.zeros((2, 12, 3, 3)), 1.0, 1.0)
     seeds = np.array([[8.0, 1, 1], [2.0, 1, 1]])
@@ -294,7 +293,7 @@ def test_long_streamlines_find_room_beside_short_ones(max_points):
 def test_points_are_handed_over_in_mm():
     affine = affine_of((1.0, 2.0, 4.0), OBLIQUE_ROTATION)
     ((_, line, *_),) = tracked(Recorder(), until(25), [[20, 1, 1]], X, to_mm=affine)
-    npt.assert_allclose(line, spaces.to_mm(line_between(0, 25), affine), atol=1e-12)
+    npt.assert_allclose(line, spatial.to_mm(line_between(0, 25), affine), atol=1e-12)
 
 
 # The queue
@@ -395,13 +394,13 @@ def test_threads_that_take_at_once_lose_nothing_and_get_nothing_twice():
 def noisy():
     world = NoisyWorld(affine_of((2.0, 3.0, 4.0), OBLIQUE_ROTATION))
     world.criterion = BinaryStoppingCriterion(world.mask)
-    world.seeds_vox = spaces.to_voxels(world.seeds, world.affine)
+    world.seeds_vox = spatial.to_voxels(world.seeds, world.affine)
     return world
 
 
 def propagator_of(world, model):
-    return Propagator(
-        world.features, load_model(model), spaces.axes(world.affine), 60.0, 1
+    return Predictor(
+        world.features, load_model(model), spatial.axes(world.affine), 60.0, 1
     )
 
 
@@ -412,7 +411,7 @@ def run_noisy(world, model="default", criterion=None, **options):
         propagator,
         world.criterion if criterion is None else criterion,
         SeedQueue(propagator, world.seeds, world.affine, directions),
-        step_vox=1.0 / spaces.voxel_sizes(world.affine),
+        step_vox=1.0 / spatial.voxel_sizes(world.affine),
         to_mm=world.affine,
         **options,
     )
@@ -423,7 +422,7 @@ def test_streamlines_are_the_same_whoever_tracks_them(noisy, counter, model):
     if model == "counter":
         noisy = SimpleNamespace(**vars(noisy))
         limits = np.random.default_rng(0).integers(0, 30, noisy.mask.shape)
-        noisy.features = sh.raw_features(limits[..., None] * np.ones(3))
+        noisy.features = sampling.raw_features(limits[..., None] * np.ones(3))
         model = counter
     expected = list(run_noisy(noisy, model, n_slots=64))
     assert len(expected) == 60
@@ -474,7 +473,7 @@ def test_without_seeds_there_is_nothing_to_do():
         assert tracked(Recorder(), until(9), empty, empty, **options) == []
         outside = np.full((5, 3), -9.0)
         assert tracked(Recorder(), until(9), outside, X, **options) == []
-    slots = Slots(
+    slots = CompiledSlots(
         Recorder(),
         until(9),
         queue_of(empty, empty),

@@ -4,7 +4,8 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
-from dipy_rnn import frames, spaces
+from dipy_rnn import spatial
+from dipy_rnn.spatial import frames
 
 X, Y, Z = np.eye(3)
 LAS = np.diag([-1.0, 1, 1])
@@ -40,7 +41,7 @@ def assert_frames(rows, handedness=1.0):
 
 @pytest.mark.parametrize("handedness", [1.0, -1.0])
 def test_frames_are_orthonormal_and_right_handed_in_ras(oblique_affine, handedness):
-    axes = spaces.axes(oblique_affine(handedness))
+    axes = spatial.axes(oblique_affine(handedness))
     tangents = np.concatenate([random_units(200), np.eye(3), -np.eye(3)])
     rows = frames.from_tangents(tangents, axes)
     assert_allclose(rows[:, 2], tangents)
@@ -71,7 +72,7 @@ def test_one_brain_stored_in_any_way_has_the_same_frames(
     tangents = np.concatenate([random_units(50), np.eye(3), arc(X, Y, 9)])
     expected = frames.from_tangents(tangents, np.eye(3))
     storages = [*cube_rotations, *(cube_rotations @ LAS)]
-    storages += [spaces.axes(oblique_affine(h)) for h in (1.0, -1.0)]
+    storages += [spatial.axes(oblique_affine(h)) for h in (1.0, -1.0)]
     for axes in storages:
         rows = frames.from_tangents(tangents @ axes, axes)
         assert_allclose(rows @ axes.T, expected, atol=1e-12)
@@ -162,10 +163,10 @@ def test_a_long_way_leaves_no_error(random_frames):
 @pytest.mark.parametrize("handedness", [1.0, -1.0])
 def test_turned_round_looks_back_and_twice_is_the_identity(random_frames, handedness):
     rows = random_frames(20, handedness)
-    turned = frames.turned_round(rows)
+    turned = frames.reverse(rows)
     assert_array_equal(turned, np.stack([rows[:, 0], -rows[:, 1], -rows[:, 2]], axis=1))
     assert_frames(turned, handedness)
-    assert_array_equal(frames.turned_round(turned), rows)
+    assert_array_equal(frames.reverse(turned), rows)
 
 
 @pytest.mark.parametrize("handedness", [1.0, -1.0])

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 import numpy as np
 import pytest
 
-from dipy_rnn import fodf_features, interpolate, rnn_tracking, spaces, stopping
+from dipy_rnn import _checks, _threads, fodf_features, rnn_tracking, spatial, stopping
 from dipy_rnn.evaluation import connections
 from dipy_rnn.tracking import length_limits
 
@@ -31,22 +31,22 @@ def test_an_odd_argument_is_taken_or_refused_in_one_line(kind, r):
 @pytest.mark.parametrize("value", [None, "0.5", [1.0], 1j, {}, np.ones(1), object()])
 def test_what_is_no_number_is_refused_by_name(value):
     with pytest.raises(ValueError, match=r"^step_size is of type .*a number is needed"):
-        spaces.check_number(value, "step_size")
+        _checks.check_number(value, "step_size")
 
 
 def test_numbers_stay_what_they_are():
-    assert spaces.check_number(np.int8(3), "n") == 3
-    assert isinstance(spaces.check_number(np.int8(3), "n"), int)
-    assert isinstance(spaces.check_number(np.float16(0.5), "n"), float)
+    assert _checks.check_number(np.int8(3), "n") == 3
+    assert isinstance(_checks.check_number(np.int8(3), "n"), int)
+    assert isinstance(_checks.check_number(np.float16(0.5), "n"), float)
     with pytest.raises(ValueError, match="n is too large"):
-        spaces.check_number(10**400, "n")
+        _checks.check_number(10**400, "n")
 
 
 @pytest.mark.parametrize(
     "values", [[[0, 1], [2]], ["a"], [None], [1j], np.zeros(2, "M8[s]"), object()]
 )
 def test_what_are_no_real_numbers_is_refused_by_name(values):
-    for check in (spaces.check_numbers, spaces.check_points, spaces.check_affine):
+    for check in (_checks.check_numbers, _checks.as_points, spatial.check_affine):
         with pytest.raises(ValueError, match=r"^seeds is .*real numbers"):
             check(values, "seeds")
 
@@ -61,7 +61,7 @@ def test_what_are_no_real_numbers_is_refused_by_name(values):
 )
 def test_voxels_of_no_brain_are_refused(scale, message):
     with pytest.raises(ValueError, match=f"fa.nii.*{message}"):
-        spaces.check_affine(np.diag([scale, scale, scale, 1.0]), "fa.nii")
+        spatial.check_affine(np.diag([scale, scale, scale, 1.0]), "fa.nii")
 
 
 def test_shear_of_small_voxels_is_shear():
@@ -69,20 +69,20 @@ def test_shear_of_small_voxels_is_shear():
     sheared[0, 1] = 0.5
     for size in (1.0, 1e-3, 1e-5):
         with pytest.raises(ValueError, match="shear"):
-            spaces.check_affine(sheared * [size, size, size, 1])
+            spatial.check_affine(sheared * [size, size, size, 1])
 
 
 @pytest.mark.parametrize("far", [1e7, 1e300, -1e300])
 def test_seeds_a_world_away_are_refused(far):
     with pytest.raises(ValueError, match=r"seeds holds .*check the units"):
-        spaces.check_points([[0, far, 0]], "seeds")
+        _checks.as_points([[0, far, 0]], "seeds")
 
 
 @pytest.mark.parametrize("threads", [1025, 2**40, np.inf, np.nan, 0.5])
 def test_more_threads_than_a_system_has_room_for_are_refused(threads):
     # OpenMP ends the process.
     with pytest.raises(ValueError, match="nbr_threads is"):
-        interpolate.count_threads(threads)
+        _threads.count_threads(threads)
 
 
 @pytest.mark.parametrize("random_seed", [2**32, 0.5, -1, np.nan])

@@ -21,7 +21,7 @@ from dipy_rnn.gradient_check import (
     reoriented,
 )
 from dipy_rnn.phantom import Bundle, Phantom, random_phantom
-from dipy_rnn.sh import FeatureVolume, fodf_features, raw_features
+from dipy_rnn.sampling import FeatureVolume, fodf_features, raw_features
 from dipy_rnn.stopping import BinaryStoppingCriterion
 
 ONE_THREAD = {"step_size": 1.0, "nbr_threads": 1}

@@ -13,7 +13,7 @@ import pytest
 from test_commands import write_pam
 from worlds import OBLIQUE_ROTATION, affine_of
 
-from dipy_rnn import interpolate, spaces
+from dipy_rnn import sampling, spatial
 from dipy_rnn.gradient_check import AXIS_CASES
 from dipy_rnn.phantom import random_phantom
 from dipy_rnn.workflows import cli, gradients, track
@@ -44,7 +44,7 @@ def rows_of(path):
 
 def mirrored_y(fodf):
     """Negate the coefficients, in DIPY's default basis, of functions odd in y."""
-    order = interpolate.sh_order(fodf.shape[3])
+    order = sampling.sh_order(fodf.shape[3])
     is_odd = [m > 0 for n in range(0, order + 1, 2) for m in range(-n, n + 1)]
     return fodf * np.where(is_odd, -1, 1)
 
@@ -105,10 +105,10 @@ def test_mrtrix_coefficients_in_scanner_axes_give_the_same_table(tmp_path):
     affine[:3, 3] = -affine[:3, :3] @ np.full(3, 9.5)
     paths, _, fodf = write_subject(tmp_path, affine)
     rows = convert_sh_descoteaux_tournier(fodf).reshape(-1, fodf.shape[3])
-    scanner = interpolate.rotate(
+    scanner = sampling.rotate(
         rows,
-        np.broadcast_to(spaces.axes(affine), (len(rows), 3, 3)),
-        handedness=spaces.handedness(affine),
+        np.broadcast_to(spatial.axes(affine), (len(rows), 3, 3)),
+        handedness=spatial.handedness(affine),
     )
     harmonics = tmp_path / "wmfod.nii.gz"
     save_nifti(harmonics, scanner.reshape(fodf.shape), affine)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
-from dipy_rnn import interpolate
+from dipy_rnn import _threads, sampling
 
 SHAPES = [(4, 5, 6), (1, 5, 1), (2, 1, 3), (1, 1, 1)]
 COUNTS = [0, 1, 15, 16, 17, 100]
@@ -39,7 +39,7 @@ def test_a_linear_field_is_sampled_exactly():
     x, y, z = np.meshgrid(*map(np.arange, (5, 6, 7)), indexing="ij")
     volume = np.stack([2 * x - y + 3, z + 0.5 * x], axis=-1).astype(np.float32)
     points = np.random.default_rng(0).uniform(0, [4, 5, 6], (200, 3))
-    values, inside = interpolate.sample(volume, points)
+    values, inside = sampling.sample(volume, points)
     assert inside.all() and values.dtype == np.float32
     x, y, z = points.T
     expected = np.stack([2 * x - y + 3, z + 0.5 * x], axis=-1)
@@ -49,7 +49,7 @@ def test_a_linear_field_is_sampled_exactly():
 def test_half_a_voxel_beyond_the_last_centre_the_border_voxel_goes_on():
     volume = np.array([1.0, 2, 4, 8], np.float32).reshape(4, 1, 1, 1)
     for x, expected in [(-0.5, 1), (-0.2, 1), (0, 1), (3, 8), (3.2, 8), (3.4999, 8)]:
-        values, inside = interpolate.sample(volume, [[x, 0, 0]])
+        values, inside = sampling.sample(volume, [[x, 0, 0]])
         assert inside[0]
         assert_allclose(values[0, 0], expected, rtol=1e-6)
 
@@ -58,7 +58,7 @@ def test_half_a_voxel_beyond_the_last_centre_the_border_voxel_goes_on():
 def test_sampling_is_dipys_everywhere_inside(shape):
     volume = random_volume(shape, channels=3)
     points = np.concatenate([random_points(200, shape), border_points(shape)])
-    values, inside = interpolate.sample(volume, points)
+    values, inside = sampling.sample(volume, points)
     assert inside.all()
     theirs = [trilinear_interpolate4d(volume.astype(float), p) for p in points]
     assert_allclose(values, np.array(theirs), atol=1e-6)
@@ -74,7 +74,7 @@ def test_outside_and_nan_give_zeros_and_say_so(shape):
             points.append(centre.copy())
             points[-1][axis] = x
     for kwargs in ({}, {"normalise": True}, {"frames": np.array([np.eye(3)] * 18)}):
-        values, inside = interpolate.sample(volume, points, **kwargs)
+        values, inside = sampling.sample(volume, points, **kwargs)
         assert inside.dtype == bool and not inside.any()
         assert_array_equal(values, 0)
 
@@ -83,8 +83,8 @@ def test_normalised_rows_are_unit_vectors_and_zeros_stay_zero():
     volume = random_volume((3, 3, 3)) * 1e4
     volume[0, 0, 0] = 0
     points = np.concatenate([random_points(50, (3, 3, 3)), [[-0.1, 0, 0], [9, 9, 9]]])
-    values, _ = interpolate.sample(volume, points, normalise=True)
-    plain, _ = interpolate.sample(volume, points)
+    values, _ = sampling.sample(volume, points, normalise=True)
+    plain, _ = sampling.sample(volume, points)
     norms = np.linalg.norm(plain, axis=1, keepdims=True)
     assert_allclose(np.linalg.norm(values[:-2], axis=1), 1, rtol=1e-6)
     assert_allclose(values[:-2], (plain / np.maximum(norms, 1e-9))[:-2], atol=1e-6)
@@ -106,7 +106,7 @@ def test_rotated_coefficients_at_y_are_the_function_at_ry(
     rng = np.random.default_rng(order)
     coeffs = rng.normal(size=(len(frames), (order + 1) * (order + 2) // 2))
     y = rng.normal(size=(30, 3))
-    rotated = interpolate.rotate(coeffs, frames, handedness=handedness)
+    rotated = sampling.rotate(coeffs, frames, handedness=handedness)
     here = rotated @ harmonics(y, order).T
     for i, frame in enumerate(frames):
         there = harmonics(y @ frame, order) @ coeffs[i]
@@ -124,7 +124,7 @@ def test_tangents_a_hair_off_the_poles_rotate_as_well(harmonics, tilt, handednes
         e1 /= np.linalg.norm(e1)
         frame = np.array([e1, handedness * np.cross(e3, e1), e3])
         coeffs = rng.normal(size=(1, 45))
-        rotated = interpolate.rotate(coeffs, frame[None], handedness=handedness)
+        rotated = sampling.rotate(coeffs, frame[None], handedness=handedness)
         here = rotated[0] @ harmonics(y, 8).T
         there = harmonics(y @ frame, 8) @ coeffs[0]
         assert_allclose(here, there, atol=1e-4)
@@ -133,7 +133,7 @@ def test_tangents_a_hair_off_the_poles_rotate_as_well(harmonics, tilt, handednes
 @pytest.mark.parametrize("order", [4, 8, 12])
 def test_rotation_keeps_the_norm_of_every_l(random_frames, order):
     coeffs = random_volume((200,), (order + 1) * (order + 2) // 2)
-    rotated = interpolate.rotate(coeffs, random_frames(200))
+    rotated = sampling.rotate(coeffs, random_frames(200))
     start = 0
     for ll in range(0, order + 1, 2):
         part = slice(start, start + 2 * ll + 1)
@@ -148,7 +148,7 @@ def test_rotation_keeps_the_norm_of_every_l(random_frames, order):
 def test_rotation_leaves_its_argument_alone(random_frames):
     coeffs = random_volume((5,))
     before = coeffs.copy()
-    interpolate.rotate(coeffs, random_frames(5))
+    sampling.rotate(coeffs, random_frames(5))
     assert_array_equal(coeffs, before)
 
 
@@ -159,12 +159,12 @@ def test_sampling_in_frames_is_sampling_then_rotating(
 ):
     volume, frames = random_volume((4, 5, 6), 45), random_frames(100, handedness)
     points = random_points(100, (4, 5, 6))
-    fused, inside = interpolate.sample(
+    fused, inside = sampling.sample(
         volume, points, frames, handedness=handedness, normalise=normalise
     )
-    plain, _ = interpolate.sample(volume, points, normalise=normalise)
+    plain, _ = sampling.sample(volume, points, normalise=normalise)
     assert inside.all()
-    rotated = interpolate.rotate(plain, frames, handedness=handedness)
+    rotated = sampling.rotate(plain, frames, handedness=handedness)
     assert_allclose(fused, rotated, atol=1e-6)
 
 
@@ -180,7 +180,7 @@ def ring(n):
 def maxima(values, neighbours, most, least_share):
     """Find the maxima of functions given by their values."""
     units = np.eye(values.shape[1], dtype=np.float32)
-    return interpolate.local_maxima(values, units, neighbours, most, least_share)[0]
+    return sampling.local_maxima(values, units, neighbours, most, least_share)[0]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_maxima_are_of_the_function_that_the_coefficients_are_of():
     coeffs = rng.normal(size=(50, 6)).astype(np.float32)
     harmonics = rng.normal(size=(6, 20)).astype(np.float32)
     neighbours = rng.integers(20, size=(20, 4)).astype(np.int32)
-    found, least = interpolate.local_maxima(coeffs, harmonics, neighbours, 3, 0.1)
+    found, least = sampling.local_maxima(coeffs, harmonics, neighbours, 3, 0.1)
     values = coeffs @ harmonics
     assert_array_equal(found, maxima(values, neighbours, 3, 0.1))
     assert_allclose(least, values.min(axis=1), rtol=1e-5)
@@ -273,13 +273,13 @@ def test_maxima_of_arrays_that_do_not_fit_are_refused(change, message):
         "least_share": 0.0,
     }
     with pytest.raises(ValueError, match=message) as refusal:
-        interpolate.local_maxima(**arguments | change)
+        sampling.local_maxima(**arguments | change)
     assert "\n" not in str(refusal.value)
 
 
 def test_maxima_are_found_in_arrays_of_any_layout():
     values = np.asfortranarray(np.float32([[1, 0, 3, 2], [0, 4, 0, 0]]))
-    found, _ = interpolate.local_maxima(
+    found, _ = sampling.local_maxima(
         values, np.asfortranarray(UNITS), np.asfortranarray(RING), 2.0, 0.0
     )
     assert found.tolist() == [[2, -1], [1, -1]]
@@ -293,39 +293,39 @@ def test_neither_threads_nor_neighbours_change_a_row(random_frames, n):
     volume, frames = random_volume((4, 5, 6)), random_frames(100)
     points = random_points(100, (4, 5, 6))
     points[::7, 1] = 99.0  # some are outside
-    values, inside = interpolate.sample(volume, points, frames, normalise=True)
-    rotated = interpolate.rotate(values, frames)
+    values, inside = sampling.sample(volume, points, frames, normalise=True)
+    rotated = sampling.rotate(values, frames)
     for nbr_threads in (1, 2, 4):
-        some, some_inside = interpolate.sample(
+        some, some_inside = sampling.sample(
             volume, points[:n], frames[:n], normalise=True, nbr_threads=nbr_threads
         )
         assert some.shape == (n, 15) and some_inside.shape == (n,)
         assert_array_equal(some, values[:n])
         assert_array_equal(some_inside, inside[:n])
-        some = interpolate.rotate(values[:n], frames[:n], nbr_threads=nbr_threads)
+        some = sampling.rotate(values[:n], frames[:n], nbr_threads=nbr_threads)
         assert_array_equal(some, rotated[:n])
 
 
 def test_no_threads_asked_for_means_every_core():
-    assert interpolate.count_threads(3) == 3
-    assert 1 <= interpolate.count_threads(0) <= os.cpu_count()
+    assert _threads.count_threads(3) == 3
+    assert 1 <= _threads.count_threads(0) <= os.cpu_count()
 
 
 @pytest.mark.parametrize(("n_cores", "n_threads"), [(7, 7), (None, 1)])
 def test_every_core_is_what_the_system_tells(monkeypatch, n_cores, n_threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
-    assert interpolate.count_threads(0) == 3
+    assert _threads.count_threads(0) == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: n_cores)
-    assert interpolate.count_threads(0) == n_threads
+    assert _threads.count_threads(0) == n_threads
 
 
 # Orders
 
 
-@pytest.mark.parametrize("order", range(0, interpolate.MAX_ORDER + 1, 2))
+@pytest.mark.parametrize("order", range(0, sampling.MAX_ORDER + 1, 2))
 def test_an_order_is_known_by_its_number_of_coefficients(order):
-    assert interpolate.sh_order(sum(range(1, 2 * order + 2, 4))) == order
+    assert sampling.sh_order(sum(range(1, 2 * order + 2, 4))) == order
 
 
 # What is refused
@@ -337,37 +337,37 @@ POINT = np.zeros((1, 3))
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: interpolate.sample(VOLUME.tolist(), POINT), "volume must be"),
-        (lambda: interpolate.sample(VOLUME.astype(float), POINT), "volume must be"),
-        (lambda: interpolate.sample(VOLUME[0], POINT), "volume must be"),
-        (lambda: interpolate.sample(VOLUME[:0], POINT), "volume must be"),
-        (lambda: interpolate.sample(VOLUME[:, ::2], POINT), "volume must be"),
-        (lambda: interpolate.sample(VOLUME, POINT[0]), r"points_vox has the shape"),
-        (lambda: interpolate.sample(VOLUME, np.zeros((4, 2))), "points_vox has the"),
-        (lambda: interpolate.sample(VOLUME, POINT, np.eye(3)), "frames has the shape"),
+        (lambda: sampling.sample(VOLUME.tolist(), POINT), "volume must be"),
+        (lambda: sampling.sample(VOLUME.astype(float), POINT), "volume must be"),
+        (lambda: sampling.sample(VOLUME[0], POINT), "volume must be"),
+        (lambda: sampling.sample(VOLUME[:0], POINT), "volume must be"),
+        (lambda: sampling.sample(VOLUME[:, ::2], POINT), "volume must be"),
+        (lambda: sampling.sample(VOLUME, POINT[0]), r"points_vox has the shape"),
+        (lambda: sampling.sample(VOLUME, np.zeros((4, 2))), "points_vox has the"),
+        (lambda: sampling.sample(VOLUME, POINT, np.eye(3)), "frames has the shape"),
         (
-            lambda: interpolate.sample(VOLUME, POINT, np.zeros((2, 3, 3))),
+            lambda: sampling.sample(VOLUME, POINT, np.zeros((2, 3, 3))),
             r"\(1, 3, 3\) is needed",
         ),
         (
-            lambda: interpolate.sample(
+            lambda: sampling.sample(
                 np.ascontiguousarray(VOLUME[..., :14]), POINT, np.eye(3)[None]
             ),
             "14 coefficients belong to no even order",
         ),
-        (lambda: interpolate.rotate(np.zeros(15), np.eye(3)[None]), "coeffs has the"),
-        (lambda: interpolate.rotate(np.zeros((1, 15)), np.eye(3)), "frames has the"),
-        (lambda: interpolate.rotate(np.zeros((1, 16)), np.eye(3)), "16 coefficients"),
-        (lambda: interpolate.sh_order(190), "190 coefficients belong to no even order"),
-        (lambda: interpolate.count_threads(-1), "nbr_threads is -1"),
-        (lambda: interpolate.count_threads(1025), "nbr_threads is 1025"),
-        (lambda: interpolate.sample(VOLUME, "no"), "points_vox is of type"),
-        (lambda: interpolate.rotate("no", np.eye(3)[None]), "coeffs is of type"),
+        (lambda: sampling.rotate(np.zeros(15), np.eye(3)[None]), "coeffs has the"),
+        (lambda: sampling.rotate(np.zeros((1, 15)), np.eye(3)), "frames has the"),
+        (lambda: sampling.rotate(np.zeros((1, 16)), np.eye(3)), "16 coefficients"),
+        (lambda: sampling.sh_order(190), "190 coefficients belong to no even order"),
+        (lambda: _threads.count_threads(-1), "nbr_threads is -1"),
+        (lambda: _threads.count_threads(1025), "nbr_threads is 1025"),
+        (lambda: sampling.sample(VOLUME, "no"), "points_vox is of type"),
+        (lambda: sampling.rotate("no", np.eye(3)[None]), "coeffs is of type"),
         (
-            lambda: interpolate.rotate([[0.0]], np.eye(3)[None], handedness=2),
+            lambda: sampling.rotate([[0.0]], np.eye(3)[None], handedness=2),
             "handedness is 2; 1 or -1",
         ),
-        (lambda: interpolate.sample(VOLUME, POINT, nbr_threads=-2), "nbr_threads is"),
+        (lambda: sampling.sample(VOLUME, POINT, nbr_threads=-2), "nbr_threads is"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(call, message):

@@ -5,23 +5,18 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 import torch
 
-from dipy_rnn import interpolate
-from dipy_rnn.model import (
-    ARCHITECTURES,
-    CaiPropagator,
-    RecurrentPropagator,
-    architecture_of,
-    newton_slopes,
-)
+from dipy_rnn import sampling
+from dipy_rnn.model import ARCHITECTURES, Cai2023, MovingFrameGRU, architecture_of
+from dipy_rnn.model.moving_frame import newton_slopes
 from dipy_rnn.training.sequences import Batch
 from dipy_rnn.training.state import predict
 
 both = pytest.mark.parametrize(
     "build",
     [
-        lambda: RecurrentPropagator(order=4, hidden=8),
-        lambda: RecurrentPropagator(order=4, hidden=8, layers=2),
-        lambda: CaiPropagator(order=4, hidden=16),
+        lambda: MovingFrameGRU(order=4, hidden=8),
+        lambda: MovingFrameGRU(order=4, hidden=8, layers=2),
+        lambda: Cai2023(order=4, hidden=16),
     ],
     ids=["moving_frame", "moving_frame, 2 layers", "cai2023"],
 )
@@ -140,7 +135,7 @@ def test_a_scripted_network_is_the_same_network(build):
 
 
 def test_answers_turn_with_the_roll_of_the_frame_at_every_step():
-    module = randomised(RecurrentPropagator(order=8, hidden=16, layers=2))
+    module = randomised(MovingFrameGRU(order=8, hidden=16, layers=2))
     rng = np.random.default_rng(0)
     n, n_steps = 20, 5
     coeffs = rng.normal(size=(n_steps * n, 45))
@@ -149,7 +144,7 @@ def test_answers_turn_with_the_roll_of_the_frame_at_every_step():
     frames = np.array([[c, s, zero], [-s, c, zero], [zero, zero, zero + 1]])
     frames = np.ascontiguousarray(np.moveaxis(frames, 2, 0))
     seen = normalised(coeffs).reshape(n_steps, n, 45)
-    rolled = normalised(interpolate.rotate(coeffs, frames)).reshape(n_steps, n, 45)
+    rolled = normalised(sampling.rotate(coeffs, frames)).reshape(n_steps, n, 45)
     up = ahead(n).expand(n_steps, n, 3)
     expected = np.einsum(
         "nij,nj->ni", frames, walk(module, seen, up).reshape(-1, 3).numpy()
@@ -172,7 +167,7 @@ def test_an_untrained_network_steps_to_the_peak_as_newton_does(lobes, order, off
         ]
     )
     n = len(peaks)
-    module = RecurrentPropagator(order=order, hidden=8)
+    module = MovingFrameGRU(order=order, hidden=8)
     with torch.no_grad():
         answers, _ = module(
             normalised(lobes(peaks, order)), ahead(n), module.init_state(n)
@@ -198,7 +193,7 @@ def test_newton_slopes_add_up_the_slopes_of_a_bent_lobe_to_its_angle(lobes):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_straight_bundle_is_tracked_straight_whatever_the_weights(seed):
-    module = randomised(RecurrentPropagator(order=8, hidden=16), seed)
+    module = randomised(MovingFrameGRU(order=8, hidden=16), seed)
     # What is even about the tangent: no coefficient of m = +-1.
     seen = random_inputs(40, 45, seed)[0].reshape(4, 10, 45).clone()
     for ll in (2, 4, 6, 8):
@@ -210,7 +205,7 @@ def test_a_straight_bundle_is_tracked_straight_whatever_the_weights(seed):
 
 def test_rounding_does_not_decide_what_is_seen_at_a_peak():
     # There the direction in which the fODF rises is one of rounding.
-    module = randomised(RecurrentPropagator(order=8, hidden=16))
+    module = randomised(MovingFrameGRU(order=8, hidden=16))
     seen = random_inputs(1, 45)[0].repeat(8, 1)
     turn = torch.arange(8) * np.pi / 4
     for ll in (2, 4, 6, 8):
@@ -224,7 +219,7 @@ def test_rounding_does_not_decide_what_is_seen_at_a_peak():
 
 
 def test_the_moving_frame_needs_no_incoming_direction():
-    module = randomised(RecurrentPropagator(order=4, hidden=8))
+    module = randomised(MovingFrameGRU(order=4, hidden=8))
     features, directions = random_inputs(4)
     with torch.no_grad():
         one, _ = module(features, directions, module.init_state(4))
@@ -233,7 +228,7 @@ def test_the_moving_frame_needs_no_incoming_direction():
 
 
 def test_features_of_nothing_but_zeros_give_a_finite_answer():
-    module = randomised(RecurrentPropagator(order=4, hidden=8))
+    module = randomised(MovingFrameGRU(order=4, hidden=8))
     with torch.no_grad():
         answer, state = module(torch.zeros(1, 15), ahead(1), module.init_state(1))
     assert_array_equal(answer, ahead(1))
@@ -244,13 +239,13 @@ def test_features_of_nothing_but_zeros_give_a_finite_answer():
 
 
 def test_the_published_network_has_its_published_size():
-    module = CaiPropagator()
+    module = Cai2023()
     n_parameters = sum(p.numel() for p in module.parameters())
     assert abs(n_parameters - 4.2e6) < 0.1e6
 
 
 def test_the_published_network_sees_where_it_comes_from():
-    module = randomised(CaiPropagator(order=4, hidden=16))
+    module = randomised(Cai2023(order=4, hidden=16))
     features, directions = random_inputs(4)
     with torch.no_grad():
         one, _ = module(features, directions, module.init_state(4))
@@ -259,7 +254,7 @@ def test_the_published_network_sees_where_it_comes_from():
 
 
 def test_the_published_network_reaches_all_of_the_sphere():
-    module = CaiPropagator(order=4, hidden=16)
+    module = Cai2023(order=4, hidden=16)
     answers = []
     for azimuth in np.linspace(-3, 3, 9):
         for elevation in np.linspace(-5, 5, 9):
@@ -283,4 +278,4 @@ def test_a_module_knows_its_architecture_and_order():
             module = kind(order=order, hidden=8)
             assert architecture_of(module) == name
             assert module.order == order
-    assert RecurrentPropagator.frame == "local" and CaiPropagator.frame == "voxel"
+    assert MovingFrameGRU.frame == "local" and Cai2023.frame == "voxel"

@@ -17,11 +17,12 @@ import torch
 from torch import nn
 
 import dipy_rnn
-from dipy_rnn import model_file, sh
-from dipy_rnn.model import CaiPropagator, RecurrentPropagator
-from dipy_rnn.model_file import (
+from dipy_rnn import model_file, sampling
+from dipy_rnn.model import (
+    Cai2023,
     ModelFileError,
     ModelMetadata,
+    MovingFrameGRU,
     check_device,
     load_model,
     model_path,
@@ -29,8 +30,8 @@ from dipy_rnn.model_file import (
     save_model,
     shipped_models,
 )
-from dipy_rnn.training.state import load_checkpoint, save_checkpoint
 from dipy_rnn.training.shipped_models import write_checksums
+from dipy_rnn.training.state import load_checkpoint, save_checkpoint
 
 LOCAL = ModelMetadata(
     "sh",
@@ -179,7 +180,9 @@ def entries(metadata=LOCAL, **changes):
 
 
 def volume(channels, kind="sh"):
-    return sh.FeatureVolume(np.zeros((2, 2, 2, channels), np.float32), kind, "sub-1")
+    return sampling.FeatureVolume(
+        np.zeros((2, 2, 2, channels), np.float32), kind, "sub-1"
+    )
 
 
 def assert_refused(call, message, path=None):
@@ -202,7 +205,7 @@ def no_code_runs(monkeypatch):
 def small(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("small") / "small.pt"
-    save_model(RecurrentPropagator(order=4, hidden=8), LOCAL, path)
+    save_model(MovingFrameGRU(order=4, hidden=8), LOCAL, path)
     return path
 
 
@@ -217,8 +220,8 @@ def saved(tmp_path, small):
 @pytest.mark.parametrize(
     ("network", "frame", "layers"),
     [
-        (RecurrentPropagator(order=4, hidden=8), "local", 1),
-        (CaiPropagator(order=4, hidden=8), "voxel", 2),
+        (MovingFrameGRU(order=4, hidden=8), "local", 1),
+        (Cai2023(order=4, hidden=8), "voxel", 2),
     ],
     ids=["moving_frame", "cai2023"],
 )
@@ -557,7 +560,7 @@ def test_what_torch_may_pickle_is_let_through(tmp_path):
 
 
 def test_parameters_that_are_not_finite_are_refused_by_name(tmp_path):
-    network = RecurrentPropagator(order=4, hidden=8)
+    network = MovingFrameGRU(order=4, hidden=8)
     with torch.no_grad():
         network.joined.bias[3] = float("nan")
     metadata = ModelMetadata(
@@ -648,7 +651,7 @@ def test_the_same_network_gives_the_same_file(tmp_path):
     contents = []
     for name in ("one.pt", "other.pt"):
         torch.manual_seed(0)
-        save_model(RecurrentPropagator(order=4, hidden=8), LOCAL, tmp_path / name)
+        save_model(MovingFrameGRU(order=4, hidden=8), LOCAL, tmp_path / name)
         contents.append((tmp_path / name).read_bytes())
     assert contents[0] == contents[1]
 
@@ -724,7 +727,7 @@ def test_that_test_finds_what_it_looks_for(source):
         (BatchMean, RAW, "depends on the other rows"),
         (BatchStatistics, RAW, "breaks the contract"),
         (
-            RecurrentPropagator,
+            MovingFrameGRU,
             ModelMetadata("sh", 15, "local", 1, 64),  # the network is of order 8
             "breaks the contract",
         ),
@@ -758,12 +761,12 @@ def test_a_failed_save_leaves_everything_as_it_was(tmp_path, before):
 def test_features_are_brought_to_the_models_order(tmp_path):
     metadata = ModelMetadata("sh", 28, "local", 1, 8, orders=(4, 6))
     path = tmp_path / "six.pt"
-    save_model(RecurrentPropagator(order=6, hidden=8), metadata, path)
+    save_model(MovingFrameGRU(order=6, hidden=8), metadata, path)
     model = load_model(path)
     rng = np.random.default_rng(0)
     for channels in (15, 28, 45):
         data = rng.normal(size=(2, 2, 2, channels)).astype(np.float32)
-        seen = model.features(sh.FeatureVolume(data, "sh"))
+        seen = model.features(sampling.FeatureVolume(data, "sh"))
         kept = min(channels, 28)
         assert seen.shape == (2, 2, 2, 28) and seen.flags.c_contiguous
         assert_array_equal(seen[..., :kept], data[..., :kept])
@@ -773,7 +776,7 @@ def test_features_are_brought_to_the_models_order(tmp_path):
 def test_features_of_another_order_or_kind_are_refused(tmp_path, saved):
     metadata = ModelMetadata("sh", 28, "local", 1, 8, orders=(6,))
     path = tmp_path / "six.pt"
-    save_model(RecurrentPropagator(order=6, hidden=8), metadata, path)
+    save_model(MovingFrameGRU(order=6, hidden=8), metadata, path)
     assert_refused(
         lambda: load_model(path).features(volume(15)),
         "sub-1 is of order 4, but the model .* was trained for 6",

@@ -8,27 +8,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dipy_rnn import interpolate, sh
-from dipy_rnn._network import CompiledPropagator
-from dipy_rnn.interpolate import DATA, EMPTY, OUTSIDE
-from dipy_rnn.model import CaiPropagator, Compasses, RecurrentPropagator
-from dipy_rnn.model_file import (
+from dipy_rnn import sampling
+from dipy_rnn.model import (
+    Cai2023,
     Model,
     ModelFileError,
     ModelMetadata,
+    MovingFrameGRU,
+    Predictor,
     as_model,
     load_model,
     save_model,
     shipped_models,
 )
-from dipy_rnn.propagator import CompiledStates, Propagator, ScriptedStates
+from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU
+from dipy_rnn.model.moving_frame import FrameConstants
+from dipy_rnn.model.predictor import CompiledStates, ScriptedStates
+from dipy_rnn.sampling import DATA, EMPTY, OUTSIDE
 
 HANDEDNESS = [1.0, -1.0]
 SHAPE = (4, 3, 5)
 COEFFS = {4: 15, 6: 28, 8: 45}
 
 
-def network(order=8, hidden=12, layers=1, depth=2, gain=1.0, kind=RecurrentPropagator):
+def network(order=8, hidden=12, layers=1, depth=2, gain=1.0, kind=MovingFrameGRU):
     """Return a module none of whose weights is zero."""
     module = kind(order, hidden, layers, depth)
     generator = torch.Generator().manual_seed(order + hidden + layers + depth)
@@ -57,9 +60,9 @@ def metadata_of(module, architecture="moving_frame", **changes):
 
 def compiled(module):
     weights = {name: w.numpy() for name, w in module.state_dict().items()}
-    return CompiledPropagator(
+    return CompiledMovingFrameGRU(
         weights,
-        Compasses.of(module.order),
+        FrameConstants.of(module.order),
         len(module.deeper),
         module.layers,
         module.hidden,
@@ -80,13 +83,13 @@ def random_points(n, seed=0):
 
 def turn(network, volume, points, frames, state, handedness=1.0):
     """Take a compiled network one step; return its answers and what it found."""
-    order = interpolate.sh_order(volume.shape[3])
+    order = sampling.sh_order(volume.shape[3])
     answers = np.full((len(points), 3), np.nan, np.float32)
     found = np.full(len(points), 9, np.uint8)
     network.turn(
         volume,
         order,
-        interpolate.quarter_turns(order),
+        sampling.quarter_turns(order),
         points,
         frames,
         handedness,
@@ -118,7 +121,7 @@ def expected_walk(module, volume, points, frames, handedness=1.0):
     """As :func:`walk`, by torch on what interpolate samples."""
     state, answers, found = module.init_state(points.shape[1]), [], []
     for here, frame in zip(points, frames, strict=True):
-        seen, inside = interpolate.sample(
+        seen, inside = sampling.sample(
             volume, here, frame, handedness=handedness, normalise=True
         )
         ahead = torch.tensor([[0.0, 0.0, 1.0]]).repeat(len(here), 1)
@@ -164,7 +167,7 @@ def test_answers_and_states_are_those_of_the_module(way, order, handedness):
 
 def test_with_a_head_of_zeros_the_answer_is_newtons_step(lobes):
     # A lobe of the width that the slopes are made for, one degree off straight ahead.
-    module = RecurrentPropagator(8, hidden=8)
+    module = MovingFrameGRU(8, hidden=8)
     ways = np.array([[np.sin(a), 0.0, np.cos(a)] for a in np.deg2rad([0.0, 1.0])])
     volume = lobes(ways).astype(np.float32).reshape(2, 1, 1, 45)
     points, frames = np.eye(3)[:1] * np.arange(2.0)[:, None], np.tile(np.eye(3), (2, 1))
@@ -196,7 +199,7 @@ def test_a_volume_of_a_lower_order_is_one_whose_high_orders_are_zero(way):
     points, frames = way(40)
     for order, low in ((8, 4), (8, 6), (6, 4)):
         network_, volume = compiled(network(order)), random_volume(low)
-        padded = sh.with_order(volume, order)
+        padded = sampling.with_order(volume, order)
         answers, found, state = walk(network_, volume, points, frames)
         expected, expected_found, expected_state = walk(
             network_, padded, points, frames
@@ -288,10 +291,10 @@ def propagators(tmp_path):
     """Return a function: of one network, compiled and as TorchScript."""
 
     def make(module, volume, axes):
-        features = sh.FeatureVolume(volume, "sh")
+        features = sampling.FeatureVolume(volume, "sh")
         for architecture in ("moving_frame", ""):
             metadata = metadata_of(module, architecture)
-            yield Propagator(features, as_model(module, metadata), axes, 60.0, 1)
+            yield Predictor(features, as_model(module, metadata), axes, 60.0, 1)
 
     return make
 
@@ -379,14 +382,14 @@ def test_networks_of_ours_are_compiled_on_the_cpu_and_others_are_not(tmp_path):
     for architecture in ("moving_frame", ""):
         save_model(module, metadata_of(module, architecture), path)
         assert (load_model(path).compiled is None) == (architecture == "")
-    cai = CaiPropagator(4, hidden=8)
+    cai = Cai2023(4, hidden=8)
     save_model(cai, metadata_of(cai, "cai2023", frame="voxel"), path)
     assert load_model(path).compiled is None
 
 
 def test_nothing_is_compiled_for_another_device_and_its_features_are_padded():
     module = network()
-    volume = sh.FeatureVolume(random_volume(4), "sh")
+    volume = sampling.FeatureVolume(random_volume(4), "sh")
     for device, channels in (("cpu", 15), ("cuda", 45)):
         # The module stays on the CPU: nobody asks it anything.
         model = Model(module, metadata_of(module), torch.device(device), "model")
@@ -415,13 +418,13 @@ def assert_refused(path, module, metadata, message):
     assert "moving_frame" in str(refusal.value)
 
 
-class AnotherHead(RecurrentPropagator):
+class AnotherHead(MovingFrameGRU):
     def __init__(self, *shape):
         super().__init__(*shape)
         self.head = nn.Linear(self.hidden, 2 * self.n_slopes + 5)
 
 
-class NoBias(RecurrentPropagator):
+class NoBias(MovingFrameGRU):
     def __init__(self, *shape):
         super().__init__(*shape)
         self.gru = nn.GRU(self.hidden, self.hidden, self.layers, bias=False)
@@ -438,7 +441,7 @@ class NoBias(RecurrentPropagator):
         (network(4, 8).double(), {}, "input.weight is float64"),
         (network(4, 8).half(), {}, "input.weight is float16"),
         (network(4, 8).bfloat16(), {}, "is torch.bfloat16"),
-        (CaiPropagator(4, 8), {}, "input.weight"),
+        (Cai2023(4, 8), {}, "input.weight"),
     ],
     ids=[
         "width",
@@ -459,7 +462,7 @@ def test_other_parameters_than_said_are_refused_by_name(
     assert_refused(tmp_path / "model.pt", module, metadata, named)
 
 
-class Backwards(RecurrentPropagator):
+class Backwards(MovingFrameGRU):
     def forward(
         self, features: Tensor, direction: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -468,12 +471,12 @@ class Backwards(RecurrentPropagator):
         return -self.steer(factors, vectors), state
 
 
-class Rectified(RecurrentPropagator):
+class Rectified(MovingFrameGRU):
     def embed(self, seen: Tensor) -> Tensor:
         return torch.relu(self.input(seen))
 
 
-class Forgetful(RecurrentPropagator):
+class Forgetful(MovingFrameGRU):
     def forward(
         self, features: Tensor, direction: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -563,8 +566,8 @@ class Double(Transposed):
 def test_answers_may_lie_in_memory_as_they_like(tmp_path, random_frames):
     path = tmp_path / "model.pt"
     save_model(Transposed(), ModelMetadata("raw", 3, "voxel", 1, 1), path)
-    features = sh.raw_features(np.ones((*SHAPE, 3)))
-    propagator = Propagator(features, load_model(path), np.eye(3), 60.0, 1)
+    features = sampling.raw_features(np.ones((*SHAPE, 3)))
+    propagator = Predictor(features, load_model(path), np.eye(3), 60.0, 1)
     given = random_frames(20)
     tangents, reasons = propagator.turn(np.ones((20, 3)), given, propagator.states(20))
     assert_allclose(tangents, given[:, 2], atol=1e-6)

@@ -4,8 +4,9 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
-from dipy_rnn import frames, peaks, spaces
-from dipy_rnn.peaks import first_directions
+from dipy_rnn import sampling, spatial
+from dipy_rnn.sampling import first_directions
+from dipy_rnn.spatial import frames
 
 ORIGIN = np.zeros((1, 3))
 X, Y, Z = np.eye(3)
@@ -173,7 +174,7 @@ def test_signs_are_those_of_ras_whatever_the_storage(
     directions_ras = np.random.default_rng(0).normal(size=(20, 3))
     directions_ras /= np.linalg.norm(directions_ras, axis=1, keepdims=True)
     flip = np.diag([handedness, 1.0, 1])
-    for axes in (*(cube_rotations @ flip), spaces.axes(oblique_affine(handedness))):
+    for axes in (*(cube_rotations @ flip), spatial.axes(oblique_affine(handedness))):
         found = peaks_of(lobes(directions_ras @ axes), axes)[:, 0] @ axes.T
         assert np.all(found[:, 2] > 0)
         assert angles_deg(found, directions_ras).max() < 0.05
@@ -226,8 +227,8 @@ def test_more_seeds_than_a_block_holds_are_found_alike(monkeypatch, lobes):
     ways = rng.normal(size=(5, 3))
     volume = lobes(ways).astype(np.float32).reshape(5, 1, 1, -1)
     points = np.column_stack([np.arange(5.0), np.zeros(5), np.zeros(5)])
-    whole = peaks.first_directions(volume, points, np.eye(3))
+    whole = sampling.first_directions(volume, points, np.eye(3))
     monkeypatch.setattr(peaks, "_BLOCK", 2)
-    parts = peaks.first_directions(volume, points, np.eye(3))
+    parts = sampling.first_directions(volume, points, np.eye(3))
     assert whole[:, 0].any(axis=1).all()
     np.testing.assert_array_equal(whole, parts)

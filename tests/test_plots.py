@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from worlds import OBLIQUE_ROTATION, affine_of
 
-from dipy_rnn import report, spaces
+from dipy_rnn import report, spatial
 from dipy_rnn.report import plots
 
 SHAPE = (40, 40, 40)
@@ -26,7 +26,7 @@ def grids():
     """Return grids over 0 to 40 mm: straight, flipped, oblique and anisotropic."""
     oblique = affine_of((1.0, 1.3, 0.8), OBLIQUE_ROTATION)
     shape = (76, 60, 92)
-    middle = spaces.to_mm((np.array(shape) - 1) / 2, oblique)
+    middle = spatial.to_mm((np.array(shape) - 1) / 2, oblique)
     oblique[:3, 3] += 19.5 - middle
     flipped = np.diag([-1.0, 1, 1, 1])
     flipped[0, 3] = 39
@@ -38,7 +38,7 @@ def grids():
 
 
 def marked_image(affine, shape):
-    points_mm = spaces.to_mm(np.moveaxis(np.indices(shape), 0, -1), affine)
+    points_mm = spatial.to_mm(np.moveaxis(np.indices(shape), 0, -1), affine)
     centres_mm = np.concatenate(list(MARKS_MM.values()))
     distances_mm = [np.linalg.norm(points_mm - c, axis=-1) for c in centres_mm]
     return np.clip(RADIUS_MM + 1 - np.min(distances_mm, axis=0), 0, 1)

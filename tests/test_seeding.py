@@ -10,8 +10,8 @@ from worlds import affine_of
 
 from dipy_rnn import seeding
 from dipy_rnn.io import load_points
-from dipy_rnn.seeding import Seeding, slice_batches
-from dipy_rnn.tissues import Tissues
+from dipy_rnn.pipeline import Seeding, slice_batches
+from dipy_rnn.stopping import Tissues
 
 # Voxels of 2 x 3 x 5 mm, or 30 mm3.
 AFFINE = affine_of((2.0, 3.0, 5.0))

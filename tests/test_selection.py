@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dipy_rnn.phantom import crossing_phantom
-from dipy_rnn.selection import TrackingCounts, show_progress, track_selected
-from dipy_rnn.sh import fodf_features
+from dipy_rnn.pipeline import TrackingCounts, show_progress, track_selected
+from dipy_rnn.sampling import fodf_features
 from dipy_rnn.stopping import BinaryStoppingCriterion, StopReason
 from dipy_rnn.tracking import track
 

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
-from dipy_rnn import interpolate, sh, spaces
+from dipy_rnn import sampling, spatial
 from dipy_rnn.phantom import crossing_phantom
 
 # DIPY announces that its legacy bases may go one day.
 legacy_basis = pytest.mark.filterwarnings("ignore:The legacy")
 every_basis = pytest.mark.parametrize(
     ("basis", "legacy"),
-    [(basis, legacy) for basis in sh.BASES for legacy in (True, False)],
+    [(basis, legacy) for basis in sampling.BASES for legacy in (True, False)],
 )
 
 
@@ -42,7 +42,7 @@ def test_in_the_packages_basis_the_function_is_the_same(
     harmonics, basis, legacy, order
 ):
     coeffs, sphere = random_coeffs(order), random_sphere()
-    features = sh.fodf_features(coeffs, basis_type=basis, legacy=legacy)
+    features = sampling.fodf_features(coeffs, basis_type=basis, legacy=legacy)
     assert features.kind == "sh"
     assert features.data.dtype == np.float32 and features.data.flags.c_contiguous
     theirs = sph_harm_lookup[basis](order, sphere.theta, sphere.phi, legacy=legacy)[0]
@@ -52,15 +52,17 @@ def test_in_the_packages_basis_the_function_is_the_same(
 
 def test_without_a_basis_it_is_dipys_default():
     coeffs = random_coeffs(4)
-    expected = sh.fodf_features(coeffs, basis_type="descoteaux07", legacy=True).data
-    assert_array_equal(sh.fodf_features(coeffs).data, expected)
+    expected = sampling.fodf_features(
+        coeffs, basis_type="descoteaux07", legacy=True
+    ).data
+    assert_array_equal(sampling.fodf_features(coeffs).data, expected)
 
 
 def test_the_callers_coefficients_are_left_alone():
     coeffs = random_coeffs(4).astype(np.float32)
     before = coeffs.copy()
-    for basis in sh.BASES:
-        sh.fodf_features(coeffs, basis_type=basis, legacy=False)
+    for basis in sampling.BASES:
+        sampling.fodf_features(coeffs, basis_type=basis, legacy=False)
     assert_array_equal(coeffs, before)
 
 
@@ -73,9 +75,11 @@ def test_the_basis_of_a_pam_is_found_out(basis, legacy):
         pam.sphere, sh_order_max=6, basis_type=basis, legacy=legacy, return_inv=False
     )
     pam.shm_coeff = random_coeffs(6)
-    assert sh.pam_basis(pam) == (basis, legacy)
-    expected = sh.fodf_features(pam.shm_coeff, basis_type=basis, legacy=legacy).data
-    assert_array_equal(sh.pam_features(pam).data, expected)
+    assert sampling.pam_basis(pam) == (basis, legacy)
+    expected = sampling.fodf_features(
+        pam.shm_coeff, basis_type=basis, legacy=legacy
+    ).data
+    assert_array_equal(sampling.pam_features(pam).data, expected)
 
 
 def test_a_pam_in_a_basis_of_its_own_is_refused_by_name():
@@ -84,10 +88,10 @@ def test_a_pam_in_a_basis_of_its_own_is_refused_by_name():
     pam.B = np.random.default_rng(0).normal(size=(15, 100))
     pam.shm_coeff = random_coeffs(4)
     with pytest.raises(ValueError, match=r"sub-1.pam5: its matrix B matches none"):
-        sh.pam_features(pam, name="sub-1.pam5")
+        sampling.pam_features(pam, name="sub-1.pam5")
     pam.shm_coeff = None
     with pytest.raises(ValueError, match=r"sub-1.pam5 holds no spherical harmonics"):
-        sh.pam_features(pam, name="sub-1.pam5")
+        sampling.pam_features(pam, name="sub-1.pam5")
 
 
 # Axes
@@ -100,19 +104,19 @@ def test_a_lobe_in_scanner_axes_ends_up_along_the_voxel_axes(
 ):
     affine = oblique_affine(handedness)
     directions_ras = random_sphere(6).vertices
-    features = sh.fodf_features(
+    features = sampling.fodf_features(
         lobes(directions_ras, order).reshape(1, 2, 3, -1),
         basis_type="tournier07",
         legacy=False,
         sh_frame="scanner",
         affine=affine,
     )
-    expected = lobes([spaces.axes(affine).T @ d for d in directions_ras], order)
+    expected = lobes([spatial.axes(affine).T @ d for d in directions_ras], order)
     assert_allclose(features.data.reshape(6, -1), expected, atol=1e-5)
 
 
 def test_scanner_axes_of_a_flipped_grid_mirror_the_lobe(lobes):
-    features = sh.fodf_features(
+    features = sampling.fodf_features(
         lobes([[0.6, 0.8, 0.0]])[None, None],
         basis_type="tournier07",
         legacy=False,
@@ -124,20 +128,20 @@ def test_scanner_axes_of_a_flipped_grid_mirror_the_lobe(lobes):
 
 def test_in_ras_storage_scanner_and_voxel_axes_are_the_same():
     data = [
-        sh.fodf_features(random_coeffs(6), sh_frame=frame, affine=np.eye(4)).data
-        for frame in sh.SH_FRAMES
+        sampling.fodf_features(random_coeffs(6), sh_frame=frame, affine=np.eye(4)).data
+        for frame in sampling.SH_FRAMES
     ]
     assert_allclose(*data, atol=1e-6)
 
 
 @pytest.mark.parametrize("handedness", [1.0, -1.0])
 def test_a_volume_is_turned_as_its_rows_are(oblique_affine, handedness):
-    rotation = spaces.axes(oblique_affine(handedness))
+    rotation = spatial.axes(oblique_affine(handedness))
     coeffs = random_coeffs(8).astype(np.float32)
-    turned = sh.turned(coeffs, rotation)
+    turned = sampling.rotate_all(coeffs, rotation)
     assert turned.dtype == np.float32 and turned.flags.c_contiguous
     rows = coeffs.reshape(-1, 45)
-    expected = interpolate.rotate(
+    expected = sampling.rotate(
         rows, np.broadcast_to(rotation, (len(rows), 3, 3)), handedness=handedness
     )
     assert_allclose(turned.reshape(-1, 45), expected, atol=2e-6)
@@ -145,10 +149,10 @@ def test_a_volume_is_turned_as_its_rows_are(oblique_affine, handedness):
 
 def test_a_volume_is_turned_in_no_more_memory_than_the_result_takes(oblique_affine):
     coeffs = np.ones((20, 20, 20, 15), np.float32)
-    rotation = spaces.axes(oblique_affine(-1.0)).T
-    sh.turned(coeffs[:1], rotation)
+    rotation = spatial.axes(oblique_affine(-1.0)).T
+    sampling.rotate_all(coeffs[:1], rotation)
     tracemalloc.start()
-    turned = sh.turned(coeffs, rotation)
+    turned = sampling.rotate_all(coeffs, rotation)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # A rotation for each voxel would take 72 bytes more, beside 60 of coefficients.
@@ -160,12 +164,12 @@ def test_a_volume_is_turned_in_no_more_memory_than_the_result_takes(oblique_affi
 
 def test_a_lower_order_is_padded_and_a_higher_one_cut():
     coeffs = random_coeffs(6).astype(np.float32)
-    assert sh.with_order(coeffs, 6) is coeffs
-    padded = sh.with_order(coeffs, 8)
+    assert sampling.with_order(coeffs, 6) is coeffs
+    padded = sampling.with_order(coeffs, 8)
     assert padded.shape == (2, 1, 3, 45) and padded.flags.c_contiguous
     assert_array_equal(padded[..., :28], coeffs)
     assert_array_equal(padded[..., 28:], 0)
-    cut = sh.with_order(coeffs, 4)
+    cut = sampling.with_order(coeffs, 4)
     assert cut.flags.c_contiguous
     assert_array_equal(cut, coeffs[..., :15])
 
@@ -177,14 +181,14 @@ def test_a_lower_order_is_padded_and_a_higher_one_cut():
 def test_fibre_odfs_are_taken_without_a_word(order):
     phantom = crossing_phantom(60.0, shape=(8, 8, 4))
     for noise in (0.0, 0.2):
-        sh.fodf_features(phantom.fodf(order, noise=noise))  # warnings are errors
+        sampling.fodf_features(phantom.fodf(order, noise=noise))  # warnings are errors
 
 
 @pytest.mark.parametrize("order", [4, 8])
 def test_diffusion_odfs_are_warned_of_by_name(order):
     flat = crossing_phantom(60.0, shape=(8, 8, 4)).fodf(order, lobe_deg=40.0)
     with pytest.warns(UserWarning, match=r"csa.pam5 does not look like a fibre ODF"):
-        sh.fodf_features(flat, name="csa.pam5")
+        sampling.fodf_features(flat, name="csa.pam5")
 
 
 @pytest.mark.parametrize(("power2", "sharp"), [(1.5, True), (0.3, False)])
@@ -196,13 +200,13 @@ def test_a_fibre_odf_is_told_by_its_power_in_order_two(power2, sharp):
     # Background is as sharp, or as flat, as it likes.
     coeffs[1] *= 1e-2
     coeffs[1, ..., 3] = 0 if sharp else 1
-    assert sh.looks_like_fodf(coeffs) == sharp
+    assert sampling.looks_like_fodf(coeffs) == sharp
 
 
 def test_coefficients_without_order_two_are_no_fibre_odf():
     coeffs = np.zeros((1, 1, 1, 15))
     coeffs[..., [0, 10]] = 1.0
-    assert not sh.looks_like_fodf(coeffs)
+    assert not sampling.looks_like_fodf(coeffs)
 
 
 # Raw features
@@ -210,11 +214,11 @@ def test_coefficients_without_order_two_are_no_fibre_odf():
 
 def test_raw_features_are_taken_as_they_are():
     volume = np.arange(24).reshape(2, 2, 2, 3)
-    features = sh.raw_features(volume, name="t1.nii")
+    features = sampling.raw_features(volume, name="t1.nii")
     assert (features.kind, features.name) == ("raw", "t1.nii")
     assert features.data.dtype == np.float32
     assert_array_equal(features.data, volume)
-    assert sh.raw_features(features.data).data is features.data
+    assert sampling.raw_features(features.data).data is features.data
 
 
 # What is refused
@@ -256,7 +260,7 @@ def no_direction():
 )
 def test_bad_volumes_are_refused_in_one_line(coeffs, kwargs, message):
     with pytest.raises(ValueError, match=re.escape(message)) as refusal:
-        sh.fodf_features(coeffs, name="sub-1.nii", **kwargs)
+        sampling.fodf_features(coeffs, name="sub-1.nii", **kwargs)
     assert "\n" not in str(refusal.value)
 
 
@@ -267,4 +271,4 @@ def test_bad_raw_features_are_refused_by_name():
         (np.full((1, 1, 1, 1), "a"), "t1.nii is of type"),
     ):
         with pytest.raises(ValueError, match=message):
-            sh.raw_features(volume, name="t1.nii")
+            sampling.raw_features(volume, name="t1.nii")

@@ -6,20 +6,20 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
-from dipy_rnn import spaces
+from dipy_rnn import spatial
 
 # x runs from right to left, voxels of 2 x 3 x 4 mm, voxel (0, 0, 0) at (90, -120, 5).
 LAS = np.array([[-2.0, 0, 0, 90], [0, 3, 0, -120], [0, 0, 4, 5], [0, 0, 0, 1]])
 
 
 def test_a_voxel_is_where_the_header_says():
-    assert_array_equal(spaces.to_mm([[0, 0, 0], [10, 20, 1]], LAS)[1], [70, -60, 9])
-    assert_array_equal(spaces.to_voxels([90, -120, 5], LAS), [0, 0, 0])
-    assert_allclose(spaces.to_voxels([[70, -60, 9]], LAS), [[10, 20, 1]])
+    assert_array_equal(spatial.to_mm([[0, 0, 0], [10, 20, 1]], LAS)[1], [70, -60, 9])
+    assert_array_equal(spatial.to_voxels([90, -120, 5], LAS), [0, 0, 0])
+    assert_allclose(spatial.to_voxels([[70, -60, 9]], LAS), [[10, 20, 1]])
 
 
 def test_half_a_voxel_before_the_first_centre_the_image_begins():
-    assert_array_equal(spaces.to_mm([-0.5, -0.5, -0.5], LAS), [91, -121.5, 3])
+    assert_array_equal(spatial.to_mm([-0.5, -0.5, -0.5], LAS), [91, -121.5, 3])
 
 
 @pytest.mark.parametrize("handedness", [1.0, -1.0])
@@ -28,40 +28,42 @@ def test_voxels_and_mm_are_inverse_on_an_oblique_anisotropic_grid(
 ):
     affine = oblique_affine(handedness)
     points_vox = np.random.default_rng(0).uniform(-10, 100, (4, 5, 3))
-    points_mm = spaces.to_mm(points_vox, affine)
+    points_mm = spatial.to_mm(points_vox, affine)
     assert points_mm.shape == (4, 5, 3) and points_mm.dtype == np.float64
-    assert_allclose(spaces.to_voxels(points_mm, affine), points_vox, atol=1e-10)
+    assert_allclose(spatial.to_voxels(points_mm, affine), points_vox, atol=1e-10)
 
 
 def test_one_voxel_along_an_axis_is_its_size_along_its_direction(oblique_affine):
     affine = oblique_affine(-1.0)
-    assert_allclose(spaces.voxel_sizes(affine), [1.5, 2, 3])
+    assert_allclose(spatial.voxel_sizes(affine), [1.5, 2, 3])
     for i in range(3):
-        step_mm = spaces.to_mm(np.eye(3)[i], affine) - spaces.to_mm([0, 0, 0], affine)
-        assert_allclose(step_mm, [1.5, 2, 3][i] * spaces.axes(affine)[:, i], atol=1e-12)
+        step_mm = spatial.to_mm(np.eye(3)[i], affine) - spatial.to_mm([0, 0, 0], affine)
+        assert_allclose(
+            step_mm, [1.5, 2, 3][i] * spatial.axes(affine)[:, i], atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("handedness", [1.0, -1.0])
 def test_axes_are_orthonormal_and_know_their_handedness(oblique_affine, handedness):
     affine = oblique_affine(handedness)
-    axes = spaces.axes(affine)
+    axes = spatial.axes(affine)
     assert_allclose(axes.T @ axes, np.eye(3), atol=1e-12)
     assert_allclose(np.linalg.det(axes), handedness)
-    assert spaces.handedness(affine) == handedness
+    assert spatial.handedness(affine) == handedness
 
 
 def test_handedness_is_that_of_the_storage_order(cube_rotations):
     for rotation in cube_rotations:
         affine = np.eye(4)
         affine[:3, :3] = rotation
-        assert spaces.handedness(affine) == 1.0
+        assert spatial.handedness(affine) == 1.0
         affine[:3, 0] *= -1
-        assert spaces.handedness(affine) == -1.0
+        assert spatial.handedness(affine) == -1.0
 
 
 def test_a_good_affine_comes_back_as_float64(oblique_affine):
     for affine in (LAS, oblique_affine(), oblique_affine().astype(np.float32)):
-        checked = spaces.check_affine(affine)
+        checked = spatial.check_affine(affine)
         assert checked.dtype == np.float64
         assert_array_equal(checked, affine)
 
@@ -86,5 +88,5 @@ def changed(row, column, value):
 )
 def test_bad_affines_are_refused_in_one_line_by_name(affine, message):
     with pytest.raises(ValueError, match=re.escape(message)) as refusal:
-        spaces.check_affine(affine, "dwi.nii")
+        spatial.check_affine(affine, "dwi.nii")
     assert "\n" not in str(refusal.value)

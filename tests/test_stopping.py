@@ -18,10 +18,10 @@ import pytest
 from dipy_rnn import stopping
 from dipy_rnn.stopping import (
     StopReason,
-    asks_in_any_order,
-    check_points,
+    evaluate_criterion,
     format_fates,
     format_tally,
+    is_stateless,
     seed_keys,
 )
 
@@ -65,7 +65,7 @@ def edge_points(shape):
 
 def ask(criterion, points, *keys):
     reasons = np.zeros(len(points), dtype=np.int64)
-    assert check_points(criterion, points, reasons, *keys) is None
+    assert evaluate_criterion(criterion, points, reasons, *keys) is None
     return reasons
 
 
@@ -237,7 +237,7 @@ def test_only_what_still_runs_is_asked(name):
     all_asked = ask(criterion, points, *keys)
     reasons = np.arange(len(points)) % len(StopReason)
     expected = np.where(reasons == StopReason.RUNNING, all_asked, reasons)
-    check_points(criterion, points, reasons, *keys)
+    evaluate_criterion(criterion, points, reasons, *keys)
     assert_array_equal(reasons, expected)
 
 
@@ -276,7 +276,7 @@ def test_threads_share_a_criterion(name):
 def test_arrays_that_do_not_fit_are_refused(points, reasons, message):
     criterion = make("BinaryStoppingCriterion", random_maps())
     with pytest.raises(ValueError, match=message):
-        check_points(criterion, points, reasons)
+        evaluate_criterion(criterion, points, reasons)
 
 
 # Other people's criteria
@@ -339,7 +339,7 @@ def test_a_check_of_ones_own_is_what_counts(name):
     reasons = np.array([0, 4, 0])
     keys = np.zeros(3, dtype=np.uint64), np.zeros(3, dtype=np.int64)
     mine = Mine(*ARGUMENTS[name](*random_maps()))
-    check_points(mine, points, reasons, *keys)
+    evaluate_criterion(mine, points, reasons, *keys)
     assert_array_equal(reasons, [StopReason.ENDPOINT, 4, StopReason.ENDPOINT])
     assert asked == [0, 6]
 
@@ -650,7 +650,7 @@ def test_arrays_of_the_wrong_kind_are_refused_by_name(name, change):
     }[change]
     said = "are of shapes None" if (name, change) == ("seed_keys", "list") else name
     with pytest.raises(ValueError, match=said):
-        check_points(flat_cmc(0.1, 0.1), *arrays.values())
+        evaluate_criterion(flat_cmc(0.1, 0.1), *arrays.values())
 
 
 def test_point_numbers_of_the_wrong_kind_are_refused_by_name():
@@ -663,7 +663,7 @@ def test_reasons_that_cannot_be_written_are_refused():
     reasons = np.zeros(1, dtype=np.int64)
     reasons.flags.writeable = False
     with pytest.raises(ValueError, match=r"^reasons is read-only"):
-        check_points(flat_cmc(0.1, 0.1), np.zeros((1, 3)), reasons)
+        evaluate_criterion(flat_cmc(0.1, 0.1), np.zeros((1, 3)), reasons)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 2), (1, 2, 3)])
@@ -681,7 +681,7 @@ def test_criteria_without_a_state_may_be_asked_in_any_order(kind):
     maps = [np.ones((2, 2, 2))] * n_maps
     options = (0.5,) if kind == "Threshold" else ()
     criterion = getattr(dipys, f"{kind}StoppingCriterion")(*maps, *options)
-    assert asks_in_any_order(criterion)
+    assert is_stateless(criterion)
 
 
 def test_criteria_that_draw_at_random_or_are_not_known_are_asked_one_by_one():
@@ -693,7 +693,7 @@ def test_criteria_that_draw_at_random_or_are_not_known_are_asked_one_by_one():
         dipys.CmcStoppingCriterion(*maps, 1.0, 1.0),
         Derived(maps[0]),
     ):
-        assert not asks_in_any_order(criterion)
+        assert not is_stateless(criterion)
 
 
 # The tally

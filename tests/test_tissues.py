@@ -8,15 +8,15 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
-from dipy_rnn import spaces
-from dipy_rnn.seeding import interface_seeds
+from dipy_rnn import spatial
+from dipy_rnn.pipeline import interface_seeds
 from dipy_rnn.stopping import (
     ActStoppingCriterion,
     CmcStoppingCriterion,
     StopReason,
-    check_points,
+    Tissues,
+    evaluate_criterion,
 )
-from dipy_rnn.tissues import Tissues
 
 # White matter, grey matter, cerebrospinal fluid, background, along x.
 LAYERS = np.repeat(np.eye(4)[:, :3], [3, 2, 2, 2], axis=0)[:, None, None]
@@ -29,7 +29,7 @@ def layered(n=5, layers=LAYERS):
 
 def ball_of_white_matter(affine, shape, radius_mm=12.0):
     """Return a ball of white matter in grey matter, with a border 2 mm wide."""
-    centres_mm = spaces.to_mm(np.indices(shape).reshape(3, -1).T, affine)
+    centres_mm = spatial.to_mm(np.indices(shape).reshape(3, -1).T, affine)
     depth_mm = radius_mm - np.linalg.norm(centres_mm, axis=1)
     wm = np.clip(0.5 + depth_mm / 2, 0, 1).reshape(shape)
     return Tissues(wm, 1 - wm, 0 * wm)
@@ -44,7 +44,7 @@ def centred(sizes_mm, shape, rotation=None):
 
 def reasons_at(criterion, points_vox):
     reasons = np.zeros(len(points_vox), dtype=np.int64)
-    check_points(criterion, np.array(points_vox, dtype=np.float64), reasons)
+    evaluate_criterion(criterion, np.array(points_vox, dtype=np.float64), reasons)
     return [StopReason(reason).name for reason in reasons]
 
 
@@ -277,7 +277,7 @@ def test_seeds_are_distributed_uniformly_over_the_area(sizes_mm, shape):
         assert_allclose(radii_mm, 12, atol=0.6)
         # On a sphere each coordinate is distributed uniformly (Archimedes). So the
         # count in each of ten zones along an axis is 2000, with a deviation of 42.
-        along = (seeds_mm / radii_mm[:, None]) @ spaces.axes(affine)
+        along = (seeds_mm / radii_mm[:, None]) @ spatial.axes(affine)
         for axis in range(3):
             counts, _ = np.histogram(along[:, axis], bins=10, range=(-1, 1))
             assert np.abs(counts - 2000).max() < 5 * 42

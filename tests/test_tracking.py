@@ -26,14 +26,10 @@ from worlds import (
     signed_permutations,
 )
 
-from dipy_rnn import rnn_tracking, sh, stopping
+from dipy_rnn import rnn_tracking, sampling, stopping
+from dipy_rnn._dipy_compat import dipy_is_at_least
 from dipy_rnn.stopping import StopReason
-from dipy_rnn.tracking import (
-    dipy_is_at_least,
-    length_limits,
-    lengths_for_dipy,
-    track,
-)
+from dipy_rnn.tracking import length_limits, lengths_for_dipy, track
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +45,7 @@ def test_a_straight_field_on_anisotropic_voxels_gives_the_hand_computed_line(fol
         [seed],
         everywhere(field.shape[:3]),
         affine,
-        features=sh.raw_features(field),
+        features=sampling.raw_features(field),
         seed_directions=[[0.6, 0.0, 0.8]],
         model=follower,
         step_size=0.5,
@@ -73,7 +69,7 @@ def test_a_turn_on_a_circle_ends_at_the_radius_euler_steps_have(follower, sizes)
         [[radius, 0.0, 0.0]],
         everywhere(shape),
         affine,
-        features=sh.raw_features(field.reshape(*shape, 3)),
+        features=sampling.raw_features(field.reshape(*shape, 3)),
         model=follower,
         step_size=step,
         max_len=n_steps * step,
@@ -98,7 +94,7 @@ def test_the_backward_half_goes_on_with_the_state_the_replay_leaves(counter):
             [[20.0, 1.0, 1.0]],
             BinaryStoppingCriterion(mask),
             np.eye(4),
-            features=sh.raw_features(np.full((40, 3, 3, 3), float(limit))),
+            features=sampling.raw_features(np.full((40, 3, 3, 3), float(limit))),
             seed_directions=[[1.0, 0.0, 0.0]],
             model=counter,
             step_size=1.0,
@@ -214,7 +210,7 @@ def test_turning_the_volume_turns_the_streamlines(noisy, newton, model):
         # The same lattice in mm: voxel i at 3 i, so the index map scales along.
         moved = index_map(features.data.shape[:3], turn)
         shift = moved[:3, 3] * 3.0
-        turned = sh.FeatureVolume(reorient_sh(features.data, turn), "sh")
+        turned = sampling.FeatureVolume(reorient_sh(features.data, turn), "sh")
         mask = BinaryStoppingCriterion(reorient(noisy.mask, turn))
         there = {"features": turned, **options}
         turned_seeds = seeds @ turn.T + shift
@@ -245,10 +241,13 @@ def test_turning_the_volume_turns_the_streamlines(noisy, newton, model):
 
 
 def first_directions(features, seeds, affine):
-    from dipy_rnn import peaks, spaces
+    from dipy_rnn import sampling, spatial
 
-    return peaks.first_directions(
-        features.data, spaces.to_voxels(seeds, affine), spaces.axes(affine), max_peaks=1
+    return sampling.first_directions(
+        features.data,
+        spatial.to_voxels(seeds, affine),
+        spatial.axes(affine),
+        max_peaks=1,
     )[:, 0]
 
 
@@ -284,7 +283,9 @@ def test_one_head_stored_in_other_ways_gives_the_same_streamlines(
                 world.seeds,
                 BinaryStoppingCriterion(reorient(world.mask, axes)),
                 stored,
-                features=sh.FeatureVolume(reorient_sh(world.features.data, axes), "sh"),
+                features=sampling.FeatureVolume(
+                    reorient_sh(world.features.data, axes), "sh"
+                ),
                 **options,
             )
         )
@@ -303,7 +304,7 @@ def test_lengths_are_in_mm_over_both_halves_and_longer_ones_are_discarded(follow
                 seeds,
                 everywhere(field.shape[:3]),
                 np.eye(4),
-                features=sh.raw_features(field),
+                features=sampling.raw_features(field),
                 model=follower,
                 step_size=1.0,
                 **options,
@@ -322,7 +323,7 @@ def test_return_all_false_keeps_streamlines_with_two_valid_ends(follower):
     field = np.broadcast_to([1.0, 0.0, 0.0], (9, 3, 3, 3))
     arguments = ([[4.0, 1, 1]], everywhere((9, 3, 3)), np.eye(4))
     options = {
-        "features": sh.raw_features(field),
+        "features": sampling.raw_features(field),
         "model": follower,
         "step_size": 1.0,
         "min_len": 0,
@@ -354,7 +355,7 @@ def test_each_reason_to_stop_is_told(follower):
             [[4.0, 1, 1]],
             criterion,
             np.eye(4),
-            features=sh.raw_features(field),
+            features=sampling.raw_features(field),
             seed_directions=[direction],
             model=follower,
             step_size=1.0,
@@ -385,7 +386,7 @@ def test_nan_from_a_model_stops_and_never_becomes_a_point(tmp_path):
         [[4.0, 1, 1]],
         everywhere((20, 3, 3)),
         np.eye(4),
-        features=sh.raw_features(np.full((20, 3, 3, 3), 3.0)),
+        features=sampling.raw_features(np.full((20, 3, 3, 3), 3.0)),
         seed_directions=[[1.0, 0, 0]],
         model=model,
         step_size=1.0,
@@ -419,7 +420,7 @@ def test_a_seed_outside_or_a_direction_of_length_zero_gives_nothing(follower):
         [[4.0, 1, 1], [-0.51, 1, 1], [4.0, 1, 1], [8.5, 1, 1]],
         everywhere((9, 3, 3)),
         np.eye(4),
-        features=sh.raw_features(field),
+        features=sampling.raw_features(field),
         seed_directions=[[1.0, 0, 0], [1.0, 0, 0], [0.0, 0, 0], [1.0, 0, 0]],
         model=follower,
         step_size=1.0,
@@ -609,7 +610,7 @@ def test_the_shipped_model_closes_a_circle():
         [seed],
         ThresholdStoppingCriterion(phantom.peaks()[0].sum(axis=-1), 0.1),
         phantom.affine,
-        features=sh.fodf_features(phantom.fodf()),
+        features=sampling.fodf_features(phantom.fodf()),
         seed_directions=[[0.0, 1.0, 0.0]],
         step_size=0.2,
         max_len=1.1 * turn_mm,

@@ -20,9 +20,9 @@ from test_commands import load, write_pam
 import torch
 
 from dipy_rnn import rnn_tracking
-from dipy_rnn.model_file import read_metadata
+from dipy_rnn.model import read_metadata
 from dipy_rnn.phantom import Bundle, Phantom
-from dipy_rnn.sh import fodf_features
+from dipy_rnn.sampling import fodf_features
 from dipy_rnn.training import log, processes
 from dipy_rnn.training.state import load_checkpoint
 from dipy_rnn.workflows import cli, train

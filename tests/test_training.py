@@ -18,9 +18,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 import torch
 
-from dipy_rnn import rnn_tracking, sh, spaces
-from dipy_rnn.model import CaiPropagator, RecurrentPropagator
-from dipy_rnn.model_file import ModelMetadata, save_model
+from dipy_rnn import rnn_tracking, sampling, spatial
+from dipy_rnn.model import Cai2023, ModelMetadata, MovingFrameGRU, save_model
 from dipy_rnn.phantom import circle_phantom, crossing_phantom
 from dipy_rnn.training import (
     FreeRunning,
@@ -46,7 +45,7 @@ from dipy_rnn.training.target_rules import largest_ahead, peak_along
 
 NO_NOISE = InputNoise(position_mm=0.0, direction_deg=(0.0, 0.0))
 DIRECTION = np.array([0.36, 0.48, 0.8])
-KINDS = pytest.mark.parametrize("kind", [RecurrentPropagator, CaiPropagator])
+KINDS = pytest.mark.parametrize("kind", [MovingFrameGRU, Cai2023])
 
 
 def line_mm(n_steps, start=(2.0, 2.0, 2.0)):
@@ -57,7 +56,7 @@ def line_mm(n_steps, start=(2.0, 2.0, 2.0)):
 def coordinates(shape, affine):
     """Return a volume whose features are their coordinates: x, y, z in mm, and 1."""
     vox = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
-    mm = spaces.to_mm(vox, affine)
+    mm = spatial.to_mm(vox, affine)
     return np.concatenate([mm, np.ones((*shape, 1))], axis=-1).astype(np.float32)
 
 
@@ -113,7 +112,7 @@ def same(weights, others):
     return all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-def untrained(kind=RecurrentPropagator, hidden=8):
+def untrained(kind=MovingFrameGRU, hidden=8):
     torch.manual_seed(7)
     return kind(order=4, hidden=hidden)
 
@@ -186,7 +185,7 @@ def test_bad_streamlines_are_cleaned_and_counted(case, oblique_affine):
     affine[:3, :3] /= np.linalg.norm(affine[:3, :3], axis=0)
     xs = np.array(xs, float)
     finite = np.isfinite(xs)
-    line = spaces.to_mm(np.where(finite, xs, 0)[:, None] * [1.0, 0, 0], affine)
+    line = spatial.to_mm(np.where(finite, xs, 0)[:, None] * [1.0, 0, 0], affine)
     line[~finite, 1] = xs[~finite]
     counts = Counter()
     found = list(clean_streamlines([line], affine, (6, 1, 1), 1.0, counts))
@@ -195,7 +194,7 @@ def test_bad_streamlines_are_cleaned_and_counted(case, oblique_affine):
     if left is None:
         assert found == []
     else:
-        expected = spaces.to_mm(np.array(left)[:, None] * [1.0, 0, 0], affine)
+        expected = spatial.to_mm(np.array(left)[:, None] * [1.0, 0, 0], affine)
         assert_allclose(found[0], expected, atol=1e-5)
         assert found[0].dtype == np.float32
 
@@ -266,7 +265,7 @@ def test_a_fraction_of_each_subject_is_held_out_but_never_all_streamlines():
 def test_the_target_on_a_straight_line_is_its_direction(oblique_affine, handedness):
     affine = oblique_affine(handedness)
     sequences = drawn(uniform([line_mm(10)], affine, (2, 2, 2)), 20, frame="voxel")
-    along_axes = DIRECTION @ spaces.axes(affine)
+    along_axes = DIRECTION @ spatial.axes(affine)
     forward = np.sign(sequences.target @ along_axes)
     assert_allclose(sequences.target, forward[:, None] * along_axes, atol=1e-6)
     assert_allclose(sequences.incoming, sequences.target, atol=1e-6)
@@ -352,7 +351,7 @@ def test_in_a_frame_a_lobe_along_the_line_points_ahead(lobes, oblique_affine):
     expected /= np.linalg.norm(expected)
     for handedness in (1.0, -1.0):
         affine = oblique_affine(handedness)
-        lobe = lobes([DIRECTION @ spaces.axes(affine)], 4).astype(np.float32)
+        lobe = lobes([DIRECTION @ spatial.axes(affine)], 4).astype(np.float32)
         data = np.ascontiguousarray(np.broadcast_to(lobe, (3, 3, 3, 15)))
         features = drawn(TrainingSubject.of(data, affine, [line_mm(8)])).features
         assert_allclose(features, expected.repeat(len(features), 0), atol=1e-5)
@@ -362,7 +361,7 @@ def test_in_a_frame_features_and_target_agree(lobes):
     # The lobe of each voxel is along the circle. So in the frame, mirrored or not, the
     # lobe is along the target.
     phantom = circle_phantom(12.0, voxel_size_mm=1.0, tube_mm=3.0)
-    data = sh.fodf_features(phantom.fodf(8)).data
+    data = sampling.fodf_features(phantom.fodf(8)).data
     subject = TrainingSubject.of(data, phantom.affine, phantom.streamlines(4)[0])
     noise = InputNoise(position_mm=0.0, direction_deg=(0.0, 10.0))
     for seed in range(4):
@@ -554,9 +553,9 @@ def test_a_target_rule_returns_the_peak_not_the_streamline(
 ):
     # All peaks of the volume are along x; the streamline is not.
     affine = oblique_affine()
-    axis = spaces.axes(affine).T @ [1.0, 0, 0]
+    axis = spatial.axes(affine).T @ [1.0, 0, 0]
     data = np.broadcast_to(lobes([axis])[0], (9, 9, 9, 45)).astype(np.float32)
-    line = spaces.to_mm([[4.0, 4, 4]], affine) + np.linspace(0, 5, 20)[:, None] * [
+    line = spatial.to_mm([[4.0, 4, 4]], affine) + np.linspace(0, 5, 20)[:, None] * [
         cos(0.3),
         np.sin(0.3),
         0,
@@ -593,7 +592,7 @@ def test_deterministic_streamlines_stay_above_the_threshold(crossing):
     lines = list(
         deterministic_streamlines(crossing.data, crossing.affine, 8, above=(image, 0.5))
     )
-    vox = spaces.to_voxels(np.concatenate(lines), crossing.affine)
+    vox = spatial.to_voxels(np.concatenate(lines), crossing.affine)
     assert vox[:, 0].max() < 4.8
     with pytest.raises(ValueError, match=r"no voxel above 1\.5"):
         deterministic_streamlines(crossing.data, crossing.affine, 8, above=(image, 1.5))
@@ -1137,7 +1136,7 @@ def test_a_streamline_of_few_points_is_followed_too(straight):
 def test_a_bend_is_not_followed_without_a_fodf():
     phantom = circle_phantom(12.0, voxel_size_mm=2.0, tube_mm=3.0)
     lines = [line[: len(line) // 3] for line in phantom.streamlines(6)[0]]
-    data = sh.fodf_features(phantom.fodf(4)).data
+    data = sampling.fodf_features(phantom.fodf(4)).data
     isotropic = np.zeros_like(data)
     isotropic[..., 0] = 1.0
     module = untrained()
@@ -1260,7 +1259,7 @@ def test_a_curve_has_a_gap_at_a_missing_value(order, tmp_path, monkeypatch):
 @KINDS
 def test_both_architectures_train_and_then_track(kind, tmp_path):
     phantom = crossing_phantom(90.0, shape=(16, 16, 8))
-    features = sh.fodf_features(phantom.fodf(4))
+    features = sampling.fodf_features(phantom.fodf(4))
     streamlines, _ = phantom.streamlines(20)
     torch.manual_seed(0)
     module = kind(4, hidden=32, layers=1)

@@ -5,7 +5,7 @@ from itertools import permutations, product
 from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
 import numpy as np
 
-from dipy_rnn import interpolate, sh
+from dipy_rnn import sampling
 from dipy_rnn.phantom import random_phantom
 
 OBLIQUE_ROTATION = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
@@ -44,7 +44,7 @@ def reorient_sh(coeffs, axes):
     """Store coefficients (package basis) along other axes, and turn them with them."""
     moved = reorient(coeffs, axes)
     rows = moved.reshape(-1, coeffs.shape[3])
-    turned = interpolate.rotate(
+    turned = sampling.rotate(
         rows,
         np.broadcast_to(axes, (len(rows), 3, 3)),
         handedness=np.linalg.det(axes),
@@ -79,7 +79,7 @@ class NoisyWorld:
             affine[:3, 3] = middle - affine[:3, :3] @ ((shape - 1) / 2)
             phantom = phantom.on_grid(affine, tuple(int(n) for n in shape))
         self.affine = phantom.affine
-        self.features = sh.fodf_features(phantom.fodf(noise=0.1, random_seed=5))
+        self.features = sampling.fodf_features(phantom.fodf(noise=0.1, random_seed=5))
         self.mask = phantom.peaks()[0].sum(axis=-1) > 0.2
         self.criterion = BinaryStoppingCriterion(self.mask)
         lines = phantom.streamlines(10, random_seed=random_seed)[0]

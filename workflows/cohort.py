@@ -15,9 +15,7 @@ import numpy as np
 
 from dipy_rnn import io
 from dipy_rnn._atomic import atomic_write
-from dipy_rnn.parallel import run_jobs
-from dipy_rnn.seeding import slice_batches
-from dipy_rnn.selection import TrackingCounts, track_selected
+from dipy_rnn.pipeline import TrackingCounts, run_jobs, slice_batches, track_selected
 from dipy_rnn.workflows.inputs import match_files
 
 if TYPE_CHECKING:
@@ -75,7 +73,7 @@ class Outcome:
     subject : Subject
     status : str
         ``"tracked"``, ``"skipped"`` (the tractogram existed) or ``"failed"``.
-    counts : dipy_rnn.selection.TrackingCounts, optional
+    counts : dipy_rnn.pipeline.TrackingCounts, optional
         Given if the subject was tracked.
     seconds : float, optional
         Time of tracking; the sum over all parts.
@@ -194,9 +192,9 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
     ValueError, OSError
         If a file cannot be read, or the tractogram cannot be written.
     """
-    from dipy_rnn.model_file import load_model
-    from dipy_rnn.spaces import voxel_sizes
-    from dipy_rnn.tissues import make_criterion
+    from dipy_rnn.model import load_model
+    from dipy_rnn.spatial import voxel_sizes
+    from dipy_rnn.stopping import make_criterion
 
     start = time.monotonic()
     model = load_model(options.model_file, device=options.device)
@@ -276,7 +274,7 @@ def _save_picture(
     path: Path, n_streamlines: int, image: AnyArray, affine: FloatArray
 ) -> None:
     """Draw some streamlines of a tractogram file over the stopping image."""
-    from dipy_rnn.pictures import N_DRAWN, save_picture
+    from dipy_rnn.report import N_DRAWN, save_picture
 
     every = -(-max(n_streamlines, 1) // N_DRAWN)
     lines = [line for line, _ in islice(io.read_tractogram(path), 0, None, every)]

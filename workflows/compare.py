@@ -29,7 +29,7 @@ from dipy_rnn.io import (
     load_volume,
     read_tractogram,
 )
-from dipy_rnn.seeding import Seeding
+from dipy_rnn.pipeline import Seeding
 from dipy_rnn.workflows.inputs import Files, find_files, pair_files
 from dipy_rnn.workflows.outputs import CheckedOutputs
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from dipy_rnn._typing import AnyArray, BoolArray, FloatArray, IntArray
     from dipy_rnn.evaluation import KnownBundle
     from dipy_rnn.evaluation.comparison import Tracked
-    from dipy_rnn.model_file import Model
+    from dipy_rnn.model import Model
 
 logger = logging.getLogger("dipy")  # DIPY shows and saves the messages of this logger
 
@@ -226,6 +226,7 @@ class RNNComparisonFlow(
         Schilling, and B. A. Landman. Implementation considerations for deep learning
         with diffusion MRI streamline tractography. MIDL, 2023.
         """
+        from dipy_rnn.evaluation.load_bundles import load_truth, name_bundles
         from dipy_rnn.io import check_format, write_tractogram
 
         for name, path in zip(
@@ -268,7 +269,7 @@ class RNNComparisonFlow(
             "random_seed": random_seed,
         }
         if not self._compares_existing:
-            from dipy_rnn.model_file import load_model
+            from dipy_rnn.model import load_model
 
             model = load_model(model_file, device=device)
             model.check_step(step_size)
@@ -322,6 +323,7 @@ def _track(
 ) -> _Comparison:
     """Load a subject and track it with all trackers."""
     from dipy_rnn.evaluation.comparison import model_facts, track_beside
+    from dipy_rnn.stopping import make_criterion
 
     features, stopping, mask, affine = load_subject(
         pam_path, stopping_path, seeding_path, "sh", sh_format
@@ -417,9 +419,10 @@ def _report(
     metrics_path: Path,
 ) -> None:
     """Compute the metrics, and save them and the page."""
+    from dipy_rnn._atomic import atomic_write
+    from dipy_rnn._threads import count_threads
     from dipy_rnn.evaluation.definitions import Metric
     from dipy_rnn.evaluation.metrics import measure, partner_distances
-    from dipy_rnn.interpolate import count_threads
     from dipy_rnn.report import write_report
 
     logger.info("Computing the metrics")
@@ -453,7 +456,7 @@ def _report(
         metrics["model"] = subject.model
     metrics |= measured
     content = json.dumps(metrics, indent=2, allow_nan=False, default=Metric.to_json)
-    with whole_file(metrics_path) as partial:
+    with atomic_write(metrics_path) as partial:
         partial.write_bytes(content.encode())
     logger.info(f"Saved {metrics_path}")
     write_report(

@@ -10,7 +10,7 @@ import numpy as np
 from dipy_rnn import io
 from dipy_rnn._atomic import save_table
 from dipy_rnn._checks import check_least
-from dipy_rnn.seeding import Seeding
+from dipy_rnn.pipeline import Seeding
 from dipy_rnn.workflows.inputs import Files, pair_files
 from dipy_rnn.workflows.outputs import CheckedOutputs
 
@@ -109,8 +109,8 @@ class RNNGradientCheckFlow(
         Image Analysis, 2014.
         """
         from dipy_rnn.gradient_check import MIN_SEEDS, check_gradients
-        from dipy_rnn.model_file import load_model
-        from dipy_rnn.tissues import make_criterion
+        from dipy_rnn.model import load_model
+        from dipy_rnn.stopping import make_criterion
 
         io.check_sh_format(sh_basis, sh_frame)
         check_least("seed_count", seed_count, MIN_SEEDS)

@@ -248,7 +248,7 @@ class RNNTrackingFlow(
             check_installed(("matplotlib",), "save_picture", "viz")
             self.refuse_existing(each.tractogram.with_suffix(".png") for each in due)
 
-        from dipy_rnn.model_file import load_model
+        from dipy_rnn.model import load_model
 
         load_model(model_file, device=device).check_step(step_size)
         errors: list[Exception] = []

@@ -11,8 +11,7 @@ import numpy as np
 
 from dipy_rnn._checks import check_least
 from dipy_rnn.io import check_sh_format
-from dipy_rnn.parallel import plan_workers
-from dipy_rnn.seeding import Seeding
+from dipy_rnn.pipeline import Seeding, plan_workers
 from dipy_rnn.workflows.inputs import Files
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ class TrackingOptions:
 
         For processes in other folders, the path becomes absolute.
         """
-        from dipy_rnn.model_file import shipped_models
+        from dipy_rnn.model import shipped_models
 
         n_processes, n_threads = plan_workers(
             self.engine, self.num_processes, self.scheduler, self.nbr_threads

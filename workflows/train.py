@@ -18,7 +18,6 @@ from dipy_rnn.io import (
     SUFFIXES,
     check_same_grid,
     check_sh_format,
-    first_line,
     load_features,
     load_volume,
     read_tractogram,
@@ -186,8 +185,8 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         checkpoint = folder / CHECKPOINT
         self._check_outputs(model_path, checkpoint, resume)
 
-        from dipy_rnn.interpolate import count_threads
-        from dipy_rnn.model_file import check_device, save_model
+        from dipy_rnn._threads import count_threads
+        from dipy_rnn.model import check_device, save_model
         from dipy_rnn.training import Interrupted, Recipe, train_network
         from dipy_rnn.training.processes import share_of_threads
 

@@ -15,7 +15,7 @@ from dipy.tracking.streamline import orient_by_streamline
 import numpy as np
 from scipy.spatial import cKDTree
 
-from dipy_rnn import spaces
+from dipy_rnn import _checks, spatial
 from dipy_rnn._typing import AnyArray, ArrayLike, BoolArray, FloatArray
 from dipy_rnn.evaluation.distances import as_streamlines, with_length
 from dipy_rnn.evaluation.statistics import check_same_shape
@@ -135,7 +135,7 @@ class KnownBundle:
         >>> KnownBundle.from_labels(labels).mask.ravel().tolist()
         [False, True, True, True, True]
         """
-        labels = spaces.check_numbers(labels, "labels")
+        labels = _checks.check_numbers(labels, "labels")
         found = set(np.unique(labels).tolist())
         if not {2, 3} <= found <= {0, 1, 2, 3}:
             raise ValueError(
@@ -241,7 +241,7 @@ def known_bundles(
     >>> score(streamlines, bundles, phantom.affine).valid_connections
     1.0
     """
-    affine, bundles = spaces.check_affine(affine), []
+    affine, bundles = spatial.check_affine(affine), []
     for streamlines in streamlines_of_each:
         lines = as_streamlines(streamlines, "streamlines_of_each")
         lines = [line for line in lines if len(line)]
@@ -265,7 +265,7 @@ def _near(
     points_mm: ArrayLike, radius_mm: float, affine: FloatArray, shape: tuple[int, ...]
 ) -> BoolArray:
     """Return the voxels (X, Y, Z) whose centres are within a radius of points."""
-    centres_mm = spaces.to_mm(np.indices(shape).reshape(3, -1).T, affine)
+    centres_mm = spatial.to_mm(np.indices(shape).reshape(3, -1).T, affine)
     distance_mm, _ = cKDTree(points_mm).query(
         centres_mm, distance_upper_bound=np.nextafter(radius_mm, np.inf)
     )

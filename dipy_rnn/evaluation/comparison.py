@@ -22,13 +22,13 @@ from dipy.tracking.tracker import (
 )
 import numpy as np
 
-from dipy_rnn import peaks, spaces
+from dipy_rnn import _checks, sampling, spatial
+from dipy_rnn._dipy_compat import dipy_is_at_least
 from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, FloatArray
-from dipy_rnn.interpolate import sh_order
-from dipy_rnn.model_file import Model, model_path
-from dipy_rnn.sh import FeatureVolume
+from dipy_rnn.model import Model, model_path
+from dipy_rnn.sampling import FeatureVolume, sh_order
 from dipy_rnn.stopping import StoppingCriterion
-from dipy_rnn.tracking import dipy_is_at_least, lengths_for_dipy, rnn_tracking
+from dipy_rnn.tracking import lengths_for_dipy, rnn_tracking
 
 _TRACKERS = {
     "deterministic": deterministic_tracking,
@@ -153,7 +153,7 @@ def track_beside(
         Any stopping criterion of DIPY.
     affine : array_like of shape (4, 4)
         Voxel to mm, without shear.
-    features : dipy_rnn.sh.FeatureVolume
+    features : dipy_rnn.sampling.FeatureVolume
         The fODF.
     method : str, optional
         One of ``METHODS``.
@@ -188,7 +188,7 @@ def track_beside(
     --------
     >>> from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
     >>> from dipy_rnn.phantom import crossing_phantom
-    >>> from dipy_rnn.sh import fodf_features
+    >>> from dipy_rnn.sampling import fodf_features
     >>> phantom = crossing_phantom(90)
     >>> tracked = track_beside(
     ...     phantom.streamlines(1)[0][0][40:50:5],
@@ -203,9 +203,9 @@ def track_beside(
     _check_method(method, features, pam)
     if random_seed < 1:
         raise ValueError(f"random_seed is {random_seed}; 1 or more is needed.")
-    affine = spaces.check_affine(affine)
+    affine = spatial.check_affine(affine)
     seeds_mm, directions = _with_first_direction(
-        spaces.check_points(seeds, "seeds"), affine, features, nbr_threads
+        _checks.as_points(seeds, "seeds"), affine, features, nbr_threads
     )
 
     def timed(label: str, tracker: Callable[..., Any], **options: Any) -> Tracked:
@@ -234,7 +234,7 @@ def track_beside(
     if method == "eudx":
         of_reference = {"pam": pam, "sphere": sphere, "random_seed": random_seed}
         of_baseline = of_reference | {
-            "pam": _peaks_on(features.data, spaces.axes(affine), other, nbr_threads)
+            "pam": _peaks_on(features.data, spatial.axes(affine), other, nbr_threads)
         }
     else:
         # The basis of FeatureVolume, along the voxel axes.
@@ -306,10 +306,10 @@ def _with_first_direction(
     nbr_threads: int,
 ) -> tuple[FloatArray, FloatArray]:
     """Return the seeds that have a peak, and the direction of their largest peak."""
-    directions = peaks.first_directions(
+    directions = sampling.first_directions(
         features.data,
-        spaces.to_voxels(seeds_mm, affine),
-        spaces.axes(affine),
+        spatial.to_voxels(seeds_mm, affine),
+        spatial.axes(affine),
         max_peaks=1,
         nbr_threads=nbr_threads,
     )[:, 0]
@@ -342,7 +342,7 @@ def _peaks_on(
     """Find the peaks of all voxels, and the vertices of a sphere nearest to them."""
     shape = volume.shape[:3]
     voxels = np.argwhere(volume.any(axis=3))
-    directions = peaks.first_directions(
+    directions = sampling.first_directions(
         volume, voxels.astype(float), axes, nbr_threads=nbr_threads
     )
     nearest = np.argmax(directions @ sphere.vertices.T, axis=2)
@@ -369,7 +369,7 @@ def model_facts(model: Model) -> dict[str, str | int | None]:
 
     Parameters
     ----------
-    model : dipy_rnn.model_file.Model
+    model : dipy_rnn.model.Model
         Loaded from a file.
 
     Returns

@@ -18,7 +18,7 @@ from dipy.tracking.streamline import length
 import numpy as np
 from scipy.spatial import cKDTree
 
-from dipy_rnn import spaces
+from dipy_rnn import _checks
 from dipy_rnn._typing import AnyArray, BoolArray, FloatArray, IntArray
 
 
@@ -51,7 +51,7 @@ def as_streamlines(streamlines: Iterable[AnyArray], name: str) -> list[FloatArra
         raise ValueError(
             f"{name} is of type {type(streamlines).__name__}; streamlines are needed."
         ) from None
-    return [spaces.check_points(line, name) for line in lines]
+    return [_checks.as_points(line, name) for line in lines]
 
 
 def with_length(streamlines: Iterable[FloatArray]) -> IntArray:
@@ -74,7 +74,7 @@ def with_length(streamlines: Iterable[FloatArray]) -> IntArray:
 
 
 def _as_pair(**streamlines: AnyArray) -> list[FloatArray]:
-    return [spaces.check_points(line, name) for name, line in streamlines.items()]
+    return [_checks.as_points(line, name) for name, line in streamlines.items()]
 
 
 def _pairs(
@@ -241,7 +241,7 @@ def agreement(
     >>> agreement([line, line], [line + [0, 1, 0], line + [0, 3, 0]]).tolist()
     [True, False]
     """
-    limit_mm = spaces.check_number(limit_mm, "limit_mm")
+    limit_mm = _checks.check_number(limit_mm, "limit_mm")
     return np.array(
         [
             hausdorff_mm(a, b) <= limit_mm
@@ -278,7 +278,7 @@ def followed(
     >>> followed([line[:3], line], [line, line[:2]]).tolist()
     [True, False]
     """
-    limit_mm = spaces.check_number(limit_mm, "limit_mm")
+    limit_mm = _checks.check_number(limit_mm, "limit_mm")
     return np.array(
         [
             _directed_hausdorff_mm(reference, points) <= limit_mm
@@ -294,7 +294,7 @@ def _steps(
     streamline: AnyArray, name: str = "streamline"
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return mid-points, directions and lengths of the steps longer than 0."""
-    points_mm = spaces.check_points(streamline, name)
+    points_mm = _checks.as_points(streamline, name)
     steps = np.diff(points_mm, axis=0)
     lengths = np.linalg.norm(steps, axis=1)
     is_step = lengths > 0

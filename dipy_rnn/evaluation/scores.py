@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from dipy_rnn import spaces
+from dipy_rnn import spatial
 from dipy_rnn._typing import AnyArray, BoolArray, FloatArray, IntArray
 from dipy_rnn.evaluation.bundles import KnownBundle
 from dipy_rnn.evaluation.distances import as_streamlines
@@ -163,7 +163,7 @@ def score(
     ([0, -2], 1.0)
     """
     lines = as_streamlines(streamlines, "streamlines")
-    affine = spaces.check_affine(affine)
+    affine = spatial.check_affine(affine)
     shapes = sorted({bundle.mask.shape for bundle in bundles})
     if len(shapes) != 1:
         raise ValueError(

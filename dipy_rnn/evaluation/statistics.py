@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import DegenerateDataWarning, bootstrap, sem
 
-from dipy_rnn import spaces
+from dipy_rnn import _checks
 from dipy_rnn._typing import AnyArray, ArrayLike, IntArray
 
 #: Values must be below this, so that their squares and sums are finite.
@@ -46,7 +46,7 @@ def check_same_shape(**arrays: ArrayLike) -> tuple[AnyArray, AnyArray]:
     Traceback (most recent call last):
     ValueError: mask has the shape (1,) and other (2,); one shape is needed.
     """
-    checked = {name: spaces.check_numbers(each, name) for name, each in arrays.items()}
+    checked = {name: _checks.check_numbers(each, name) for name, each in arrays.items()}
     (name, first), (other_name, second) = checked.items()
     if first.shape != second.shape:
         raise ValueError(
@@ -138,7 +138,7 @@ def estimated_mean(values: ArrayLike) -> Estimate:
     >>> estimated_mean([1, 2, 3, np.inf])
     Estimate(value=2.0, standard_error=0.5773502691896258)
     """
-    finite = spaces.check_numbers(values, "values").astype(float)
+    finite = _checks.check_numbers(values, "values").astype(float)
     finite = finite[np.isfinite(finite)]
     with np.errstate(over="ignore"):  # a standard error may overflow to infinity
         return Estimate(

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import numpy as np
 from scipy.sparse import csr_array
 
-from dipy_rnn import spaces
+from dipy_rnn import _checks, spatial
 from dipy_rnn._typing import AnyArray, BoolArray, FloatArray, IntArray
 from dipy_rnn.evaluation.distances import as_streamlines
 from dipy_rnn.evaluation.statistics import LARGEST, check_same_shape
@@ -51,7 +51,7 @@ def voxels_of(
     >>> voxels.tolist(), is_inside.tolist()
     ([[1, 0, 0]], [True])
     """
-    voxels = np.floor(spaces.to_voxels(points_mm, affine) + 0.5).astype(int)
+    voxels = np.floor(spatial.to_voxels(points_mm, affine) + 0.5).astype(int)
     return voxels, np.all((voxels >= 0) & (voxels < shape), axis=1)
 
 
@@ -122,7 +122,7 @@ def visited_voxels(
     [[1, 1, 0], [1, 0, 0]]
     """
     lines = as_streamlines(streamlines, "streamlines")
-    affine, shape = spaces.check_affine(affine), spaces.check_shape(shape)
+    affine, shape = spatial.check_affine(affine), _checks.check_shape(shape)
     rows = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
     points_mm = np.concatenate([np.empty((0, 3)), *lines])
     voxels, is_inside = voxels_of(points_mm, affine, shape)
@@ -314,7 +314,7 @@ def round_labels(labels: AnyArray, name: str = "labels") -> IntArray:
     >>> round_labels(np.array([0.0, 1.004, 2.0])).tolist()
     [0, 1, 2]
     """
-    values = spaces.check_numbers(labels, name).astype(float)
+    values = _checks.check_numbers(labels, name).astype(float)
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         whole = np.rint(values)
         deviation = np.abs(values - whole)
@@ -330,7 +330,7 @@ def round_labels(labels: AnyArray, name: str = "labels") -> IntArray:
 
 
 def _as_integers(labels: AnyArray) -> AnyArray:
-    labels = spaces.check_numbers(labels, "labels")
+    labels = _checks.check_numbers(labels, "labels")
     if labels.dtype.kind == "f":
         with np.errstate(over="ignore"):
             labels = labels.astype(float)
@@ -387,7 +387,7 @@ def connections(
     [[0, 2], [0, 0]]
     """
     lines, labels = as_streamlines(streamlines, "streamlines"), _as_integers(labels)
-    affine = spaces.check_affine(affine)
+    affine = spatial.check_affine(affine)
     if labels.ndim != 3 or not labels.size or labels.max() > _MOST_REGIONS:
         raise ValueError(
             f"labels has the shape {labels.shape} and goes up to "

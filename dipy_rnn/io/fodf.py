@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from dipy_rnn._typing import AnyArray, FloatArray
 from dipy_rnn.io.files import check_is_file, check_size, first_line, shown
 from dipy_rnn.io.images import load_volume
-from dipy_rnn.sh import SH_FRAMES
+from dipy_rnn.sampling import SH_FRAMES
 
 if TYPE_CHECKING:
     from dipy.direction.peaks import PeaksAndMetrics
     import h5py
 
-    from dipy_rnn.sh import FeatureVolume
+    from dipy_rnn.sampling import FeatureVolume
 
 #: Names of the bases of spherical harmonics; the first one is DIPY's default.
 SH_BASES = (
@@ -70,7 +70,7 @@ def load_features(
 
     Returns
     -------
-    features : dipy_rnn.sh.FeatureVolume
+    features : dipy_rnn.sampling.FeatureVolume
     affine : ndarray of shape (4, 4) or None
         Voxel to mm; None if the file does not contain it.
 
@@ -80,7 +80,7 @@ def load_features(
         If the file cannot be read or does not contain an fODF, or if `sh_basis` or
         `sh_frame` does not apply to it.
     """
-    from dipy_rnn.sh import fodf_features, pam_features, raw_features
+    from dipy_rnn.sampling import fodf_features, pam_features, raw_features
 
     if kind == "raw":
         if sh_basis is not None or sh_frame != SH_FRAMES[0]:
@@ -145,7 +145,7 @@ def load_pam(path: Path, *names: str) -> PeaksAndMetrics:
     from dipy.direction.peaks import PeaksAndMetrics
     import h5py
 
-    from dipy_rnn.spaces import check_affine
+    from dipy_rnn.spatial import check_affine
 
     check_is_file(path)
     pam = PeaksAndMetrics()

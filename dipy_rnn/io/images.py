@@ -50,7 +50,8 @@ def load_volume(
     from dipy.io.image import load_nifti
     import nibabel as nib
 
-    from dipy_rnn.spaces import check_affine, check_numbers
+    from dipy_rnn._checks import check_numbers
+    from dipy_rnn.spatial import check_affine
 
     check_is_file(path)
     try:

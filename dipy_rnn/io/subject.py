@@ -15,8 +15,8 @@ from dipy_rnn.io.fodf import load_features
 from dipy_rnn.io.images import check_same_grid, load_volume
 
 if TYPE_CHECKING:
-    from dipy_rnn.sh import FeatureVolume
-    from dipy_rnn.tissues import Tissues
+    from dipy_rnn.sampling import FeatureVolume
+    from dipy_rnn.stopping import Tissues
 
 logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
@@ -47,7 +47,7 @@ def load_subject(
 
     Returns
     -------
-    features : dipy_rnn.sh.FeatureVolume
+    features : dipy_rnn.sampling.FeatureVolume
     stopping : ndarray of shape (X, Y, Z) or (X, Y, Z, T)
     seeding : ndarray of shape (X, Y, Z) or (N, 3)
         A mask, or a list of seeds in mm.
@@ -103,7 +103,7 @@ def load_tissues(
 
     Returns
     -------
-    tissues : dipy_rnn.tissues.Tissues
+    tissues : dipy_rnn.stopping.Tissues
 
     Raises
     ------
@@ -111,7 +111,7 @@ def load_tissues(
         If a file cannot be read, is on another grid, or does not contain partial
         volumes.
     """
-    from dipy_rnn.tissues import Tissues
+    from dipy_rnn.stopping import Tissues
 
     if gm_path is None:
         return Tissues.from_image(stopping, name=str(stopping_path))
@@ -152,7 +152,7 @@ def load_points(path: Path) -> FloatArray:
     >>> load_points(path).tolist()
     [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
     """
-    from dipy_rnn.spaces import check_numbers, check_points
+    from dipy_rnn._checks import as_points, check_numbers
 
     check_is_file(path)
     suffix = path.suffix.lower()
@@ -180,4 +180,4 @@ def load_points(path: Path) -> FloatArray:
         raise ValueError(
             f"{shown(path)} contains NaN or infinity; seeds in mm are needed."
         )
-    return check_points(points, shown(path))
+    return as_points(points, shown(path))

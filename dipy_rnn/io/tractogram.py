@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from dipy_rnn import spaces
+from dipy_rnn import _checks, spatial
 from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, FloatArray
 from dipy_rnn.io.files import check_is_file, first_line, shown
@@ -175,8 +175,8 @@ def write_tractogram(
     """
     data_types = data_types or {}
     check_format(path, data_types=data_types, dtype=dtype)
-    affine = spaces.check_affine(affine)
-    shape = spaces.check_shape(shape, most=2**15 - 1)  # 16 bits of a header
+    affine = spatial.check_affine(affine)
+    shape = _checks.check_shape(shape, most=2**15 - 1)  # 16 bits of a header
     batches = _batches(streamlines, data_types, np.dtype(dtype).newbyteorder("<"))
     with atomic_write(path) as partial:
         if partial.suffix == ".trx":
@@ -271,8 +271,8 @@ def downsample(
     >>> [len(points) for points, _ in downsample([(line, None)], tolerance_mm=0.1)]
     [3]
     """
-    step = spaces.check_count(every, "every", 1)
-    if not 0 <= spaces.check_number(tolerance_mm, "tolerance_mm") < np.inf:
+    step = _checks.check_count(every, "every", 1)
+    if not 0 <= _checks.check_number(tolerance_mm, "tolerance_mm") < np.inf:
         raise ValueError(f"tolerance_mm is {tolerance_mm}; 0 mm or more is needed.")
     if step > 1:
         streamlines = (
@@ -330,7 +330,7 @@ def _join_points(streamlines: Sequence[AnyArray], dtype: np.dtype[Any]) -> AnyAr
     if fits:
         return np.ascontiguousarray(points_mm)
     # Each streamline is checked only after an error: nearly all batches are valid.
-    shapes = (spaces.check_numbers(line, "a streamline").shape for line in streamlines)
+    shapes = (_checks.check_numbers(line, "a streamline").shape for line in streamlines)
     wrong = next(shape for shape in shapes if len(shape) != 2 or shape[1] != 3)
     raise ValueError(f"a streamline has the shape {wrong}; (M, 3) is needed.")
 
@@ -398,7 +398,7 @@ def _write_with_nibabel(
     )
     file_type = detect_format(str(path))
     order = "".join(aff2axcodes(affine))
-    sizes_mm = spaces.voxel_sizes(affine)
+    sizes_mm = spatial.voxel_sizes(affine)
     header = create_tractogram_header(file_type, affine, shape, sizes_mm, order)
     file_type(lazy, header=header).save(str(path))
     return n_streamlines
@@ -415,9 +415,9 @@ def _read_with_nibabel(path: Path) -> Iterator[tuple[AnyArray, dict[str, AnyArra
 
 def _check_distance(points_mm: AnyArray) -> AnyArray:
     # "not <=" instead of ">", because comparisons with NaN are False.
-    if len(points_mm) and not np.abs(points_mm).max() <= spaces.FARTHEST_MM:
+    if len(points_mm) and not np.abs(points_mm).max() <= _checks.FARTHEST_MM:
         raise ValueError(
             "a point is not finite, or farther than "
-            f"{spaces.FARTHEST_MM:g} mm from the origin"
+            f"{_checks.FARTHEST_MM:g} mm from the origin"
         )
     return points_mm

@@ -29,7 +29,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.spatial import cKDTree
 
-from dipy_rnn import spaces
+from dipy_rnn import _checks
 from dipy_rnn._typing import AnyArray, ArrayLike, BoolArray, FloatArray, IntArray
 from dipy_rnn.phantom.geometry import (
     REACH_SAMPLE_MM,
@@ -280,7 +280,7 @@ class Bundle:
         >>> print(fan.directions(np.array([[20.0, 2, 0]]))[0].round(3))
         [[0.999 0.05  0.   ]]
         """
-        points_mm = spaces.check_points(points_mm, "points_mm")
+        points_mm = _checks.as_points(points_mm, "points_mm")
         directions = np.zeros(points_mm.shape)
         fraction = np.zeros(len(points_mm))
 
@@ -380,7 +380,7 @@ class Bundle:
         >>> [fibre.shape for fibre in bundle.streamlines(2, step_mm=0.5, rng=rng)]
         [(41, 3), (41, 3)]
         """
-        n = spaces.check_count(n, "n")
+        n = _checks.check_count(n, "n")
         check_positive("step_mm", step_mm)
         place = (1 - EDGE / 2) * np.sqrt(rng.random(n))
         angle = 2 * np.pi * rng.random(n)
@@ -461,7 +461,7 @@ class Ball:
         >>> print(Ball((0, 0, 0), 5.0).fraction([[1, 2, 3], [4, 5, 6]]))
         [1. 0.]
         """
-        offset = spaces.check_points(points_mm, "points_mm") - self.centre_mm
+        offset = _checks.as_points(points_mm, "points_mm") - self.centre_mm
         depth = 1 - np.linalg.norm(offset, axis=1) / self.radius_mm
         return ramp(depth / EDGE)
 

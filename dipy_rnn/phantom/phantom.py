@@ -17,7 +17,7 @@ from dipy.reconst.shm import real_sh_descoteaux
 from dipy.sims.voxel import add_noise
 import numpy as np
 
-from dipy_rnn import spaces
+from dipy_rnn import _checks, spatial
 from dipy_rnn._typing import BoolArray, Float32Array, FloatArray, IntArray
 from dipy_rnn.phantom.bundles import Ball, Bundle
 from dipy_rnn.phantom.geometry import check_positive, unit
@@ -70,8 +70,8 @@ class Phantom:
         self.csf = tuple(csf)
         if not self.bundles:
             raise ValueError("bundles is empty; at least one bundle is needed.")
-        self.affine = spaces.check_affine(affine).copy()
-        self.shape = spaces.check_shape(shape)
+        self.affine = spatial.check_affine(affine).copy()
+        self.shape = _checks.check_shape(shape)
 
     def on_grid(self, affine: FloatArray, shape: tuple[int, int, int]) -> "Phantom":
         """Return the same world on another grid.
@@ -101,11 +101,11 @@ class Phantom:
         self, part: Bundle | Ball, centres_vox: FloatArray
     ) -> tuple[IntArray, FloatArray]:
         """Return the voxels that a part may reach, and their subvoxels in mm."""
-        margin_mm = float(np.linalg.norm(spaces.voxel_sizes(self.affine))) / 2
-        centres_mm = spaces.to_mm(centres_vox, self.affine)
+        margin_mm = float(np.linalg.norm(spatial.voxel_sizes(self.affine))) / 2
+        centres_mm = spatial.to_mm(centres_vox, self.affine)
         near = np.flatnonzero(part.is_near(centres_mm, margin_mm))
         points_vox = centres_vox[near, None] + SUBVOXELS
-        return near, spaces.to_mm(points_vox.reshape(-1, 3), self.affine)
+        return near, spatial.to_mm(points_vox.reshape(-1, 3), self.affine)
 
     def _centres_vox(self) -> FloatArray:
         return np.indices(self.shape, dtype=np.float64).reshape(3, -1).T
@@ -140,7 +140,7 @@ class Phantom:
         [0.5 0.5]
         """
         centres_vox, csf = self._centres_vox(), self._csf_of_subvoxels()
-        axes = spaces.axes(self.affine)
+        axes = spatial.axes(self.affine)
         fractions = np.zeros((len(centres_vox), len(self.bundles)))
         directions = np.zeros((*fractions.shape, 3), dtype=np.float32)
         for b, bundle in enumerate(self.bundles):
@@ -399,7 +399,7 @@ class Phantom:
         >>> print(len(streamlines), bundle_ids)
         4 [0 0 1 1]
         """
-        n_per_bundle = spaces.check_count(n_per_bundle, "n_per_bundle")
+        n_per_bundle = _checks.check_count(n_per_bundle, "n_per_bundle")
         rng = np.random.default_rng(random_seed)
         streamlines: list[FloatArray] = []
         for bundle in self.bundles:

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from dipy_rnn import spaces
+from dipy_rnn import _checks
 from dipy_rnn._typing import ArrayLike, FloatArray
 from dipy_rnn.phantom.bundles import Ball, Bundle
 from dipy_rnn.phantom.geometry import (
@@ -40,7 +40,7 @@ def _field_of_view_mm(
 ) -> FloatArray:
     """Check a grid and return the lengths of its sides in mm."""
     check_positive("voxel_size_mm", voxel_size_mm)
-    return np.array(spaces.check_shape(shape)) * np.full(
+    return np.array(_checks.check_shape(shape)) * np.full(
         3, voxel_size_mm, dtype=np.float64
     )
 
@@ -259,7 +259,7 @@ def random_phantom(
     (16, 16, 16, 15)
     """
     field_of_view_mm = _field_of_view_mm(shape, voxel_size_mm)
-    n_bundles = spaces.check_count(n_bundles, "n_bundles", 1)
+    n_bundles = _checks.check_count(n_bundles, "n_bundles", 1)
     rng = np.random.default_rng(random_seed)
     half_mm = 0.45 * field_of_view_mm
     scale = min(1.0, field_of_view_mm.min() / 40)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from dipy_rnn import spaces
+from dipy_rnn import spatial
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
 from dipy_rnn.evaluation import visits
 from dipy_rnn.report.panels import (
@@ -92,13 +92,13 @@ class Difference:
         }
         self.difference = self.densities["candidate"] - self.densities["reference"]
         smooth = gaussian_filter(
-            self.difference, _SMOOTHING_MM / spaces.voxel_sizes(affine)
+            self.difference, _SMOOTHING_MM / spatial.voxel_sizes(affine)
         )
         voxel = np.unravel_index(np.argmax(np.abs(smooth)), shape)
         self.sign = int(np.sign(smooth[voxel]))
         self.point_mm = self._background.middle_mm
         if self.sign:
-            self.point_mm = spaces.to_mm(voxel, affine)
+            self.point_mm = spatial.to_mm(voxel, affine)
 
     def draw(self, labels: Mapping[str, str]) -> Figure:
         """Draw both densities and their difference in three planes.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy.ndimage import find_objects, map_coordinates
 
-from dipy_rnn import spaces
+from dipy_rnn import spatial
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class BackgroundImage:
                 f"image has the shape {volume.shape}; (X, Y, Z) is needed."
             )
         self.image: FloatArray = np.nan_to_num(volume, posinf=0, neginf=0)
-        self.affine = spaces.check_affine(affine)
+        self.affine = spatial.check_affine(affine)
         nonzero = self.image[self.image != 0]
         low, high = np.percentile(nonzero, (1, 99.5)) if len(nonzero) else (0.0, 1.0)
         self._black, self._white = min(float(low), 0.0), float(high)
@@ -161,7 +161,7 @@ class BackgroundImage:
 
     def _corners_mm(self, slices: Iterable[slice]) -> FloatArray:
         edges = [(axis.start - 0.5, axis.stop - 0.5) for axis in slices]
-        return spaces.to_mm(list(product(*edges)), self.affine)
+        return spatial.to_mm(list(product(*edges)), self.affine)
 
     def _box(self, points_mm: FloatArray) -> FloatArray:
         grid_mm = self._corners_mm([slice(0, n) for n in self.image.shape])
@@ -209,7 +209,7 @@ class BackgroundImage:
             grid.append(box_mm[0, axis] + sizes_mm[axis] * (np.arange(n) + 0.5) / n)
         points_mm = np.full((len(grid[1]), len(grid[0]), 3), at_mm, float)
         points_mm[..., plane.right], points_mm[..., plane.up] = np.meshgrid(*grid)
-        voxels = spaces.to_voxels(points_mm, self.affine)
+        voxels = spatial.to_voxels(points_mm, self.affine)
         inside = np.all((voxels >= -0.5) & (voxels < np.array(volume.shape) - 0.5), -1)
         values = map_coordinates(
             volume, np.moveaxis(voxels, -1, 0), order=order, mode="nearest"

@@ -21,6 +21,7 @@ from dipy.tracking.distances import bundles_distances_mdf
 from dipy.tracking.streamlinespeed import compress_streamlines
 import numpy as np
 
+from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array, FloatArray
 from dipy_rnn.report.panels import (
     COLOURS,
@@ -36,7 +37,6 @@ from dipy_rnn.report.panels import (
     all_points,
     new_figure,
 )
-from dipy_rnn.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -189,7 +189,7 @@ def save_picture(
     b'PNG'
     """
     content = png(draw_tractograms({title: streamlines}, image, affine))
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(content)
 
 

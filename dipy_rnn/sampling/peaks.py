@@ -68,9 +68,7 @@ def first_directions(
     directions = np.zeros((len(points_vox), max_peaks, 3))
     for start in range(0, len(points_vox), _BLOCK):
         block = slice(start, start + _BLOCK)
-        coeffs, inside = sample(
-            volume, points_vox[block], nbr_threads=nbr_threads
-        )
+        coeffs, inside = sample(volume, points_vox[block], nbr_threads=nbr_threads)
         directions[block] = _directions_of(
             coeffs,
             inside,

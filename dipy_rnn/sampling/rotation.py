@@ -229,9 +229,7 @@ def rotate_all(coeffs: Float32Array, rotation: FloatArray) -> Float32Array:
     n_coeffs = coeffs.shape[-1]
     # As g(-u) = g(u), a mirror and its negative, which is a rotation, act in one way.
     frame = handedness_of(rotation) * rotation
-    matrix = rotate(
-        np.eye(n_coeffs), np.broadcast_to(frame, (n_coeffs, 3, 3))
-    )
+    matrix = rotate(np.eye(n_coeffs), np.broadcast_to(frame, (n_coeffs, 3, 3)))
     with np.errstate(over="ignore", invalid="ignore"):  # as in the kernel
         result: Float32Array = coeffs @ matrix
     return result

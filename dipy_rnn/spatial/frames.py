@@ -15,7 +15,7 @@ their determinant is therefore -1. The network then sees the same brain, and not
 mirror image, however the image is stored.
 
 :func:`transport` and :func:`reverse` are the reference. The trackers have
-implementations of their own, in ``tracking/_slots.pyx`` and ``tracking/slots_torch.py``,
+implementations of their own, in ``tracking/slots/_compiled.pyx`` and ``tracking/slots/device.py``,
 which the tests compare with it.
 """
 

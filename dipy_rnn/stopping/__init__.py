@@ -1,18 +1,22 @@
-"""Where streamlines end: reasons, and stopping criteria for many points at a time."""
+"""Where streamlines end: reasons, stopping criteria, and tissues."""
 
 from dipy_rnn.stopping.criteria import (
     ActStoppingCriterion,
-    BatchedStoppingCriterion,
     BinaryStoppingCriterion,
     CmcStoppingCriterion,
-    StoppingCriterion,
     ThresholdStoppingCriterion,
     decompose,
-    evaluate_criterion,
-    is_stateless,
+    make_criterion,
     seed_keys,
 )
+from dipy_rnn.stopping.evaluate import (
+    BatchedStoppingCriterion,
+    StoppingCriterion,
+    evaluate_criterion,
+    is_stateless,
+)
 from dipy_rnn.stopping.reasons import StopReason, format_fates, format_tally
+from dipy_rnn.stopping.tissues import Tissues
 
 __all__ = [
     "ActStoppingCriterion",
@@ -22,10 +26,12 @@ __all__ = [
     "StopReason",
     "StoppingCriterion",
     "ThresholdStoppingCriterion",
+    "Tissues",
     "decompose",
     "evaluate_criterion",
     "format_fates",
     "format_tally",
     "is_stateless",
+    "make_criterion",
     "seed_keys",
 ]

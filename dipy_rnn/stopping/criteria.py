@@ -1,8 +1,9 @@
 """DIPY's stopping criteria, for many points at a time.
 
 The four criteria of this module are DIPY's own, as subclasses, so DIPY's trackers take
-them as well. :func:`evaluate_criterion` evaluates them at many points at a time, by the
-kernels in ``_criteria.pyx``. On an axis of n voxels they decide as DIPY's do:
+them as well. :func:`dipy_rnn.stopping.evaluate_criterion` evaluates them at many points
+at a time, by the kernels in ``_criteria.pyx``. On an axis of n voxels they decide as
+DIPY's do:
 
 ==================  ==============================  =================================
 coordinate          interpolated maps               masks
@@ -22,104 +23,21 @@ NaN in a map affects every point for which one of the eight surrounding voxels i
 NaN is above no threshold: the threshold criterion ends tracking there. ACT continues
 unless its other map decides otherwise. CMC excludes such points. In a mask NaN counts
 as outside of the tissue.
-
-A criterion of your own can be evaluated in the same way: see
-:class:`BatchedStoppingCriterion`.
 """
 
-from typing import Protocol, Self, TypeGuard
+from typing import Self
 
 from dipy.tracking import stopping_criterion as dipy_criteria
-from dipy.tracking.stopping_criterion import StreamlineStatus
 import numpy as np
 
 from dipy_rnn._checks import as_points, check_number, check_numbers
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray, IntArray, KeyArray
 from dipy_rnn.stopping import _criteria
-from dipy_rnn.stopping.reasons import REASON_OF_STATUS, StopReason
+from dipy_rnn.stopping.evaluate import StoppingCriterion, is_batched
 
 # Coordinates of seeds are hashed in this many steps per voxel. It is fine enough to
 # distinguish seeds, and coarse enough to ignore rounding errors of the affine.
 _STEPS_PER_VOXEL = 2.0**20
-
-_STATUSES = " or ".join(
-    f"{status} ({StreamlineStatus(status).name})" for status in REASON_OF_STATUS
-)
-
-
-class StoppingCriterion(Protocol):
-    """A stopping criterion: any of DIPY's, or an object with the same method.
-
-    Examples
-    --------
-    >>> class AboveTheFloor:
-    ...     def check_point(self, point):
-    ...         return 1 if point[2] > 0 else 2  # StreamlineStatus
-    >>> points, reasons = np.array([[0, 0, 1.0], [0, 0, -1.0]]), np.zeros(2, np.int64)
-    >>> evaluate_criterion(AboveTheFloor(), points, reasons)
-    >>> [StopReason(reason).name for reason in reasons]
-    ['RUNNING', 'ENDPOINT']
-    """
-
-    def check_point(self, point: FloatArray) -> int:
-        """Return a value of ``StreamlineStatus`` for a point in voxel coordinates."""
-
-
-class BatchedStoppingCriterion(StoppingCriterion, Protocol):
-    """A stopping criterion that can be evaluated at many points at a time.
-
-    Several threads call it at the same time, so it must not hold a state.
-
-    Examples
-    --------
-    >>> class AboveTheFloor:
-    ...     draws_at_random = False
-    ...     def check_point(self, point):
-    ...         return 1 if point[2] > 0 else 2  # StreamlineStatus
-    ...     def check_points(self, points_vox, reasons):
-    ...         running = reasons == StopReason.RUNNING
-    ...         reasons[running & ~(points_vox[:, 2] > 0)] = StopReason.ENDPOINT
-    >>> points, reasons = np.array([[0, 0, 1.0], [0, 0, -1.0]]), np.zeros(2, np.int64)
-    >>> evaluate_criterion(AboveTheFloor(), points, reasons)
-    >>> [StopReason(reason).name for reason in reasons]
-    ['RUNNING', 'ENDPOINT']
-    """
-
-    #: Whether it draws at random. ``check_points`` then takes ``seed_keys`` and
-    #: ``point_numbers`` as well (:func:`evaluate_criterion`).
-    draws_at_random: bool
-
-    def check_points(
-        self, points_vox: FloatArray, reasons: IntArray, *draws: AnyArray
-    ) -> None:
-        """Replace RUNNING in ``reasons`` (N,) at the points (N, 3) where it ends."""
-
-
-
-def _check_map(image: ArrayLike, name: str) -> AnyArray:
-    image = check_numbers(image, name)
-    if image.ndim != 3:
-        raise ValueError(f"{name} has the shape {image.shape}; (X, Y, Z) is needed.")
-    return image
-
-
-def _own_map(image: ArrayLike, name: str) -> FloatArray:
-    # DIPY hides its maps and refuses read-only ones. It shares this copy.
-    with np.errstate(over="ignore"):  # a value that is too large becomes infinite
-        return np.array(_check_map(image, name), dtype=np.float64, order="C")
-
-
-def _own_maps(
-    include_map: ArrayLike, exclude_map: ArrayLike
-) -> tuple[FloatArray, FloatArray]:
-    return _own_map(include_map, "include_map"), _own_map(exclude_map, "exclude_map")
-
-
-def _above_zero(length_mm: float, name: str) -> float:
-    length_mm = check_number(length_mm, name)
-    if not 0 < length_mm < np.inf:
-        raise ValueError(f"{name} is {length_mm}; a length above 0 mm is needed.")
-    return length_mm
 
 
 class ThresholdStoppingCriterion(
@@ -154,7 +72,7 @@ class ThresholdStoppingCriterion(
         return criterion
 
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
-        """As :meth:`BatchedStoppingCriterion.check_points`."""
+        """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
         _criteria.check_threshold(*self.maps, *self.parameters, points_vox, reasons)
 
 
@@ -186,7 +104,7 @@ class BinaryStoppingCriterion(
         return criterion
 
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
-        """As :meth:`BatchedStoppingCriterion.check_points`."""
+        """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
         _criteria.check_binary(*self.maps, points_vox, reasons)
 
 
@@ -222,7 +140,7 @@ class ActStoppingCriterion(
         return criterion
 
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
-        """As :meth:`BatchedStoppingCriterion.check_points`."""
+        """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
         _criteria.check_act(*self.maps, points_vox, reasons)
 
 
@@ -234,7 +152,7 @@ class CmcStoppingCriterion(
     ``from_pve(wm_map, gm_map, csf_map, step_size=.., average_voxel_size=..)`` makes one
     from tissue maps.
 
-    It draws at random whether tracking ends. In :func:`evaluate_criterion` a draw
+    It draws at random whether tracking ends. In ``evaluate_criterion`` a draw
     depends only on the key of the seed and on the number of the point. A streamline
     then does not depend on the other streamlines or on their order. DIPY's trackers
     draw from generators of their own.
@@ -283,25 +201,38 @@ class CmcStoppingCriterion(
         seed_keys: KeyArray,
         point_numbers: IntArray,
     ) -> None:
-        """As :meth:`BatchedStoppingCriterion.check_points`."""
+        """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
         _criteria.check_cmc(
             *self.maps, *self.parameters, points_vox, reasons, seed_keys, point_numbers
         )
 
 
-def _is_batched(criterion: StoppingCriterion) -> TypeGuard[BatchedStoppingCriterion]:
-    """Tell whether ``check_points`` decides as ``check_point`` does.
+def make_criterion(
+    image: AnyArray, use_binary_mask: bool, stopping_thr: float
+) -> StoppingCriterion:
+    """Make the stopping criterion that dipy_track makes from the same options.
 
-    It does not if a subclass, or the object itself, overrides only ``check_point``.
+    Parameters
+    ----------
+    image : ndarray of shape (X, Y, Z)
+    use_binary_mask : bool
+        Whether to binarize the image.
+    stopping_thr : float
+        Tracking stops where the image is not above this value.
+
+    Returns
+    -------
+    criterion : dipy_rnn.stopping.StoppingCriterion
+
+    Examples
+    --------
+    >>> criterion = make_criterion(np.full((2, 2, 2), 0.3), False, 0.2)
+    >>> criterion.check_point(np.zeros(3)).name
+    'TRACKPOINT'
     """
-    if "check_point" in getattr(criterion, "__dict__", ()):
-        return False
-    for kind in type(criterion).__mro__:
-        if "check_points" in vars(kind):
-            return True
-        if "check_point" in vars(kind):
-            return False
-    return False
+    if use_binary_mask:
+        return BinaryStoppingCriterion(image > stopping_thr)
+    return ThresholdStoppingCriterion(image, stopping_thr)
 
 
 def decompose(
@@ -330,7 +261,7 @@ def decompose(
     >>> kind.__name__, len(maps), parameters
     ('ThresholdStoppingCriterion', 1, (0.2,))
     """
-    if _is_batched(stopping_criterion):
+    if is_batched(stopping_criterion):
         for kind in (
             ThresholdStoppingCriterion,
             BinaryStoppingCriterion,
@@ -340,127 +271,6 @@ def decompose(
             if isinstance(stopping_criterion, kind):
                 return kind, stopping_criterion.maps, stopping_criterion.parameters
     return None, (), ()
-
-
-def is_stateless(stopping_criterion: StoppingCriterion) -> bool:
-    """Tell whether a criterion's decisions do not depend on the order of the points.
-
-    This is true for the criteria of this module, for any other batched criterion, and
-    for those of DIPY that do not draw at random. Another criterion may hold a state, so
-    it is evaluated by one thread.
-
-    Parameters
-    ----------
-    stopping_criterion : dipy_rnn.stopping.StoppingCriterion
-
-    Returns
-    -------
-    answer : bool
-
-    Examples
-    --------
-    >>> is_stateless(BinaryStoppingCriterion(np.ones((2, 2, 2))))
-    True
-    """
-    return _is_batched(stopping_criterion) or type(stopping_criterion) in (
-        dipy_criteria.ThresholdStoppingCriterion,
-        dipy_criteria.BinaryStoppingCriterion,
-        dipy_criteria.ActStoppingCriterion,
-    )
-
-
-def evaluate_criterion(
-    stopping_criterion: StoppingCriterion,
-    points_vox: FloatArray,
-    reasons: IntArray,
-    seed_keys: KeyArray | None = None,
-    point_numbers: IntArray | None = None,
-) -> None:
-    """Evaluate a criterion at many points, in place.
-
-    A batched criterion, such as those of this module, gets all points in one call. The
-    kernels of this module let other threads run meanwhile. Any other criterion, also a
-    subclass with its own ``check_point``, is evaluated point by point.
-
-    Parameters
-    ----------
-    stopping_criterion : dipy_rnn.stopping.StoppingCriterion
-        Any criterion of DIPY's or of this module, or an object with the same method.
-    points_vox : ndarray of shape (N, 3)
-        float64, C-contiguous.
-    reasons : ndarray of shape (N,)
-        int64 values of :class:`StopReason`. Only rows that are RUNNING are evaluated.
-        They stay RUNNING where tracking continues.
-    seed_keys : ndarray of shape (N,), optional
-        uint64, from :func:`seed_keys`: the key of each point's seed, for a criterion
-        that draws at random (``draws_at_random``). Without keys such a criterion is
-        evaluated point by point, and draws from DIPY's generator.
-    point_numbers : ndarray of shape (N,), optional
-        int64, together with ``seed_keys``: 1, 2, 3 .. in the forward half and
-        -1, -2 .. in the backward half.
-
-    Raises
-    ------
-    ValueError
-        If shapes or types of the arrays differ from the above, or the criterion
-        returns a value that is not a status of a point.
-
-    Examples
-    --------
-    >>> criterion = BinaryStoppingCriterion(np.array([[[1]], [[0]]]))
-    >>> points = np.array([[0.0, 0, 0], [1.0, 0, 0], [2.0, 0, 0]])
-    >>> reasons = np.full(3, StopReason.RUNNING, dtype=np.int64)
-    >>> evaluate_criterion(criterion, points, reasons)
-    >>> [StopReason(r).name for r in reasons]
-    ['RUNNING', 'ENDPOINT', 'OUTSIDE_IMAGE']
-    """
-    _check_type(points_vox, "points_vox", "double")
-    _check_type(reasons, "reasons", "int64")
-    if points_vox.shape != (*reasons.shape, 3):
-        raise ValueError(
-            f"points_vox is of shape {points_vox.shape} and reasons of "
-            f"{reasons.shape}; give (N, 3) and (N,)."
-        )
-    if not reasons.flags.writeable:
-        raise ValueError("reasons is read-only; the results are written into it.")
-    if _is_batched(stopping_criterion):
-        if not stopping_criterion.draws_at_random:
-            stopping_criterion.check_points(points_vox, reasons)
-            return
-        if seed_keys is not None:
-            shapes = [getattr(a, "shape", None) for a in (seed_keys, point_numbers)]
-            if shapes != [reasons.shape] * 2:
-                raise ValueError(
-                    f"seed_keys and point_numbers are of shapes {shapes[0]} and "
-                    f"{shapes[1]}; give both, of shape {reasons.shape}."
-                )
-            _check_type(seed_keys, "seed_keys", "uint64")
-            _check_type(point_numbers, "point_numbers", "int64")
-            stopping_criterion.check_points(
-                points_vox, reasons, seed_keys, point_numbers
-            )
-            return
-    check = stopping_criterion.check_point
-    for row in np.flatnonzero(reasons == StopReason.RUNNING):
-        status = check(points_vox[row])
-        try:
-            reasons[row] = REASON_OF_STATUS[int(status)]
-        except (KeyError, TypeError, ValueError):
-            raise ValueError(
-                f"{type(stopping_criterion).__name__}.check_point returned {status!r} "
-                f"at {points_vox[row].tolist()} (voxels); {_STATUSES} is needed."
-            ) from None
-
-
-def _check_type(array: object, name: str, dtype: str) -> None:
-    if (
-        not isinstance(array, np.ndarray)
-        or array.dtype != dtype
-        or not array.flags.c_contiguous
-    ):
-        raise ValueError(
-            f"{name} is no C-contiguous array of type {dtype}; convert it."
-        )
 
 
 def seed_keys(random_seed: int, seeds_vox: ArrayLike) -> KeyArray:
@@ -502,3 +312,29 @@ def seed_keys(random_seed: int, seeds_vox: ArrayLike) -> KeyArray:
     keys = np.empty(len(seeds_vox), dtype=np.uint64)
     _criteria.hash_rows(number % 2**64, rounded.view(np.uint64), keys)
     return keys
+
+
+def _check_map(image: ArrayLike, name: str) -> AnyArray:
+    image = check_numbers(image, name)
+    if image.ndim != 3:
+        raise ValueError(f"{name} has the shape {image.shape}; (X, Y, Z) is needed.")
+    return image
+
+
+def _own_map(image: ArrayLike, name: str) -> FloatArray:
+    # DIPY hides its maps and refuses read-only ones. It shares this copy.
+    with np.errstate(over="ignore"):  # a value that is too large becomes infinite
+        return np.array(_check_map(image, name), dtype=np.float64, order="C")
+
+
+def _own_maps(
+    include_map: ArrayLike, exclude_map: ArrayLike
+) -> tuple[FloatArray, FloatArray]:
+    return _own_map(include_map, "include_map"), _own_map(exclude_map, "exclude_map")
+
+
+def _above_zero(length_mm: float, name: str) -> float:
+    length_mm = check_number(length_mm, name)
+    if not 0 < length_mm < np.inf:
+        raise ValueError(f"{name} is {length_mm}; a length above 0 mm is needed.")
+    return length_mm

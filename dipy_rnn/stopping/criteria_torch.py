@@ -17,11 +17,10 @@ from dipy_rnn.stopping.criteria import (
     ActStoppingCriterion,
     BinaryStoppingCriterion,
     CmcStoppingCriterion,
-    StoppingCriterion,
     ThresholdStoppingCriterion,
     decompose,
-    evaluate_criterion,
 )
+from dipy_rnn.stopping.evaluate import StoppingCriterion, evaluate_criterion
 from dipy_rnn.stopping.reasons import StopReason
 
 #: A criterion on a device: points in voxels (n, 3), whether each is to be evaluated
@@ -29,9 +28,7 @@ from dipy_rnn.stopping.reasons import StopReason
 TorchCriterion: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def criterion_on(
-    device: torch.device, criterion: StoppingCriterion
-) -> TorchCriterion:
+def criterion_on(device: torch.device, criterion: StoppingCriterion) -> TorchCriterion:
     """Return a criterion as an operation on a device.
 
     Parameters
@@ -73,14 +70,22 @@ def _check_threshold(
 
 
 def _check_binary(
-    volume: TorchVolume, points: Tensor, asked: Tensor, seed_keys: Tensor, numbers: Tensor
+    volume: TorchVolume,
+    points: Tensor,
+    asked: Tensor,
+    seed_keys: Tensor,
+    numbers: Tensor,
 ) -> Tensor:
     value, inside = volume.nearest(points)
     return (value[:, 0] == 0).long().masked_fill(~inside, StopReason.OUTSIDE_IMAGE)
 
 
 def _check_act(
-    volume: TorchVolume, points: Tensor, asked: Tensor, seed_keys: Tensor, numbers: Tensor
+    volume: TorchVolume,
+    points: Tensor,
+    asked: Tensor,
+    seed_keys: Tensor,
+    numbers: Tensor,
 ) -> Tensor:
     shares, inside = volume.sample(points)
     include, exclude = (shares > 0.5).unbind(1)
@@ -105,7 +110,9 @@ def _check_cmc(
     state = _mix(seed_keys + _GOLDEN * numbers)
     first, second = _draw(state + _GOLDEN), _draw(state + _GOLDEN + _GOLDEN)
     # A comparison with NaN is false, so such a point becomes invalid.
-    continues = (tissue <= 0) | (first < (rest / (rest + include + exclude)) ** exponent)
+    continues = (tissue <= 0) | (
+        first < (rest / (rest + include + exclude)) ** exponent
+    )
     reasons = torch.full_like(numbers, StopReason.INVALID_POINT)
     reasons = reasons.masked_fill(second < include / tissue, StopReason.ENDPOINT)
     reasons = reasons.masked_fill(continues, StopReason.RUNNING)

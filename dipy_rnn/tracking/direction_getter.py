@@ -8,7 +8,7 @@ plans to remove this interface.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import sys
 from typing import TYPE_CHECKING, Self
 
@@ -16,24 +16,26 @@ from dipy.tracking.direction_getter import DirectionGetter
 from dipy.tracking.local_tracking import ParticleFilteringTracking
 import numpy as np
 
-from dipy_rnn import sampling, spatial, stopping
+from dipy_rnn import sampling, spatial
 from dipy_rnn._checks import as_points
 from dipy_rnn._typing import AnyPath, ArrayLike, FloatArray
 from dipy_rnn.model import Model, Predictor, load_model
 from dipy_rnn.sampling import FeatureVolume
 from dipy_rnn.spatial import frames
 from dipy_rnn.stopping import StoppingCriterion, StopReason
-from dipy_rnn.tracking import engine
-from dipy_rnn.tracking.config import TrackingConfig, check_max_angle
+from dipy_rnn.tracking.config import check_max_angle
+from dipy_rnn.tracking.look_ahead import (
+    LookAhead,
+    Task,
+    track_task,
+    unit_direction,
+    without_zeros,
+)
 from dipy_rnn.tracking.records import Streamline
 from dipy_rnn.tracking.reference import classify_step, next_direction
-from dipy_rnn.tracking.seed_queue import SeedQueue
 
 if TYPE_CHECKING:
     from dipy.tracking.stopping_criterion import StreamlineStatus
-
-# Number of seeds that are tracked in advance.
-_AHEAD = 4096
 
 _NO_PARTICLES = (
     "RNNDirectionGetter cannot be used with ParticleFilteringTracking: DIPY does not "
@@ -123,10 +125,10 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             nbr_threads,
         )
         self._forward_half: tuple[_Request, Streamline] | None = None
-        self._ahead: _LookAhead | None = None
+        self._ahead: LookAhead | None = None
         if seeds is not None:
             seeds = as_points(seeds, "seeds")
-            self._ahead = _LookAhead(self._predictor, seeds, affine, max_angle)
+            self._ahead = LookAhead(self._predictor, seeds, affine)
 
     @classmethod
     def from_shcoeff(
@@ -226,8 +228,10 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             directions = self._ahead.first_directions(point)
             if directions is not None:
                 return directions.copy()
-        directions = self._predictor.first_directions(point[None], sampling.MAX_PEAKS)[0]
-        return _without_zeros(directions)
+        directions = self._predictor.first_directions(point[None], sampling.MAX_PEAKS)[
+            0
+        ]
+        return without_zeros(directions)
 
     def get_direction(self, point: FloatArray, direction: FloatArray) -> int:
         """Return the next direction with a fresh hidden state.
@@ -260,7 +264,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             raise ValueError(
                 "direction must be an ndarray of floats: the next direction is written into it."
             )
-        tangent = _unit_direction(direction)
+        tangent = unit_direction(direction)
         frame = frames.from_tangents(tangent[None], self._predictor.axes)
         predictor = self._predictor
         answers, status = predictor.states(1).predict(
@@ -324,10 +328,11 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         self._predictor.model.check_step(step_size)
         # The arguments are on DIPY's stack, so only copies stay valid after the call.
         seed, points = np.array(seed), np.asarray(streamline)
-        tangent, caller = _unit_direction(direction), _caller()
-        task = _Task(
+        tangent, caller = unit_direction(direction), _caller()
+        task = Task(
             stopping_criterion,
             tuple(step_size / np.array(voxel_size)),
+            self._max_angle,
             len(points),
             getattr(caller, "unidirectional", False),
             getattr(caller, "random_seed", None) or 0,
@@ -345,142 +350,15 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         return len(half), reason.status
 
     def _streamline(
-        self, seed: FloatArray, tangent: FloatArray, task: _Task, caller: object
+        self, seed: FloatArray, tangent: FloatArray, task: Task, caller: object
     ) -> Streamline:
         """Return the streamline of a seed and a first direction, in voxels."""
         if self._ahead is not None:
             line = self._ahead.streamline(seed, tangent, task, caller)
             if line is not None:
                 return line
-        (line,) = _track(
-            self._predictor, seed[None], tangent[None], task, self._max_angle
-        )
+        (line,) = track_task(self._predictor, seed[None], tangent[None], task)
         return line
-
-
-class _LookAhead:
-    """First directions and streamlines of the next seeds, computed in advance.
-
-    First directions are computed when LocalTracking requests those of a seed. All
-    streamlines are tracked when it requests the first one of them. A seed or a direction
-    that was not foreseen is tracked on demand.
-    """
-
-    def __init__(
-        self,
-        predictor: Predictor,
-        seeds_mm: FloatArray,
-        affine: FloatArray,
-        max_angle: float,
-    ) -> None:
-        # LocalTracking's arithmetic, so that seeds agree to the last digit.
-        inverse = np.linalg.inv(affine)
-        linear, offset = inverse[:3, :3], inverse[:3, 3]
-        self._predictor = predictor
-        self._max_angle = max_angle
-        self._seeds_vox = np.array(
-            [np.dot(linear, s) + offset for s in seeds_mm]
-        ).reshape(-1, 3)
-        self._next = 0
-        # The keys are the bytes of the seed, or of the seed and the tangent.
-        self._directions: dict[bytes, FloatArray] = {}
-        self._streamlines: dict[tuple[bytes, bytes], Streamline] = {}
-        self._task: _Task | None = None
-
-    def first_directions(self, seed: FloatArray) -> FloatArray | None:
-        """Return the first directions of a seed. None if it was not foreseen."""
-        if seed.tobytes() not in self._directions:
-            self._find(seed)
-        return self._directions.get(seed.tobytes())
-
-    def _find(self, seed: FloatArray) -> None:
-        """Compute the first directions of this seed and of the next ones."""
-        (places,) = np.nonzero((self._seeds_vox == seed).all(axis=1))
-        if len(places):
-            # The next seed of this value, or the first one if LocalTracking restarts.
-            later = places[places >= self._next]
-            start = later[0] if len(later) else places[0]
-            self._next = start + _AHEAD
-            seeds_vox = self._seeds_vox[start : self._next]
-            found = self._predictor.first_directions(seeds_vox, sampling.MAX_PEAKS)
-            self._directions = {
-                seed.tobytes(): _without_zeros(directions)
-                for seed, directions in zip(seeds_vox, found)
-            }
-            self._task = None
-
-    def streamline(
-        self, seed: FloatArray, tangent: FloatArray, task: _Task, caller: object
-    ) -> Streamline | None:
-        """Return the streamline of a seed. None if it was not foreseen."""
-        if seed.tobytes() not in self._directions:
-            return None
-        if not stopping.is_stateless(task.stopping_criterion):
-            return None
-        if task != self._task:
-            self._task = task
-            max_cross = getattr(caller, "max_cross", None)
-            starts = [
-                (np.frombuffer(seed), _unit_direction(direction))
-                for seed, directions in self._directions.items()
-                for direction in directions[:max_cross]
-            ]
-            keys = [(seed.tobytes(), tangent.tobytes()) for seed, tangent in starts]
-            seeds_vox, tangents = np.array(starts).reshape(-1, 2, 3).swapaxes(0, 1)
-            lines = _track(
-                self._predictor, seeds_vox, tangents, task, self._max_angle
-            )
-            self._streamlines = dict(zip(keys, lines))
-        return self._streamlines.get((seed.tobytes(), tangent.tobytes()))
-
-
-def _track(
-    predictor: Predictor,
-    seeds_vox: FloatArray,
-    tangents: FloatArray,
-    task: _Task,
-    max_angle: float,
-) -> list[Streamline]:
-    """Track one streamline for each seed. All coordinates are in voxels."""
-    config = replace(
-        TrackingConfig.of(
-            np.eye(4),
-            step_size=1.0,
-            max_angle=max_angle,
-            max_points=2 * task.max_half_points,
-            max_half_points=task.max_half_points,
-            warm_up_points=predictor.model.metadata.replay_points,
-            unidirectional=task.unidirectional,
-            random_seed=task.random_seed,
-        ),
-        step_vox=np.array(task.step_vox),
-    )
-    queue = SeedQueue(predictor, seeds_vox, config.affine, tangents)
-    # A seed outside the image is not tracked.
-    lines = [
-        Streamline(seed[None], i, seed, StopReason.OUTSIDE_IMAGE, StopReason.RUNNING)
-        for i, seed in enumerate(seeds_vox)
-    ]
-    for line in engine.run(
-        predictor,
-        task.stopping_criterion,
-        queue,
-        config,
-        nbr_threads=predictor.nbr_threads,
-    ):
-        lines[line.seed_index] = line
-    return lines
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What LocalTracking requests for every streamline."""
-
-    stopping_criterion: StoppingCriterion
-    step_vox: tuple[float, ...]
-    max_half_points: int
-    unidirectional: bool
-    random_seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -491,7 +369,7 @@ class _Request:
     tangent: FloatArray
     buffer: int
     tracker: object
-    task: _Task
+    task: Task
 
     def is_other_half_of(self, first: _Request, line: Streamline) -> bool:
         """Tell whether this call requests the backward half of the previous streamline.
@@ -510,22 +388,6 @@ class _Request:
             step = line.forward_half[0] - line.forward_half[1]
             opposites.append(step / np.linalg.norm(step))
         return any(np.abs(self.tangent - o).max() <= 1e-9 for o in opposites)
-
-
-def _without_zeros(directions: FloatArray) -> FloatArray:
-    """Drop rows of zeros, which mean that there is no direction."""
-    kept: FloatArray = directions[directions.any(axis=1)]
-    return kept
-
-
-def _unit_direction(direction: FloatArray) -> FloatArray:
-    direction = np.array(direction, dtype=float)
-    length = np.linalg.norm(direction)
-    if not (np.isfinite(length) and length > 0):
-        raise ValueError(
-            f"direction is {direction}; a finite vector of length 1 is needed."
-        )
-    return direction / length
 
 
 def _caller() -> object:

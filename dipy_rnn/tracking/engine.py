@@ -24,7 +24,7 @@ from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking.config import TrackingConfig
 from dipy_rnn.tracking.records import FinishedStreamlines, Streamline
 from dipy_rnn.tracking.seed_queue import SeedQueue
-from dipy_rnn.tracking.slots_compiled import CompiledSlots
+from dipy_rnn.tracking.slots.compiled import CompiledSlots
 
 # Number of steps after which finished streamlines are handed over.
 _STEPS = 64
@@ -109,7 +109,7 @@ def _groups(
     n_groups = min(nbr_threads, n_slots)
     kind: Callable[..., Slots] = CompiledSlots
     if device != "cpu":
-        from dipy_rnn.tracking.slots_torch import TorchSlots as kind
+        from dipy_rnn.tracking.slots.device import TorchSlots as kind
     return [
         kind(predictor, criterion, queue, config, n_slots=-(-n_slots // n_groups))
         for _ in range(n_groups)

@@ -1,6 +1,6 @@
 """The tracking algorithm for one streamline, in plain NumPy. Read this file first.
 
-It is written to be read, and is slow. ``slots_compiled.py``, ``slots_torch.py`` and
+It is written to be read, and is slow. ``slots/compiled.py``, ``slots/device.py`` and
 ``direction_getter.py`` must give the same streamlines; one test runs on all of them.
 """
 
@@ -132,7 +132,9 @@ class _Half:
         return StopReason(reasons[0])
 
 
-def next_direction(answer: AnyArray, frame: FloatArray, *, in_frame: bool) -> FloatArray:
+def next_direction(
+    answer: AnyArray, frame: FloatArray, *, in_frame: bool
+) -> FloatArray:
     """Return a model's answer as a direction along the voxel axes.
 
     Parameters

@@ -13,12 +13,11 @@ from types import FrameType
 import torch
 from tqdm import tqdm
 
+from dipy_rnn._checks import check_count
+from dipy_rnn._threads import torch_threads
 from dipy_rnn._typing import AnyPath
-from dipy_rnn.interpolate import sh_order
-from dipy_rnn.model import Network, untrained
-from dipy_rnn.model_file import ModelMetadata
-from dipy_rnn.propagator import torch_threads
-from dipy_rnn.spaces import check_count
+from dipy_rnn.model import ModelMetadata, Network, untrained
+from dipy_rnn.sampling import sh_order
 from dipy_rnn.training.log import TrainingLog, remove_log, row_text
 from dipy_rnn.training.processes import (
     from_first,
@@ -100,7 +99,7 @@ def fit(
     Examples
     --------
     >>> import numpy as np
-    >>> from dipy_rnn.model import RecurrentPropagator
+    >>> from dipy_rnn.model import MovingFrameGRU
     >>> from dipy_rnn.training import Recipe, TrainingSubject, fit
     >>> line = np.column_stack([np.linspace(1, 9, 30), np.full(30, 5), np.full(30, 5)])
     >>> data = np.random.default_rng(0).normal(size=(10, 10, 10, 15))
@@ -210,7 +209,7 @@ def train_network(
 
     Returns
     -------
-    trained : tuple of (nn.Module, dipy_rnn.model_file.ModelMetadata) or None
+    trained : tuple of (nn.Module, dipy_rnn.model.ModelMetadata) or None
         In the first process; None in the others.
 
     Raises
@@ -224,7 +223,7 @@ def train_network(
     --------
     >>> import tempfile
     >>> from dipy_rnn.phantom import crossing_phantom
-    >>> from dipy_rnn.sh import fodf_features
+    >>> from dipy_rnn.sampling import fodf_features
     >>> def load():
     ...     phantom = crossing_phantom(90, shape=(12, 12, 6))
     ...     return SubjectData("fODF", "bundles", fodf_features(phantom.fodf(4)).data,

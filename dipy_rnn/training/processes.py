@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from dipy_rnn.model_file import check_device
+from dipy_rnn.model import check_device
 
 _T = TypeVar("_T")
 

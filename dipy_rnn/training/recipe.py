@@ -191,11 +191,11 @@ def describe(
 
     Returns
     -------
-    metadata : dipy_rnn.model_file.ModelMetadata
+    metadata : dipy_rnn.model.ModelMetadata
 
     Examples
     --------
-    >>> from dipy_rnn.model import RecurrentPropagator
+    >>> from dipy_rnn.model import MovingFrameGRU
     >>> network = RecurrentPropagator(order=4, hidden=8)
     >>> describe(network, Recipe(), orders=(4,), data="one subject").channels
     15

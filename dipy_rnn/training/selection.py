@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dipy_rnn import spaces
+from dipy_rnn import spatial
 from dipy_rnn._typing import AnyArray, BoolArray, Float32Array, FloatArray
-from dipy_rnn.interpolate import sh_order
+from dipy_rnn.sampling import sh_order
 from dipy_rnn.training.sequences import LEAST_STEPS, InputNoise, draw_sequences
 from dipy_rnn.training.subjects import TrainingSubject, length_mm, save_subject
 
@@ -33,7 +33,7 @@ class SubjectData:
     fodf_name, tractogram_name : str
         Names of the files, for errors and the log.
     data : ndarray of shape (X, Y, Z, C)
-        The fODF in the package's basis (:mod:`dipy_rnn.sh`).
+        The fODF in the package's basis (:mod:`dipy_rnn.sampling.features`).
     affine : ndarray of shape (4, 4)
         Voxel to mm.
     streamlines : iterable of ndarray of shape (M, 3)
@@ -90,7 +90,7 @@ def prepare_subject(
     --------
     >>> import tempfile
     >>> from dipy_rnn.phantom import crossing_phantom
-    >>> from dipy_rnn.sh import fodf_features
+    >>> from dipy_rnn.sampling import fodf_features
     >>> phantom = crossing_phantom(90)
     >>> source = SubjectData("fODF", "bundles", fodf_features(phantom.fodf(4)).data,
     ...                      phantom.affine, phantom.streamlines(5)[0])
@@ -178,7 +178,7 @@ def clean_streamlines(
         counts["read"] += 1
         line = np.asarray(line, dtype=np.float64).reshape(-1, 3)
         finite = np.all(np.isfinite(line), axis=1)
-        points_vox = spaces.to_voxels(np.where(finite[:, None], line, 0.0), affine)
+        points_vox = spatial.to_voxels(np.where(finite[:, None], line, 0.0), affine)
         inside = np.all((points_vox >= -0.5) & (points_vox < limits), axis=1)
         counts["not finite"] += bool((~finite).any())
         counts["outside the image"] += bool((finite & ~inside).any())
@@ -223,7 +223,7 @@ def share_along_fodf(subject: TrainingSubject) -> float:
     Examples
     --------
     >>> from dipy_rnn.phantom import crossing_phantom
-    >>> from dipy_rnn.sh import fodf_features
+    >>> from dipy_rnn.sampling import fodf_features
     >>> phantom = crossing_phantom(90)
     >>> subject = TrainingSubject.of(fodf_features(phantom.fodf(4)).data,
     ...                              phantom.affine, phantom.streamlines(5)[0])

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from dipy_rnn import frames, interpolate, spaces
+from dipy_rnn import _checks, sampling, spatial
 from dipy_rnn._typing import Float32Array, FloatArray, IntArray
+from dipy_rnn.spatial import frames
 from dipy_rnn.training.subjects import TrainingSubject
 
 #: Only streamlines longer than this many steps are drawn: two, with a margin for
@@ -87,7 +88,7 @@ class InputNoise:
             )
         for name in ("direction_deg", "features"):
             values = getattr(self, name)
-            ends = spaces.check_numbers(values, name)
+            ends = _checks.check_numbers(values, name)
             if ends.shape != (2,) or not 0 <= ends[0] <= ends[1] < np.inf:
                 raise ValueError(
                     f"{name} is {values}; two numbers of 0 or more are needed, the "
@@ -255,7 +256,7 @@ def draw_sequences(
     """
     noise = noise or InputNoise()
     points_mm, lengths = _draw_points(subject, n_sequences, step_mm, max_points, rng)
-    axes = spaces.axes(subject.affine)
+    axes = spatial.axes(subject.affine)
     steps = np.diff(points_mm, axis=0) @ axes  # along the voxel axes
     last = np.cumsum(lengths) - 1
     inner = np.delete(np.arange(len(points_mm)), last)
@@ -281,20 +282,20 @@ def draw_sequences(
         np.repeat(rng.normal(size=(len(lengths), 3)), lengths, axis=0)
         + 0.3 * rng.normal(size=points_mm.shape)
     )
-    points_vox = spaces.to_voxels(points_mm + aside / np.sqrt(3), subject.affine)
+    points_vox = spatial.to_voxels(points_mm + aside / np.sqrt(3), subject.affine)
     limit = np.array(subject.data.shape[:3]) - 0.5
     points_vox = np.clip(points_vox, -0.5, np.nextafter(limit, 0))
 
     # Mirror half of the draws, since fibres have no handedness.
     axes = axes @ np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
-    features, _ = interpolate.sample(subject.data, points_vox, normalise=True)
+    features, _ = sampling.sample(subject.data, points_vox, normalise=True)
     if max(noise.features) > 0:
         features = _with_noise(features, lengths, noise.features, kept, rng)
     if frame == "voxel" and target_rule is None:
         return Sequences(lengths, features, incoming, target)
     local = frames.from_tangents(incoming, axes)
-    features_local = interpolate.rotate(
-        features, local, handedness=spaces.handedness(axes)
+    features_local = sampling.rotate(
+        features, local, handedness=spatial.handedness(axes)
     )
     target_local = frames.to_local(target, local)
     if target_rule is not None:

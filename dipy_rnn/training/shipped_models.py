@@ -25,10 +25,9 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 import torch
 
-from dipy_rnn import sh
+from dipy_rnn import sampling
 from dipy_rnn._typing import AnyArray, Float32Array, FloatArray
-from dipy_rnn.model import untrained
-from dipy_rnn.model_file import CHECKSUMS, save_model
+from dipy_rnn.model import CHECKSUMS, save_model, untrained
 from dipy_rnn.phantom import Phantom, random_phantom
 from dipy_rnn.training.loop import fit
 from dipy_rnn.training.recipe import Recipe, describe
@@ -110,7 +109,7 @@ def make_world(random_seed: int, *, through_dwi: bool) -> tuple[Phantom, Float32
     with warnings.catch_warnings():
         # Very noisy coefficients cause a warning that they may not be an fODF.
         warnings.simplefilter("ignore", UserWarning)
-        return phantom, sh.with_order(sh.fodf_features(coeffs).data, _ORDER)
+        return phantom, sampling.with_order(sampling.fodf_features(coeffs).data, _ORDER)
 
 
 def _fitted_fodf(phantom: Phantom, rng: np.random.Generator) -> FloatArray:

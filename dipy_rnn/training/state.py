@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyPath
 from dipy_rnn.model import Network, architecture_of
 from dipy_rnn.training.processes import (
@@ -25,7 +26,6 @@ from dipy_rnn.training.processes import (
 from dipy_rnn.training.recipe import TARGET_RULES, Recipe
 from dipy_rnn.training.sequences import Batch, draw_sequences, pack
 from dipy_rnn.training.subjects import TrainingSubject
-from dipy_rnn.whole_file import whole_file
 
 _LARGEST_GRADIENT = 1.0
 
@@ -91,7 +91,7 @@ def predict(module: Network, batch: Batch) -> Tensor:
 
     Examples
     --------
-    >>> from dipy_rnn.model import RecurrentPropagator
+    >>> from dipy_rnn.model import MovingFrameGRU
     >>> x = torch.zeros(3, 3)
     >>> batch = Batch(torch.ones(3, 15), x, x, torch.tensor([2, 2, 1]),
     ...               torch.tensor([2, 1]))
@@ -396,7 +396,7 @@ def save_checkpoint(snapshot: Mapping[str, Any], path: AnyPath) -> None:
     {'update': 1}
     """
     try:
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             torch.save(snapshot, partial)
     except RuntimeError as error:  # raised by torch if the disk is full
         reason = str(error).splitlines()[0]

@@ -27,7 +27,7 @@ class TrainingSubject:
     Parameters
     ----------
     data : ndarray of shape (X, Y, Z, C)
-        Features as the model takes them (:meth:`dipy_rnn.model_file.Model.features`).
+        Features as the model takes them (:meth:`dipy_rnn.model.Model.features`).
     affine : ndarray of shape (4, 4)
         Voxel to mm.
     points_mm : ndarray of shape (P, 3)

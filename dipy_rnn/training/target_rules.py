@@ -13,9 +13,9 @@ from dipy.tracking.stopping_criterion import ThresholdStoppingCriterion
 from dipy.tracking.tracker import deterministic_tracking
 import numpy as np
 
-from dipy_rnn import spaces
+from dipy_rnn import spatial
 from dipy_rnn._typing import AnyArray, Float32Array, FloatArray, IntArray
-from dipy_rnn.interpolate import sh_order
+from dipy_rnn.sampling import sh_order
 from dipy_rnn.tracking import lengths_for_dipy
 
 _N_DIRECTIONS = 1500  # about 3 degrees apart in a cone of 70 degrees
@@ -37,7 +37,7 @@ def largest_ahead(
     Parameters
     ----------
     coeffs : ndarray of shape (N, C)
-        The fODF in the frame of each streamline (:func:`dipy_rnn.interpolate.rotate`).
+        The fODF in the frame of each streamline (:func:`dipy_rnn.sampling.rotate`).
     along : ndarray of shape (N, 3), optional
         Directions of the streamlines in the frames; not used.
     widest_deg : float, optional
@@ -158,7 +158,7 @@ def deterministic_streamlines(
     Parameters
     ----------
     data : ndarray of shape (X, Y, Z, C)
-        The fODF in the package's basis (:mod:`dipy_rnn.sh`).
+        The fODF in the package's basis (:mod:`dipy_rnn.sampling.features`).
     affine : ndarray of shape (4, 4)
         Voxel to mm.
     n_seeds : int
@@ -185,7 +185,7 @@ def deterministic_streamlines(
     Examples
     --------
     >>> from dipy_rnn.phantom import crossing_phantom
-    >>> from dipy_rnn.sh import fodf_features
+    >>> from dipy_rnn.sampling import fodf_features
     >>> phantom = crossing_phantom(90)
     >>> data = fodf_features(phantom.fodf()).data
     >>> len(list(deterministic_streamlines(data, phantom.affine, 5)))
@@ -206,7 +206,7 @@ def deterministic_streamlines(
     chosen = voxels[rng.integers(len(voxels), size=n_seeds)]
     seeds_vox = chosen + rng.uniform(-0.5, 0.5, chosen.shape)
     streamlines: Iterator[FloatArray] = deterministic_tracking(
-        spaces.to_mm(seeds_vox, affine),
+        spatial.to_mm(seeds_vox, affine),
         ThresholdStoppingCriterion(np.array(image, dtype=np.float64), stopping_thr),
         affine,
         sh=data.astype(np.float64),

@@ -12,11 +12,10 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 import torch
 
-from dipy_rnn import evaluation, spaces
+from dipy_rnn import evaluation, spatial
 from dipy_rnn._typing import BoolArray, FloatArray
-from dipy_rnn.model import Network
-from dipy_rnn.model_file import Model, ModelMetadata, as_model
-from dipy_rnn.sh import FeatureVolume
+from dipy_rnn.model import Model, ModelMetadata, Network, as_model
+from dipy_rnn.sampling import FeatureVolume
 from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking import track
 from dipy_rnn.training.recipe import TARGET_RULES, Recipe
@@ -53,7 +52,7 @@ class FreeRunning:
     ----------
     subjects : list of dipy_rnn.training.subjects.TrainingSubject
         Held out from the training; at most 16 of them are used.
-    metadata : dipy_rnn.model_file.ModelMetadata
+    metadata : dipy_rnn.model.ModelMetadata
         Metadata of the network.
     recipe : dipy_rnn.training.recipe.Recipe
         Input noise and target rule for the error of the next step.
@@ -72,10 +71,10 @@ class FreeRunning:
 
     Examples
     --------
-    >>> from dipy_rnn.model import RecurrentPropagator
-    >>> from dipy_rnn.model_file import ModelMetadata
+    >>> from dipy_rnn.model import MovingFrameGRU
+    >>> from dipy_rnn.model import ModelMetadata
     >>> from dipy_rnn.phantom import crossing_phantom
-    >>> from dipy_rnn.sh import fodf_features
+    >>> from dipy_rnn.sampling import fodf_features
     >>> from dipy_rnn.training.recipe import Recipe
     >>> from dipy_rnn.training.subjects import TrainingSubject
     >>> phantom = crossing_phantom(90)
@@ -185,7 +184,7 @@ def _make_task(subject: TrainingSubject, n: int, rng: np.random.Generator) -> _T
     middle = [min(len(line) // 2, len(line) - 2) for line in lines]
     ahead = [line[i + 1] - line[i] for line, i in zip(lines, middle)]
     seeds_mm = np.array([line[i] for line, i in zip(lines, middle)])
-    directions = np.array(ahead) @ spaces.axes(subject.affine)
+    directions = np.array(ahead) @ spatial.axes(subject.affine)
     some = rng.permutation(len(subject))[:_MOST_VISITING]
     visited = evaluation.visits(
         (_resample(subject, i) for i in some),

@@ -121,7 +121,7 @@ figure = draw_tractograms({"rnn_tracking": together}, fa, affine)
 from pathlib import Path
 import tempfile
 
-from dipy_rnn.tractogram_file import write_tractogram
+from dipy_rnn.io import write_tractogram
 
 path = Path(tempfile.mkdtemp()) / "streamlines.trx"
 lines = rnn_tracking(seeds, criterion, affine, sh=shm_coeff, step_size=0.5)

@@ -23,8 +23,8 @@ import tempfile
 from dipy.io.image import save_nifti
 import numpy as np
 
+from dipy_rnn.io import write_tractogram
 from dipy_rnn.phantom import crossing_phantom
-from dipy_rnn.tractogram_file import write_tractogram
 
 folder = Path(tempfile.mkdtemp())
 phantom = crossing_phantom(75, shape=(20, 20, 8))
@@ -92,7 +92,7 @@ figure = draw_tractograms({"model.pt": streamlines}, mask, phantom.affine)
 # %%
 # The metadata of a model file describe the network and its training:
 
-from dipy_rnn.model_file import read_metadata
+from dipy_rnn.model import read_metadata
 
 metadata = read_metadata(folder / "model.pt")
 print(metadata.architecture, metadata.hidden, metadata.step_mm)

@@ -18,7 +18,7 @@ the baseline for every metric of the network.
 import numpy as np
 
 from dipy_rnn.phantom import random_phantom
-from dipy_rnn.sh import fodf_features
+from dipy_rnn.sampling import fodf_features
 from dipy_rnn.stopping import BinaryStoppingCriterion
 
 phantom = random_phantom(7, shape=(24, 24, 24), n_bundles=5)
@@ -36,7 +36,8 @@ seeds = np.array([line[rng.integers(len(line))] for line in known])
 #
 # `track_beside` tracks the seeds three times.
 
-from dipy_rnn.comparison import measure, partner_distances, track_beside
+from dipy_rnn.evaluation.comparison import track_beside
+from dipy_rnn.evaluation.metrics import measure, partner_distances
 
 tracked = track_beside(
     seeds, criterion, affine, features=features, step_size=1.0, nbr_threads=1

@@ -51,7 +51,7 @@ class Follower(torch.nn.Module):
 from pathlib import Path
 import tempfile
 
-from dipy_rnn.model_file import ModelMetadata, save_model
+from dipy_rnn.model import ModelMetadata, save_model
 
 path = Path(tempfile.mkdtemp()) / "follower.pt"
 metadata = ModelMetadata(

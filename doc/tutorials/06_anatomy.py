@@ -17,8 +17,8 @@ reasons say why. Seeds can be placed on the interface of grey and white matter.
 
 import numpy as np
 
-from dipy_rnn.anatomy import Tissues
 from dipy_rnn.phantom import crossing_phantom
+from dipy_rnn.stopping import Tissues
 
 phantom = crossing_phantom(90, shape=(24, 24, 10))
 affine = phantom.affine
@@ -39,7 +39,7 @@ tissues = Tissues(wm=wm, gm=gm, csf=csf)
 from collections import Counter
 
 from dipy_rnn import fodf_features
-from dipy_rnn.anatomy import interface_seeds
+from dipy_rnn.pipeline import interface_seeds
 from dipy_rnn.stopping import format_fates
 from dipy_rnn.tracking import track
 

@@ -147,7 +147,7 @@ def track_selected(
     Examples
     --------
     >>> from dipy_rnn.phantom import crossing_phantom
-    >>> from dipy_rnn.sh import fodf_features
+    >>> from dipy_rnn.sampling import fodf_features
     >>> from dipy_rnn.stopping import BinaryStoppingCriterion
     >>> phantom = crossing_phantom(90)
     >>> seeds = phantom.streamlines(1)[0][0][50:53]

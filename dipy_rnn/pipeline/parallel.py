@@ -57,7 +57,7 @@ def plan_workers(
     """
     from dipy.utils.multiproc import determine_num_processes
 
-    from dipy_rnn.interpolate import count_threads
+    from dipy_rnn._threads import count_threads
 
     if engine not in ENGINES:
         raise ValueError(f"engine is {engine}; {', '.join(ENGINES)} are allowed.")

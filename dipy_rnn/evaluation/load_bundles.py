@@ -17,7 +17,7 @@ from dipy_rnn.io import (
 
 if TYPE_CHECKING:
     from dipy_rnn._typing import IntArray
-    from dipy_rnn.evaluation import KnownBundle
+    from dipy_rnn.evaluation.bundles import KnownBundle
 
 
 def name_bundles(paths: Sequence[Path]) -> dict[str, Path]:
@@ -96,7 +96,7 @@ def load_truth(
         If a file cannot be read, lies on another grid or holds no valid labels, or a
         bundle has no voxel. The message names the file.
     """
-    from dipy_rnn.evaluation import KnownBundle, round_labels
+    from dipy_rnn.evaluation.bundles import KnownBundle, round_labels
 
     if not bundle_paths and label_path is None:
         return {}, None

@@ -1,4 +1,4 @@
-"""Slots on the CPU: the steps are compiled (``_slots.pyx``), one thread for each group.
+"""Slots on the CPU: the steps are compiled (``_compiled.pyx``), one thread for each group.
 
 A slot holds one streamline with its frame, its hidden state and its points so far. When
 the streamline is finished, the slot gets the next seed.
@@ -12,10 +12,10 @@ from dipy_rnn import stopping
 from dipy_rnn._typing import IntArray
 from dipy_rnn.model import Predictor
 from dipy_rnn.stopping import StoppingCriterion
-from dipy_rnn.tracking._slots import SlotArrays
 from dipy_rnn.tracking.config import TrackingConfig
 from dipy_rnn.tracking.records import FinishedStreamlines
 from dipy_rnn.tracking.seed_queue import SeedQueue
+from dipy_rnn.tracking.slots._compiled import SlotArrays
 
 # When no seeds are left, idle slots are dropped if less than this share is busy.
 _LEAST_BUSY = 0.9

@@ -20,15 +20,9 @@ from typing import Self
 
 import numpy as np
 
-from dipy_rnn import spaces
+from dipy_rnn import _checks
 from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array, FloatArray
-from dipy_rnn.stopping import (
-    ActStoppingCriterion,
-    BinaryStoppingCriterion,
-    CmcStoppingCriterion,
-    StoppingCriterion,
-    ThresholdStoppingCriterion,
-)
+from dipy_rnn.stopping.criteria import ActStoppingCriterion, CmcStoppingCriterion
 
 # Partial volumes may be stored as bytes or in half precision.
 _TOLERANCE = 0.02
@@ -69,7 +63,7 @@ class Tissues:
 
     def __init__(self, wm: ArrayLike, gm: ArrayLike, csf: ArrayLike) -> None:
         given = {"wm": wm, "gm": gm, "csf": csf}
-        maps = {name: spaces.check_numbers(each, name) for name, each in given.items()}
+        maps = {name: _checks.check_numbers(each, name) for name, each in given.items()}
         shapes = [volumes.shape for volumes in maps.values()]
         if len(set(shapes)) > 1 or len(shapes[0]) != 3 or 0 in shapes[0]:
             raise ValueError(
@@ -150,7 +144,7 @@ class Tissues:
         >>> print(tissues.csf, tissues.gm, tissues.wm)
         [[[0.1]]] [[[0.3]]] [[[0.6]]]
         """
-        image = spaces.check_numbers(image, name)
+        image = _checks.check_numbers(image, name)
         if image.shape[3:] == (5,):
             return cls.from_5tt(image, name=name)
         csf, gm, wm = _split(image, (3, 5), name)
@@ -219,37 +213,9 @@ class Tissues:
         return (volumes.astype(np.float64) for volumes in (self.wm, self.gm, self.csf))
 
 
-def make_criterion(
-    image: AnyArray, use_binary_mask: bool, stopping_thr: float
-) -> StoppingCriterion:
-    """Make the stopping criterion that dipy_track makes from the same options.
-
-    Parameters
-    ----------
-    image : ndarray of shape (X, Y, Z)
-    use_binary_mask : bool
-        Whether to binarize the image.
-    stopping_thr : float
-        Tracking stops where the image is not above this value.
-
-    Returns
-    -------
-    criterion : dipy_rnn.stopping.StoppingCriterion
-
-    Examples
-    --------
-    >>> criterion = make_criterion(np.full((2, 2, 2), 0.3), False, 0.2)
-    >>> criterion.check_point(np.zeros(3)).name
-    'TRACKPOINT'
-    """
-    if use_binary_mask:
-        return BinaryStoppingCriterion(image > stopping_thr)
-    return ThresholdStoppingCriterion(image, stopping_thr)
-
-
 def _split(image: ArrayLike, allowed: tuple[int, ...], name: str) -> Float32Array:
     """Check an image and return its volumes, (volumes, X, Y, Z)."""
-    image = spaces.check_numbers(image, name)
+    image = _checks.check_numbers(image, name)
     if image.ndim != 4 or image.shape[3] not in allowed or not image.size:
         meaning = {3: "3 volumes (csf, gm, wm)", 5: "5 volumes (MRtrix3's 5TT)"}
         raise ValueError(

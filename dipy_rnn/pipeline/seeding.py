@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dipy_rnn import interpolate, spaces
+from dipy_rnn import _checks, sampling, spatial
 from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, BoolArray, FloatArray
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dipy_rnn._typing import Float32Array
-    from dipy_rnn.tissues import Tissues
+    from dipy_rnn.stopping import Tissues
 
 # Random seeds per batch; fewer if tracking ends at a number of streamlines.
 _BATCH_SIZE = 100_000
@@ -109,8 +109,8 @@ class Seeding:
             ("select", 0),
             ("random_seed", 0),
         ):
-            spaces.check_count(getattr(self, name), name, least)
-        if not 0 <= spaces.check_number(self.seeds_per_mm3, "seeds_per_mm3") < np.inf:
+            _checks.check_count(getattr(self, name), name, least)
+        if not 0 <= _checks.check_number(self.seeds_per_mm3, "seeds_per_mm3") < np.inf:
             raise ValueError(
                 f"seeds_per_mm3 is {self.seeds_per_mm3}; 0 or more is needed."
             )
@@ -154,7 +154,7 @@ class Seeding:
             Voxel to mm.
         path : str or Path
             File of the mask or the list, for error messages.
-        tissues : dipy_rnn.tissues.Tissues, optional
+        tissues : dipy_rnn.stopping.Tissues, optional
             Needed for `seed_at_interface`.
 
         Returns
@@ -299,7 +299,7 @@ def interface_seeds(
 
     Parameters
     ----------
-    tissues : dipy_rnn.tissues.Tissues
+    tissues : dipy_rnn.stopping.Tissues
     affine : array_like of shape (4, 4)
         Voxel to mm, without shear.
     n_seeds : int
@@ -341,7 +341,7 @@ def interface_seeds(
 
     Examples
     --------
-    >>> from dipy_rnn.tissues import Tissues
+    >>> from dipy_rnn.stopping import Tissues
     >>> wm = np.zeros((6, 5, 5))
     >>> wm[:3] = 1
     >>> tissues = Tissues(wm, 1 - wm, 0 * wm)
@@ -349,12 +349,12 @@ def interface_seeds(
     >>> print(seeds_mm.shape, np.abs(seeds_mm[:, 0] - 5).max() < 1e-5)
     (100, 3) True
     """
-    affine = spaces.check_affine(affine)
-    n_seeds = spaces.check_count(n_seeds, "n_seeds", 1)
-    random_seed = spaces.check_count(random_seed, "random_seed")
+    affine = spatial.check_affine(affine)
+    n_seeds = _checks.check_count(n_seeds, "n_seeds", 1)
+    random_seed = _checks.check_count(random_seed, "random_seed")
     where = np.ones(tissues.wm.shape, dtype=bool)
     if mask is not None:
-        where = spaces.check_numbers(mask, "mask") > 0
+        where = _checks.check_numbers(mask, "mask") > 0
         if where.shape != tissues.wm.shape:
             raise ValueError(
                 f"mask has the shape {where.shape} and the tissues "
@@ -362,7 +362,7 @@ def interface_seeds(
             )
     maps = np.stack([tissues.wm, tissues.gm, tissues.csf], axis=-1)
     starts = _voxels_near_interface(tissues, where)
-    length_mm = spaces.voxel_sizes(affine).min()
+    length_mm = spatial.voxel_sizes(affine).min()
     rng = np.random.default_rng(random_seed)
     found: list[FloatArray] = []
     n_found = 0
@@ -378,7 +378,7 @@ def interface_seeds(
         crossings = crossings[where[*np.floor(crossings + 0.5).astype(int).T]]
         found.append(crossings)
         n_found += len(crossings)
-    return spaces.to_mm(np.concatenate(found)[:n_seeds], affine)
+    return spatial.to_mm(np.concatenate(found)[:n_seeds], affine)
 
 
 def _voxels_near_interface(tissues: Tissues, where: BoolArray) -> NDArray[np.intp]:
@@ -404,7 +404,7 @@ def _random_segments(
     one = voxels + rng.uniform(-0.5, 0.5, voxels.shape)
     segments_mm = rng.standard_normal(one.shape)
     segments_mm *= length_mm / np.linalg.norm(segments_mm, axis=1, keepdims=True)
-    other = spaces.to_voxels(spaces.to_mm(one, affine) + segments_mm, affine)
+    other = spatial.to_voxels(spatial.to_mm(one, affine) + segments_mm, affine)
     return one, other
 
 
@@ -419,13 +419,13 @@ def _crossings(maps: Float32Array, one: FloatArray, other: FloatArray) -> FloatA
         middle = (white + rest) / 2
         is_white = _white_excess(maps, middle) > _WHITE_MARGIN
         white[is_white], rest[~is_white] = middle[is_white], middle[~is_white]
-    wm, gm, csf = interpolate.sample(maps, white)[0].T
+    wm, gm, csf = sampling.sample(maps, white)[0].T
     crossings: FloatArray = white[(csf <= gm) & (wm + gm + csf >= _MIN_TISSUE)]
     return crossings
 
 
 def _white_excess(maps: Float32Array, points_vox: FloatArray) -> Float32Array:
     """Return by how much white exceeds grey matter at points; 0 outside the image."""
-    wm, gm, _ = interpolate.sample(maps, points_vox)[0].T
+    wm, gm, _ = sampling.sample(maps, points_vox)[0].T
     excess: Float32Array = wm - gm
     return excess

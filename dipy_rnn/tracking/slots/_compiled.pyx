@@ -3,7 +3,7 @@
 """Kernels: a step of every slot, as in ``reference.py``.
 
 A slot goes through three phases: *forward* from the seed, *warm-up* over the reversed
-forward half back to the seed, *backward* from the seed. ``slots_compiled.py`` calls the
+forward half back to the seed, *backward* from the seed. ``slots/compiled.py`` calls the
 methods in their order.
 """
 

@@ -1,0 +1,17 @@
+"""From seeds to selected streamlines, for one subject or for many in parallel."""
+
+from dipy_rnn.pipeline.parallel import ENGINES, plan_workers, run_jobs
+from dipy_rnn.pipeline.seeding import Seeding, interface_seeds, slice_batches
+from dipy_rnn.pipeline.selection import TrackingCounts, show_progress, track_selected
+
+__all__ = [
+    "ENGINES",
+    "Seeding",
+    "TrackingCounts",
+    "interface_seeds",
+    "plan_workers",
+    "run_jobs",
+    "show_progress",
+    "slice_batches",
+    "track_selected",
+]

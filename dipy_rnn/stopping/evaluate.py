@@ -1,0 +1,218 @@
+"""Evaluate a stopping criterion at many points at a time.
+
+A criterion of your own can be evaluated at many points at a time: see
+:class:`BatchedStoppingCriterion`.
+"""
+
+from typing import Protocol, TypeGuard
+
+from dipy.tracking import stopping_criterion as dipy_criteria
+from dipy.tracking.stopping_criterion import StreamlineStatus
+import numpy as np
+
+from dipy_rnn._typing import AnyArray, FloatArray, IntArray, KeyArray
+from dipy_rnn.stopping.reasons import REASON_OF_STATUS, StopReason
+
+_STATUSES = " or ".join(
+    f"{status} ({StreamlineStatus(status).name})" for status in REASON_OF_STATUS
+)
+
+
+class StoppingCriterion(Protocol):
+    """A stopping criterion: any of DIPY's, or an object with the same method.
+
+    Examples
+    --------
+    >>> class AboveTheFloor:
+    ...     def check_point(self, point):
+    ...         return 1 if point[2] > 0 else 2  # StreamlineStatus
+    >>> points, reasons = np.array([[0, 0, 1.0], [0, 0, -1.0]]), np.zeros(2, np.int64)
+    >>> evaluate_criterion(AboveTheFloor(), points, reasons)
+    >>> [StopReason(reason).name for reason in reasons]
+    ['RUNNING', 'ENDPOINT']
+    """
+
+    def check_point(self, point: FloatArray) -> int:
+        """Return a value of ``StreamlineStatus`` for a point in voxel coordinates."""
+
+
+class BatchedStoppingCriterion(StoppingCriterion, Protocol):
+    """A stopping criterion that can be evaluated at many points at a time.
+
+    Several threads call it at the same time, so it must not hold a state.
+
+    Examples
+    --------
+    >>> class AboveTheFloor:
+    ...     draws_at_random = False
+    ...     def check_point(self, point):
+    ...         return 1 if point[2] > 0 else 2  # StreamlineStatus
+    ...     def check_points(self, points_vox, reasons):
+    ...         running = reasons == StopReason.RUNNING
+    ...         reasons[running & ~(points_vox[:, 2] > 0)] = StopReason.ENDPOINT
+    >>> points, reasons = np.array([[0, 0, 1.0], [0, 0, -1.0]]), np.zeros(2, np.int64)
+    >>> evaluate_criterion(AboveTheFloor(), points, reasons)
+    >>> [StopReason(reason).name for reason in reasons]
+    ['RUNNING', 'ENDPOINT']
+    """
+
+    #: Whether it draws at random. ``check_points`` then takes ``seed_keys`` and
+    #: ``point_numbers`` as well (:func:`evaluate_criterion`).
+    draws_at_random: bool
+
+    def check_points(
+        self, points_vox: FloatArray, reasons: IntArray, *draws: AnyArray
+    ) -> None:
+        """Replace RUNNING in ``reasons`` (N,) at the points (N, 3) where it ends."""
+
+
+def is_batched(criterion: StoppingCriterion) -> TypeGuard[BatchedStoppingCriterion]:
+    """Tell whether a criterion is to be evaluated by its ``check_points``.
+
+    It is not if a subclass, or the object itself, overrides only ``check_point``.
+
+    Parameters
+    ----------
+    criterion : StoppingCriterion
+
+    Returns
+    -------
+    answer : bool
+
+    Examples
+    --------
+    >>> from dipy_rnn.stopping import BinaryStoppingCriterion
+    >>> is_batched(BinaryStoppingCriterion(np.ones((2, 2, 2))))
+    True
+    """
+    if "check_point" in getattr(criterion, "__dict__", ()):
+        return False
+    for kind in type(criterion).__mro__:
+        if "check_points" in vars(kind):
+            return True
+        if "check_point" in vars(kind):
+            return False
+    return False
+
+
+def is_stateless(stopping_criterion: StoppingCriterion) -> bool:
+    """Tell whether a criterion's decisions do not depend on the order of the points.
+
+    This is true for any batched criterion, and for those of DIPY that do not draw at
+    random. Another criterion may hold a state, so
+    it is evaluated by one thread.
+
+    Parameters
+    ----------
+    stopping_criterion : dipy_rnn.stopping.StoppingCriterion
+
+    Returns
+    -------
+    answer : bool
+
+    Examples
+    --------
+    >>> from dipy_rnn.stopping import BinaryStoppingCriterion
+    >>> is_stateless(BinaryStoppingCriterion(np.ones((2, 2, 2))))
+    True
+    """
+    return is_batched(stopping_criterion) or type(stopping_criterion) in (
+        dipy_criteria.ThresholdStoppingCriterion,
+        dipy_criteria.BinaryStoppingCriterion,
+        dipy_criteria.ActStoppingCriterion,
+    )
+
+
+def evaluate_criterion(
+    stopping_criterion: StoppingCriterion,
+    points_vox: FloatArray,
+    reasons: IntArray,
+    seed_keys: KeyArray | None = None,
+    point_numbers: IntArray | None = None,
+) -> None:
+    """Evaluate a criterion at many points, in place.
+
+    A batched criterion, such as those of ``criteria.py``, gets all points in one call.
+    The kernels let other threads run meanwhile. Any other criterion, also a
+    subclass with its own ``check_point``, is evaluated point by point.
+
+    Parameters
+    ----------
+    stopping_criterion : dipy_rnn.stopping.StoppingCriterion
+        Any criterion of DIPY's or of this package, or an object with the same method.
+    points_vox : ndarray of shape (N, 3)
+        float64, C-contiguous.
+    reasons : ndarray of shape (N,)
+        int64 values of :class:`StopReason`. Only rows that are RUNNING are evaluated.
+        They stay RUNNING where tracking continues.
+    seed_keys : ndarray of shape (N,), optional
+        uint64, from :func:`dipy_rnn.stopping.seed_keys`: the key of each point's seed, for a criterion
+        that draws at random (``draws_at_random``). Without keys such a criterion is
+        evaluated point by point, and draws from DIPY's generator.
+    point_numbers : ndarray of shape (N,), optional
+        int64, together with ``seed_keys``: 1, 2, 3 .. in the forward half and
+        -1, -2 .. in the backward half.
+
+    Raises
+    ------
+    ValueError
+        If shapes or types of the arrays differ from the above, or the criterion
+        returns a value that is not a status of a point.
+
+    Examples
+    --------
+    >>> from dipy_rnn.stopping import BinaryStoppingCriterion
+    >>> criterion = BinaryStoppingCriterion(np.array([[[1]], [[0]]]))
+    >>> points = np.array([[0.0, 0, 0], [1.0, 0, 0], [2.0, 0, 0]])
+    >>> reasons = np.full(3, StopReason.RUNNING, dtype=np.int64)
+    >>> evaluate_criterion(criterion, points, reasons)
+    >>> [StopReason(r).name for r in reasons]
+    ['RUNNING', 'ENDPOINT', 'OUTSIDE_IMAGE']
+    """
+    _check_type(points_vox, "points_vox", "double")
+    _check_type(reasons, "reasons", "int64")
+    if points_vox.shape != (*reasons.shape, 3):
+        raise ValueError(
+            f"points_vox is of shape {points_vox.shape} and reasons of "
+            f"{reasons.shape}; give (N, 3) and (N,)."
+        )
+    if not reasons.flags.writeable:
+        raise ValueError("reasons is read-only; the results are written into it.")
+    if is_batched(stopping_criterion):
+        if not stopping_criterion.draws_at_random:
+            stopping_criterion.check_points(points_vox, reasons)
+            return
+        if seed_keys is not None:
+            shapes = [getattr(a, "shape", None) for a in (seed_keys, point_numbers)]
+            if shapes != [reasons.shape] * 2:
+                raise ValueError(
+                    f"seed_keys and point_numbers are of shapes {shapes[0]} and "
+                    f"{shapes[1]}; give both, of shape {reasons.shape}."
+                )
+            _check_type(seed_keys, "seed_keys", "uint64")
+            _check_type(point_numbers, "point_numbers", "int64")
+            stopping_criterion.check_points(
+                points_vox, reasons, seed_keys, point_numbers
+            )
+            return
+    check = stopping_criterion.check_point
+    for row in np.flatnonzero(reasons == StopReason.RUNNING):
+        status = check(points_vox[row])
+        try:
+            reasons[row] = REASON_OF_STATUS[int(status)]
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"{type(stopping_criterion).__name__}.check_point returned {status!r} "
+                f"at {points_vox[row].tolist()} (voxels); {_STATUSES} is needed."
+            ) from None
+
+
+def _check_type(array: object, name: str, dtype: str) -> None:
+    if (
+        not isinstance(array, np.ndarray)
+        or array.dtype != dtype
+        or not array.flags.c_contiguous
+    ):
+        raise ValueError(
+            f"{name} is no C-contiguous array of type {dtype}; convert it."
+        )

@@ -1,0 +1,244 @@
+"""Streamlines for LocalTracking: of one seed on demand, or of many in advance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dipy_rnn import sampling, stopping
+from dipy_rnn._typing import FloatArray
+from dipy_rnn.model import Predictor
+from dipy_rnn.stopping import StoppingCriterion, StopReason
+from dipy_rnn.tracking import engine
+from dipy_rnn.tracking.config import TrackingConfig
+from dipy_rnn.tracking.records import Streamline
+from dipy_rnn.tracking.seed_queue import SeedQueue
+
+# Number of seeds that are tracked in advance.
+_AHEAD = 4096
+
+
+@dataclass(frozen=True)
+class Task:
+    """The settings of a LocalTracking, for every streamline.
+
+    Two tasks are equal if their streamlines are.
+
+    Parameters
+    ----------
+    stopping_criterion : dipy_rnn.stopping.StoppingCriterion
+    step_vox : tuple of 3 float
+        The step along each voxel axis, in voxels.
+    max_angle : float
+        Largest angle between two steps, in degrees.
+    max_half_points : int
+        Largest number of points of one half, the seed included.
+    unidirectional : bool
+        Omit the backward half.
+    random_seed : int
+        For criteria that draw at random by keys.
+
+    Examples
+    --------
+    >>> criterion = stopping.BinaryStoppingCriterion(np.ones((2, 2, 2)))
+    >>> Task(criterion, (0.5, 0.5, 0.5), 60, 501, False, 0).config(None).max_points
+    1002
+    """
+
+    stopping_criterion: StoppingCriterion
+    step_vox: tuple[float, ...]
+    max_angle: float
+    max_half_points: int
+    unidirectional: bool
+    random_seed: int
+
+    def config(self, warm_up_points: int | None) -> TrackingConfig:
+        """Return the settings for the engine, in voxels.
+
+        Parameters
+        ----------
+        warm_up_points : int or None
+            ``replay_points`` of the model's metadata.
+
+        Returns
+        -------
+        config : TrackingConfig
+        """
+        config = TrackingConfig.of(
+            np.eye(4),
+            step_size=1.0,
+            max_angle=self.max_angle,
+            max_points=2 * self.max_half_points,
+            max_half_points=self.max_half_points,
+            warm_up_points=warm_up_points,
+            unidirectional=self.unidirectional,
+            random_seed=self.random_seed,
+        )
+        return replace(config, step_vox=np.array(self.step_vox))
+
+
+class LookAhead:
+    """First directions and streamlines of the next seeds, computed in advance.
+
+    First directions are computed when LocalTracking requests those of a seed. All
+    streamlines are tracked when it requests the first one of them. A seed or a direction
+    that was not foreseen is tracked on demand.
+
+    Parameters
+    ----------
+    predictor : dipy_rnn.model.Predictor
+    seeds_mm : ndarray of shape (N, 3)
+        In the order in which LocalTracking gets them.
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        seeds_mm: FloatArray,
+        affine: FloatArray,
+    ) -> None:
+        # LocalTracking's arithmetic, so that seeds agree to the last digit.
+        inverse = np.linalg.inv(affine)
+        linear, offset = inverse[:3, :3], inverse[:3, 3]
+        self._predictor = predictor
+        self._seeds_vox = np.array(
+            [np.dot(linear, s) + offset for s in seeds_mm]
+        ).reshape(-1, 3)
+        self._next = 0
+        # The keys are the bytes of the seed, or of the seed and the tangent.
+        self._directions: dict[bytes, FloatArray] = {}
+        self._streamlines: dict[tuple[bytes, bytes], Streamline] = {}
+        self._task: Task | None = None
+
+    def first_directions(self, seed: FloatArray) -> FloatArray | None:
+        """Return the first directions of a seed. None if it was not foreseen."""
+        if seed.tobytes() not in self._directions:
+            self._find(seed)
+        return self._directions.get(seed.tobytes())
+
+    def _find(self, seed: FloatArray) -> None:
+        """Compute the first directions of this seed and of the next ones."""
+        (places,) = np.nonzero((self._seeds_vox == seed).all(axis=1))
+        if len(places):
+            # The next seed of this value, or the first one if LocalTracking restarts.
+            later = places[places >= self._next]
+            start = later[0] if len(later) else places[0]
+            self._next = start + _AHEAD
+            seeds_vox = self._seeds_vox[start : self._next]
+            found = self._predictor.first_directions(seeds_vox, sampling.MAX_PEAKS)
+            self._directions = {
+                seed.tobytes(): without_zeros(directions)
+                for seed, directions in zip(seeds_vox, found)
+            }
+            self._task = None
+
+    def streamline(
+        self, seed: FloatArray, tangent: FloatArray, task: Task, caller: object
+    ) -> Streamline | None:
+        """Return the streamline of a seed. None if it was not foreseen."""
+        if seed.tobytes() not in self._directions:
+            return None
+        if not stopping.is_stateless(task.stopping_criterion):
+            return None
+        if task != self._task:
+            self._task = task
+            max_cross = getattr(caller, "max_cross", None)
+            starts = [
+                (np.frombuffer(seed), unit_direction(direction))
+                for seed, directions in self._directions.items()
+                for direction in directions[:max_cross]
+            ]
+            keys = [(seed.tobytes(), tangent.tobytes()) for seed, tangent in starts]
+            seeds_vox, tangents = np.array(starts).reshape(-1, 2, 3).swapaxes(0, 1)
+            lines = track_task(self._predictor, seeds_vox, tangents, task)
+            self._streamlines = dict(zip(keys, lines))
+        return self._streamlines.get((seed.tobytes(), tangent.tobytes()))
+
+
+def track_task(
+    predictor: Predictor, seeds_vox: FloatArray, tangents: FloatArray, task: Task
+) -> list[Streamline]:
+    """Track one streamline for each seed.
+
+    Parameters
+    ----------
+    predictor : dipy_rnn.model.Predictor
+    seeds_vox : ndarray of shape (N, 3)
+    tangents : ndarray of shape (N, 3)
+        First directions along the voxel axes.
+    task : Task
+
+    Returns
+    -------
+    lines : list of Streamline
+        Their points are in voxel coordinates. The streamline of a seed outside of the
+        image is the seed alone.
+    """
+    config = task.config(predictor.model.metadata.replay_points)
+    queue = SeedQueue(predictor, seeds_vox, config.affine, tangents)
+    lines = [
+        Streamline(seed[None], i, seed, StopReason.OUTSIDE_IMAGE, StopReason.RUNNING)
+        for i, seed in enumerate(seeds_vox)
+    ]
+    for line in engine.run(
+        predictor,
+        task.stopping_criterion,
+        queue,
+        config,
+        nbr_threads=predictor.nbr_threads,
+    ):
+        lines[line.seed_index] = line
+    return lines
+
+
+def without_zeros(directions: FloatArray) -> FloatArray:
+    """Drop rows of zeros, which mean that there is no direction.
+
+    Parameters
+    ----------
+    directions : ndarray of shape (N, 3)
+
+    Returns
+    -------
+    directions : ndarray of shape (K, 3)
+
+    Examples
+    --------
+    >>> without_zeros(np.array([[1.0, 0, 0], [0, 0, 0]])).tolist()
+    [[1.0, 0.0, 0.0]]
+    """
+    kept: FloatArray = directions[directions.any(axis=1)]
+    return kept
+
+
+def unit_direction(direction: FloatArray) -> FloatArray:
+    """Return a direction with length 1.
+
+    Parameters
+    ----------
+    direction : ndarray of shape (3,)
+
+    Returns
+    -------
+    direction : ndarray of shape (3,)
+
+    Raises
+    ------
+    ValueError
+        If it is not finite, or has length zero.
+
+    Examples
+    --------
+    >>> unit_direction(np.array([0.0, 0, 2])).tolist()
+    [0.0, 0.0, 1.0]
+    """
+    direction = np.array(direction, dtype=float)
+    length = np.linalg.norm(direction)
+    if not (np.isfinite(length) and length > 0):
+        raise ValueError(
+            f"direction is {direction}; a finite vector of length 1 is needed."
+        )
+    return direction / length

@@ -1,0 +1,1 @@
+"""Groups of slots: a slot holds one streamline, and all slots advance together."""
