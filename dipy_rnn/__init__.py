@@ -7,6 +7,8 @@ a command, are therefore quick and do not import torch.
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
+from dipy_rnn import _moved
+
 if TYPE_CHECKING:  # the same names as in _HOME_OF, for type checkers and editors
     from dipy_rnn.model import load_model as load_model
     from dipy_rnn.model import shipped_models as shipped_models
@@ -29,6 +31,8 @@ _HOME_OF = {
 }
 
 __all__ = ["__version__", *_HOME_OF]
+
+_moved.install()
 
 
 def __getattr__(name: str) -> object:

@@ -27,7 +27,7 @@ ROWS = [
     {"stopping", "model"},
     {"sampling"},
     {"spatial"},
-    {"_atomic", "_checks", "_dipy_compat", "_interp", "_threads", "_typing"},
+    {"_atomic", "_checks", "_dipy_compat", "_interp", "_moved", "_threads", "_typing"},
 ]
 ROW_OF = {folder: row for row, folders in enumerate(ROWS) for folder in folders}
 

@@ -16,6 +16,7 @@ their own paths: tracking needs torch.
 Streamlines are arrays of shape (M, 3) in mm (RAS+).
 """
 
+from dipy_rnn._moved import find_moved
 from dipy_rnn.evaluation.bundles import KnownBundle, known_bundles, shape_similarity
 from dipy_rnn.evaluation.distances import (
     agreement,
@@ -80,3 +81,7 @@ __all__ = [
     "visits",
     "weighted_dice",
 ]
+
+
+def __getattr__(name: str) -> object:
+    return find_moved(__name__, name)

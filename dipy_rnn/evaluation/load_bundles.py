@@ -96,7 +96,8 @@ def load_truth(
         If a file cannot be read, lies on another grid or holds no valid labels, or a
         bundle has no voxel. The message names the file.
     """
-    from dipy_rnn.evaluation.bundles import KnownBundle, round_labels
+    from dipy_rnn.evaluation.bundles import KnownBundle
+    from dipy_rnn.evaluation.volumes import round_labels
 
     if not bundle_paths and label_path is None:
         return {}, None

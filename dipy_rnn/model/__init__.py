@@ -1,5 +1,6 @@
 """Models: networks, their files, and their predictions on a feature volume."""
 
+from dipy_rnn._moved import find_moved
 from dipy_rnn.model.architectures import (
     ARCHITECTURES,
     Network,
@@ -42,3 +43,7 @@ __all__ = [
     "shipped_models",
     "untrained",
 ]
+
+
+def __getattr__(name: str) -> object:
+    return find_moved(__name__, name)

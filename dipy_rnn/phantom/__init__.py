@@ -1,5 +1,6 @@
 """Simulated bundles whose true streamlines, peaks, fODF and signal are known."""
 
+from dipy_rnn._moved import find_moved
 from dipy_rnn.phantom.bundles import Ball, Bundle
 from dipy_rnn.phantom.phantom import Phantom
 from dipy_rnn.phantom.worlds import (
@@ -16,3 +17,7 @@ __all__ = [
     "crossing_phantom",
     "random_phantom",
 ]
+
+
+def __getattr__(name: str) -> object:
+    return find_moved(__name__, name)

@@ -4,6 +4,7 @@ Without matplotlib, jinja2 and plotly (``pip install dipy_rnn[viz]``) this packa
 be imported. A function that needs one of them raises ImportError when it is called.
 """
 
+from dipy_rnn._moved import find_moved
 from dipy_rnn.report.charts import draw_distances, draw_lengths, draw_shares_within
 from dipy_rnn.report.difference import Difference
 from dipy_rnn.report.page import write_report
@@ -33,3 +34,7 @@ __all__ = [
     "save_picture",
     "write_report",
 ]
+
+
+def __getattr__(name: str) -> object:
+    return find_moved(__name__, name)

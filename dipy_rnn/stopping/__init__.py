@@ -1,5 +1,6 @@
 """Where streamlines end: reasons, stopping criteria, and tissues."""
 
+from dipy_rnn._moved import find_moved
 from dipy_rnn.stopping.criteria import (
     ActStoppingCriterion,
     BinaryStoppingCriterion,
@@ -35,3 +36,7 @@ __all__ = [
     "make_criterion",
     "seed_keys",
 ]
+
+
+def __getattr__(name: str) -> object:
+    return find_moved(__name__, name)

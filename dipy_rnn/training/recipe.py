@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from dipy_rnn._checks import check_numbers
+from dipy_rnn._moved import find_moved
 from dipy_rnn.model import ARCHITECTURES, ModelMetadata, Network, architecture_of
 from dipy_rnn.training.sequences import InputNoise, TargetRule
 from dipy_rnn.training.target_rules import blend, largest_ahead, peak_along
@@ -222,3 +223,7 @@ def describe(
             },
         },
     )
+
+
+def __getattr__(name: str) -> object:
+    return find_moved(__name__, name)

@@ -16,6 +16,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from dipy_rnn import _checks, sampling, spatial
+from dipy_rnn._moved import find_moved
 from dipy_rnn._typing import Float32Array, FloatArray, IntArray
 from dipy_rnn.spatial import frames
 from dipy_rnn.training.subjects import TrainingSubject
@@ -367,3 +368,7 @@ def _correlated_noise(
         noise[i] = kept * noise[i - 1] + np.sqrt(1 - kept**2) * noise[i]
     exists = np.arange(len(noise)) < lengths[:, None]
     return noise.transpose(1, 0, 2)[exists]
+
+
+def __getattr__(name: str) -> object:
+    return find_moved(__name__, name)
