@@ -126,8 +126,9 @@ def _entries(content: bytes) -> dict[str, bytes]:
             if name in entries:
                 raise ModelFileError(f"it has two entries {name!r}")
             with archive.open(entry) as file:
-                # Reads no more than the listed size, and compares the checksum.
-                entries[name] = file.read(entry.file_size)
+                # zipfile returns no more than the listed size. It compares the checksum
+                # only if it is asked for more than that.
+                entries[name] = file.read(entry.file_size + 1)
             if len(entries[name]) != entry.file_size:
                 raise ModelFileError(f"its entry {name!r} is cut short")
     return entries
