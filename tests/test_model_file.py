@@ -190,7 +190,7 @@ class Shaky(Straight):
         return features * self.weight + 0.1 * state[0, :, :1], state
 
 
-def test_a_new_architecture_is_registered_in_one_line(tmp_path, monkeypatch):
+def test_an_architecture_without_a_kernel_runs_as_torchscript(tmp_path, monkeypatch):
     path = tmp_path / "shaky.pt"
     with pytest.raises(ModelFileError, match="architecture is 'shaky'; 'moving_frame'"):
         replace(RAW, architecture="shaky")
