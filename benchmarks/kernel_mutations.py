@@ -1,8 +1,8 @@
-"""Change one thing at a time in the kernels, and see whether their tests notice.
+"""Change one token at a time in the kernels, and run their tests.
 
-What mutmut does for Python (`make mutation`). A mutant that no test notices is printed:
-it says the same in other words, or a test is missing. Mutants are drawn at random, for
-each one has to be compiled: some 20 s a mutant.
+This is what mutmut does for Python (`make mutation`). A mutant for which all tests pass
+is printed. Either it is equivalent to the original, or a test is missing. Each mutant is
+compiled, which takes about 20 s. Mutants are therefore drawn at random.
 
     python benchmarks/kernel_mutations.py --mutants 100
 """
@@ -19,11 +19,17 @@ import tempfile
 import tokenize
 
 ROOT = Path(__file__).parents[1]
+# Names of test files, in any folder of tests, by kernel.
 TESTS = {
-    "_interp": ("test_interpolate.py", "test_peaks.py", "test_network.py"),
-    "_network": ("test_network.py",),
-    "_slots": ("test_engine.py",),
-    "_stopping": ("test_stopping.py",),
+    "_interp": (
+        "test_interpolate.py",
+        "test_rotation.py",
+        "test_peaks.py",
+        "test_moving_frame_kernel.py",
+    ),
+    "model/_moving_frame": ("test_moving_frame_kernel.py",),
+    "stopping/_criteria": ("test_stopping.py",),
+    "tracking/_slots": ("test_engine.py",),
 }
 OTHER_OPERATORS = {
     "<": "<=",
@@ -52,8 +58,8 @@ OTHER_OPERATORS = {
 }
 
 
-def other(token):
-    """Return what stands there instead, or None."""
+def replacement(token):
+    """Return the text that replaces a token, or None."""
     if token.type == tokenize.NUMBER:
         if token.string.isdecimal():
             return str(int(token.string) + 1)
@@ -69,12 +75,12 @@ def mutants_of(source):
     lines = source.splitlines(keepends=True)
     found = []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        instead = other(token)
+        instead = replacement(token)
         if instead is None:
             continue
         row, start = token.start
         line = lines[row - 1]
-        # Declarations: a pointer is no product.
+        # Declarations are left out, as the * of a pointer is not a product.
         if line.lstrip().startswith(("cdef", "ctypedef", "const")):
             continue
         changed = line[:start] + instead + line[token.end[1] :]
@@ -84,7 +90,7 @@ def mutants_of(source):
 
 
 def run(command, folder, timeout_s):
-    """Run a command in a folder; True if it succeeds in time."""
+    """Run a command in a folder. Return True if it succeeds in time."""
     try:
         result = subprocess.run(
             command,
@@ -100,7 +106,7 @@ def run(command, folder, timeout_s):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mutants", type=int, default=100, help="how many")
+    parser.add_argument("--mutants", type=int, default=100, help="number of mutants")
     parser.add_argument("--random_seed", type=int, default=1)
     parser.add_argument("--kernels", nargs="+", default=[*TESTS], choices=[*TESTS])
     arguments = parser.parse_args()
@@ -125,15 +131,21 @@ def main():
         build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
         if not run(build, folder, 600):
             raise SystemExit("The kernels cannot be compiled.")
-        shutil.copytree(folder / "dipy_rnn", folder / "whole")
+        shutil.copytree(folder / "dipy_rnn", folder / "original")
         pytest = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
         for kernel, row, before, after, source in drawn:
             if tally.total() - tally["not compiled"] == arguments.mutants:
                 break
-            # All as it was, times as well: only the mutant is compiled.
-            shutil.copytree(folder / "whole", folder / "dipy_rnn", dirs_exist_ok=True)
+            # Restore files and their times, so that only the mutant is compiled.
+            shutil.copytree(
+                folder / "original", folder / "dipy_rnn", dirs_exist_ok=True
+            )
             (folder / "dipy_rnn" / f"{kernel}.pyx").write_text(source)
-            test = pytest + [f"tests/{name}" for name in TESTS[kernel]]
+            test = pytest + [
+                str(path)
+                for name in TESTS[kernel]
+                for path in (folder / "tests").rglob(name)
+            ]
             if not run(build, folder, 600):
                 fate = "not compiled"
             elif run(test, folder, 600):

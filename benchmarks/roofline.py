@@ -1,19 +1,18 @@
-"""Speed limits of this machine: ``python benchmarks/roofline.py FOLDER/canon61``.
+"""Bounds of the speed on this machine: ``python benchmarks/roofline.py FOLDER/canon61``.
 
-The folder is as for speed.py; without it, a simulated scan is used. There are three
-tables. A row is one evaluation of the network for one streamline.
+The folder is the same as for speed.py. It is optional. There are three tables.
 
-* Rates of the machine: large float32 matrix products, the products of the network for a
-  batch of rows, and copies of large arrays (bytes read and bytes written).
-* Cost of a row on one thread: counted operations, and nanoseconds. The pieces are the
-  sampling, the rotation into the moving frame, the network, the first directions of the
-  seeds, and the rest. Sampling and rotation are timed alone, on points of streamlines.
-  The time of the network is that of `Predictor.next_direction` minus these two. The
-  rest is the time of `track` minus all other pieces. The bound is the time that the
-  operations need at the rate of the large product, or that the bytes need at the rate
-  of the copy, whichever is longer. Sampling can be faster than its bound, since some of
-  the bytes are in the caches.
-* Rows per second of all of `track`, and their bounds, with one thread and with all.
+* The machine: rates of large float32 matrix products, of the network's products with a
+  batch of rows, and of copies of large arrays (bytes read and bytes written).
+* One row, on one thread. A row is one prediction for one streamline. The table gives
+  operations and nanoseconds of sampling, rotation into the moving frame, network, first
+  directions of the seeds, and the rest. Sampling and rotation are timed alone, on a
+  batch of points on streamlines. The network is what `HiddenStates.predict` takes beyond
+  them. The rest is what `track` takes beyond all of these. The bound is the time of the
+  operations at the rate of the large product, or of the bytes at the rate of the copy,
+  whichever is longer. Sampling can be faster than its bound, as some of its bytes are in
+  the caches.
+* Rows per second of `track` as a whole, and the bounds, with one thread and with all.
 """
 
 import argparse
@@ -36,7 +35,8 @@ from speed import (
 )
 import torch
 
-from dipy_rnn import _threads, load_model, sampling, spatial
+from dipy_rnn import load_model, sampling, spatial
+from dipy_rnn._threads import count_threads
 from dipy_rnn.model import Predictor
 from dipy_rnn.spatial import frames
 from dipy_rnn.tracking import track
@@ -58,15 +58,15 @@ def copy_rate():
 
 
 def operations(order, shapes):
-    """Count the floating-point operations and the bytes of a row.
+    """Count float operations and bytes of a row.
 
-    The bytes are those of the eight voxels around the point. All other data, including
-    the weights, are small enough to stay in the caches.
+    The bytes are those of the eight voxels around the point. Everything else, also the
+    weights, is small enough to stay in the caches.
 
     Returns
     -------
     counts : dict
-        Operations and bytes by name of the piece.
+        Operations and bytes, by the name of the part.
     """
     n = (order + 1) * (order + 2) // 2
     # Eight products and seven sums for each coefficient, then a square, a sum and a
@@ -74,10 +74,10 @@ def operations(order, shapes):
     sampling = (8 + 7 + 3) * n
     # Three rotations about z: each pair of +m and -m takes four products and two sums.
     pairs = sum(range(2, order + 1, 2))
-    # Two quarter turns about x: sparse matrices, with a product and a sum per entry.
+    # Two quarter turns about x: sparse matrices, a product and a sum for each entry.
     quarter = np.array([[[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]])
-    turned = sampling.rotate(np.eye(n), np.repeat(quarter, n, axis=0))
-    entries = np.count_nonzero(np.abs(turned) > 1e-5)
+    rotated = sampling.rotate(np.eye(n), np.repeat(quarter, n, axis=0))
+    entries = np.count_nonzero(np.abs(rotated) > 1e-5)
     return {
         "sampling": (sampling, 8 * 4 * n),
         "rotation": (3 * 6 * pairs + 2 * 2 * entries, 0),
@@ -86,7 +86,7 @@ def operations(order, shapes):
 
 
 def batch(case, model):
-    """Return points (voxels) and frames, one of each on many streamlines."""
+    """Return points in voxel coordinates, one on each streamline, and frames there."""
     rng = np.random.default_rng(0)
     points, tangents = [], []
     seeds = case.jittered(2 * BATCH_SIZE)
@@ -101,32 +101,36 @@ def batch(case, model):
     return spatial.to_voxels(points, case.affine), frames.from_tangents(tangents, axes)
 
 
-def seconds_of_pieces(case, model):
-    """Return times in seconds.
+def seconds_of_parts(case, model):
+    """Return the seconds of the parts.
 
-    Per row: sampling, sampling with rotation, the next direction. In total: the first
-    directions of all seeds.
+    Returns
+    -------
+    sampled, rotated, predicted : float
+        For one row: sampling, the same with rotation, and a prediction.
+    first_directions : float
+        For all seeds.
     """
     loaded = load_model(model)
     points, frame = batch(case, model)
     data, axes = loaded.features(case.features), spatial.axes(case.affine)
-    propagator = Predictor(case.features, loaded, axes, case.max_angle, 1)
-    states = propagator.states(len(points))
+    predictor = Predictor(case.features, loaded, axes, 1)
+    states = predictor.states(len(points))
     torch.set_num_threads(1)
     calls = (
         lambda: sampling.sample(data, points, normalise=True),
         lambda: sampling.sample(
             data, points, frame, handedness=spatial.handedness(axes), normalise=True
         ),
-        lambda: propagator.turn(points, frame, states),
+        lambda: states.predict(points, frame),
     )
     seeds_vox = spatial.to_voxels(case.seeds, case.affine)
-    found, _ = timed(lambda: propagator.first_directions(seeds_vox, 1))
+    found, _ = timed(lambda: predictor.first_directions(seeds_vox, 1))
     return *(seconds_of(call) / len(points) for call in calls), found
 
 
 def seconds_of_track(case, model, threads):
-    """Return the time of tracking in seconds, and the number of rows."""
+    """Return the seconds of the whole tracking, and the number of rows."""
     options = rnn_options(case, model) | {"nbr_threads": threads}
 
     def call(seeds=case.seeds):
@@ -142,7 +146,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("head", type=Path, nargs="?", help="default: a simulated scan")
+    parser.add_argument("head", type=Path, nargs="?", help="a simulated scan if absent")
     parser.add_argument("--work", type=Path, default=Path("real_data"))
     parser.add_argument("--model", default="default", help="name or file")
     parser.add_argument("--n_seeds", type=int, default=5000)
@@ -151,7 +155,7 @@ def main():
     print(machine())
     case, model = Case(arguments), arguments.model
     shapes = matrices(network(model))
-    counts = sorted({1, _threads.count_threads(0)})
+    counts = sorted({1, count_threads(0)})
 
     flops, copied, lines = {}, {}, []
     for n in counts:
@@ -169,7 +173,7 @@ def main():
         [(a, b, *(x and number(x / 1e9) for x in rates)) for a, b, *rates in lines],
     )
 
-    sampled, turned, asked, found = seconds_of_pieces(case, model)
+    sampled, rotated, predicted, found = seconds_of_parts(case, model)
     whole = {}
     for n in counts:
         seconds, n_rows = seconds_of_track(case, model, n)
@@ -179,10 +183,10 @@ def main():
     needed["all"] = tuple(map(sum, zip(*needed.values())))
     taken = {
         "sampling": sampled,
-        "rotation": turned - sampled,
-        "network": asked - turned,
+        "rotation": rotated - sampled,
+        "network": predicted - rotated,
         "first directions": found / n_rows,
-        "rest": whole[1] - asked - found / n_rows,
+        "rest": whole[1] - predicted - found / n_rows,
         "all": whole[1],
     }
     lines = []
@@ -200,7 +204,7 @@ def main():
             )
         )
     print_markdown(
-        ("piece", "operations a row", "bytes a row", "ns", "bound, ns", "share"), lines
+        ("part", "operations a row", "bytes a row", "ns", "bound, ns", "share"), lines
     )
     lines = []
     for n in counts:

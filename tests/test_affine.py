@@ -1,4 +1,4 @@
-"""Affines, against grids whose coordinates can be read off."""
+"""Affines, against grids whose coordinates are known."""
 
 import re
 
@@ -12,13 +12,13 @@ from dipy_rnn import spatial
 LAS = np.array([[-2.0, 0, 0, 90], [0, 3, 0, -120], [0, 0, 4, 5], [0, 0, 0, 1]])
 
 
-def test_a_voxel_is_where_the_header_says():
+def test_voxel_centres_are_where_the_affine_says():
     assert_array_equal(spatial.to_mm([[0, 0, 0], [10, 20, 1]], LAS)[1], [70, -60, 9])
     assert_array_equal(spatial.to_voxels([90, -120, 5], LAS), [0, 0, 0])
     assert_allclose(spatial.to_voxels([[70, -60, 9]], LAS), [[10, 20, 1]])
 
 
-def test_half_a_voxel_before_the_first_centre_the_image_begins():
+def test_the_image_begins_half_a_voxel_before_the_first_centre():
     assert_array_equal(spatial.to_mm([-0.5, -0.5, -0.5], LAS), [91, -121.5, 3])
 
 
@@ -33,7 +33,7 @@ def test_voxels_and_mm_are_inverse_on_an_oblique_anisotropic_grid(
     assert_allclose(spatial.to_voxels(points_mm, affine), points_vox, atol=1e-10)
 
 
-def test_one_voxel_along_an_axis_is_its_size_along_its_direction(oblique_affine):
+def test_one_voxel_along_an_axis_is_its_size_in_mm_along_the_unit_axis(oblique_affine):
     affine = oblique_affine(-1.0)
     assert_allclose(spatial.voxel_sizes(affine), [1.5, 2, 3])
     for i in range(3):
@@ -44,7 +44,7 @@ def test_one_voxel_along_an_axis_is_its_size_along_its_direction(oblique_affine)
 
 
 @pytest.mark.parametrize("handedness", [1.0, -1.0])
-def test_axes_are_orthonormal_and_know_their_handedness(oblique_affine, handedness):
+def test_axes_are_orthonormal_and_keep_the_handedness(oblique_affine, handedness):
     affine = oblique_affine(handedness)
     axes = spatial.axes(affine)
     assert_allclose(axes.T @ axes, np.eye(3), atol=1e-12)
@@ -61,7 +61,7 @@ def test_handedness_is_that_of_the_storage_order(cube_rotations):
         assert spatial.handedness(affine) == -1.0
 
 
-def test_a_good_affine_comes_back_as_float64(oblique_affine):
+def test_a_valid_affine_is_returned_as_float64(oblique_affine):
     for affine in (LAS, oblique_affine(), oblique_affine().astype(np.float32)):
         checked = spatial.check_affine(affine)
         assert checked.dtype == np.float64
@@ -86,7 +86,28 @@ def changed(row, column, value):
         (changed(3, 0, 5.0), "dwi.nii ends in the row"),
     ],
 )
-def test_bad_affines_are_refused_in_one_line_by_name(affine, message):
+def test_invalid_affines_are_refused_in_one_line_by_name(affine, message):
     with pytest.raises(ValueError, match=re.escape(message)) as refusal:
         spatial.check_affine(affine, "dwi.nii")
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (1e-7, "voxels of 1e-07 mm"),
+        (1e7, r"holds 1e\+07; up to 1e\+06 mm is allowed"),
+        (1e200, "up to 1e"),
+    ],
+)
+def test_voxels_too_small_or_too_large_for_a_brain_are_refused(scale, message):
+    with pytest.raises(ValueError, match=f"fa.nii.*{message}"):
+        spatial.check_affine(np.diag([scale, scale, scale, 1.0]), "fa.nii")
+
+
+def test_shear_of_small_voxels_is_refused_too():
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.5
+    for size in (1.0, 1e-3, 1e-5):
+        with pytest.raises(ValueError, match="shear"):
+            spatial.check_affine(sheared * [size, size, size, 1])

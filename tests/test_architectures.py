@@ -1,4 +1,4 @@
-"""Networks, against steps computed by hand and turns that must not matter."""
+"""Networks, against steps computed by hand and rotations that must have no effect."""
 
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
@@ -6,12 +6,19 @@ import pytest
 import torch
 
 from dipy_rnn import sampling
-from dipy_rnn.model import ARCHITECTURES, Cai2023, MovingFrameGRU, architecture_of
+from dipy_rnn.model import (
+    ARCHITECTURES,
+    Cai2023,
+    ModelMetadata,
+    MovingFrameGRU,
+    architecture_of,
+    untrained,
+)
 from dipy_rnn.model.moving_frame import newton_slopes
 from dipy_rnn.training.sequences import Batch
 from dipy_rnn.training.state import predict
 
-both = pytest.mark.parametrize(
+every_network = pytest.mark.parametrize(
     "build",
     [
         lambda: MovingFrameGRU(order=4, hidden=8),
@@ -23,7 +30,7 @@ both = pytest.mark.parametrize(
 
 
 def randomised(module, seed=0):
-    """Give every weight of a module a value that is not zero."""
+    """Set every weight of a module to a random value."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -39,42 +46,44 @@ def random_inputs(n, channels=15, seed=0):
 
 
 def ahead(n):
+    """Return n directions straight ahead."""
     return torch.tensor([[0.0, 0.0, 1.0]]).repeat(n, 1)
 
 
 def normalised(coeffs):
+    """Return rows of unit power as a tensor."""
     coeffs = np.asarray(coeffs, np.float32)
     return torch.from_numpy(coeffs / np.linalg.norm(coeffs, axis=1, keepdims=True))
 
 
 @torch.no_grad()
 def walk(module, features, directions):
-    """Step through sequences (T, n, C) one point at a time; answers (T, n, 3)."""
-    state, answers = module.init_state(features.shape[1]), []
-    for seen, incoming in zip(features, directions, strict=True):
-        answer, state = module(seen, incoming, state)
-        answers.append(answer)
-    return torch.stack(answers)
+    """Step through sequences (T, n, C) point by point; return directions (T, n, 3)."""
+    state, returned = module.init_state(features.shape[1]), []
+    for row, incoming in zip(features, directions, strict=True):
+        direction, state = module(row, incoming, state)
+        returned.append(direction)
+    return torch.stack(returned)
 
 
 # The contract
 
 
-@both
-def test_a_fresh_state_is_zeros_and_answers_are_unit_vectors(build):
+@every_network
+def test_a_fresh_state_is_zeros_and_directions_are_unit_vectors(build):
     module = randomised(build())
     state = module.init_state(5)
     assert state.shape == (module.layers, 5, module.hidden)
     assert not state.any()
     with torch.no_grad():
-        answer, after = module(*random_inputs(5), state)
-    assert answer.shape == (5, 3) and answer.dtype == torch.float32
+        direction, after = module(*random_inputs(5), state)
+    assert direction.shape == (5, 3) and direction.dtype == torch.float32
     assert after.shape == state.shape and after.abs().min() > 0
-    assert_allclose(answer.norm(dim=1), 1, rtol=1e-5)
+    assert_allclose(direction.norm(dim=1), 1, rtol=1e-5)
 
 
-@both
-def test_a_state_goes_in_and_is_not_written_on(build):
+@every_network
+def test_the_state_that_is_given_is_used_and_not_changed(build):
     module = randomised(build())
     state = torch.rand_like(module.init_state(3))
     before = state.clone()
@@ -87,8 +96,8 @@ def test_a_state_goes_in_and_is_not_written_on(build):
     assert not np.allclose(first, other, atol=1e-3)
 
 
-@both
-def test_a_row_does_not_know_its_neighbours(build):
+@every_network
+def test_a_row_does_not_depend_on_the_other_rows(build):
     module = randomised(build())
     features = torch.stack([random_inputs(6, seed=t)[0] for t in range(4)])
     directions = torch.stack([random_inputs(6, seed=t)[1] for t in range(4)])
@@ -98,8 +107,8 @@ def test_a_row_does_not_know_its_neighbours(build):
         assert_allclose(alone[:, 0], together[:, i], atol=1e-5)
 
 
-@both
-def test_packed_sequences_are_stepped_through_point_by_point(build):
+@every_network
+def test_packed_sequences_give_the_same_directions_as_point_by_point(build):
     module = randomised(build())
     lengths = [4, 3, 1]
     features = torch.stack([random_inputs(3, seed=t)[0] for t in range(4)])
@@ -118,8 +127,8 @@ def test_packed_sequences_are_stepped_through_point_by_point(build):
     assert_allclose(packed, walk(module, features, directions)[alive], atol=1e-5)
 
 
-@both
-def test_a_scripted_network_is_the_same_network(build):
+@every_network
+def test_a_scripted_network_gives_the_same_directions(build):
     module = randomised(build())
     scripted = torch.jit.script(module)
     features = torch.stack([random_inputs(3, seed=t)[0] for t in range(4)])
@@ -134,7 +143,7 @@ def test_a_scripted_network_is_the_same_network(build):
 # The moving frame
 
 
-def test_answers_turn_with_the_roll_of_the_frame_at_every_step():
+def test_directions_rotate_with_the_roll_of_the_frame_at_every_step():
     module = randomised(MovingFrameGRU(order=8, hidden=16, layers=2))
     rng = np.random.default_rng(0)
     n, n_steps = 20, 5
@@ -143,20 +152,20 @@ def test_answers_turn_with_the_roll_of_the_frame_at_every_step():
     c, s, zero = np.cos(roll), np.sin(roll), np.zeros_like(roll)
     frames = np.array([[c, s, zero], [-s, c, zero], [zero, zero, zero + 1]])
     frames = np.ascontiguousarray(np.moveaxis(frames, 2, 0))
-    seen = normalised(coeffs).reshape(n_steps, n, 45)
+    features = normalised(coeffs).reshape(n_steps, n, 45)
     rolled = normalised(sampling.rotate(coeffs, frames)).reshape(n_steps, n, 45)
     up = ahead(n).expand(n_steps, n, 3)
     expected = np.einsum(
-        "nij,nj->ni", frames, walk(module, seen, up).reshape(-1, 3).numpy()
+        "nij,nj->ni", frames, walk(module, features, up).reshape(-1, 3).numpy()
     )
-    answers = walk(module, rolled, up).reshape(-1, 3).numpy()
+    directions = walk(module, rolled, up).reshape(-1, 3).numpy()
     assert np.abs(expected[:, :2]).max() > 0.1
-    assert_allclose(answers, expected, atol=1e-4)
+    assert_allclose(directions, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("order", [4, 6, 8])
 @pytest.mark.parametrize("off_deg", [0.1, 1.0])
-def test_an_untrained_network_steps_to_the_peak_as_newton_does(lobes, order, off_deg):
+def test_an_untrained_network_makes_newtons_step_to_the_peak(lobes, order, off_deg):
     azimuth = np.arange(0, 2 * np.pi, 0.7)
     off = np.deg2rad(off_deg)
     peaks = np.column_stack(
@@ -169,56 +178,52 @@ def test_an_untrained_network_steps_to_the_peak_as_newton_does(lobes, order, off
     n = len(peaks)
     module = MovingFrameGRU(order=order, hidden=8)
     with torch.no_grad():
-        answers, _ = module(
+        directions, _ = module(
             normalised(lobes(peaks, order)), ahead(n), module.init_state(n)
         )
-    answers = answers.numpy()
-    turn_deg = np.rad2deg(np.hypot(answers[:, 0], answers[:, 1]))
-    assert_allclose(turn_deg, off_deg, rtol=0.05)
-    assert_allclose(
-        np.exp(1j * np.arctan2(answers[:, 1], answers[:, 0])),
-        np.exp(1j * azimuth),
-        atol=1e-3,
-    )
+    x, y, _ = directions.numpy().T
+    assert_allclose(np.rad2deg(np.hypot(x, y)), off_deg, rtol=0.05)
+    assert_allclose(np.exp(1j * np.arctan2(y, x)), np.exp(1j * azimuth), atol=1e-3)
 
 
-def test_newton_slopes_add_up_the_slopes_of_a_bent_lobe_to_its_angle(lobes):
+def test_newton_slopes_turn_the_coefficients_of_a_tilted_lobe_into_its_angle(lobes):
     # The coefficients of m = 1 (along x) of a lobe of unit power.
     for order in (4, 8):
-        bent = normalised(lobes([[np.sin(0.001), 0, np.cos(0.001)]], order))[0].numpy()
+        peak = [np.sin(0.001), 0, np.cos(0.001)]
+        tilted = normalised(lobes([peak], order))[0].numpy()
         ls = np.arange(2, order + 1, 2)
-        slopes = bent[ls * (ls + 1) // 2 + 1]
+        slopes = tilted[ls * (ls + 1) // 2 + 1]
         assert_allclose(slopes @ newton_slopes(order), 0.001, rtol=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_straight_bundle_is_tracked_straight_whatever_the_weights(seed):
+def test_a_straight_bundle_is_tracked_straight_for_any_weights(seed):
     module = randomised(MovingFrameGRU(order=8, hidden=16), seed)
-    # What is even about the tangent: no coefficient of m = +-1.
-    seen = random_inputs(40, 45, seed)[0].reshape(4, 10, 45).clone()
+    # Symmetric about the tangent: the coefficients of m = +-1 are zero.
+    features = random_inputs(40, 45, seed)[0].reshape(4, 10, 45).clone()
     for ll in (2, 4, 6, 8):
         middle = ll * (ll + 1) // 2
-        seen[..., [middle - 1, middle + 1]] = 0
-    answers = walk(module, seen, ahead(10).expand(4, 10, 3))
-    assert_array_equal(answers, ahead(10).expand(4, 10, 3))
+        features[..., [middle - 1, middle + 1]] = 0
+    directions = walk(module, features, ahead(10).expand(4, 10, 3))
+    assert_array_equal(directions, ahead(10).expand(4, 10, 3))
 
 
-def test_rounding_does_not_decide_what_is_seen_at_a_peak():
-    # There the direction in which the fODF rises is one of rounding.
+def test_rounding_errors_at_a_peak_have_almost_no_effect():
+    # At a peak, rounding errors determine the direction in which the fODF rises.
     module = randomised(MovingFrameGRU(order=8, hidden=16))
-    seen = random_inputs(1, 45)[0].repeat(8, 1)
+    features = random_inputs(1, 45)[0].repeat(8, 1)
     turn = torch.arange(8) * np.pi / 4
     for ll in (2, 4, 6, 8):
         middle = ll * (ll + 1) // 2
-        seen[:, middle + 1] = 1e-5 * torch.cos(turn)
-        seen[:, middle - 1] = 1e-5 * torch.sin(turn)
+        features[:, middle + 1] = 1e-5 * torch.cos(turn)
+        features[:, middle - 1] = 1e-5 * torch.sin(turn)
     with torch.no_grad():
-        answers, state = module(seen, ahead(8), module.init_state(8))
-    assert_allclose(answers, ahead(8), atol=1e-4)
+        directions, state = module(features, ahead(8), module.init_state(8))
+    assert_allclose(directions, ahead(8), atol=1e-4)
     assert_allclose(state, state[:, :1].expand(state.shape), atol=1e-5)
 
 
-def test_the_moving_frame_needs_no_incoming_direction():
+def test_the_moving_frame_network_ignores_the_incoming_direction():
     module = randomised(MovingFrameGRU(order=4, hidden=8))
     features, directions = random_inputs(4)
     with torch.no_grad():
@@ -227,24 +232,24 @@ def test_the_moving_frame_needs_no_incoming_direction():
     assert_array_equal(one, other)
 
 
-def test_features_of_nothing_but_zeros_give_a_finite_answer():
+def test_zero_features_give_a_direction_straight_ahead():
     module = randomised(MovingFrameGRU(order=4, hidden=8))
     with torch.no_grad():
-        answer, state = module(torch.zeros(1, 15), ahead(1), module.init_state(1))
-    assert_array_equal(answer, ahead(1))
+        direction, state = module(torch.zeros(1, 15), ahead(1), module.init_state(1))
+    assert_array_equal(direction, ahead(1))
     assert torch.isfinite(state).all()
 
 
 # Cai et al.
 
 
-def test_the_published_network_has_its_published_size():
+def test_cai2023_has_the_published_number_of_parameters():
     module = Cai2023()
     n_parameters = sum(p.numel() for p in module.parameters())
     assert abs(n_parameters - 4.2e6) < 0.1e6
 
 
-def test_the_published_network_sees_where_it_comes_from():
+def test_cai2023_depends_on_the_incoming_direction():
     module = randomised(Cai2023(order=4, hidden=16))
     features, directions = random_inputs(4)
     with torch.no_grad():
@@ -253,29 +258,42 @@ def test_the_published_network_sees_where_it_comes_from():
     assert not np.allclose(one, other, atol=1e-3)
 
 
-def test_the_published_network_reaches_all_of_the_sphere():
+def test_cai2023_can_return_every_direction():
     module = Cai2023(order=4, hidden=16)
-    answers = []
+    directions = []
     for azimuth in np.linspace(-3, 3, 9):
         for elevation in np.linspace(-5, 5, 9):
             with torch.no_grad():
                 module.head.weight.zero_()
                 module.head.bias.copy_(torch.tensor([azimuth, elevation]))
-                answers.append(
+                directions.append(
                     module(*random_inputs(1), module.init_state(1))[0][0].numpy()
                 )
-    assert_allclose(np.linalg.norm(answers, axis=1), 1, rtol=1e-5)
-    assert np.all(np.max(answers, axis=0) > 0.9)
-    assert np.all(np.min(answers, axis=0) < -0.9)
+    assert_allclose(np.linalg.norm(directions, axis=1), 1, rtol=1e-5)
+    assert np.all(np.max(directions, axis=0) > 0.9)
+    assert np.all(np.min(directions, axis=0) < -0.9)
 
 
 # Names
 
 
-def test_a_module_knows_its_architecture_and_order():
+def test_a_module_has_a_name_an_order_and_what_it_requires():
     for name, kind in ARCHITECTURES.items():
         for order in (4, 8):
             module = kind(order=order, hidden=8)
             assert architecture_of(module) == name
             assert module.order == order
+        assert kind.required.keys() <= ModelMetadata.__dataclass_fields__.keys()
+        assert kind.compiled is None or callable(kind.compiled)
     assert MovingFrameGRU.frame == "local" and Cai2023.frame == "voxel"
+
+
+def test_the_random_seed_determines_an_untrained_network():
+    for name in ARCHITECTURES:
+        one, same, other = (
+            torch.nn.utils.parameters_to_vector(
+                untrained(name, 4, random_seed=seed, hidden=8).parameters()
+            )
+            for seed in (1, 1, 2)
+        )
+        assert torch.equal(one, same) and not torch.equal(one, other)

@@ -1,13 +1,11 @@
-"""Sampling and rotation, against linear fields, DIPY and the function itself."""
-
-import os
+"""Trilinear sampling and local maxima, against linear fields and DIPY."""
 
 from dipy.core.interpolation import trilinear_interpolate4d
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
-from dipy_rnn import _threads, sampling
+from dipy_rnn import sampling
 
 SHAPES = [(4, 5, 6), (1, 5, 1), (2, 1, 3), (1, 1, 1)]
 COUNTS = [0, 1, 15, 16, 17, 100]
@@ -24,7 +22,7 @@ def random_points(n, shape, seed=1):
 
 
 def border_points(shape):
-    """Return points on all borders, centres and boundaries of voxels."""
+    """Return points at borders of the image, at centres and between voxels."""
     along = [
         [-0.5, -0.25, 0.0, (n - 1) / 2, n - 1, n - 0.75, np.nextafter(n - 0.5, 0)]
         for n in shape
@@ -46,7 +44,7 @@ def test_a_linear_field_is_sampled_exactly():
     assert_allclose(values, expected, atol=1e-5)
 
 
-def test_half_a_voxel_beyond_the_last_centre_the_border_voxel_goes_on():
+def test_up_to_half_a_voxel_beyond_the_last_centre_the_border_voxel_is_used():
     volume = np.array([1.0, 2, 4, 8], np.float32).reshape(4, 1, 1, 1)
     for x, expected in [(-0.5, 1), (-0.2, 1), (0, 1), (3, 8), (3.2, 8), (3.4999, 8)]:
         values, inside = sampling.sample(volume, [[x, 0, 0]])
@@ -55,7 +53,7 @@ def test_half_a_voxel_beyond_the_last_centre_the_border_voxel_goes_on():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_sampling_is_dipys_everywhere_inside(shape):
+def test_sampling_equals_dipys_everywhere_inside(shape):
     volume = random_volume(shape, channels=3)
     points = np.concatenate([random_points(200, shape), border_points(shape)])
     values, inside = sampling.sample(volume, points)
@@ -65,7 +63,7 @@ def test_sampling_is_dipys_everywhere_inside(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_outside_and_nan_give_zeros_and_say_so(shape):
+def test_outside_and_nan_points_give_zeros_and_are_not_inside(shape):
     volume = random_volume(shape) + 10
     centre = (np.array(shape) - 1) / 2
     points = []
@@ -91,70 +89,12 @@ def test_normalised_rows_are_unit_vectors_and_zeros_stay_zero():
     assert_array_equal(values[-2:], 0)
 
 
-# Rotation
-
-
-@pytest.mark.parametrize("handedness", HANDEDNESS)
-@pytest.mark.parametrize("order", range(2, 13, 2))
-def test_rotated_coefficients_at_y_are_the_function_at_ry(
-    harmonics, random_frames, cube_rotations, order, handedness
-):
-    # The cube's frames have tangents along +-x, +-y and +-z with four rolls each.
-    frames = np.concatenate(
-        [random_frames(20, handedness), handedness * cube_rotations]
-    )
-    rng = np.random.default_rng(order)
-    coeffs = rng.normal(size=(len(frames), (order + 1) * (order + 2) // 2))
-    y = rng.normal(size=(30, 3))
-    rotated = sampling.rotate(coeffs, frames, handedness=handedness)
-    here = rotated @ harmonics(y, order).T
-    for i, frame in enumerate(frames):
-        there = harmonics(y @ frame, order) @ coeffs[i]
-        assert_allclose(here[i], there, atol=2e-5 * np.linalg.norm(coeffs[i]))
-
-
-@pytest.mark.parametrize("handedness", HANDEDNESS)
-@pytest.mark.parametrize("tilt", [1e-3, 1e-6, 1e-9, 1e-12, 1e-160])
-def test_tangents_a_hair_off_the_poles_rotate_as_well(harmonics, tilt, handedness):
-    rng = np.random.default_rng(0)
-    y = rng.normal(size=(30, 3))
-    for up in (1.0, -1.0):
-        e3 = np.array([tilt * 0.6, tilt * 0.8, up])
-        e1 = np.cross(e3, [0.8, -0.6, 0.0]) + np.array([0.8, -0.6, 0.0])
-        e1 /= np.linalg.norm(e1)
-        frame = np.array([e1, handedness * np.cross(e3, e1), e3])
-        coeffs = rng.normal(size=(1, 45))
-        rotated = sampling.rotate(coeffs, frame[None], handedness=handedness)
-        here = rotated[0] @ harmonics(y, 8).T
-        there = harmonics(y @ frame, 8) @ coeffs[0]
-        assert_allclose(here, there, atol=1e-4)
-
-
-@pytest.mark.parametrize("order", [4, 8, 12])
-def test_rotation_keeps_the_norm_of_every_l(random_frames, order):
-    coeffs = random_volume((200,), (order + 1) * (order + 2) // 2)
-    rotated = sampling.rotate(coeffs, random_frames(200))
-    start = 0
-    for ll in range(0, order + 1, 2):
-        part = slice(start, start + 2 * ll + 1)
-        assert_allclose(
-            np.linalg.norm(rotated[:, part], axis=1),
-            np.linalg.norm(coeffs[:, part], axis=1),
-            rtol=1e-5,
-        )
-        start += 2 * ll + 1
-
-
-def test_rotation_leaves_its_argument_alone(random_frames):
-    coeffs = random_volume((5,))
-    before = coeffs.copy()
-    sampling.rotate(coeffs, random_frames(5))
-    assert_array_equal(coeffs, before)
+# Sampling in frames
 
 
 @pytest.mark.parametrize("handedness", HANDEDNESS)
 @pytest.mark.parametrize("normalise", [False, True])
-def test_sampling_in_frames_is_sampling_then_rotating(
+def test_sampling_in_frames_equals_sampling_and_then_rotating(
     random_frames, handedness, normalise
 ):
     volume, frames = random_volume((4, 5, 6), 45), random_frames(100, handedness)
@@ -178,7 +118,7 @@ def ring(n):
 
 
 def maxima(values, neighbours, most, least_share):
-    """Find the maxima of functions given by their values."""
+    """Find the maxima of functions that are given by their values."""
     units = np.eye(values.shape[1], dtype=np.float32)
     return sampling.local_maxima(values, units, neighbours, most, least_share)[0]
 
@@ -186,18 +126,21 @@ def maxima(values, neighbours, most, least_share):
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ([1, 0, 3, 2, 0, 2], [2, 5]),  # the largest first
-        ([2, 0, 2, 0, 3, 0], [4, 0, 2]),  # of equals, the first first
-        ([3, 3, 0, 1, 1, 2], [0, 1, 3]),  # all of a plateau but where it goes on up
+        ([1, 0, 3, 2, 0, 2], [2, 5]),  # the largest value first
+        ([2, 0, 2, 0, 3, 0], [4, 0, 2]),  # of equal values the first vertex first
+        (
+            [3, 3, 0, 1, 1, 2],
+            [0, 1, 3],
+        ),  # a plateau, except where it rises
         ([1, 1, 1, 1, 1, 1], [0, 1, 2, 3, 4, 5]),
         ([-1, -3, -2, -3, -2, -3], []),  # none is positive
         ([-1, 2, -1, -5, 1, -5], [1, 4]),
         ([0, 0, 0, 0, 0, 0], []),
-        ([5, 4, 3, 2, 1, 0], [0]),  # over the ends of the ring
+        ([5, 4, 3, 2, 1, 0], [0]),  # around the ends of the ring
         ([0, 1e-30, 0, 0, 0, 0], [1]),
     ],
 )
-def test_maxima_of_a_ring_are_found_by_size(values, expected):
+def test_maxima_of_a_ring_are_sorted_by_value(values, expected):
     for most in (1, 2, 6, 9):
         found = maxima(np.float32([values]), ring(6), most, 0.0)
         assert found.shape == (1, most) and found.dtype == np.int32
@@ -217,7 +160,7 @@ def test_maxima_below_a_share_of_the_largest_value_are_left_out(share, expected)
         assert found[0].tolist() == expected + [-1] * (4 - len(expected))
 
 
-def test_maxima_of_many_functions_are_those_of_each():
+def test_maxima_of_many_functions_equal_those_of_each_alone():
     rng = np.random.default_rng(0)
     values = np.round(4 * rng.normal(size=(200, 30))).astype(np.float32)
     neighbours = rng.integers(30, size=(30, 5)).astype(np.int32)
@@ -234,7 +177,7 @@ def test_maxima_of_many_functions_are_those_of_each():
     assert maxima(values[:0], neighbours, 4, 0.3).shape == (0, 4)
 
 
-def test_maxima_are_of_the_function_that_the_coefficients_are_of():
+def test_maxima_are_those_of_the_sum_of_basis_functions():
     rng = np.random.default_rng(1)
     coeffs = rng.normal(size=(50, 6)).astype(np.float32)
     harmonics = rng.normal(size=(6, 20)).astype(np.float32)
@@ -267,7 +210,7 @@ VALUES, UNITS, RING = np.ones((1, 4), np.float32), np.eye(4, dtype=np.float32), 
         ({"least_share": "half"}, "least_share is of type str"),
     ],
 )
-def test_maxima_of_arrays_that_do_not_fit_are_refused(change, message):
+def test_arrays_that_do_not_fit_together_are_refused(change, message):
     arguments = {"coeffs": VALUES, "harmonics": UNITS, "neighbours": RING} | {
         "most": 2,
         "least_share": 0.0,
@@ -277,7 +220,7 @@ def test_maxima_of_arrays_that_do_not_fit_are_refused(change, message):
     assert "\n" not in str(refusal.value)
 
 
-def test_maxima_are_found_in_arrays_of_any_layout():
+def test_arrays_may_have_any_memory_layout():
     values = np.asfortranarray(np.float32([[1, 0, 3, 2], [0, 4, 0, 0]]))
     found, _ = sampling.local_maxima(
         values, np.asfortranarray(UNITS), np.asfortranarray(RING), 2.0, 0.0
@@ -289,7 +232,7 @@ def test_maxima_are_found_in_arrays_of_any_layout():
 
 
 @pytest.mark.parametrize("n", COUNTS)
-def test_neither_threads_nor_neighbours_change_a_row(random_frames, n):
+def test_threads_and_other_rows_do_not_change_a_row(random_frames, n):
     volume, frames = random_volume((4, 5, 6)), random_frames(100)
     points = random_points(100, (4, 5, 6))
     points[::7, 1] = 99.0  # some are outside
@@ -306,29 +249,7 @@ def test_neither_threads_nor_neighbours_change_a_row(random_frames, n):
         assert_array_equal(some, rotated[:n])
 
 
-def test_no_threads_asked_for_means_every_core():
-    assert _threads.count_threads(3) == 3
-    assert 1 <= _threads.count_threads(0) <= os.cpu_count()
-
-
-@pytest.mark.parametrize(("n_cores", "n_threads"), [(7, 7), (None, 1)])
-def test_every_core_is_what_the_system_tells(monkeypatch, n_cores, n_threads):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
-    assert _threads.count_threads(0) == 3
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: n_cores)
-    assert _threads.count_threads(0) == n_threads
-
-
-# Orders
-
-
-@pytest.mark.parametrize("order", range(0, sampling.MAX_ORDER + 1, 2))
-def test_an_order_is_known_by_its_number_of_coefficients(order):
-    assert sampling.sh_order(sum(range(1, 2 * order + 2, 4))) == order
-
-
-# What is refused
+# Arguments that are refused
 
 VOLUME = np.zeros((2, 2, 2, 15), np.float32)
 POINT = np.zeros((1, 3))
@@ -355,18 +276,8 @@ POINT = np.zeros((1, 3))
             ),
             "14 coefficients belong to no even order",
         ),
-        (lambda: sampling.rotate(np.zeros(15), np.eye(3)[None]), "coeffs has the"),
-        (lambda: sampling.rotate(np.zeros((1, 15)), np.eye(3)), "frames has the"),
-        (lambda: sampling.rotate(np.zeros((1, 16)), np.eye(3)), "16 coefficients"),
-        (lambda: sampling.sh_order(190), "190 coefficients belong to no even order"),
-        (lambda: _threads.count_threads(-1), "nbr_threads is -1"),
-        (lambda: _threads.count_threads(1025), "nbr_threads is 1025"),
         (lambda: sampling.sample(VOLUME, "no"), "points_vox is of type"),
-        (lambda: sampling.rotate("no", np.eye(3)[None]), "coeffs is of type"),
-        (
-            lambda: sampling.rotate([[0.0]], np.eye(3)[None], handedness=2),
-            "handedness is 2; 1 or -1",
-        ),
+        (lambda: sampling.sample(VOLUME, POINT, handedness=2), "handedness is 2; 1 or"),
         (lambda: sampling.sample(VOLUME, POINT, nbr_threads=-2), "nbr_threads is"),
     ],
 )

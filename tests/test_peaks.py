@@ -1,21 +1,21 @@
-"""First directions, against lobes whose direction is known."""
+"""First directions, against lobes whose directions are known."""
 
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
-from dipy_rnn import sampling, spatial
-from dipy_rnn.sampling import first_directions
+from dipy_rnn import spatial
+from dipy_rnn.sampling import first_directions, peaks
 from dipy_rnn.spatial import frames
 
 ORIGIN = np.zeros((1, 3))
 X, Y, Z = np.eye(3)
 # Up in RAS+, far from all vertices of DIPY's spheres and from all axes.
-ASKEW = np.array([0.31, -0.57, 0.76]) / np.linalg.norm([0.31, -0.57, 0.76])
+OBLIQUE = np.array([0.31, -0.57, 0.76]) / np.linalg.norm([0.31, -0.57, 0.76])
 
 
-def world(coeffs):
-    """Return a volume with a voxel for each row along x, and their centres."""
+def voxels_of(coeffs):
+    """Return a volume with one voxel along x for each row, and their centres."""
     centres = np.column_stack([np.arange(len(coeffs)), *np.zeros((2, len(coeffs)))])
     volume = np.asarray(coeffs, np.float32)[:, None, None]
     return np.ascontiguousarray(volume), centres.astype(float)
@@ -24,34 +24,35 @@ def world(coeffs):
 def peaks_of(coeffs, axes=None, **kwargs):
     """Return the peaks of each row of coefficients (N, 5, 3)."""
     axes = np.eye(3) if axes is None else axes
-    return first_directions(*world(coeffs), axes, **kwargs)
+    return first_directions(*voxels_of(coeffs), axes, **kwargs)
 
 
 def count(directions):
+    """Return the number of directions that are not zero."""
     return int((np.linalg.norm(directions, axis=-1) > 0).sum())
 
 
 def angles_deg(a, b):
-    """Angles between axes, exact also where they are small."""
+    """Return angles between axes, exact also for small angles."""
     across = np.linalg.norm(np.cross(a, b), axis=-1)
     return np.degrees(np.arctan2(across, np.abs(np.sum(a * b, axis=-1))))
 
 
 def pair(angle_deg):
-    """Two directions at an angle, in a plane that is askew."""
-    e1, e2, e3 = frames.from_tangents(ASKEW[None], np.eye(3))[0]
+    """Return two directions at an angle, in an oblique plane."""
+    e1, e2, e3 = frames.from_tangents(OBLIQUE[None], np.eye(3))[0]
     angle = np.deg2rad(angle_deg)
-    aside = 0.6 * e1 + 0.8 * e2
-    return np.array([e3, np.cos(angle) * e3 + np.sin(angle) * aside])
+    across = 0.6 * e1 + 0.8 * e2
+    return np.array([e3, np.cos(angle) * e3 + np.sin(angle) * across])
 
 
-# Where
+# Directions
 
 
 @pytest.mark.parametrize("order", [4, 6, 8])
-def test_a_lobe_off_every_vertex_is_found_where_it_is(lobes, order):
+def test_a_lobe_between_vertices_is_found_exactly(lobes, order):
     directions = np.random.default_rng(0).normal(size=(200, 3))
-    directions = np.vstack([directions, ASKEW, X, Y, Z])
+    directions = np.vstack([directions, OBLIQUE, X, Y, Z])
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     found = peaks_of(lobes(directions, order))
     assert angles_deg(found[:, 0], directions).max() < 0.05
@@ -62,7 +63,7 @@ def test_a_lobe_off_every_vertex_is_found_where_it_is(lobes, order):
 @pytest.mark.parametrize("angle_deg", [90, 60])
 def test_two_lobes_far_apart_are_both_found(lobes, angle_deg):
     directions = pair(angle_deg)
-    # Narrow lobes of a high order, of which one hardly moves the other's maximum.
+    # Narrow lobes of a high order hardly move each other's maximum.
     found = peaks_of(lobes(directions, 12, 8.0).sum(axis=0, keepdims=True))
     assert count(found) == 2
     for direction in directions:
@@ -70,7 +71,7 @@ def test_two_lobes_far_apart_are_both_found(lobes, angle_deg):
 
 
 def test_lobes_at_a_right_angle_are_found_exactly(lobes):
-    # By symmetry neither moves the other's maximum.
+    # By symmetry, neither lobe moves the other's maximum.
     directions = pair(90)
     found = peaks_of(lobes(directions, 8).sum(axis=0, keepdims=True))
     assert count(found) == 2
@@ -86,13 +87,15 @@ def test_lobes_at_45_degrees_are_found_at_the_maxima_of_their_sum(lobes, harmoni
         assert angles_deg(direction, pair(45)).min() < 5
         top = harmonics(direction, 8) @ coeffs[0]
         e1, e2, _ = frames.from_tangents(direction[None], np.eye(3))[0]
-        turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None]
-        ring = direction + np.deg2rad(0.1) * (np.cos(turn) * e1 + np.sin(turn) * e2)
+        azimuth = np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None]
+        ring = direction + np.deg2rad(0.1) * (
+            np.cos(azimuth) * e1 + np.sin(azimuth) * e2
+        )
         assert np.all(harmonics(ring, 8) @ coeffs[0] < top)
 
 
-def test_lobes_too_close_to_tell_apart_are_found_half_way(lobes, random_frames):
-    # Their sum is a ridge, on which Newton's method needs the whole of the curvature.
+def test_two_lobes_too_close_to_separate_give_one_peak_half_way(lobes, random_frames):
+    # Their sum is a ridge. There Newton's method needs the full curvature matrix.
     e1, e2, _ = np.moveaxis(random_frames(100), 1, 0)
     half = np.deg2rad(14)
     sums = sum(lobes(np.cos(half) * e1 + side * np.sin(half) * e2) for side in (1, -1))
@@ -101,7 +104,7 @@ def test_lobes_too_close_to_tell_apart_are_found_half_way(lobes, random_frames):
     assert angles_deg(found[:, 0], e1).max() < 0.05
 
 
-# Which, and in what order
+# Selection and order
 
 
 def test_the_largest_peak_comes_first(lobes):
@@ -127,7 +130,7 @@ def test_peaks_closer_than_the_separation_are_left_out(lobes):
     assert angles_deg(found[0], pair(60)[0]) < 5
 
 
-def test_no_more_than_max_peaks_are_given(lobes):
+def test_no_more_than_max_peaks_are_returned(lobes):
     coeffs = (lobes([X, Z, Y]) * [[0.7], [1.0], [0.85]]).sum(axis=0, keepdims=True)
     assert_array_equal(peaks_of(coeffs, max_peaks=2), peaks_of(coeffs)[:, :2])
     assert peaks_of(coeffs, max_peaks=2).shape == (1, 2, 3)
@@ -140,14 +143,11 @@ def test_no_more_than_max_peaks_are_given(lobes):
         (8, 0.0),
         (8, 9.0),
         (12, 9.0),
-        pytest.param(
-            16,
-            0.0,
-        ),
+        (16, 0.0),
     ],
 )
-def test_the_first_of_many_peaks_is_the_one_found_alone(lobes, order, lobe_deg):
-    # Up to three lobes of nearly one height, as sharp as can be, and noise.
+def test_the_first_of_many_peaks_equals_the_only_one(lobes, order, lobe_deg):
+    # Up to three sharp lobes of nearly equal height, and noise.
     rng, n = np.random.default_rng(order), 1500
     coeffs = rng.normal(scale=0.01, size=(n, (order + 1) * (order + 2) // 2))
     for share in (1.0, 0.7, 0.5):
@@ -162,13 +162,13 @@ def test_the_first_of_many_peaks_is_the_one_found_alone(lobes, order, lobe_deg):
 
 
 def test_signs_point_up_else_forward_else_right(lobes):
-    directions = np.array([-ASKEW, -Z, -Y, -X, [-0.6, -0.8, 0], [-0.6, 0.8, 0]])
-    expected = [ASKEW, Z, Y, X, [0.6, 0.8, 0], [-0.6, 0.8, 0]]
+    directions = np.array([-OBLIQUE, -Z, -Y, -X, [-0.6, -0.8, 0], [-0.6, 0.8, 0]])
+    expected = [OBLIQUE, Z, Y, X, [0.6, 0.8, 0], [-0.6, 0.8, 0]]
     assert_allclose(peaks_of(lobes(directions))[:, 0], expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("handedness", [1.0, -1.0])
-def test_signs_are_those_of_ras_whatever_the_storage(
+def test_signs_are_determined_in_ras_for_any_storage(
     lobes, oblique_affine, cube_rotations, handedness
 ):
     directions_ras = np.random.default_rng(0).normal(size=(20, 3))
@@ -180,36 +180,36 @@ def test_signs_are_those_of_ras_whatever_the_storage(
         assert angles_deg(found, directions_ras).max() < 0.05
 
 
-def test_turning_the_fodf_turns_the_directions(lobes, cube_rotations):
+def test_rotating_the_fodf_rotates_the_directions(lobes, cube_rotations):
     directions = pair(70)
     weights = [[1.0], [0.8]]
     expected = peaks_of((lobes(directions) * weights).sum(axis=0, keepdims=True))[0]
     assert count(expected) == 2
-    turned = [(lobes(directions @ r.T) * weights).sum(axis=0) for r in cube_rotations]
-    for r, found in zip(cube_rotations, peaks_of(turned), strict=True):
+    rotated = [(lobes(directions @ r.T) * weights).sum(axis=0) for r in cube_rotations]
+    for r, found in zip(cube_rotations, peaks_of(rotated), strict=True):
         assert count(found) == 2
         assert angles_deg(found[:2], expected[:2] @ r.T).max() < 0.01
 
 
-# Where there is nothing
+# No direction
 
 
 def test_empty_voxels_and_seeds_outside_have_no_direction(lobes):
-    round_one = np.zeros(45)
-    round_one[0] = 1.0
-    volume, centres = world([np.zeros(45), round_one, *lobes([ASKEW])])
+    isotropic = np.zeros(45)
+    isotropic[0] = 1.0
+    volume, centres = voxels_of([np.zeros(45), isotropic, *lobes([OBLIQUE])])
     outside = [[3.0, 0, 0], [0, -0.6, 0], [np.nan, 0, 0]]
     found = first_directions(volume, np.vstack([centres, outside]), np.eye(3))
     assert count(found) == 1
-    assert angles_deg(found[2, 0], ASKEW) < 0.05
+    assert angles_deg(found[2, 0], OBLIQUE) < 0.05
     assert first_directions(volume, np.zeros((0, 3)), np.eye(3)).shape == (0, 5, 3)
     assert_array_equal(first_directions(volume, centres[:1], np.eye(3)), 0)
 
 
-# Rows
+# Many seeds
 
 
-def test_many_seeds_at_once_are_as_each_alone(lobes):
+def test_many_seeds_together_give_the_same_as_each_alone(lobes):
     rng = np.random.default_rng(0)
     volume = rng.normal(scale=0.05, size=(4, 4, 4, 45))
     volume += lobes(rng.normal(size=(64, 3))).reshape(volume.shape)
@@ -222,13 +222,12 @@ def test_many_seeds_at_once_are_as_each_alone(lobes):
     assert_allclose(together, alone, atol=1e-6)
 
 
-def test_more_seeds_than_a_block_holds_are_found_alike(monkeypatch, lobes):
+def test_blocks_of_seeds_give_the_same_as_all_at_once(monkeypatch, lobes):
     rng = np.random.default_rng(4)
-    ways = rng.normal(size=(5, 3))
-    volume = lobes(ways).astype(np.float32).reshape(5, 1, 1, -1)
+    volume = lobes(rng.normal(size=(5, 3))).astype(np.float32).reshape(5, 1, 1, -1)
     points = np.column_stack([np.arange(5.0), np.zeros(5), np.zeros(5)])
-    whole = sampling.first_directions(volume, points, np.eye(3))
+    whole = first_directions(volume, points, np.eye(3))
     monkeypatch.setattr(peaks, "_BLOCK", 2)
-    parts = sampling.first_directions(volume, points, np.eye(3))
+    parts = first_directions(volume, points, np.eye(3))
     assert whole[:, 0].any(axis=1).all()
-    np.testing.assert_array_equal(whole, parts)
+    assert_array_equal(whole, parts)
