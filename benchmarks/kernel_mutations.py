@@ -1,8 +1,8 @@
 """Change one token at a time in the kernels, and run their tests.
 
 This is what mutmut does for Python (`make mutation`). A mutant for which all tests pass
-is printed. Either it is equivalent to the original, or a test is missing. Each mutant is
-compiled, which takes about 20 s. Mutants are therefore drawn at random.
+is printed. Either it is equivalent to the original, or a test is missing. Compiling a
+mutant takes about 20 s, so mutants are drawn at random.
 
     python benchmarks/kernel_mutations.py --mutants 100
 """

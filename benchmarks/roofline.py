@@ -1,4 +1,4 @@
-"""Bounds of the speed on this machine: ``python benchmarks/roofline.py FOLDER/canon61``.
+"""Bounds of speed on this machine: ``python benchmarks/roofline.py FOLDER/canon61``.
 
 The folder is the same as for speed.py. It is optional. There are three tables.
 
@@ -7,11 +7,11 @@ The folder is the same as for speed.py. It is optional. There are three tables.
 * One row, on one thread. A row is one prediction for one streamline. The table gives
   operations and nanoseconds of sampling, rotation into the moving frame, network, first
   directions of the seeds, and the rest. Sampling and rotation are timed alone, on a
-  batch of points on streamlines. The network is what `HiddenStates.predict` takes beyond
-  them. The rest is what `track` takes beyond all of these. The bound is the time of the
-  operations at the rate of the large product, or of the bytes at the rate of the copy,
-  whichever is longer. Sampling can be faster than its bound, as some of its bytes are in
-  the caches.
+  batch of points on streamlines. The network is what `HiddenStates.predict` takes in
+  addition. The rest is what `track` takes in addition to all of these. The bound is the
+  time of the operations at the rate of the large product, or of the bytes at the rate
+  of the copy, whichever is longer. Sampling can be faster than its bound, as some of
+  its bytes are in the caches.
 * Rows per second of `track` as a whole, and the bounds, with one thread and with all.
 """
 
