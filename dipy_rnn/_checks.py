@@ -10,8 +10,8 @@ from numpy.typing import DTypeLike
 
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
 
-#: No coordinate may be larger. At this distance from the origin, a kilometre, single
-#: precision (as in tractogram files) still resolves 0.1 mm.
+#: Largest coordinate that is accepted, in mm: one kilometre. Up to there single
+#: precision, as in tractogram files, resolves 0.1 mm.
 FARTHEST_MM = 1e6
 
 
@@ -23,7 +23,7 @@ def check_number(value: object, name: str) -> int | float:
     value : object
         An int, a float, or a NumPy scalar of such a type.
     name : str
-        What errors call it.
+        Its name in error messages.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def check_number(value: object, name: str) -> int | float:
     try:
         number = float(value)
     except OverflowError:
-        raise ValueError(f"{name} is too large for a number.") from None
+        raise ValueError(f"{name} is too large for a float.") from None
     return int(value) if isinstance(value, Integral) else number
 
 
@@ -58,7 +58,7 @@ def check_count(value: object, name: str, least: int = 0, most: float = np.inf) 
     value : int or float
         A float is accepted if it has no fraction.
     name : str
-        What errors call it.
+        Its name in error messages.
     least : int, optional
     most : float, optional
 
@@ -95,7 +95,7 @@ def check_shape(
     shape : sequence of 3 int
         Number of voxels along each axis.
     name : str, optional
-        What errors call it.
+        Its name in error messages.
     most : float, optional
         Largest number of voxels along an axis.
 
@@ -126,7 +126,7 @@ def check_numbers(values: ArrayLike, name: str) -> AnyArray:
     ----------
     values : array_like
     name : str
-        What errors call them.
+        Their name in error messages.
 
     Returns
     -------
@@ -146,7 +146,7 @@ def check_numbers(values: ArrayLike, name: str) -> AnyArray:
     try:
         values = np.asarray(values)
     except (TypeError, ValueError, RuntimeError):  # torch raises RuntimeError
-        raise ValueError(f"{name} is no array of real numbers.") from None
+        raise ValueError(f"{name} is not an array of real numbers.") from None
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{name} is of type {values.dtype}; real numbers are needed.")
     return values
@@ -159,14 +159,14 @@ def as_contiguous(values: ArrayLike, name: str, dtype: DTypeLike) -> AnyArray:
     ----------
     values : array_like
     name : str
-        What errors call them.
+        Their name in error messages.
     dtype : data type
-        A value that is too large for it becomes infinite.
+        A value that is too large for this type becomes infinite.
 
     Returns
     -------
     values : ndarray
-        The same array if it already fits.
+        The given array if it already has the type and layout.
 
     Raises
     ------
@@ -189,12 +189,12 @@ def as_float64(values: ArrayLike, name: str) -> FloatArray:
     ----------
     values : array_like
     name : str
-        What errors call them.
+        Their name in error messages.
 
     Returns
     -------
     values : ndarray
-        The same array if it already fits.
+        The given array if it already has the type and layout.
 
     Raises
     ------
@@ -218,7 +218,7 @@ def as_points(points: ArrayLike, name: str) -> FloatArray:
     points : array_like of shape (N, 3)
         N may be 0.
     name : str
-        What errors call them.
+        Their name in error messages.
 
     Returns
     -------

@@ -1,10 +1,10 @@
-"""What differs between DIPY's versions."""
+"""Differences between versions of DIPY."""
 
 import dipy
 
 
 def dipy_is_at_least(major: int, minor: int) -> bool:
-    """Tell whether the installed DIPY has at least a version.
+    """Tell whether the installed DIPY is of a version or newer.
 
     Parameters
     ----------

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What other kernels use of ``_interp.pyx``."""
+"""Declarations of ``_interp.pyx`` for other kernels."""
 
 cdef enum:
     BLOCK = 16  # LANES in _lanes.h

@@ -1,16 +1,16 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 # cython: cdivision=True, initializedcheck=False
-"""Kernels: trilinear sampling, and the rotation of spherical harmonics.
+"""Kernels: trilinear sampling, rotation of spherical harmonics, local maxima.
 
 The kernels do not check their arguments and raise no exceptions. The modules of
-``dipy_rnn/sampling`` check and allocate. ``sampling/interpolate.py`` shows the border
-rule.
+``dipy_rnn/sampling`` check arguments and allocate results. ``sampling/interpolate.py``
+shows the border rule.
 
 Points are processed in blocks of ``BLOCK``. A block holds its values coefficient by
 coefficient, the points side by side. Every inner loop then runs over ``BLOCK``
-neighbouring floats, and the compiler can use wide vector registers. If the C library can
-choose a version of a function when it is loaded, there is one version for each register
-width (``wide_void``).
+neighbouring floats, and the compiler can use wide vector registers. If the C library
+can choose a version of a function when it is loaded, there is one version for each
+register width (``wide_void``).
 """
 
 from cython.parallel cimport prange
@@ -34,7 +34,7 @@ cdef inline bint find_corners(
     const double* point, Py_ssize_t nx, Py_ssize_t ny, Py_ssize_t nz,
     Py_ssize_t channels, Corners* corners
 ) noexcept nogil:
-    """Find the eight voxels around a point and their weights. False: it is outside."""
+    """Find the eight voxels around a point and their weights. False if outside."""
     cdef:
         Py_ssize_t size[3]
         Py_ssize_t low[3]
@@ -204,7 +204,7 @@ cdef wide_void rotate_block(
         Py_ssize_t p
 
     for p in range(BLOCK):
-        # Unused places repeat the last point. The values are defined and not used.
+        # Unused places repeat the last point, so their values are defined.
         e1 = frames + 9 * (p if p < n_points else n_points - 1)
         e3 = e1 + 6
         across = sqrt(e3[0] * e3[0] + e3[1] * e3[1])
@@ -462,7 +462,7 @@ cdef void find_maxima(
                 break
         if not is_peak:
             continue
-        # Insert it by value. The smallest is dropped if there is no room.
+        # Insert it by value. If there is no room, the smallest is dropped.
         at = most
         while at > 0 and (found[at - 1] < 0 or values[found[at - 1]] < values[v]):
             at -= 1

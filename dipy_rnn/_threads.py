@@ -1,4 +1,4 @@
-"""How many threads work: NumPy kernels, groups of slots, torch."""
+"""Numbers of threads: of kernels, of groups of slots, and of torch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,12 +6,12 @@ import os
 
 from dipy_rnn._checks import check_count
 
-# With more, the process ends where the system cannot create them.
+# OpenMP ends the process if the system cannot create the threads.
 _MOST_THREADS = 1024
 
 
 def count_threads(nbr_threads: int) -> int:
-    """Turn DIPY's ``nbr_threads`` into a number of threads.
+    """Convert DIPY's ``nbr_threads`` to a number of threads.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Types of arrays for signatures; their shapes and units stand in the docstrings."""
+"""Types of arrays for signatures. Docstrings give their shapes and units."""
 
 from os import PathLike
 from typing import Any, TypeAlias

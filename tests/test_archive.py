@@ -107,12 +107,12 @@ def test_a_file_that_is_not_an_archive_is_refused(tmp_path):
     path = tmp_path / "notes.pt"
     for content in (b"", b"hello", b"PK\x03\x04" + bytes(50)):
         path.write_bytes(content)
-        assert_refused_unloaded(path, "is no model file")
+        assert_refused_unloaded(path, "is not a model file")
 
 
 def test_an_archive_cut_short_is_refused(saved):
     saved.write_bytes(saved.read_bytes()[:-100])
-    assert_refused_unloaded(saved, "is no model file")
+    assert_refused_unloaded(saved, "is not a model file")
 
 
 def test_a_checkpoint_is_refused_and_the_model_to_give_is_named(tmp_path):
@@ -124,12 +124,12 @@ def test_a_checkpoint_is_refused_and_the_model_to_give_is_named(tmp_path):
 def test_an_archive_without_metadata_is_refused_with_the_remedy(tmp_path):
     path = tmp_path / "foreign.pt"
     torch.jit.save(torch.jit.script(Straight()), str(path))
-    assert_refused_unloaded(path, "no metadata; doc/model_file.md")
+    assert_refused_unloaded(path, "no metadata; doc/model_file.md describes")
 
 
 def test_metadata_without_a_network_are_refused(tmp_path):
     path = write_text(tmp_path / "hollow.pt", json.dumps(entries()))
-    assert_refused(lambda: load_model(path), "no usable model", path)
+    assert_refused(lambda: load_model(path), "not a usable model", path)
 
 
 # Damaged, encrypted and ambiguous entries
@@ -140,7 +140,7 @@ def test_metadata_that_cannot_be_decompressed_are_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[60:90] = bytes(b ^ 0x5A for b in content[60:90])
     path.write_bytes(content)
-    assert_refused_unloaded(path, "no model file|no usable model")
+    assert_refused_unloaded(path, "not a model file|not a usable model")
 
 
 def test_encrypted_metadata_are_refused(tmp_path):
@@ -149,14 +149,14 @@ def test_encrypted_metadata_are_refused(tmp_path):
     content[6] |= 1  # the flag in the local header and in the directory
     content[content.find(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
-    assert_refused_unloaded(path, "no model file|no usable model")
+    assert_refused_unloaded(path, "not a model file|not a usable model")
 
 
 def test_an_archive_with_two_metadata_is_refused(tmp_path):
     path = write_text(tmp_path / "two.pt", json.dumps(entries()))
     with zipfile.ZipFile(path, "a") as file:
         file.writestr("other/extra/metadata.json", json.dumps(entries()))
-    assert_refused_unloaded(path, "no usable model")
+    assert_refused_unloaded(path, "not a usable model")
 
 
 def test_entries_in_several_folders_are_refused(saved):
@@ -182,7 +182,7 @@ def test_an_entry_whose_size_in_the_directory_is_wrong_is_refused(saved, size):
     assert int.from_bytes(content[at + 24 : at + 28], "little") == 512
     content[at + 24 : at + 28] = size.to_bytes(4, "little")
     saved.write_bytes(content)
-    assert_refused_unloaded(saved, "no model file|no usable model")
+    assert_refused_unloaded(saved, "not a model file|not a usable model")
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -251,7 +251,7 @@ def test_an_entry_that_decompresses_to_more_than_its_size_is_refused(tmp_path):
     for at in (22, directory + 24):  # the size in the local header and the directory
         content[at : at + 4] = (5000).to_bytes(4, "little")
     path.write_bytes(content)
-    assert_refused_unloaded(path, "is no model file")
+    assert_refused_unloaded(path, "is not a model file")
 
 
 def test_more_entries_than_the_limit_are_refused(saved):

@@ -202,7 +202,7 @@ def no_direction():
         (spoilt(-np.inf), {}, "sub-1.nii holds 2 values that are NaN or infinite"),
         (random_coeffs(4)[0], {}, "sub-1.nii has the shape (1, 3, 15)"),
         (np.zeros((0, 2, 2, 15)), {}, "sub-1.nii has the shape (0, 2, 2, 15)"),
-        (random_coeffs(4)[..., :14], {}, "sub-1.nii is no volume of spherical harm"),
+        (random_coeffs(4)[..., :14], {}, "sub-1.nii is not a volume of spherical"),
         (np.ones((2, 2, 2, 6)), {}, "sub-1.nii is of order 2"),
         (np.zeros((2, 2, 2, 15)), {}, "sub-1.nii has no direction anywhere"),
         (no_direction(), {}, "sub-1.nii has no direction anywhere"),

@@ -379,7 +379,7 @@ def test_errors_use_the_name_of_the_argument():
         (np.array([[0, 0, 1e39]]), "not finite in float32"),
         (np.zeros((4, 2)), r"a streamline has the shape \(4, 2\); \(M, 3\) is needed"),
         (np.zeros((4, 1, 3)), r"a streamline has the shape \(4, 1, 3\); \(M, 3\)"),
-        ([[0, 0, 0], [0, 0]], "a streamline is no array of real numbers"),
+        ([[0, 0, 0], [0, 0]], "a streamline is not an array of real numbers"),
         (np.full((2, 3), "a"), "a streamline is of type <U1"),
     ],
 )

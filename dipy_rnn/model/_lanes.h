@@ -1,7 +1,7 @@
 /* Arithmetic on LANES floats side by side, which Cython cannot express.
 
-   GCC's vector types keep the sums in registers. Other compilers get plain loops. All
-   arrays hold rows of LANES floats. */
+   GCC's vector types keep the sums in registers. Other compilers use plain loops. All
+   arrays consist of rows of LANES floats. */
 
 #ifndef DIPY_RNN_LANES_H
 #define DIPY_RNN_LANES_H

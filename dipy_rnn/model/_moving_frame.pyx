@@ -2,9 +2,9 @@
 # cython: cdivision=True, initializedcheck=False
 """The network of ``moving_frame.py`` as a kernel, from points to directions.
 
-It does the same as :class:`dipy_rnn.model.MovingFrameGRU`, with the same weights. A
+It computes the same as :class:`dipy_rnn.model.MovingFrameGRU`, with the same weights. A
 block of ``BLOCK`` streamlines goes through sampling, rotation, invariants, layers and
-direction while all its values are in the cache. The lanes of a block never mix: the
+direction while its values stay in the cache. The lanes of a block never mix: the
 result of a streamline is the same, bit for bit, for any number of streamlines and any
 place among them.
 """
@@ -36,8 +36,8 @@ cdef extern from "_lanes.h":
     void leaky(Py_ssize_t n, float* x) noexcept nogil
 
 cdef enum:
-    # The list of layers: the input layer, the deeper layers, these three for each layer
-    # of the GRU, the layer that joins its input and output, the head.
+    # The list of layers is: the input layer, the deeper layers, these three for each
+    # GRU layer, the layer that joins the input and output of the GRU, the head.
     GATES = 0
     FROM_INPUT = 1
     FROM_STATE = 2
@@ -306,7 +306,7 @@ cdef class CompiledMovingFrameGRU:
         return arrays
 
     def _lay_out(self, weight, bias):
-        """Store a layer in panels. Rows that fill the last panel are zero."""
+        """Store a layer in panels. The last panel is filled up with rows of zeros."""
         n_out, n_in = weight.shape
         padding = -n_out % PANEL
         weight = np.pad(weight, ((0, padding), (0, 0)))
@@ -324,7 +324,7 @@ cdef class CompiledMovingFrameGRU:
         self.arrays.append((weight, bias))  # keeps the memory alive
 
     def init_state(self, n):
-        """Return fresh states, zeros, in whole blocks of streamlines."""
+        """Return fresh states (zeros) for whole blocks of streamlines."""
         return np.zeros((-(-n // BLOCK), self.layers, self.hidden, BLOCK), np.float32)
 
     def next_directions(
@@ -339,7 +339,7 @@ cdef class CompiledMovingFrameGRU:
         volume : array of shape (X, Y, Z, C)
             Coefficients in ``tournier07``, not legacy, of ``volume_order``.
         volume_order : int
-            Not above that of the network.
+            Not above the order of the network.
         turns : tuple
             :func:`dipy_rnn.sampling.quarter_turns` of that order.
         points : array of shape (n, 3)

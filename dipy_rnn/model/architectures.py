@@ -1,4 +1,4 @@
-"""The architectures: networks that can be trained, by the name in their model file."""
+"""The architectures: networks that can be trained, by their name in model files."""
 
 from typing import TypeAlias
 
@@ -30,7 +30,7 @@ def untrained(architecture: str, order: int, random_seed: int, **shape: int) -> 
     random_seed : int
         Determines the weights.
     **shape
-        ``hidden`` and ``layers``, if they are to differ from the defaults.
+        ``hidden`` and ``layers``. Defaults of the architecture if not given.
 
     Returns
     -------

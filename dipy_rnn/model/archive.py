@@ -11,14 +11,14 @@ import zipfile
 from dipy_rnn._typing import AnyPath
 from dipy_rnn.model.metadata import ModelFileError, ModelMetadata
 
-#: Size limits of a file, in bytes and in entries. The largest architecture, cai2023, has
-#: 17 MB of parameters in about 60 entries.
+#: Size limits of a file, in bytes and in entries. The largest architecture, cai2023,
+#: has 17 MB of parameters in about 60 entries.
 FILE_LIMIT = 1 << 28
 ENTRIES_LIMIT = 1 << 12
 
 METADATA_NAME = "metadata.json"
 _METADATA_LIMIT = 1 << 20
-_REMEDY = "doc/model_file.md tells how to write the metadata of a foreign model"
+_REMEDY = "doc/model_file.md describes how to add metadata to a model"
 
 
 def read_content(path: AnyPath) -> bytes:
@@ -47,7 +47,7 @@ def read_content(path: AnyPath) -> bytes:
         content = file.read(FILE_LIMIT + 1)
     if len(content) > FILE_LIMIT:
         raise ModelFileError(
-            f"{path} is no usable model: it is larger than {FILE_LIMIT >> 20} MiB."
+            f"{path} is not a usable model: it is larger than {FILE_LIMIT >> 20} MiB."
         )
     return content
 
@@ -62,7 +62,7 @@ def read_archive(
     content : bytes
         The content of a model file.
     path : str or Path
-        What errors call it.
+        Its name in error messages.
 
     Returns
     -------
@@ -99,17 +99,17 @@ def read_archive(
             raise ModelFileError("its metadata is larger than 1 MiB")
         return entries, ModelMetadata.from_json(text.decode("utf-8"))
     except ModelFileError as error:
-        raise ModelFileError(f"{path} is no usable model: {error}.") from None
-    except Exception:  # zipfile and zlib raise a dozen types
+        raise ModelFileError(f"{path} is not a usable model: {error}.") from None
+    except Exception:  # zipfile and zlib raise many types
         raise ModelFileError(
-            f"{path} is no model file: it is not a TorchScript archive, as "
+            f"{path} is not a model file: it is not a TorchScript archive, as "
             "dipy_rnn.model.save_model writes, or it is damaged."
         ) from None
 
 
 def _entries(content: bytes) -> dict[str, bytes]:
     """Return the content of each entry, by its name inside the only folder."""
-    # Counted before they are listed, as a list needs ten times their memory.
+    # Entries are counted first, as their list takes ten times the memory.
     if content.count(b"PK\x01\x02") > ENTRIES_LIMIT:
         raise ModelFileError(f"it has more than {ENTRIES_LIMIT} entries")
     entries: dict[str, bytes] = {}
@@ -145,7 +145,7 @@ def packed(entries: dict[str, bytes]) -> io.BytesIO:
     Returns
     -------
     archive : io.BytesIO
-        At its beginning.
+        Positioned at its beginning.
 
     Examples
     --------

@@ -1,12 +1,12 @@
 """Model files: TorchScript archives with metadata.
 
 The archive holds the network, so that it runs without the package's Python classes. Its
-entry ``metadata.json`` says which features the network takes, in which frame it returns
-directions, for which steps it was trained, and where it comes from. ``archive.py``
-verifies an archive before torch loads any code of it.
+entry ``metadata.json`` gives the features that the network takes, the frame of its
+directions, the steps for which it was trained, and its origin. ``archive.py`` verifies
+an archive before torch loads code from it.
 
 .. warning:: A TorchScript archive is a program. Load only archives that you trust
-   (``doc/model_file.md`` tells what an archive can do).
+   (``doc/model_file.md`` describes what an archive can do).
 
 The contract of the network, with float32 tensors (``doc/model_file.md``)::
 
@@ -14,8 +14,8 @@ The contract of the network, with float32 tensors (``doc/model_file.md``)::
     forward(features, direction, state) -> (direction, state)
             (n, C)    (n, 3)               (n, 3)
 
-Row ``i`` of the output must depend only on row ``i`` of the input. A direction of length
-zero means that the streamline stops.
+Row ``i`` of the output must depend only on row ``i`` of the input. A direction of
+length zero means that the streamline stops.
 """
 
 import hashlib
@@ -212,13 +212,13 @@ def _check_checksum(content: bytes, path: Path) -> None:
     known = path.parent / CHECKSUMS
     if not known.is_file() or line not in known.read_text("utf-8").splitlines():
         raise ModelFileError(
-            f"{path} is not the model that was shipped (its SHA-256 is another): the "
+            f"{path} is not the model that was shipped (its SHA-256 differs): the "
             "installation is damaged or the file was altered; install dipy_rnn again."
         )
 
 
 def _load(content: bytes, path: AnyPath, device: torch.device, name: str) -> Model:
-    """Make a model from the content of a file, and check that it follows the contract."""
+    """Make a model from the content of a file, and check the contract."""
     entries, metadata = read_archive(content, path)
     try:
         with quiet_jit():
@@ -230,7 +230,7 @@ def _load(content: bytes, path: AnyPath, device: torch.device, name: str) -> Mod
         model = Model(module, metadata, device, name)
     except Exception as error:  # torch may raise any type
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelFileError(f"{path} is no usable model: {reason}.") from None
+        raise ModelFileError(f"{path} is not a usable model: {reason}.") from None
     _check_contract(model, path)
     return model
 
@@ -261,7 +261,7 @@ def _check_compiled(
         if not np.allclose(directions, expected, atol=1e-4):
             raise ModelFileError(
                 f"its architecture is {model.metadata.architecture!r}, but its "
-                "directions are others"
+                "directions differ from those of this architecture"
             )
 
 

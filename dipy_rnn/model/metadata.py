@@ -1,4 +1,4 @@
-"""The metadata of a model file: what a model takes, and what it was trained for."""
+"""The metadata of a model file: input of the model, and range of its training."""
 
 from dataclasses import asdict, dataclass, field
 import json
@@ -18,7 +18,7 @@ _SIZE_LIMIT = 1 << 20
 
 
 class ModelFileError(ValueError):
-    """A file is not a valid model, or a model does not fit its use."""
+    """A file is not a valid model, or a model does not fit the data or the settings."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class ModelMetadata:
         network. On the CPU ``"moving_frame"`` runs as a kernel. All others run as
         TorchScript.
     replay_points : int, optional
-        Length of the warm-up pass: how many points of the forward half, counted from
-        the seed, the network sees in reverse before the backward half. All if None.
+        Length of the warm-up pass. Before the backward half, the network sees this many
+        points of the forward half in reverse, those nearest the seed. All if None.
     provenance : dict, optional
         Origin of the model: data, recipe, versions, metrics.
 
@@ -101,7 +101,7 @@ class ModelMetadata:
         if self.layers * self.hidden > STATE_LIMIT:
             raise ModelFileError(
                 f"layers and hidden are {self.layers} and {self.hidden}; "
-                f"{STATE_LIMIT} floats of state for a streamline are allowed"
+                f"up to {STATE_LIMIT} floats of state for a streamline are allowed"
             )
         if self.kind == "sh":
             try:
@@ -118,7 +118,8 @@ class ModelMetadata:
             object.__setattr__(self, "orders", tuple(sorted(orders)))
         elif self.frame == "local":
             raise ModelFileError(
-                "frame is 'local', which only features of kind 'sh' can be turned into"
+                "frame is 'local'; features of kind 'sh' are needed, as no others can "
+                "be rotated"
             )
         if self.architecture:
             for name, needed in ARCHITECTURES[self.architecture].required.items():
@@ -156,7 +157,7 @@ class ModelMetadata:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read a text of :meth:`to_json` and check every entry."""
+        """Read the text that :meth:`to_json` returns, and check every entry."""
         try:
             entries = json.loads(text)
         except (ValueError, RecursionError):

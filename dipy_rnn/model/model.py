@@ -19,9 +19,9 @@ from dipy_rnn.model.architectures import ARCHITECTURES
 from dipy_rnn.model.metadata import ModelFileError, ModelMetadata
 from dipy_rnn.sampling import FeatureVolume, sh_order, with_order
 
-#: A TorchScript network gets whole blocks of rows. torch sums the rows of an incomplete
-#: block in another order. The last digit of a row's result would then depend on the
-#: number of rows, and rounding can grow to millimetres along a streamline.
+#: A TorchScript network gets whole blocks of rows. In an incomplete block torch adds
+#: numbers in another order. The last digit of a result would then depend on the number
+#: of rows, and such differences can grow to millimetres along a streamline.
 ROWS_IN_A_BLOCK = 32
 
 
@@ -37,7 +37,7 @@ class Model:
     metadata : ModelMetadata
     device : torch.device
     name : str
-        What errors call it.
+        Its name in error messages.
 
     Examples
     --------
@@ -126,14 +126,14 @@ class Model:
         return answer
 
     def _no_cudnn(self) -> AbstractContextManager[None]:
-        # cuDNN's GRU is made for long sequences. At each step it would copy the weights,
-        # and it rounds products to TF32. The setting is global.
+        # cuDNN's GRU is made for long sequences. At each step it would copy the
+        # weights, and it rounds products to TF32. The setting is global.
         if self.device.type == "cpu":
             return nullcontext()
         return torch.backends.cudnn.flags(enabled=False)
 
     def features(self, volume: FeatureVolume) -> Float32Array:
-        """Return the data of a feature volume in the order that the network takes.
+        """Return the data of a feature volume, at the order of the network.
 
         Parameters
         ----------
@@ -143,7 +143,7 @@ class Model:
         -------
         data : ndarray of shape (X, Y, Z, C)
             float32. The array of the volume if it already fits. A lower order than the
-            network's is padded with zeros, except for a kernel, which does this itself.
+            network's is padded with zeros. For a kernel it is not, as the kernel pads.
 
         Raises
         ------
@@ -210,7 +210,7 @@ class Model:
 def as_model(
     module: nn.Module, metadata: ModelMetadata, *, name: str = "module"
 ) -> Model:
-    """Make a model of a network, without a file.
+    """Make a model from a network, without a file.
 
     Parameters
     ----------
@@ -218,12 +218,12 @@ def as_model(
         A network that follows the contract. It stays on its device.
     metadata : ModelMetadata
     name : str, optional
-        What errors call it.
+        Its name in error messages.
 
     Returns
     -------
     model : Model
-        A kernel has a copy of the present weights. Later training does not change it.
+        A kernel copies the weights, so later training does not change it.
 
     Raises
     ------
@@ -259,7 +259,7 @@ def check_device(device: str | torch.device) -> torch.device:
     Raises
     ------
     ValueError
-        If it is unknown, or this machine does not have it.
+        If the device is unknown, or this machine does not have it.
 
     Examples
     --------
@@ -277,8 +277,8 @@ def check_device(device: str | torch.device) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (known.index or 0) >= count:
             raise ValueError(
-                f"device is '{known}', but this machine shows {count} CUDA devices to "
-                "torch; use device 'cpu'."
+                f"device is '{known}', but torch finds {count} CUDA devices on this "
+                "machine; use device 'cpu'."
             )
     return known
 
@@ -300,8 +300,8 @@ def _compiled(
         )
     except (KeyError, ValueError) as error:
         raise ModelFileError(
-            f"its architecture is {metadata.architecture!r}, but its parameters are "
-            f"others ({error})"
+            f"its architecture is {metadata.architecture!r}, but its parameters "
+            f"differ ({error})"
         ) from None
 
 
@@ -317,7 +317,7 @@ def _as_array(name: str, parameter: Tensor) -> AnyArray:
 
 @contextmanager
 def quiet_jit() -> Iterator[None]:
-    """Suppress torch's warning that TorchScript is deprecated, which is known."""
+    """Suppress torch's warning that TorchScript is deprecated."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
         yield

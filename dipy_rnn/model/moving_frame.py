@@ -36,17 +36,18 @@ class MovingFrameGRU(nn.Module):
     roll. The network sees only invariants of the roll: the coefficients of m = 0, the
     power of each pair of +m and -m, and the pairs rotated to the angles of two
     reference axes. The first reference axis points where the fODF rises. The second one
-    points where the coarsest part of the fODF (l = 2) rises. At a peak the first axis is
-    undefined, but the second one still points to other fibres nearby. An axis whose rise
-    is small has an uncertain angle. What is rotated to it is therefore scaled towards
-    zero, or rounding errors would change the input of the network.
+    points where the coarsest part of the fODF (l = 2) rises. At a peak the first axis
+    is undefined, but the second one still points to other fibres nearby. An axis whose
+    rise is small has an uncertain angle. The pairs that are rotated to it are therefore
+    scaled towards zero. Otherwise rounding errors would change the input of the
+    network.
 
     The network returns factors. They multiply vectors across the tangent: the slopes of
-    the orders l = 2, 4 .. of the fODF, and the reference axes, each along the vector
-    and at a right angle to it. The resulting direction rotates with the roll, as it
-    must. If all factors are zero, the step is Newton's step towards the peak of a
-    single fibre. The network learns the deviations from it. A straight bundle is
-    therefore tracked without drift for any weights.
+    the orders l = 2, 4 .. of the fODF, and the reference axes. Each vector has two
+    factors, one along it and one at a right angle to it. The resulting direction
+    therefore rotates with the roll. If all factors are zero, the step is Newton's step
+    towards the peak of a single fibre. The network learns the deviations from it. A
+    straight bundle is therefore tracked without drift for any weights.
 
     Parameters
     ----------
@@ -298,8 +299,9 @@ def newton_slopes(order: int) -> FloatArray:
     Returns
     -------
     factors : ndarray of shape (order / 2,)
-        For l = 2, 4 .. Take a lobe of unit power that is tilted from z by a small angle.
-        The sum of the factors times its coefficients of m = 1 is that angle in radians.
+        One for each of l = 2, 4 .. If a lobe of unit power is tilted from z by a small
+        angle, the factors times its coefficients of m = 1 add up to that angle in
+        radians.
 
     Notes
     -----

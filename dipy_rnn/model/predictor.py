@@ -1,4 +1,4 @@
-"""A model applied to a feature volume: the next directions of streamlines."""
+"""Next directions of streamlines, from a model and a feature volume."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Predictor:
-    """A model and a feature volume; it predicts the next directions of streamlines.
+    """Predicts the next directions of streamlines from a model and a feature volume.
 
-    It holds no state of a streamline: :meth:`states` makes these.
+    It holds no hidden states. :meth:`states` makes them.
 
     Parameters
     ----------
@@ -77,9 +77,9 @@ class Predictor:
         Returns
         -------
         directions : ndarray of shape (N, K, 3)
-            Unit vectors along the voxel axes, zeros where there is none. For a fODF
-            these are its peaks. For other features it is the model's answer to an
-            incoming direction of length zero.
+            Unit vectors along the voxel axes. Zeros if there are fewer directions. For
+            a fODF they are its peaks. For other features there is one: the model's
+            answer to an incoming direction of length zero.
         """
         if self.has_peaks:
             return sampling.first_directions(

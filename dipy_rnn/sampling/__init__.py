@@ -1,4 +1,4 @@
-"""What a model sees at a point: features, sampled and rotated; and first directions."""
+"""Features of a model, sampled at points and rotated, and first directions."""
 
 from dipy_rnn.sampling.features import (
     BASES,

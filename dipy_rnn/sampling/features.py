@@ -1,4 +1,4 @@
-"""What the network sees: volumes of fODF coefficients, or of any other features.
+"""The input of a network: volumes of fODF coefficients, or of any other features.
 
 Inside the package spherical harmonics are in MRtrix3's basis (``tournier07``, not
 legacy), along the voxel axes, as float32. Coefficients in another basis or along the
@@ -26,12 +26,12 @@ BASES = ("descoteaux07", "tournier07")
 SH_FRAMES = ("voxel", "scanner")
 
 
-# Median ratio of order-2 to order-0 power in the quarter of voxels with the largest
-# one: 1.2 to 2.1 for CSD, 0.01 to 0.4 for the ODFs of CSA, Q-ball, OPDT and GQI (two
-# brains, orders 4 and 8; see doc/features.md).
+# Limit for the median ratio of order-2 to order-0 power, in the quarter of voxels with
+# the largest ratios. The median is 1.2 to 2.1 for CSD, and 0.01 to 0.4 for the ODFs of
+# CSA, Q-ball, OPDT and GQI (two brains, orders 4 and 8; see doc/features.md).
 _FODF_RATIO = 0.7
 
-# Voxels with less order-0 power than this share of the largest are background.
+# Voxels with less order-0 power than this share of its 99th percentile are background.
 _BACKGROUND = 0.1
 
 
@@ -47,7 +47,7 @@ class FeatureVolume:
         ``"sh"``: spherical harmonics in the package's basis, along the voxel axes.
         ``"raw"``: any other features, which are interpolated and not rotated.
     name : str, optional
-        What errors call it: an argument or a file.
+        Its name in error messages: an argument or a file.
 
     Examples
     --------
@@ -61,14 +61,14 @@ class FeatureVolume:
 
 
 def raw_features(data: ArrayLike, *, name: str = "features") -> FeatureVolume:
-    """Make a feature volume of any volume, without conversion.
+    """Make a feature volume from any volume, without conversion.
 
     Parameters
     ----------
     data : array_like of shape (X, Y, Z, C)
         Finite numbers.
     name : str, optional
-        What errors call it.
+        Its name in error messages.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def fodf_features(
     affine : array_like of shape (4, 4), optional
         Voxel to mm. Needed for scanner axes.
     name : str, optional
-        What errors call the volume: an argument or a file.
+        Name of the volume in error messages: an argument or a file.
 
     Returns
     -------
@@ -153,7 +153,7 @@ def fodf_features(
         order = sh_order(coeffs.shape[3])
     except ValueError as error:
         raise ValueError(
-            f"{name} is no volume of spherical harmonics: {error}"
+            f"{name} is not a volume of spherical harmonics: {error}"
         ) from None
     if order < 4:
         raise ValueError(
@@ -161,7 +161,7 @@ def fodf_features(
         )
     if not coeffs[..., 1:].any():
         raise ValueError(
-            f"{name} has no direction anywhere: only zeros beyond order 0."
+            f"{name} has no direction anywhere: it holds only zeros above order 0."
         )
 
     if (basis, legacy) != ("tournier07", False):
@@ -175,7 +175,7 @@ def fodf_features(
     if not looks_like_fodf(coeffs):
         warnings.warn(
             f"{name} does not look like a fibre ODF (is it a CSA, Q-ball or GQI ODF?); "
-            "the shipped models expect one, as dipy_fit_csd makes.",
+            "the shipped models expect one, for example from dipy_fit_csd.",
             stacklevel=2,
         )
     return FeatureVolume(coeffs, "sh", name)
@@ -187,8 +187,8 @@ def _to_package_basis(
 ) -> tuple[NDArray[np.intp], Float32Array]:
     """Return the source of each coefficient, and its factor (sign).
 
-    Each of DIPY's bases differs from the package's only by order and signs. DIPY's
-    conversion of unit vectors shows both.
+    Each of DIPY's bases differs from the package's only in the order and the signs of
+    the coefficients. DIPY's conversion of unit vectors gives both.
     """
     from dipy.reconst.shm import (
         convert_sh_descoteaux_tournier,
@@ -210,7 +210,7 @@ def _to_package_basis(
 
 
 def pam_features(pam: Any, *, name: str = "pam") -> FeatureVolume:
-    """Make a feature volume of the fODF in DIPY's PeaksAndMetrics.
+    """Make a feature volume from the fODF in DIPY's PeaksAndMetrics.
 
     The basis is determined by :func:`pam_basis`.
 
@@ -219,7 +219,7 @@ def pam_features(pam: Any, *, name: str = "pam") -> FeatureVolume:
     pam : dipy.direction.peaks.PeaksAndMetrics
         With ``shm_coeff`` (from ``dipy_fit_csd`` or ``peaks_from_model``).
     name : str, optional
-        What errors call it: an argument or a file.
+        Its name in error messages: an argument or a file.
 
     Returns
     -------
@@ -250,15 +250,15 @@ def pam_features(pam: Any, *, name: str = "pam") -> FeatureVolume:
 
 
 def pam_basis(pam: Any, *, name: str = "pam") -> tuple[str, bool]:
-    """Determine the basis of a PeaksAndMetrics, which its file does not name.
+    """Determine the basis of a PeaksAndMetrics. Its file does not name it.
 
     Parameters
     ----------
     pam : dipy.direction.peaks.PeaksAndMetrics
-        ``pam.B`` holds the basis functions on ``pam.sphere``. It matches exactly one
-        basis.
+        ``pam.B`` holds the basis functions on ``pam.sphere``. It is compared with each
+        of DIPY's bases.
     name : str, optional
-        What errors call it.
+        Its name in error messages.
 
     Returns
     -------
@@ -286,7 +286,7 @@ def pam_basis(pam: Any, *, name: str = "pam") -> tuple[str, bool]:
     try:
         order = sh_order(harmonics.shape[-1] if harmonics.ndim else 0)
     except ValueError as error:
-        raise ValueError(f"{name}: its matrix B is of no order: {error}") from None
+        raise ValueError(f"{name}: its matrix B has no order: {error}") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PendingDeprecationWarning)
         for basis in BASES:
@@ -316,7 +316,8 @@ def looks_like_fodf(coeffs: AnyArray) -> bool:
     -------
     sharp : bool
         Whether the median ratio of order-2 to order-0 power is above 0.7. The median
-        is over the quarter of voxels with the largest ratios, without background.
+        is taken over the quarter of voxels with the largest ratios. Background is
+        excluded.
 
     Examples
     --------
@@ -346,6 +347,6 @@ def _checked(volume: ArrayLike, name: str) -> Float32Array:
     if n_bad:
         raise ValueError(
             f"{name} holds {n_bad} values that are NaN or infinite; "
-            "mend the fit, or set them to zero with numpy.nan_to_num."
+            "correct the fit, or set them to zero with numpy.nan_to_num."
         )
     return volume

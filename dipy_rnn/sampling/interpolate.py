@@ -1,6 +1,6 @@
 """Trilinear sampling of a volume, also of spherical harmonics in local frames.
 
-This module checks and allocates for the kernels in ``_interp.pyx``.
+This module checks arguments and allocates results for the kernels in ``_interp.pyx``.
 
 The border rule, on an axis of four voxels (DIPY's ``trilinear_interpolate4d`` follows
 the same rule):
@@ -73,7 +73,7 @@ def sample(
     values : ndarray of shape (N, C)
         float32. Zeros outside the volume.
     inside : ndarray of shape (N,)
-        bool, by the border rule above.
+        bool, by the border rule of this module.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def sample(
     ):
         raise ValueError(
             "volume must be a C-contiguous float32 array of shape (X, Y, Z, C), "
-            "no axis empty."
+            "without empty axes."
         )
     points_vox = as_contiguous(points_vox, "points_vox", np.float64)
     if points_vox.ndim != 2 or points_vox.shape[1] != 3:
@@ -146,7 +146,8 @@ def local_maxima(
     neighbours : ndarray of shape (V, K)
         int32. The neighbours of each vertex.
     most : int
-        Number of maxima to return at most for a function, the largest ones. 1 or more.
+        Largest number of maxima to return for each function. Larger maxima are
+        preferred. 1 or more.
     least_share : float
         Maxima below this share of the function's largest value are left out.
 

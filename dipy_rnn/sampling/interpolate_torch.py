@@ -1,7 +1,7 @@
-"""The samplers of ``interpolate.py`` and ``rotation.py`` as torch operations.
+"""Sampling and rotation (``interpolate.py``, ``rotation.py``) as torch operations.
 
-They run on any device of torch's. None of them makes the host wait for the device: there
-is no indexing by a mask, and no number is read from a tensor.
+They run on any device of torch. None of them makes the host wait for the device: no
+tensor is indexed by a mask, and no number is read from a tensor.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from dipy_rnn.sampling.rotation import quarter_turns
 
 
 class TorchVolume:
-    """A volume on a device, with the border rule of :mod:`dipy_rnn.sampling.interpolate`.
+    """A volume on a device. :mod:`dipy_rnn.sampling.interpolate` has the border rule.
 
     Parameters
     ----------

@@ -1,8 +1,9 @@
 """First directions: the peaks of the fODF at a seed.
 
 DIPY's peaks are vertices of a sphere, so they do not rotate with the head. In this
-module each peak is refined to the continuous maximum. Of its two signs the one is used
-that points up in RAS+ (forward if horizontal, right if also that component is zero).
+module each peak is refined to the continuous maximum. Of the two opposite directions of
+a peak, the one that points up in RAS+ is used. If the peak is horizontal, it is the one
+that points forward. If it points to the left and right, it is the one to the right.
 """
 
 from functools import cache
@@ -23,7 +24,7 @@ _NEWTON_STEPS = 6
 # A maximum is at most 6.3 degrees from a vertex. There the sharpest lobe of order 16
 # still has more than this share of its height.
 _NEARLY = 0.5
-_MAX_TURN = np.tan(np.deg2rad(8.0))  # of a Newton step; vertices are 6.3 degrees off
+_MAX_TURN = np.tan(np.deg2rad(8.0))  # largest angle of a Newton step
 
 
 def first_directions(
@@ -41,7 +42,8 @@ def first_directions(
     Parameters
     ----------
     volume : ndarray of shape (X, Y, Z, C)
-        fODF in the package's basis and axes (:mod:`dipy_rnn.sampling.features`), float32.
+        fODF in the package's basis and axes (:mod:`dipy_rnn.sampling.features`),
+        float32.
     points_vox : ndarray of shape (N, 3)
         Seeds.
     axes : ndarray of shape (3, 3)
@@ -97,7 +99,8 @@ def _directions_of(
         return directions
     values, refined = _refine(coeffs[seen[seeds]], candidates, axes, nbr_threads)
 
-    # The largest first within each seed. Then DIPY's two rules select.
+    # The largest comes first within each seed. Then DIPY's two rules, the threshold and
+    # the separation, select.
     order = np.lexsort((-values, seeds))
     seeds, values, refined = seeds[order], values[order], refined[order]
     first = np.searchsorted(seeds, seeds)
@@ -123,7 +126,7 @@ def _directions_of(
 def _candidates(
     coeffs: Float32Array, max_peaks: int
 ) -> tuple[NDArray[np.intp], FloatArray, Float32Array]:
-    """Return (row, direction) of local maxima on a sphere, and each row's minimum.
+    """Return rows and directions of local maxima on a sphere, and each row's minimum.
 
     A negative minimum counts as zero, as in DIPY.
     """
@@ -165,7 +168,7 @@ def _sphere(order: int) -> tuple[FloatArray, Float32Array, Int32Array]:
 
 
 def _upward(directions: FloatArray, axes: FloatArray) -> FloatArray:
-    """Return the sign that makes a direction point up, else forward, else right."""
+    """Return signs that make directions point up, or forward, or to the right."""
     x, y, z = np.moveaxis(np.round(directions @ axes.T, 6), -1, 0)
     sign = np.where(z != 0, np.sign(z), np.where(y != 0, np.sign(y), np.sign(x)))
     return np.where(sign == 0, 1.0, sign)[..., None]
@@ -215,6 +218,6 @@ def _refine(
 
 
 def _dot(rows: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return weighted sums of rows, without BLAS, whose threads would keep spinning."""
+    """Return weighted sums of rows, without BLAS: its threads would occupy cores."""
     sums: FloatArray = np.einsum("nk,k->n", rows, weights)
     return sums

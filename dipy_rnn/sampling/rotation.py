@@ -1,7 +1,7 @@
 """Spherical harmonics: orders, and rotation into local frames.
 
-Coefficients are in MRtrix3's basis (``tournier07``, not legacy). This module checks and
-allocates for the rotation kernel in ``_interp.pyx``.
+Coefficients are in MRtrix3's basis (``tournier07``, not legacy). This module checks
+arguments and allocates results for the rotation kernel in ``_interp.pyx``.
 """
 
 from functools import cache
@@ -56,7 +56,7 @@ def sh_order(n_coeffs: int) -> int:
 
 
 def with_order(coeffs: AnyArray, order: int) -> AnyArray:
-    """Pad coefficients with zeros to an order, or cut them off there.
+    """Change the order of coefficients: pad with zeros, or drop higher orders.
 
     Parameters
     ----------
@@ -98,8 +98,8 @@ def quarter_turns(order: int) -> Turns:
     -------
     tables : tuple of ndarray
         Starts, columns and values of two sparse matrices (CSR) in ``tournier07``. They
-        are the least-squares solution that expresses the harmonics at rotated
-        directions by the harmonics themselves.
+        express the harmonics at rotated directions by the harmonics themselves. They
+        are computed by least squares.
 
     Examples
     --------
@@ -227,7 +227,7 @@ def rotate_all(coeffs: Float32Array, rotation: FloatArray) -> Float32Array:
     True
     """
     n_coeffs = coeffs.shape[-1]
-    # As g(-u) = g(u), a mirror and its negative, which is a rotation, act in one way.
+    # As g(-u) = g(u), a mirror acts like its negative, which is a rotation.
     frame = handedness_of(rotation) * rotation
     matrix = rotate(np.eye(n_coeffs), np.broadcast_to(frame, (n_coeffs, 3, 3)))
     with np.errstate(over="ignore", invalid="ignore"):  # as in the kernel
@@ -236,13 +236,13 @@ def rotate_all(coeffs: Float32Array, rotation: FloatArray) -> Float32Array:
 
 
 def order_of(coeffs: AnyArray, name: str) -> int:
-    """Return the order of coefficients, or an error that names them.
+    """Return the order of coefficients, or raise an error that names them.
 
     Parameters
     ----------
     coeffs : ndarray of shape (..., C)
     name : str
-        What errors call them.
+        Their name in error messages.
 
     Returns
     -------

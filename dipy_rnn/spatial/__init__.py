@@ -1,4 +1,4 @@
-"""Spaces: affines, and the frame that moves with a streamline."""
+"""Coordinate spaces: affines, and the frame that moves with a streamline."""
 
 from dipy_rnn.spatial import frames
 from dipy_rnn.spatial.affine import (

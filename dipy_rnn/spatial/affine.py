@@ -1,6 +1,8 @@
 """Affines: points and directions between voxel and millimetre coordinates.
 
-This is the only module that multiplies by an affine. Three spaces occur:
+Other modules convert coordinates with these functions. Two repeat the arithmetic:
+``tracking/_slots.pyx`` for finished streamlines, and ``tracking/direction_getter.py``
+to agree with LocalTracking to the last digit. There are three spaces:
 
 ``mm``
     RAS+ scanner coordinates in mm. ``affine`` maps voxel coordinates to them. Seeds and
@@ -11,7 +13,7 @@ This is the only module that multiplies by an affine. Three spaces occur:
 ``axes``
     Directions along the voxel axes, in mm and of unit length. DIPY's spherical
     harmonics and directions are in this space. It differs from RAS+ by a rotation, or
-    by a rotation and a mirror; there is no offset and no scale.
+    by a rotation and a mirror. There is no offset and no scale.
 """
 
 import numpy as np
@@ -19,7 +21,7 @@ import numpy as np
 from dipy_rnn._checks import FARTHEST_MM, as_float64
 from dipy_rnn._typing import ArrayLike, FloatArray
 
-# DIPY's own tolerance for shear in LocalTracking.
+# The tolerance for shear in DIPY's LocalTracking.
 _SHEAR_TOLERANCE = 1e-5
 
 _SMALLEST_VOXEL_MM = 1e-6
@@ -33,7 +35,7 @@ def check_affine(affine: ArrayLike, name: str = "affine") -> FloatArray:
     affine : array_like of shape (4, 4)
         Voxel to mm: rotation, mirror, scale and translation, without shear.
     name : str, optional
-        What errors call it: an argument or a file.
+        Its name in error messages: an argument or a file.
 
     Returns
     -------
@@ -54,7 +56,7 @@ def check_affine(affine: ArrayLike, name: str = "affine") -> FloatArray:
     if affine.shape != (4, 4):
         raise ValueError(f"{name} has the shape {affine.shape}; (4, 4) is needed.")
     if not np.isfinite(affine).all():
-        raise ValueError(f"{name} holds NaN or infinity; mend the image's header.")
+        raise ValueError(f"{name} holds NaN or infinity; correct the image's header.")
     if not np.allclose(affine[3], [0, 0, 0, 1]):
         raise ValueError(f"{name} ends in the row {affine[3]}; 0 0 0 1 is needed.")
     if np.abs(affine).max() > FARTHEST_MM:
@@ -64,14 +66,16 @@ def check_affine(affine: ArrayLike, name: str = "affine") -> FloatArray:
         )
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
-        raise ValueError(f"{name} is singular: its voxel axes do not span space.")
+        raise ValueError(
+            f"{name} is singular: its voxel axes lie in a plane or on a line."
+        )
     if sizes.min() < _SMALLEST_VOXEL_MM:
         raise ValueError(
             f"{name} has voxels of {sizes.min():g} mm; {_SMALLEST_VOXEL_MM:g} mm or more "
             "is needed, check its units."
         )
     products = affine[:3, :3].T @ affine[:3, :3]
-    # DIPY's tolerance does not see shear of voxels that are much smaller than 1 mm.
+    # DIPY's tolerance does not detect shear of voxels that are much smaller than 1 mm.
     tolerance = _SHEAR_TOLERANCE * sizes.max() * min(1.0, sizes.max())
     if not np.allclose(np.triu(products, 1), 0, atol=tolerance):
         raise ValueError(

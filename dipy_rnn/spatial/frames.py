@@ -3,20 +3,19 @@
 A frame is three orthonormal rows ``e1, e2, e3`` along the voxel axes. ``e3`` is the
 incoming direction of the streamline. In its own frame a streamline always runs along z,
 wherever it is in the head. A network then learns small deviations from "straight on",
-and a rotation of the head changes nothing.
+and a rotation of the head has no effect.
 
 From step to step the frame follows by parallel transport: by the smallest rotation that
-takes the old tangent to the new one. The roll about the tangent at the seed remains
-free. It is a convention that is fixed in RAS+, and a model should not depend on it
-(:class:`dipy_rnn.model.MovingFrameGRU` does not, by construction).
+takes the old tangent to the new one. The roll about the tangent at the seed is
+arbitrary. :func:`from_tangents` chooses it by a convention in RAS+. A model should not
+depend on it (:class:`dipy_rnn.model.MovingFrameGRU` does not, by construction).
 
 Frames are right-handed *in RAS+*. Along left-handed voxel axes (a brain stored as LAS)
 their determinant is therefore -1. The network then sees the same brain, and not its
 mirror image, however the image is stored.
 
-:func:`transport` and :func:`reverse` are the reference. The trackers have
-implementations of their own, in ``tracking/slots/_compiled.pyx`` and ``tracking/slots/device.py``,
-which the tests compare with it.
+:func:`transport` and :func:`reverse` are the reference. ``tracking/slots/``
+has implementations of its own, which the tests compare with them.
 """
 
 import numpy as np
@@ -38,8 +37,8 @@ def from_tangents(tangents: FloatArray, axes: FloatArray) -> FloatArray:
     Returns
     -------
     frames : ndarray of shape (N, 3, 3)
-        Rows ``e1, e2, e3``. ``e1`` is the component across the tangent of one RAS+
-        axis: the one that is furthest from the tangent.
+        Rows ``e1, e2, e3``. The RAS+ axis at the largest angle to the tangent
+        determines ``e1``, which is along its component across the tangent.
 
     Examples
     --------
@@ -68,7 +67,7 @@ def transport(frames: FloatArray, tangents: FloatArray) -> FloatArray:
 
     Notes
     -----
-    The rotation that takes a unit vector a to b moves an x across a by
+    The rotation that takes a unit vector a to b moves a vector x across a by
     -(a + b) (b.x) / (1 + a.b). At a U-turn (b = -a) it is not defined, and
     ``e1`` is kept.
 
@@ -87,7 +86,7 @@ def transport(frames: FloatArray, tangents: FloatArray) -> FloatArray:
 
 
 def reverse(frames: FloatArray) -> FloatArray:
-    """Turn frames by half a turn, against the direction of travel.
+    """Turn frames to the opposite direction of travel.
 
     Parameters
     ----------
@@ -161,7 +160,7 @@ def to_local(vectors: FloatArray, frames: FloatArray) -> FloatArray:
 def _complete(
     e1: FloatArray, e3: FloatArray, handedness: float | FloatArray
 ) -> FloatArray:
-    """Make e1 a unit vector across e3, which also removes rounding errors, and add e2."""
+    """Make e1 a unit vector across e3, and add e2. This removes rounding errors."""
     e1 = e1 - _dot(e1, e3) * e3
     e1 = e1 / np.sqrt(_dot(e1, e1))
     return np.stack([e1, handedness * _cross(e3, e1), e3], axis=1)
@@ -173,6 +172,6 @@ def _dot(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def _cross(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Return the cross product. NumPy's takes ten times as long for one row."""
+    """Return the cross product. For one row, NumPy's takes ten times as long."""
     following, last = [1, 2, 0], [2, 0, 1]
     return a[:, following] * b[:, last] - a[:, last] * b[:, following]

@@ -2,9 +2,9 @@
 # cython: cdivision=True, initializedcheck=False
 """Kernels: the decisions of DIPY's stopping criteria, at many points at a time.
 
-The kernels do not check their arguments and raise no exceptions. ``criteria.py`` checks.
-Decisions agree with DIPY's to the last digit: sums are of doubles and in DIPY's order,
-and ``setup.py`` keeps the compiler from rearranging them.
+The kernels do not check their arguments and raise no exceptions. ``criteria.py``
+checks. Decisions agree with DIPY's to the last digit: sums are in double precision and
+in DIPY's order, and ``setup.py`` prevents the compiler from rearranging them.
 """
 
 from libc.math cimport floor, pow, rint
@@ -39,7 +39,7 @@ cdef inline Map map_of(const double[:, :, ::1] values) noexcept nogil:
 cdef inline bint interpolate(
     const Map* volume, const double* point, double* value
 ) noexcept nogil:
-    """Interpolate at a point. False: it is outside."""
+    """Interpolate at a point. Return False if it is outside."""
     cdef:
         Py_ssize_t index[3][2]
         double weight[3][2]
@@ -60,7 +60,7 @@ cdef inline bint interpolate(
     for i in range(2):
         for j in range(2):
             for k in range(2):
-                # All eight: a weight of zero times NaN is NaN, as in DIPY.
+                # No weight of zero is left out, as zero times NaN is NaN in DIPY, too.
                 share = weight[0][i] * weight[1][j] * weight[2][k]
                 value[0] += share * volume.values[
                     (index[0][i] * volume.size[1] + index[1][j]) * volume.size[2]
@@ -81,7 +81,7 @@ cdef inline uint64_t mix(uint64_t bits) noexcept nogil:
 
 
 cdef inline double draw(uint64_t* state) noexcept nogil:
-    """Draw from [0, 1): a step of SplitMix64, of which the top 53 bits are used."""
+    """Draw from [0, 1): the top 53 bits of a step of SplitMix64."""
     state[0] += GOLDEN
     return (mix(state[0]) >> 11) * (1.0 / 9007199254740992.0)
 

@@ -1,9 +1,9 @@
 """DIPY's stopping criteria, for many points at a time.
 
-The four criteria of this module are DIPY's own, as subclasses, so DIPY's trackers take
-them as well. :func:`dipy_rnn.stopping.evaluate_criterion` evaluates them at many points
-at a time, by the kernels in ``_criteria.pyx``. On an axis of n voxels they decide as
-DIPY's do:
+The four criteria of this module are subclasses of DIPY's, so DIPY's trackers accept
+them as well. :func:`dipy_rnn.stopping.evaluate_criterion` evaluates them at many points at a
+time, by the kernels in ``_criteria.pyx``. On an axis of n voxels they decide like
+DIPY's:
 
 ==================  ==============================  =================================
 coordinate          interpolated maps               masks
@@ -20,9 +20,10 @@ NaN                 outside (DIPY's own reads       outside
 ==================  ==============================  =================================
 
 NaN in a map affects every point for which one of the eight surrounding voxels is NaN.
-NaN is above no threshold: the threshold criterion ends tracking there. ACT continues
-unless its other map decides otherwise. CMC excludes such points. In a mask NaN counts
-as outside of the tissue.
+The threshold criterion ends tracking there, as NaN is not above any threshold. ACT
+continues unless its other map decides otherwise. CMC excludes such points. In a mask
+NaN counts as outside of the tissue.
+
 """
 
 from typing import Self
@@ -35,8 +36,9 @@ from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray, IntArray, KeyArray
 from dipy_rnn.stopping import _criteria
 from dipy_rnn.stopping.evaluate import StoppingCriterion, is_batched
 
-# Coordinates of seeds are hashed in this many steps per voxel. It is fine enough to
-# distinguish seeds, and coarse enough to ignore rounding errors of the affine.
+# Before hashing, coordinates of seeds are rounded to this many steps per voxel. It is
+# fine enough to distinguish seeds, and coarse enough to remove rounding errors of the
+# affine.
 _STEPS_PER_VOXEL = 2.0**20
 
 
@@ -155,7 +157,7 @@ class CmcStoppingCriterion(
     It draws at random whether tracking ends. In ``evaluate_criterion`` a draw
     depends only on the key of the seed and on the number of the point. A streamline
     then does not depend on the other streamlines or on their order. DIPY's trackers
-    draw from generators of their own.
+    draw from their own generators.
 
     Parameters
     ----------
@@ -279,7 +281,7 @@ def seed_keys(random_seed: int, seeds_vox: ArrayLike) -> KeyArray:
     Parameters
     ----------
     random_seed : int
-        Another number gives other keys.
+        Different numbers give different keys.
     seeds_vox : array_like of shape (N, 3)
         Seeds are rounded to 2**-20 voxels, so that rounding errors have no effect.
 
@@ -322,7 +324,7 @@ def _check_map(image: ArrayLike, name: str) -> AnyArray:
 
 
 def _own_map(image: ArrayLike, name: str) -> FloatArray:
-    # DIPY hides its maps and refuses read-only ones. It shares this copy.
+    # DIPY's criteria hide their maps and refuse read-only ones. They share this copy.
     with np.errstate(over="ignore"):  # a value that is too large becomes infinite
         return np.array(_check_map(image, name), dtype=np.float64, order="C")
 

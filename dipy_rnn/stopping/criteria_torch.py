@@ -1,7 +1,7 @@
 """The stopping criteria of ``criteria.py`` as torch operations.
 
-They run on any device of torch's. A criterion without an operation here is evaluated on
-the host, which is slow on a GPU: all points are copied at each step.
+They run on any device of torch. A criterion without such an operation is evaluated on
+the host. This is slow on a GPU, as all points are copied at each step.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,9 @@ from dipy_rnn.stopping.criteria import (
 from dipy_rnn.stopping.evaluate import StoppingCriterion, evaluate_criterion
 from dipy_rnn.stopping.reasons import StopReason
 
-#: A criterion on a device: points in voxels (n, 3), whether each is to be evaluated
-#: (n,), seed keys (n,) and point numbers (n,) -> reasons (n,).
+#: A criterion on a device. Its arguments are points in voxels (n, 3), a mask of the
+#: points to evaluate (n,), seed keys (n,) and point numbers (n,). It returns reasons
+#: (n,).
 TorchCriterion: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 

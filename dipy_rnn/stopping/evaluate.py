@@ -63,7 +63,7 @@ class BatchedStoppingCriterion(StoppingCriterion, Protocol):
     def check_points(
         self, points_vox: FloatArray, reasons: IntArray, *draws: AnyArray
     ) -> None:
-        """Replace RUNNING in ``reasons`` (N,) at the points (N, 3) where it ends."""
+        """Replace RUNNING in ``reasons`` (N,) where tracking ends at a point (N, 3)."""
 
 
 def is_batched(criterion: StoppingCriterion) -> TypeGuard[BatchedStoppingCriterion]:
@@ -99,8 +99,8 @@ def is_stateless(stopping_criterion: StoppingCriterion) -> bool:
     """Tell whether a criterion's decisions do not depend on the order of the points.
 
     This is true for any batched criterion, and for those of DIPY that do not draw at
-    random. Another criterion may hold a state, so
-    it is evaluated by one thread.
+    random. Any other criterion may hold a state,
+    so only one thread evaluates it.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def evaluate_criterion(
     """Evaluate a criterion at many points, in place.
 
     A batched criterion, such as those of ``criteria.py``, gets all points in one call.
-    The kernels let other threads run meanwhile. Any other criterion, also a
+    Other threads can run during a kernel. Any other criterion, also a
     subclass with its own ``check_point``, is evaluated point by point.
 
     Parameters
@@ -143,8 +143,8 @@ def evaluate_criterion(
     points_vox : ndarray of shape (N, 3)
         float64, C-contiguous.
     reasons : ndarray of shape (N,)
-        int64 values of :class:`StopReason`. Only rows that are RUNNING are evaluated.
-        They stay RUNNING where tracking continues.
+        int64 values of :class:`StopReason`, changed in place. Only rows that are
+        RUNNING are evaluated. They stay RUNNING where tracking continues.
     seed_keys : ndarray of shape (N,), optional
         uint64, from :func:`dipy_rnn.stopping.seed_keys`: the key of each point's seed, for a criterion
         that draws at random (``draws_at_random``). Without keys such a criterion is
@@ -214,5 +214,5 @@ def _check_type(array: object, name: str, dtype: str) -> None:
         or not array.flags.c_contiguous
     ):
         raise ValueError(
-            f"{name} is no C-contiguous array of type {dtype}; convert it."
+            f"{name} is not a C-contiguous array of type {dtype}; convert it."
         )

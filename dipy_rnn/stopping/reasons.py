@@ -1,8 +1,8 @@
 """Why a streamline stopped.
 
-DIPY's stopping criteria give some of the reasons, the tracker gives the others. One
-enumeration holds them all. A table beside it says what each reason implies. The kernels
-take their numbers from the enumeration.
+DIPY's stopping criteria give some of the reasons, and the tracker gives the others. One
+enumeration contains them all. A table gives the message and DIPY's status of each. The
+kernels use the numbers of the enumeration.
 """
 
 from collections import Counter
@@ -33,12 +33,12 @@ class StopReason(IntEnum):
 
     @property
     def message(self) -> str:
-        """Text for users."""
+        """The reason as text for users."""
         return _TABLE[self][0]
 
     @property
     def status(self) -> StreamlineStatus:
-        """The status that DIPY's trackers use for it."""
+        """The status that DIPY's trackers use for this reason."""
         return _TABLE[self][1]
 
     @property

@@ -1,4 +1,4 @@
-"""What is fixed for a run: steps, angles and lengths in their final units."""
+"""The settings of a run: steps, angles and lengths in the units of the kernels."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class TrackingConfig:
     min_cosine : float
         Cosine of the largest angle between two steps.
     max_points : int
-        A streamline with more points ends, and is returned one point longer.
+        A streamline ends as soon as it has more points. It is returned with them.
     max_half_points : int
         Largest number of points of one half, the seed included. 2 or more.
     warm_up_points : int
-        Length of the warm-up pass: at most this many points of the forward half, counted
-        from the seed, are shown to the network in reverse before the backward half.
+        Length of the warm-up pass. Before the backward half, the network sees up to
+        this many points of the forward half in reverse, those nearest the seed.
     unidirectional : bool, optional
         Omit the backward half.
     random_seed : int, optional
@@ -138,7 +138,7 @@ def check_max_angle(max_angle: float) -> None:
 
 
 def check_random_seed(random_seed: int) -> int:
-    """Return a random seed that also DIPY's generators take.
+    """Return a random seed that DIPY's generators accept, too.
 
     Parameters
     ----------
@@ -178,13 +178,14 @@ def length_limits(min_len: float, max_len: float, step_size: float) -> tuple[int
     Raises
     ------
     ValueError
-        If ``step_size`` is not above 0, ``min_len`` is negative or above ``max_len``, one
-        of them is not finite, or there would be more than 2**31 points.
+        If ``step_size`` is not above 0, ``min_len`` is negative or above ``max_len``,
+        one of them is not finite, or there would be more than 2**31 points.
 
     Notes
     -----
-    The limits count points, of which a streamline has one more than steps. A streamline
-    of n points passes ``min_len = n * step_size``, although it is one step shorter.
+    The limits count points. A streamline has one more point than steps. A streamline of
+    n points therefore passes ``min_len = n * step_size``, although it is one step
+    shorter.
 
     Examples
     --------
@@ -224,8 +225,8 @@ def lengths_for_dipy(
     Returns
     -------
     lengths : dict of str to float
-        ``min_len`` and ``max_len``. Since DIPY 1.12 they are in mm, before they are
-        numbers of points.
+        ``min_len`` and ``max_len``. They are in mm from DIPY 1.12 on, and numbers of
+        points in older versions.
 
     Raises
     ------

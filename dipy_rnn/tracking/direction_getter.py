@@ -1,9 +1,9 @@
 """The adapter to :class:`dipy.tracking.local_tracking.LocalTracking`.
 
-LocalTracking requests one half of a streamline at a time. The engine tracks both halves,
-and if the seeds are known in advance, the streamlines of many seeds. This module stores
-what LocalTracking has not requested yet. It is separate from the engine because DIPY
-plans to remove this interface.
+LocalTracking requests one half of a streamline at a time. The engine tracks both
+halves. If the seeds are known in advance, it tracks the streamlines of many seeds
+together. This module stores the halves that LocalTracking has not requested yet. It is
+separate from the engine because DIPY plans to remove this interface.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         A streamline ends where the angle between two steps would be larger (degrees).
     seeds : array_like of shape (N, 3), optional
         The seeds in mm that LocalTracking gets, in the same order. The streamlines of
-        4096 seeds are then tracked together, before LocalTracking requests them. They
-        are the same streamlines, and tracking is much faster. The argument has no
+        4096 seeds are then tracked together, before LocalTracking requests them. The
+        streamlines are the same, and tracking is much faster. The argument has no
         effect if LocalTracking gets ``initial_directions``, randomises the sign of
         first directions, or has a criterion that draws at random in the order of the
         points.
@@ -84,11 +84,13 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
     requests the forward half. The backward half is stored until the next request.
 
     **Not for** ``ParticleFilteringTracking``: it calls a C method that Python cannot
-    override, and draws straight lines. A request for first directions is refused. With
-    ``initial_directions`` it makes no such request, and the error cannot be detected.
+    override, and it would draw straight lines. When it requests first directions, an
+    error is raised. With ``initial_directions`` it makes no such request. The wrong use
+    cannot be detected then.
 
-    LocalTracking requests one streamline at a time. :func:`dipy_rnn.rnn_tracking` tracks
-    the same streamlines many at a time, which is faster. ``seeds`` has the same effect.
+    LocalTracking requests one streamline at a time. :func:`dipy_rnn.rnn_tracking`
+    tracks the same streamlines many at a time, which is faster. ``seeds`` has the same
+    effect.
 
     Examples
     --------
@@ -210,8 +212,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         Returns
         -------
         directions : ndarray of shape (K, 3)
-            Unit vectors along the voxel axes. For a fODF they are its peaks, the largest
-            first. For other features see
+            Unit vectors along the voxel axes. For a fODF they are its peaks, the
+            largest first. For other features see
             :meth:`dipy_rnn.model.Predictor.first_directions`.
 
         Raises
@@ -247,7 +249,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         Returns
         -------
         failed : int
-            0, or 1 if there is no direction. In this case ``direction`` does not change.
+            0, or 1 if there is no direction. In this case ``direction`` does not
+            change.
 
         Raises
         ------
@@ -257,12 +260,13 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
 
         Notes
         -----
-        For callers in Python. No tracker of DIPY calls it. LocalTracking calls
-        :meth:`generate_streamline`, and ParticleFilteringTracking neither of them.
+        For callers in Python. DIPY's trackers do not call it. LocalTracking calls
+        :meth:`generate_streamline`. ParticleFilteringTracking calls neither.
         """
         if not isinstance(direction, np.ndarray) or direction.dtype.kind != "f":
             raise ValueError(
-                "direction must be an ndarray of floats: the next direction is written into it."
+                "direction must be an ndarray of floats: the next direction is written "
+                "into it."
             )
         tangent = unit_direction(direction)
         frame = frames.from_tangents(tangent[None], self._predictor.axes)
@@ -363,7 +367,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
 
 @dataclass(frozen=True, eq=False)
 class _Request:
-    """What LocalTracking requests in one call."""
+    """One request of LocalTracking: half a streamline."""
 
     seed: FloatArray
     tangent: FloatArray
@@ -374,9 +378,9 @@ class _Request:
     def is_other_half_of(self, first: _Request, line: Streamline) -> bool:
         """Tell whether this call requests the backward half of the previous streamline.
 
-        DIPY does not pass this information. The answer is yes if the tracker, its
+        DIPY does not pass this information. The answer is True if the tracker, its
         settings and the seed are the same, the buffer differs (LocalTracking has one
-        for each half), and the direction is the opposite of the first direction, or of
+        for each half), and the direction is the opposite of the first direction or of
         the first step *in voxels*.
         """
         if self.tracker is not first.tracker or self.task != first.task:

@@ -1,10 +1,9 @@
-"""The batched engine: many streamlines advance together, each in a slot of its own.
+"""The batched engine: many streamlines advance together, each in its own slot.
 
 ``reference.py`` states what happens to one streamline. Here groups of slots do the same
 for many streamlines. A streamline depends only on its seed, its first direction, the
-data and the model: it does not depend on the other slots, nor on their number. (The
-exception is a stopping criterion that draws from a random generator of its own, such as
-DIPY's CMC.)
+data and the model. It does not depend on the other slots, or on their number. (The
+exception is a stopping criterion with its own random generator, such as DIPY's CMC.)
 
 On the CPU each thread has its own group of slots, and all groups take seeds from one
 queue. While the caller processes a streamline, nothing is tracked.
@@ -26,12 +25,12 @@ from dipy_rnn.tracking.records import FinishedStreamlines, Streamline
 from dipy_rnn.tracking.seed_queue import SeedQueue
 from dipy_rnn.tracking.slots.compiled import CompiledSlots
 
-# Number of steps after which finished streamlines are handed over.
+# Number of steps after which finished streamlines are collected.
 _STEPS = 64
 
-# Default number of streamlines that advance together. On the CPU it is large enough
-# that the cost of Python in a step is negligible. On a GPU it is large enough to use it
-# fully.
+# Default number of streamlines that advance together. On the CPU it is large enough to
+# make the time of Python in a step negligible. On a GPU it is large enough to use all
+# cores.
 _BATCH_SIZE = {"cpu": 2048, "cuda": 65536}
 
 

@@ -81,9 +81,9 @@ class Task:
 class LookAhead:
     """First directions and streamlines of the next seeds, computed in advance.
 
-    First directions are computed when LocalTracking requests those of a seed. All
-    streamlines are tracked when it requests the first one of them. A seed or a direction
-    that was not foreseen is tracked on demand.
+    First directions of many seeds are computed when LocalTracking requests those of
+    one. All their streamlines are tracked when it requests the first of them. A seed or
+    a direction that was not foreseen is tracked on demand.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What tracking returns: a streamline, and the block of them that slots hand over."""
+"""Records of streamlines: one for each, or arrays of many from a group of slots."""
 
 from __future__ import annotations
 

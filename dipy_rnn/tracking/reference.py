@@ -1,7 +1,7 @@
 """The tracking algorithm for one streamline, in plain NumPy. Read this file first.
 
-It is written to be read, and is slow. ``slots/compiled.py``, ``slots/device.py`` and
-``direction_getter.py`` must give the same streamlines; one test runs on all of them.
+It is written to be read, and it is slow. ``slots/compiled.py``, ``slots/device.py`` and
+``direction_getter.py`` must give the same streamlines. One test compares all of them.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def track_streamline(
 
 
 class _Half:
-    """Tracks one half of a streamline at a time, from the seed on."""
+    """Tracks one half of a streamline at a time, starting at the seed."""
 
     def __init__(
         self,
@@ -100,8 +100,8 @@ class _Half:
     ) -> tuple[list[FloatArray], list[FloatArray], StopReason]:
         """Return the points in voxels, the frame at each, and why the half ended.
 
-        ``n_before`` is the number of points of the other half without the seed. ``sign``
-        is 1 for the forward half and -1 for the backward half.
+        ``n_before`` is the number of points of the other half, without the seed.
+        ``sign`` is 1 for the forward half and -1 for the backward half.
         """
         config = self.config
         points, point_frames = [self.seed_vox], [frame]

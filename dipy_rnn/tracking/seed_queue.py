@@ -1,4 +1,4 @@
-"""The seeds of a run in their order, with first directions, for slots that are free."""
+"""A queue of seeds with first directions. Free slots take the next ones."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class SeedQueue:
     affine : ndarray of shape (4, 4)
         Voxel to mm.
     directions : ndarray of shape (N, 3), optional
-        First directions along the voxel axes. If None, the predictor's. A seed is
-        skipped if it is outside the image or its direction has length zero.
+        First directions along the voxel axes. If None, the predictor computes them. A
+        seed is skipped if it is outside the image or its direction has length zero.
     n_ahead : int, optional
         Number of seeds whose first directions are computed at a time.
 
@@ -76,7 +76,7 @@ class SeedQueue:
         )
 
     def __len__(self) -> int:
-        """Return the number of seeds that are left, with those that will be skipped."""
+        """Return the number of seeds left, including those that will be skipped."""
         return len(self.seeds_mm) - self._next + len(self._ready[0])
 
     def take(self, n: int) -> _Seeds:
@@ -102,7 +102,7 @@ class SeedQueue:
                     self._ready = index[n:], seeds_vox[n:], first_frames[n:]
                     return index[:n], seeds_vox[:n], first_frames[:n]
                 self._next = stop = min(start + self._n_ahead, len(self.seeds_mm))
-            # Each thread that finds too few seeds prepares some, beside the others.
+            # A thread that finds too few seeds prepares more. Others can do so, too.
             prepared = self._prepare(start, stop)
             with self._lock:
                 index, seeds_vox, first_frames = self._ready

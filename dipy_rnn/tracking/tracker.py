@@ -1,4 +1,4 @@
-"""Tracking with a recurrent network, in the manner of DIPY's newer trackers."""
+"""Tracking with a recurrent network. The interface is that of DIPY's newer trackers."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -89,8 +89,9 @@ def rnn_tracking(
     random_seed : int, optional
         For :class:`dipy_rnn.stopping.CmcStoppingCriterion`, which draws at random. Its
         draws depend only on this number, the seed and the point. DIPY's own CMC draws
-        in the order of the points. Its streamlines therefore depend on ``batch_size``,
-        on the number of threads and on the other seeds. Nothing else is random.
+        in the order of the points. With it, streamlines therefore depend on
+        ``batch_size``, on the number of threads and on the other seeds. Nothing else is
+        random.
     seed_buffer_fraction : float, optional
         Fraction of the seeds whose first directions are computed and held in memory at
         a time. An upper limit of 1024 seeds applies.
@@ -176,7 +177,7 @@ def track(
     batch_size: int = 0,
     device: str | None = None,
 ) -> Iterator[Streamline]:
-    """Track streamlines, and return a record for each, with the reasons of its ends.
+    """Track streamlines, and return a record of each, with the reasons for its ends.
 
     Nothing is discarded. The parameters are those of :func:`rnn_tracking`.
 

@@ -3,8 +3,8 @@
 """Kernels: a step of every slot, as in ``reference.py``.
 
 A slot goes through three phases: *forward* from the seed, *warm-up* over the reversed
-forward half back to the seed, *backward* from the seed. ``slots/compiled.py`` calls the
-methods in their order.
+forward half back to the seed, *backward* from the seed. ``compiled.py`` calls
+:meth:`SlotArrays.propose`, a stopping criterion and :meth:`SlotArrays.settle` in turn.
 """
 
 from libc.math cimport fmax, isfinite, sqrt
@@ -125,8 +125,9 @@ cdef class SlotArrays:
     cdef public:
         double[:, ::1] position
         double[:, :, ::1] frame
-        # The proposed next point, why it is refused, and its number for criteria that
-        # draw at random: 1, 2 .. in the forward half, -1, -2 .. in the backward half.
+        # The proposed next point; why it is refused, or RUNNING; and its number for
+        # criteria that draw at random: 1, 2 .. in the forward half, -1, -2 .. in the
+        # backward half.
         double[:, ::1] proposal
         int64_t[::1] reasons, numbers
         uint64_t[::1] seed_keys
@@ -321,7 +322,7 @@ cdef class SlotArrays:
             target[k] = source[k]
 
     cdef void _turn_back(self, Py_ssize_t n) noexcept nogil:
-        """Go to the far end of the warm-up pass, and turn round: ``frames.reverse``."""
+        """Go to the start of the warm-up pass, and reverse the frame."""
         cdef Py_ssize_t k
 
         self.warm_up_left[n] = self.n_forward[n] - 1

@@ -1,7 +1,7 @@
-"""Slots on the CPU: the steps are compiled (``_compiled.pyx``), one thread for each group.
+"""Slots on the CPU, with compiled steps (``_compiled.pyx``). Each group has one thread.
 
-A slot holds one streamline with its frame, its hidden state and its points so far. When
-the streamline is finished, the slot gets the next seed.
+A slot holds one streamline: its frame, its hidden state and its points. When the
+streamline is finished, the slot gets the next seed.
 """
 
 from __future__ import annotations

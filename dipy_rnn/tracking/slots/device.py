@@ -1,12 +1,12 @@
-"""Slots on a device of torch's, which may be a GPU.
+"""Slots on a device of torch, which may be a GPU.
 
 Volume, hidden states, positions and frames stay on the device. A step consists of
-operations on whole tensors, which are the same for every slot in every phase. Masks
-select the slots to which a result applies. The host never waits for a single step. Once
-every few steps it looks for finished slots (a *harvest*), copies their streamlines
-together, and gives the slots the next seeds.
+operations on whole tensors. They are the same for every slot in every phase. Masks
+select the slots to which a result applies. The host does not wait for single steps.
+Every ``_STEPS_PER_HARVEST`` steps it looks for finished slots (a *harvest*), copies
+their streamlines in one transfer, and gives the slots the next seeds.
 
-For this reason a step contains no indexing by a mask, and reads no number from a tensor.
+A step therefore does not index by a mask, and does not read a number from a tensor.
 """
 
 import numpy as np
@@ -208,7 +208,7 @@ class TorchSlots:
         decided = self.criterion(position, going, self.seed_key, number)
         reasons = torch.where(going, decided, reasons)
 
-        # Streamlines that continue get a frame at the new point, and the point.
+        # Streamlines that continue get the new point, and a frame there.
         grown = free & (reasons == StopReason.RUNNING)
         moved = _transport(self.frame, tangents, self.handedness)
         self.frame = torch.where((grown | warm_up)[:, None, None], moved, self.frame)
@@ -217,7 +217,7 @@ class TorchSlots:
         self.warm_up_left = self.warm_up_left - warm_up.long()
         warmed_up = warm_up & (self.warm_up_left == 0)
         self.phase = self.phase.masked_fill(warmed_up, _BACKWARD)
-        # In a slot that has not grown this is beyond the end, and is not used.
+        # In other slots this place is beyond the end of the streamline, and not used.
         self.points[self.rows, self.n_points] = self.position
         self.n_points = self.n_points + grown
         near = forward & (self.n_points - 1 <= self.config.warm_up_points)
@@ -273,7 +273,7 @@ class TorchSlots:
         return tangents, reasons
 
     def _turn_back(self, turned: Tensor) -> None:
-        """Start the warm-up pass with a fresh state, at the far end of its points."""
+        """Start the warm-up pass at its first point, with a fresh state."""
         first = (self.n_forward - 1).clamp(min=0, max=self.config.warm_up_points)
         self.frame = torch.where(
             turned[:, None, None], self.far_frame * self.reverse, self.frame
@@ -329,8 +329,8 @@ class TorchSlots:
             ]
         )
         index, n_points, n_forward, forward_stop, backward_stop = table.cpu().numpy()
-        # For each point: its slot, and its place in the streamline. From the place
-        # follows its column in the slot, where the forward half comes first.
+        # For each point: its slot, its place in the streamline, and its column in the
+        # slot. A slot holds the forward half first.
         total = int(n_points.sum())
         line = torch.arange(len(rows), device=self.device)
         line = torch.repeat_interleave(line, table[1], output_size=total)
