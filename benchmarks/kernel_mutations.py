@@ -89,6 +89,12 @@ def mutants_of(source):
     return found
 
 
+def tests_of(kernel, folder):
+    """Return the paths of the test files of a kernel."""
+    names = TESTS[kernel]
+    return [str(path) for name in names for path in (folder / "tests").rglob(name)]
+
+
 def run(command, folder, timeout_s):
     """Run a command in a folder. Return True if it succeeds in time."""
     try:
@@ -133,6 +139,9 @@ def main():
             raise SystemExit("The kernels cannot be compiled.")
         shutil.copytree(folder / "dipy_rnn", folder / "original")
         pytest = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        for kernel in arguments.kernels:
+            if not run(pytest + tests_of(kernel, folder), folder, 600):
+                raise SystemExit(f"The tests of {kernel} fail without a mutation.")
         for kernel, row, before, after, source in drawn:
             if tally.total() - tally["not compiled"] == arguments.mutants:
                 break
@@ -141,11 +150,7 @@ def main():
                 folder / "original", folder / "dipy_rnn", dirs_exist_ok=True
             )
             (folder / "dipy_rnn" / f"{kernel}.pyx").write_text(source)
-            test = pytest + [
-                str(path)
-                for name in TESTS[kernel]
-                for path in (folder / "tests").rglob(name)
-            ]
+            test = pytest + tests_of(kernel, folder)
             if not run(build, folder, 600):
                 fate = "not compiled"
             elif run(test, folder, 600):

@@ -71,7 +71,7 @@ def operations(order, shapes):
     n = (order + 1) * (order + 2) // 2
     # Eight products and seven sums for each coefficient, then a square, a sum and a
     # division to normalise.
-    sampling = (8 + 7 + 3) * n
+    interpolating = (8 + 7 + 3) * n
     # Three rotations about z: each pair of +m and -m takes four products and two sums.
     pairs = sum(range(2, order + 1, 2))
     # Two quarter turns about x: sparse matrices, a product and a sum for each entry.
@@ -79,7 +79,7 @@ def operations(order, shapes):
     rotated = sampling.rotate(np.eye(n), np.repeat(quarter, n, axis=0))
     entries = np.count_nonzero(np.abs(rotated) > 1e-5)
     return {
-        "sampling": (sampling, 8 * 4 * n),
+        "sampling": (interpolating, 8 * 4 * n),
         "rotation": (3 * 6 * pairs + 2 * 2 * entries, 0),
         "network": (2 * sum(n_out * n_in for n_out, n_in in shapes), 0),
     }

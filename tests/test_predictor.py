@@ -94,7 +94,7 @@ def test_reset_makes_some_states_fresh_and_keep_drops_the_others(random_frames, 
     assert_array_equal(kept, carried[rows])
 
 
-def test_no_states_may_be_kept(random_frames):
+def test_keep_may_drop_all_states(random_frames):
     points, frames = random_path(random_frames, 36, 2)
     for predictor in predictors(network(8, 12, 2), random_volume(), np.eye(3)):
         states = predictor.states(36)
