@@ -309,8 +309,6 @@ def test_max_angle_ends_streamlines_that_would_turn_more(subject, messages):
 def test_seed_buffer_fraction_changes_only_how_many_seeds_are_prepared(
     subject, monkeypatch
 ):
-    from dipy_rnn import sampling
-
     sizes, find = [], sampling.first_directions
 
     def recording(volume, points, *arguments, **options):
@@ -318,7 +316,7 @@ def test_seed_buffer_fraction_changes_only_how_many_seeds_are_prepared(
         return find(volume, points, *arguments, **options)
 
     whole = subject.run("--step_size", 1.0)
-    monkeypatch.setattr(peaks, "first_directions", recording)
+    monkeypatch.setattr(sampling, "first_directions", recording)
     parts = subject.run("--step_size", 1.0, "--seed_buffer_fraction", 0.25)
     assert sizes == [subject.n_seeds // 4] * 4
     assert share_identical(list(whole), list(parts)) == 1

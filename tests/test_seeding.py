@@ -8,7 +8,7 @@ import numpy.testing as npt
 import pytest
 from worlds import affine_of
 
-from dipy_rnn import seeding
+from dipy_rnn.pipeline import seeding
 from dipy_rnn.io import load_points
 from dipy_rnn.pipeline import Seeding, slice_batches
 from dipy_rnn.stopping import Tissues

@@ -1,8 +1,9 @@
 """Affines: points and directions between voxel and millimetre coordinates.
 
-Other modules convert coordinates with these functions. Two repeat the arithmetic:
-``tracking/_slots.pyx`` for finished streamlines, and ``tracking/direction_getter.py``
-to agree with LocalTracking to the last digit. There are three spaces:
+Other modules convert coordinates with these functions. Two modules repeat the
+arithmetic: ``tracking/slots/_compiled.pyx`` for finished streamlines, and
+``tracking/look_ahead.py`` to agree with LocalTracking to the last digit. There are
+three spaces:
 
 ``mm``
     RAS+ scanner coordinates in mm. ``affine`` maps voxel coordinates to them. Seeds and
@@ -71,8 +72,8 @@ def check_affine(affine: ArrayLike, name: str = "affine") -> FloatArray:
         )
     if sizes.min() < _SMALLEST_VOXEL_MM:
         raise ValueError(
-            f"{name} has voxels of {sizes.min():g} mm; {_SMALLEST_VOXEL_MM:g} mm or more "
-            "is needed, check its units."
+            f"{name} has voxels of {sizes.min():g} mm; {_SMALLEST_VOXEL_MM:g} mm or "
+            "more is needed, check its units."
         )
     products = affine[:3, :3].T @ affine[:3, :3]
     # DIPY's tolerance does not detect shear of voxels that are much smaller than 1 mm.

@@ -1,8 +1,8 @@
 """DIPY's stopping criteria, for many points at a time.
 
 The four criteria of this module are subclasses of DIPY's, so DIPY's trackers accept
-them as well. :func:`dipy_rnn.stopping.evaluate_criterion` evaluates them at many points at a
-time, by the kernels in ``_criteria.pyx``. On an axis of n voxels they decide like
+them as well. :func:`dipy_rnn.stopping.evaluate_criterion` evaluates them at many points
+at a time, by the kernels in ``_criteria.pyx``. On an axis of n voxels they decide like
 DIPY's:
 
 ==================  ==============================  =================================

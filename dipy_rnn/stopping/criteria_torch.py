@@ -44,8 +44,8 @@ def criterion_on(device: torch.device, criterion: StoppingCriterion) -> TorchCri
 
     Examples
     --------
-    >>> cpu, criterion = torch.device("cpu"), BinaryStoppingCriterion(np.ones((2, 2, 2)))
-    >>> evaluate = criterion_on(cpu, criterion)
+    >>> criterion = BinaryStoppingCriterion(np.ones((2, 2, 2)))
+    >>> evaluate = criterion_on(torch.device("cpu"), criterion)
     >>> points, ones = torch.tensor([[0.0, 0, 0], [9.0, 0, 0]]), torch.ones(2).long()
     >>> [StopReason(r).name for r in evaluate(points, ones > 0, ones, ones).tolist()]
     ['RUNNING', 'OUTSIDE_IMAGE']

@@ -146,9 +146,9 @@ def evaluate_criterion(
         int64 values of :class:`StopReason`, changed in place. Only rows that are
         RUNNING are evaluated. They stay RUNNING where tracking continues.
     seed_keys : ndarray of shape (N,), optional
-        uint64, from :func:`dipy_rnn.stopping.seed_keys`: the key of each point's seed, for a criterion
-        that draws at random (``draws_at_random``). Without keys such a criterion is
-        evaluated point by point, and draws from DIPY's generator.
+        uint64, from :func:`dipy_rnn.stopping.seed_keys`: the key of each point's seed,
+        for a criterion that draws at random (``draws_at_random``). Without keys such a
+        criterion is evaluated point by point, and draws from DIPY's generator.
     point_numbers : ndarray of shape (N,), optional
         int64, together with ``seed_keys``: 1, 2, 3 .. in the forward half and
         -1, -2 .. in the backward half.
