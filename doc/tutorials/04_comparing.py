@@ -59,11 +59,10 @@ for by in tracked.values():
 # over seeds.
 
 distances = partner_distances(tracked)
-figures = measure(tracked, distances, affine, mask)
-for figure in figures["between"]:
+metrics = measure(tracked, distances, affine, mask)
+for metric in metrics["between"]:
     for key in ("candidate", "yardstick"):
-        found = figure[key]
-        print(f"{figure['label']:45} {key:10} {found['value']:.3f}")
+        print(f"{metric.label:45} {key:10} {metric.estimates[key].value:.3f}")
 
 # %%
 # Known bundles
