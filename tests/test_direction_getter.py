@@ -15,14 +15,9 @@ import numpy.testing as npt
 import pytest
 from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of, everywhere, share_identical
 
-from dipy_rnn import (
-    RNNDirectionGetter,
-    direction_getter,
-    rnn_tracking,
-    sampling,
-    stopping,
-)
+from dipy_rnn import RNNDirectionGetter, rnn_tracking, sampling, stopping
 from dipy_rnn.phantom import crossing_phantom
+from dipy_rnn.tracking import direction_getter
 
 
 def test_a_straight_field_on_anisotropic_voxels_gives_the_hand_computed_line(follower):

@@ -24,13 +24,15 @@ import pytest
 import torch
 from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of, everywhere
 
-from dipy_rnn import engine, sampling, spatial, stopping
-from dipy_rnn.model import Predictor, load_model
-from dipy_rnn.sampling import DATA
+from dipy_rnn import sampling, spatial, stopping
+from dipy_rnn.tracking import engine
 from dipy_rnn.spatial import frames
-from dipy_rnn.stopping import BinaryStoppingCriterion, StopReason
 from dipy_rnn.tracking.seed_queue import SeedQueue
-from dipy_rnn.tracking.slots.compiled import CompiledSlots
+from dipy_rnn.tracking.slots_compiled import CompiledSlots
+from dipy_rnn.sampling import DATA
+from dipy_rnn.model import load_model
+from dipy_rnn.model import Predictor
+from dipy_rnn.stopping import BinaryStoppingCriterion, StopReason
 
 X = np.array([1.0, 0.0, 0.0])
 LONG = (2000, 3, 3)
@@ -197,7 +199,9 @@ def test_frames_are_carried_along_and_turned_round_for_the_replay(replay_points)
     # At the first point of the replay, looking back the way it came; from then on at
     # each point as at the next, and at the seed as at the point after it.
     back = frames.reverse(np.array(forward))[n_replayed:0:-1]
-    expected = [*back[:1], *back] if n_replayed else frames.reverse(forward[0])[None]
+    expected = (
+        [*back[:1], *back] if n_replayed else frames.reverse(forward[0])[None]
+    )
     npt.assert_allclose(shown[: len(expected)], expected, atol=1e-9)
     # No state of its own: it goes on in the same circle whatever is replayed.
     turns = np.diff(line, axis=0) / step_vox

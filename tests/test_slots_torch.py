@@ -14,13 +14,16 @@ from torch.utils._pytree import tree_leaves
 from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of, everywhere
 
 from dipy_rnn import sampling, spatial, stopping
-from dipy_rnn.device_slots import _criterion_on, _draw, _mix, _Rotation, _Volume
-from dipy_rnn.model import ModelMetadata, Predictor, load_model, save_model, untrained
+from dipy_rnn.tracking.slots_torch import TorchSlots
+from dipy_rnn.sampling.interpolate_torch import TorchRotation, TorchVolume
+from dipy_rnn.stopping.criteria_torch import _draw, _mix, criterion_on
+from dipy_rnn.tracking.seed_queue import SeedQueue
+from dipy_rnn.tracking.slots_compiled import CompiledSlots
+from dipy_rnn.model import untrained
+from dipy_rnn.model import ModelMetadata, load_model, save_model
+from dipy_rnn.model import Predictor
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.tracking import track
-from dipy_rnn.tracking.seed_queue import SeedQueue
-from dipy_rnn.tracking.slots.compiled import CompiledSlots
-from dipy_rnn.tracking.slots.device import TorchSlots
 
 CPU = torch.device("cpu")
 GRIDS = {
@@ -259,7 +262,7 @@ def test_criteria_decide_as_on_the_host(kind, with_nan):
     numbers = rng.integers(-300, 300, len(points))
     expected = np.zeros(len(points), dtype=np.int64)
     stopping.evaluate_criterion(criterion, points, expected, keys, numbers)
-    reasons = _criterion_on(CPU, criterion)(
+    reasons = criterion_on(CPU, criterion)(
         torch.from_numpy(points),
         torch.ones(len(points), dtype=torch.bool),
         torch.from_numpy(keys.view(np.int64)),
@@ -275,7 +278,7 @@ def test_a_criterion_of_somebody_else_is_asked_where_it_is_needed_alone():
             assert point[0] > 0
             return dipy_criteria.StreamlineStatus.INVALIDPOINT
 
-    check = _criterion_on(CPU, Mine(np.ones((3, 3, 3))))
+    check = criterion_on(CPU, Mine(np.ones((3, 3, 3))))
     numbers = torch.zeros(2, dtype=torch.int64)
     points = torch.tensor([[-1.0, 0, 0], [1.0, 0, 0]], dtype=torch.float64)
     reasons = check(points, torch.tensor([False, True]), numbers, numbers)
@@ -299,7 +302,7 @@ def test_a_volume_is_sampled_as_by_the_kernel():
     values = np.random.default_rng(0).normal(size=(5, 1, 4, 15)).astype(np.float32)
     points = hard_points(values.shape[:3])
     expected, inside = sampling.sample(values, points)
-    sampled, found = _Volume(values, CPU).sample(torch.from_numpy(points))
+    sampled, found = TorchVolume(values, CPU).sample(torch.from_numpy(points))
     npt.assert_array_equal(found, inside)
     npt.assert_allclose(sampled, expected, atol=1e-6)
     assert not sampled[~found].any()
@@ -317,7 +320,7 @@ def test_harmonics_are_rotated_as_by_the_kernel(
     coeffs = np.random.default_rng(0).normal(size=(len(given), n_coeffs))
     coeffs = coeffs.astype(np.float32)
     expected = sampling.rotate(coeffs, given, handedness=handedness)
-    rotated = _Rotation(order, handedness, CPU)(
+    rotated = TorchRotation(order, handedness, CPU)(
         torch.from_numpy(coeffs), torch.from_numpy(given)
     )
     npt.assert_allclose(rotated, expected, atol=2e-5)
@@ -528,7 +531,7 @@ def to_meta(thing):
         return [to_meta(each) for each in thing]
     if isinstance(thing, partial):
         return partial(thing.func, *map(to_meta, thing.args))
-    if isinstance(thing, (TorchSlots, _Rotation, _Volume)):
+    if isinstance(thing, (TorchSlots, TorchRotation, TorchVolume)):
         for name, value in vars(thing).items():
             setattr(thing, name, to_meta(value))
     return thing
