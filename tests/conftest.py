@@ -1,4 +1,4 @@
-"""What several modules' tests need: harmonics by DIPY, lobes, frames, grids."""
+"""Fixtures of several test modules: harmonics by DIPY, lobes, frames, grids."""
 
 from itertools import permutations, product
 import logging
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from stubs import FieldFollower, StepCounter, save_stub, save_untrained
 
-DIPY = logging.getLogger("dipy")  # to which the commands speak
+DIPY = logging.getLogger("dipy")  # the commands log to it
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def leave_logging_and_arguments_as_they_were(monkeypatch):
 
 @pytest.fixture
 def messages(caplog):
-    """Return what commands say, as ``caplog``; where it goes is DIPY's business."""
+    """Return the messages of commands, as ``caplog``. DIPY decides where they appear."""
     DIPY.addHandler(caplog.handler)
     yield caplog
     DIPY.removeHandler(caplog.handler)
@@ -42,7 +42,7 @@ def _harmonics(directions, order):
 
 @pytest.fixture(scope="session")
 def harmonics():
-    """Return a function: DIPY's harmonics (D, C) of the package's basis."""
+    """Return a function: DIPY's harmonics (D, C) in the package's basis."""
     return _harmonics
 
 
@@ -50,8 +50,8 @@ def harmonics():
 def lobes():
     """Return a function: coefficients (D, C) of a lobe along each direction.
 
-    By the addition theorem those of a Gaussian of width lobe_deg around d are
-    Y_lm(d) exp(-lobe_deg^2 l (l + 1) / 2).
+    The lobe around d is a Gaussian of width lobe_deg. By the addition theorem its
+    coefficients are Y_lm(d) exp(-lobe_deg^2 l (l + 1) / 2), with lobe_deg in radians.
     """
 
     def coefficients(directions, order=8, lobe_deg=9.0):
@@ -64,7 +64,7 @@ def lobes():
 
 @pytest.fixture(scope="session")
 def random_frames():
-    """Return a function: frames (n, 3, 3) of a handedness."""
+    """Return a function: random frames (n, 3, 3) of a given handedness."""
 
     def draw(n, handedness=1.0, seed=0):
         frames, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(n, 3, 3)))
@@ -76,7 +76,7 @@ def random_frames():
 
 @pytest.fixture(scope="session")
 def cube_rotations():
-    """Return the 24 rotations of a cube, (24, 3, 3), without rounding."""
+    """Return the 24 rotations of a cube (24, 3, 3). They are exact."""
     every = [
         np.eye(3)[list(order)] * np.array(signs)[:, None]
         for order in permutations(range(3))
@@ -87,7 +87,7 @@ def cube_rotations():
 
 @pytest.fixture(scope="session")
 def oblique_affine():
-    """Return a function: rotated, permuted, 1.5 x 2 x 3 mm, of a handedness."""
+    """Return a function: a rotated affine of 1.5 x 2 x 3 mm, of a given handedness."""
 
     def affine(handedness=1.0, seed=5):
         rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
@@ -102,17 +102,17 @@ def oblique_affine():
 
 @pytest.fixture(scope="session")
 def follower(tmp_path_factory):
-    """Return a model file: it goes where its features point."""
+    """Return the model file of a network that follows its features."""
     return save_stub(FieldFollower(), tmp_path_factory.mktemp("models") / "follower.pt")
 
 
 @pytest.fixture(scope="session")
 def counter(tmp_path_factory):
-    """Return a model file: it goes on for as many steps as its features say."""
+    """Return the model file of a network that takes as many steps as its features say."""
     return save_stub(StepCounter(), tmp_path_factory.mktemp("models") / "counter.pt")
 
 
 @pytest.fixture(scope="session")
 def newton(tmp_path_factory):
-    """Return a model file: an untrained network."""
+    """Return the model file of an untrained network (:func:`stubs.save_untrained`)."""
     return save_untrained(tmp_path_factory.mktemp("models") / "newton.pt")

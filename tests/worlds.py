@@ -5,8 +5,12 @@ from itertools import permutations, product
 from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
 import numpy as np
 
-from dipy_rnn import sampling
+from dipy_rnn import sampling, spatial
 from dipy_rnn.phantom import random_phantom
+from dipy_rnn.sampling import DATA, EMPTY, OUTSIDE
+from dipy_rnn.stopping import StopReason
+from dipy_rnn.tracking import TrackingConfig, engine
+from dipy_rnn.tracking.seed_queue import SeedQueue
 
 OBLIQUE_ROTATION = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
 
@@ -21,7 +25,7 @@ def affine_of(voxel_sizes_mm, rotation=None, offset_mm=(-30.0, 12.0, 5.0)):
 
 
 def signed_permutations():
-    """Return the 48 ways to store an image's axes; half of them are rotations."""
+    """Return the 48 ways to store the axes of an image; half of them are rotations."""
     matrices = []
     for order in permutations(range(3)):
         for signs in product((1.0, -1.0), repeat=3):
@@ -41,7 +45,7 @@ def reorient(volume, axes):
 
 
 def reorient_sh(coeffs, axes):
-    """Store coefficients (package basis) along other axes, and turn them with them."""
+    """Store coefficients (package basis) along other axes, and rotate them as well."""
     moved = reorient(coeffs, axes)
     rows = moved.reshape(-1, coeffs.shape[3])
     turned = sampling.rotate(
@@ -62,12 +66,44 @@ def index_map(shape, axes):
 
 
 def everywhere(shape):
-    """Return a criterion that is met nowhere in an image."""
+    """Return a criterion by which no streamline ends inside the image."""
     return BinaryStoppingCriterion(np.ones(shape))
 
 
+def ends_beyond(x, shape=(2000, 3, 3)):
+    """Return a criterion by which streamlines end beyond voxel x of the first axis."""
+    mask = np.zeros(shape)
+    mask[: x + 1] = 1
+    return BinaryStoppingCriterion(mask)
+
+
+def row_of_points(first, last, y=1.0):
+    """Return points at first, first + 1 .. last along x."""
+    xs = np.arange(first, last + 1.0)
+    return np.column_stack([xs, np.full((len(xs), 2), [y, 1.0])])
+
+
+def run_engine(predictor, criterion, queue, *, n_slots=1, nbr_threads=1, **settings):
+    """Run the engine. By default the image is on a grid of 1 mm and steps are of 1 mm."""
+    defaults = {"affine": np.eye(4), "step_size": 1.0, "max_angle": 180.0}
+    config = TrackingConfig.of(**defaults | {"max_points": 5000} | settings)
+    return engine.run(
+        predictor, criterion, queue, config, n_slots=n_slots, nbr_threads=nbr_threads
+    )
+
+
+def track_from(predictor, criterion, seeds_vox, directions=None, **settings):
+    """Return the streamlines of seeds. One direction may stand for all seeds."""
+    if directions is not None:
+        directions = np.broadcast_to(directions, np.shape(seeds_vox)).astype(float)
+    affine = settings.get("affine", np.eye(4))
+    seeds_mm = spatial.to_mm(seeds_vox, affine)
+    queue = SeedQueue(predictor, seeds_mm, affine, directions)
+    return list(run_engine(predictor, criterion, queue, **settings))
+
+
 class NoisyWorld:
-    """A noisy random phantom with seeds on its bundles, and where to stop."""
+    """A random phantom with noise, seeds on its bundles, and a stopping criterion."""
 
     def __init__(self, affine=None, n_seeds=60, random_seed=1):
         phantom = random_phantom(random_seed, shape=(20, 20, 20), voxel_size_mm=3.0)
@@ -99,13 +135,13 @@ def hausdorff(a, b):
 
 
 def share_within(lines, others, limit_mm):
-    """Return the share of partners whose Hausdorff distance is within a limit."""
+    """Return the share of pairs whose Hausdorff distance is within a limit."""
     assert len(lines) == len(others) > 0
     return np.mean([hausdorff(a, b) <= limit_mm for a, b in zip(lines, others)])
 
 
 def share_identical(lines, others, limit_mm=1e-3):
-    """Return the share of partners with every point within a limit."""
+    """Return the share of pairs with every point within a limit."""
     assert len(lines) == len(others) > 0
     return np.mean(
         [
@@ -113,3 +149,21 @@ def share_identical(lines, others, limit_mm=1e-3):
             for a, b in zip(lines, others)
         ]
     )
+
+
+# Steps, and why a streamline cannot take them, at a largest angle of 60 degrees. Each has
+# the answer of a model in the moving frame, the status of the point and the reason.
+STEPS = [
+    ([0.0, 0.0, 1.0], DATA, StopReason.RUNNING),
+    ([0.0, 0.0, 1e-12], DATA, StopReason.RUNNING),
+    ([1.7, 0.0, 1.0], DATA, StopReason.RUNNING),  # 59.5 degrees
+    ([1.8, 0.0, 1.0], DATA, StopReason.SHARP_TURN),  # 60.9 degrees
+    ([0.0, 0.0, -1.0], DATA, StopReason.SHARP_TURN),
+    ([0.0, 0.0, 0.0], DATA, StopReason.NO_DIRECTION),
+    ([np.nan, 0.0, 1.0], DATA, StopReason.NOT_FINITE),
+    ([0.0, -np.inf, 1.0], DATA, StopReason.NOT_FINITE),
+    ([0.0, 0.0, 1.0], EMPTY, StopReason.NO_DATA),
+    ([np.nan, 0.0, 0.0], EMPTY, StopReason.NO_DATA),
+    ([0.0, 0.0, 1.0], OUTSIDE, StopReason.OUTSIDE_IMAGE),
+    ([0.0, 0.0, 0.0], OUTSIDE, StopReason.OUTSIDE_IMAGE),
+]
