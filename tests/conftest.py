@@ -28,7 +28,7 @@ def leave_logging_and_arguments_as_they_were(monkeypatch):
 
 @pytest.fixture
 def messages(caplog):
-    """Return the messages of commands, as ``caplog``. DIPY decides where they appear."""
+    """Return the messages that commands log, as ``caplog``."""
     DIPY.addHandler(caplog.handler)
     yield caplog
     DIPY.removeHandler(caplog.handler)
@@ -108,7 +108,7 @@ def follower(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def counter(tmp_path_factory):
-    """Return the model file of a network that takes as many steps as its features say."""
+    """Return the model file of a network that counts its steps."""
     return save_stub(StepCounter(), tmp_path_factory.mktemp("models") / "counter.pt")
 
 

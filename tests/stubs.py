@@ -64,7 +64,10 @@ def save_stub(module, path, channels=3):
 
 
 def save_untrained(path, order=8):
-    """Write an untrained network, which takes a Newton step to the peak at each point."""
+    """Write an untrained network as a model file.
+
+    It takes a step of Newton's method towards a peak of the fODF at each point.
+    """
     network = MovingFrameGRU(order, hidden=8)
     channels = (order + 1) * (order + 2) // 2
     metadata = ModelMetadata(

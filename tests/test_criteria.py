@@ -19,8 +19,6 @@ from dipy_rnn import stopping
 from dipy_rnn.stopping import (
     StopReason,
     evaluate_criterion,
-    format_fates,
-    format_tally,
     is_stateless,
     seed_keys,
 )
@@ -74,30 +72,6 @@ def ask_dipy(criterion, points):
     assert type(criterion).__module__ == dipys.__name__
     reason_of = {StopReason(r).status: r for r in range(4)}
     return np.array([reason_of[criterion.check_point(p)] for p in points])
-
-
-# The table
-
-
-def test_every_reason_has_its_own_message_and_a_status_of_dipys():
-    messages = {reason.message for reason in StopReason}
-    assert len(messages) == len(StopReason) and all(messages)
-    for reason in StopReason:
-        assert isinstance(reason.status, StreamlineStatus)
-
-
-def test_reasons_count_up_from_running_so_that_they_index_a_tally():
-    assert [int(reason) for reason in StopReason] == list(range(len(StopReason)))
-    assert StopReason.RUNNING == 0
-
-
-def test_only_dipys_own_valid_ends_are_kept():
-    kept = {reason for reason in StopReason if reason.is_valid_end}
-    assert kept == {StopReason.ENDPOINT, StopReason.OUTSIDE_IMAGE}
-    assert {reason.status for reason in kept} == {
-        StreamlineStatus.ENDPOINT,
-        StreamlineStatus.OUTSIDEIMAGE,
-    }
 
 
 # Many points at once
@@ -694,63 +668,3 @@ def test_criteria_that_draw_at_random_or_are_not_known_are_asked_one_by_one():
         Derived(maps[0]),
     ):
         assert not is_stateless(criterion)
-
-
-# The tally
-
-
-def test_a_tally_is_laid_out_commonest_first_without_what_never_happened():
-    counts = {
-        StopReason.NOT_FINITE: 0,
-        StopReason.SHARP_TURN: 1,
-        StopReason.ENDPOINT: 1169,
-        StopReason.NO_DATA: 30,
-    }
-    assert format_tally(counts).splitlines() == [
-        " 97.4 %      1169  the stopping criterion was met",
-        "  2.5 %        30  the features are zero there",
-        "  0.1 %         1  a step would turn by more than max_angle",
-    ]
-
-
-def test_a_tally_takes_plain_numbers_for_reasons():
-    assert format_tally({2: 4}) == "100.0 %         4  it left the image"
-
-
-@pytest.mark.parametrize("counts", [{}, {StopReason.ENDPOINT: 0}])
-def test_a_tally_of_nothing_says_so(counts):
-    assert format_tally(counts) == "no streamline was tracked"
-
-
-def test_fates_say_how_many_are_kept_and_why_the_others_are_not():
-    end, outside = StopReason.ENDPOINT, StopReason.OUTSIDE_IMAGE
-    fluid, turn = StopReason.INVALID_POINT, StopReason.SHARP_TURN
-    counts = {
-        (end, outside): 500,
-        (end, end): 100,
-        (end, turn): 100,
-        (turn, turn): 50,
-        (fluid, end): 200,
-        (end, StopReason.NO_DATA): 0,
-    }
-    # Excluded tissue goes before whatever happened at the other end.
-    counts |= {(turn, fluid): 49, (fluid, StopReason.NOT_FINITE): 1}
-    assert format_fates(counts).splitlines() == [
-        "kept      60.0 %       600  both ends are valid",
-        "rejected  25.0 %       250  it came into tissue that the criterion excludes",
-        "rejected  15.0 %       150  a step would turn by more than max_angle",
-    ]
-
-
-def test_fates_take_plain_numbers_for_reasons():
-    table = format_fates({(2, 1): 4})
-    assert table == "kept     100.0 %         4  both ends are valid"
-    assert format_fates({(6, 5): 1}).splitlines() == [
-        "kept       0.0 %         0  both ends are valid",
-        "rejected 100.0 %         1  it would be longer than max_len",
-    ]
-
-
-@pytest.mark.parametrize("counts", [{}, {(1, 1): 0}])
-def test_fates_of_nothing_say_so(counts):
-    assert format_fates(counts) == "no streamline was tracked"

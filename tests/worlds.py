@@ -70,6 +70,14 @@ def everywhere(shape):
     return BinaryStoppingCriterion(np.ones(shape))
 
 
+def border_points(shape, n=4000):
+    """Return random points around an image. Half of them are multiples of 0.5."""
+    points = np.random.default_rng(1).uniform(-1.5, np.array(shape) + 0.5, (n, 3))
+    # These lie on borders, and between two voxels that are equally near.
+    points[::2] = np.round(2 * points[::2]) / 2
+    return points
+
+
 def ends_beyond(x, shape=(2000, 3, 3)):
     """Return a criterion by which streamlines end beyond voxel x of the first axis."""
     mask = np.zeros(shape)
@@ -84,7 +92,7 @@ def row_of_points(first, last, y=1.0):
 
 
 def run_engine(predictor, criterion, queue, *, n_slots=1, nbr_threads=1, **settings):
-    """Run the engine. By default the image is on a grid of 1 mm and steps are of 1 mm."""
+    """Run the engine, by default on a grid of 1 mm with steps of 1 mm."""
     defaults = {"affine": np.eye(4), "step_size": 1.0, "max_angle": 180.0}
     config = TrackingConfig.of(**defaults | {"max_points": 5000} | settings)
     return engine.run(
@@ -151,8 +159,8 @@ def share_identical(lines, others, limit_mm=1e-3):
     )
 
 
-# Steps, and why a streamline cannot take them, at a largest angle of 60 degrees. Each has
-# the answer of a model in the moving frame, the status of the point and the reason.
+# Steps, and why a streamline cannot take them, at a largest angle of 60 degrees: the
+# answer of a model in the moving frame, the status of the point, the reason.
 STEPS = [
     ([0.0, 0.0, 1.0], DATA, StopReason.RUNNING),
     ([0.0, 0.0, 1e-12], DATA, StopReason.RUNNING),
