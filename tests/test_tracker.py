@@ -1,8 +1,7 @@
-"""The batched engine: hand-computed streamlines, and what they do not depend on."""
+"""track and rnn_tracking: streamlines by hand, and what they do not depend on."""
 
 from collections import Counter
 
-import dipy
 from dipy.tracking.stopping_criterion import (
     BinaryStoppingCriterion,
     CmcStoppingCriterion,
@@ -11,7 +10,7 @@ from dipy.tracking.stopping_criterion import (
 import numpy as np
 import numpy.testing as npt
 import pytest
-from stubs import StepCounter, save_stub
+from stubs import TurnsToNan, save_stub
 import torch
 from worlds import (
     OBLIQUE_ROTATION,
@@ -26,10 +25,10 @@ from worlds import (
     signed_permutations,
 )
 
-from dipy_rnn import rnn_tracking, sampling, stopping
-from dipy_rnn._dipy_compat import dipy_is_at_least
+from dipy_rnn import rnn_tracking, sampling, spatial, stopping
+from dipy_rnn.phantom import circle_phantom
 from dipy_rnn.stopping import StopReason
-from dipy_rnn.tracking import length_limits, lengths_for_dipy, track
+from dipy_rnn.tracking import track
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def noisy():
 
 def test_a_straight_field_on_anisotropic_voxels_gives_the_hand_computed_line(follower):
     affine = affine_of((1.0, 2.0, 4.0))
-    field = np.broadcast_to([3.0, 0.0, 4.0], (30, 6, 12, 3))  # any length
+    field = np.broadcast_to([3.0, 0.0, 4.0], (30, 6, 12, 3))  # of length 5
     seed = affine[:3, :3] @ [2, 3, 2] + affine[:3, 3]
     (line,) = rnn_tracking(
         [seed],
@@ -51,19 +50,21 @@ def test_a_straight_field_on_anisotropic_voxels_gives_the_hand_computed_line(fol
         step_size=0.5,
         min_len=0,
     )
-    # x may go from 2 to 29.5 voxels of 1 mm, z from 2 to 11.5 voxels of 4 mm: 38 mm
-    # along z are 47.5 mm along the line, 27.5 mm along x only 45.8: 91 steps.
+    # From x = 2 to 29.5 voxels of 1 mm the line is 45.8 mm long. From z = 2 to 11.5
+    # voxels of 4 mm it is 47.5 mm long. It ends after 45.8 mm, that is 91 steps.
     expected = seed + 0.5 * np.arange(92)[:, None] * [0.6, 0.0, 0.8]
     npt.assert_allclose(line, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("sizes", [(1.0, 1.0, 1.0), (0.5, 1.5, 1.0)])
-def test_a_turn_on_a_circle_ends_at_the_radius_euler_steps_have(follower, sizes):
+def test_a_turn_on_a_circle_ends_at_the_radius_of_euler_steps(follower, sizes):
     radius, step = 6.0, 0.25
     affine = affine_of(sizes, offset_mm=(-10.0, -10.0, 0.0))
     shape = tuple(np.ceil(np.array([20, 20, 2]) / sizes).astype(int))
     grid = np.indices(shape).reshape(3, -1).T @ affine[:3, :3].T + affine[:3, 3]
-    field = np.column_stack([-grid[:, 1], grid[:, 0], 0 * grid[:, 0]])  # linear: exact
+    field = np.column_stack(
+        [-grid[:, 1], grid[:, 0], 0 * grid[:, 0]]
+    )  # linear, so interpolation is exact
     n_steps = round(2 * np.pi * radius / step)
     (line,) = track(
         [[radius, 0.0, 0.0]],
@@ -83,9 +84,10 @@ def test_a_turn_on_a_circle_ends_at_the_radius_euler_steps_have(follower, sizes)
     )
 
 
-def test_the_backward_half_goes_on_with_the_state_the_replay_leaves(counter):
-    # The counter stops after `limit` points shown. Forward, the mask ends after 4
-    # steps. The replay shows p_4 .. p_1: 4 points. Backward are left limit - 4 steps.
+def test_the_backward_half_starts_with_the_hidden_state_of_the_warm_up_pass(counter):
+    # The network stops when it has seen `limit` points. The mask ends the forward half
+    # after 4 steps. The warm-up pass shows 4 points, p_4 .. p_1. The backward half
+    # therefore has limit - 4 steps.
     limit, n_forward = 9, 4
     mask = np.zeros((40, 3, 3))
     mask[: 20 + n_forward + 1] = 1
@@ -166,7 +168,7 @@ def test_streamlines_come_in_the_order_of_their_seeds(noisy, newton):
         assert np.abs(record.points_mm - record.seed_mm).max(axis=1).min() < 1e-9
 
 
-def test_every_step_has_the_length_asked_for_in_mm(newton):
+def test_every_step_has_the_given_length_in_mm(newton):
     world = NoisyWorld(affine_of((2.0, 3.0, 4.0), OBLIQUE_ROTATION), n_seeds=20)
     for line in rnn_tracking(
         world.seeds,
@@ -181,7 +183,7 @@ def test_every_step_has_the_length_asked_for_in_mm(newton):
 
 
 @pytest.mark.parametrize("model", ["newton", "default", "deterministic"])
-def test_turning_the_volume_turns_the_streamlines(noisy, newton, model):
+def test_a_rotation_of_the_volume_rotates_the_streamlines(noisy, newton, model):
     model = newton if model == "newton" else model
     features, affine = noisy.features, np.diag([3.0, 3.0, 3.0, 1.0])
     seeds = (
@@ -207,7 +209,7 @@ def test_turning_the_volume_turns_the_streamlines(noisy, newton, model):
     for turn in signed_permutations():
         if np.linalg.det(turn) < 0:
             continue
-        # The same lattice in mm: voxel i at 3 i, so the index map scales along.
+        # The same grid in mm: voxel i is at 3 i mm, so the index map is scaled by 3.
         moved = index_map(features.data.shape[:3], turn)
         shift = moved[:3, 3] * 3.0
         turned = sampling.FeatureVolume(reorient_sh(features.data, turn), "sh")
@@ -241,8 +243,6 @@ def test_turning_the_volume_turns_the_streamlines(noisy, newton, model):
 
 
 def first_directions(features, seeds, affine):
-    from dipy_rnn import sampling, spatial
-
     return sampling.first_directions(
         features.data,
         spatial.to_voxels(seeds, affine),
@@ -257,9 +257,7 @@ def first_directions(features, seeds, affine):
     [affine_of((3.0, 3.0, 3.0)), affine_of((2.0, 3.0, 4.0), OBLIQUE_ROTATION)],
     ids=["isotropic", "oblique-anisotropic"],
 )
-def test_one_head_stored_in_other_ways_gives_the_same_streamlines(
-    affine, newton, model
-):
+def test_another_order_of_storage_gives_the_same_streamlines(affine, newton, model):
     world = NoisyWorld(affine, n_seeds=40)
     options = {
         "model": newton if model == "newton" else model,
@@ -276,7 +274,7 @@ def test_one_head_stored_in_other_ways_gives_the_same_streamlines(
         )
     )
     shares = []
-    for axes in signed_permutations()[::5]:  # ten of both kinds
+    for axes in signed_permutations()[::5]:  # ten, with and without a mirror
         stored = world.affine @ np.linalg.inv(index_map(world.mask.shape, axes))
         others = list(
             rnn_tracking(
@@ -319,7 +317,8 @@ def test_lengths_are_in_mm_over_both_halves_and_longer_ones_are_discarded(follow
 
 
 def test_return_all_false_keeps_streamlines_with_two_valid_ends(follower):
-    # Forward the line leaves the image; backward the field opposes it: no valid end.
+    # The forward half leaves the image. The backward half would turn by 180 degrees,
+    # so its end is not valid.
     field = np.broadcast_to([1.0, 0.0, 0.0], (9, 3, 3, 3))
     arguments = ([[4.0, 1, 1]], everywhere((9, 3, 3)), np.eye(4))
     options = {
@@ -338,7 +337,7 @@ def test_return_all_false_keeps_streamlines_with_two_valid_ends(follower):
     assert not record.has_valid_ends
 
 
-def test_each_reason_to_stop_is_told(follower):
+def test_the_reason_of_each_end_is_returned(follower):
     field = np.zeros((9, 3, 3, 3))
     field[:, :, :, 0] = 1.0
     field[7:] = 0.0
@@ -368,19 +367,7 @@ def test_each_reason_to_stop_is_told(follower):
     }
 
 
-def test_nan_from_a_model_stops_and_never_becomes_a_point(tmp_path):
-    class TurnsToNan(StepCounter):
-        def forward(
-            self,
-            features: torch.Tensor,
-            direction: torch.Tensor,
-            state: torch.Tensor,
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            bad = state[0, :, :1] >= features[:, :1]
-            return torch.where(
-                bad, torch.full_like(direction, float("nan")), direction
-            ), state + 1.0
-
+def test_nan_from_a_model_ends_a_streamline_and_never_becomes_a_point(tmp_path):
     model = save_stub(TurnsToNan(), tmp_path / "nan.pt")
     (record,) = track(
         [[4.0, 1, 1]],
@@ -395,7 +382,7 @@ def test_nan_from_a_model_stops_and_never_becomes_a_point(tmp_path):
     assert np.isfinite(record.points_mm).all() and len(record.points_mm) == 4
 
 
-def test_seeds_outside_or_without_a_peak_are_left_out(noisy, newton):
+def test_seeds_outside_or_without_a_peak_give_no_streamline(noisy, newton):
     outside = noisy.affine[:3, 3] - 1000.0
     empty = np.argwhere(~noisy.features.data.any(axis=3))
     seeds = [outside, noisy.seeds[0]]
@@ -414,7 +401,7 @@ def test_seeds_outside_or_without_a_peak_are_left_out(noisy, newton):
     assert [record.seed_index for record in records] == [1]
 
 
-def test_a_seed_outside_or_a_direction_of_length_zero_gives_nothing(follower):
+def test_a_seed_outside_or_a_direction_of_length_zero_gives_no_streamline(follower):
     field = np.broadcast_to([1.0, 0.0, 0.0], (9, 3, 3, 3))
     records = track(
         [[4.0, 1, 1], [-0.51, 1, 1], [4.0, 1, 1], [8.5, 1, 1]],
@@ -473,7 +460,7 @@ def lines_of_random_criterion(kind, noisy, model, random_seed, **options):
     )
 
 
-def test_what_a_criterion_draws_depends_on_seed_and_point_alone(noisy, newton):
+def test_draws_of_a_criterion_depend_only_on_the_seed_and_the_point(noisy, newton):
     kind = stopping.CmcStoppingCriterion
     first = lines_of_random_criterion(kind, noisy, newton, 3)
     for options in ({"nbr_threads": 1}, {"nbr_threads": 3, "batch_size": 7}):
@@ -483,9 +470,7 @@ def test_what_a_criterion_draws_depends_on_seed_and_point_alone(noisy, newton):
     assert share_identical(first, other) < 1
 
 
-def test_a_criterion_with_a_generator_of_its_own_is_repeated_by_random_seed(
-    noisy, newton
-):
+def test_draws_of_dipys_own_cmc_are_repeated_by_random_seed(noisy, newton):
     first, second, other = (
         lines_of_random_criterion(CmcStoppingCriterion, noisy, newton, seed)
         for seed in (3, 3, 4)
@@ -494,7 +479,9 @@ def test_a_criterion_with_a_generator_of_its_own_is_repeated_by_random_seed(
     assert share_identical(first, other) < 1
 
 
-def test_torch_keeps_its_number_of_threads_while_streamlines_are_read(noisy, newton):
+def test_torch_has_its_number_of_threads_while_the_caller_processes_a_streamline(
+    noisy, newton
+):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -512,7 +499,7 @@ def test_torch_keeps_its_number_of_threads_while_streamlines_are_read(noisy, new
         torch.set_num_threads(before)
 
 
-def test_the_inputs_are_left_as_they_were(noisy, newton):
+def test_arguments_are_not_changed(noisy, newton):
     seeds, data = noisy.seeds.copy(), noisy.features.data.copy()
     directions = np.tile([0.0, 0.0, 2.0], (len(seeds), 1))
     given = directions.copy()
@@ -568,44 +555,14 @@ def test_wrong_arguments_are_refused_before_tracking(noisy, options, named):
         "step_size": 1.0,
     } | options
     with pytest.raises((ValueError, OSError), match=named) as caught:
-        rnn_tracking(**arguments)  # not iterated: refused at once
+        rnn_tracking(**arguments)  # without iterating
     assert "\n" not in str(caught.value)
 
 
-def test_lengths_become_points_as_in_dipy():
-    from dipy.tracking.tracker_parameters import generate_tracking_parameters
-
-    for step in (0.2, 0.5, 0.6, 1.0):
-        theirs = generate_tracking_parameters(
-            "det",
-            min_len=2,
-            max_len=250,
-            step_size=step,
-            voxel_size=np.ones(3),
-            max_angle=30.0,
-            pmf_threshold=0.1,
-            random_seed=0,
-            return_all=True,
-        )
-        if not dipy_is_at_least(1, 12):
-            pytest.skip("before 1.12 the lengths of DIPY's trackers are in points")
-        assert length_limits(2, 250, step) == (theirs.min_nbr_pts, theirs.max_nbr_pts)
-
-
-@pytest.mark.parametrize(
-    ("version", "lengths"), [("1.11.0", (10, 500)), ("1.12.0", (5, 250))]
-)
-def test_dipy_gets_lengths_in_its_own_unit(monkeypatch, version, lengths):
-    monkeypatch.setattr(dipy, "__version__", version)
-    assert tuple(lengths_for_dipy(5, 250, 0.5).values()) == lengths
-
-
 def test_the_shipped_model_closes_a_circle():
-    from dipy_rnn.phantom import circle_phantom
-
     phantom = circle_phantom(20.0)  # around the origin
     seed = np.array([20.0, 0.0, 0.0])
-    turn_mm = 2 * np.pi * 20.0
+    circle_mm = 2 * np.pi * 20.0
     (record,) = track(
         [seed],
         ThresholdStoppingCriterion(phantom.peaks()[0].sum(axis=-1), 0.1),
@@ -613,10 +570,10 @@ def test_the_shipped_model_closes_a_circle():
         features=sampling.fodf_features(phantom.fodf()),
         seed_directions=[[0.0, 1.0, 0.0]],
         step_size=0.2,
-        max_len=1.1 * turn_mm,
+        max_len=1.1 * circle_mm,
     )
-    assert record.forward_stop == StopReason.MAX_LENGTH  # it never left the tube
+    assert record.forward_stop == StopReason.MAX_LENGTH  # it did not leave the tube
     npt.assert_array_equal(record.points_mm[0], record.seed_mm)
-    # The radius of Euler's steps alone grows to 20.6 mm.
-    coming_back = record.points_mm[int(0.9 * turn_mm / 0.2) :]
-    assert np.linalg.norm(coming_back - seed, axis=1).min() < 2.0
+    # With Euler's method alone the radius would grow to 20.6 mm.
+    end_of_turn = record.points_mm[int(0.9 * circle_mm / 0.2) :]
+    assert np.linalg.norm(end_of_turn - seed, axis=1).min() < 2.0
