@@ -1,4 +1,4 @@
-"""The slots of torch, on CPU tensors: the same streamlines as of the compiled slots."""
+"""The slots of torch, on CPU tensors: the streamlines of the compiled slots."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -30,13 +30,11 @@ GRIDS = {
 NETWORKS = {
     "moving-frame": ("moving_frame", "local"),
     "voxel-frame": ("cai2023", "voxel"),
-    "rolling": (
-        "cai2023",
-        "local",
-    ),  # unlike moving_frame it depends on the frame's roll
+    # Unlike moving_frame it depends on the rotation of the frame about its tangent.
+    "rolling": ("cai2023", "local"),
 }
 # The answers of an untrained network hardly depend on its input, and turn a lot. In its
-# own frame it winds up, and rounding errors grow.
+# own frame its streamlines coil, and rounding errors grow.
 OPTIONS = {
     "voxel-frame": {"max_angle": 180.0},
     "rolling": {"max_angle": 180.0, "max_points": 20},
@@ -309,7 +307,7 @@ def test_the_backward_half_can_be_omitted(worlds, newton):
 
 
 def test_the_backward_half_starts_with_the_hidden_state_of_the_warm_up_pass(counter):
-    # As in test_tracker.py. The network stops when it has seen 9 points. The forward
+    # As in test_tracker.py: the network stops when it has seen 9 points. The forward
     # half has 4 steps, and the warm-up pass shows 4 points.
     limit, n_forward = 9, 4
     (line,) = run(
