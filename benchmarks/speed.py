@@ -1,49 +1,56 @@
-"""How fast streamlines come: ``python benchmarks/speed.py FOLDER/canon61``.
+"""Speed and memory of trackers: ``python benchmarks/speed.py FOLDER/canon61``.
 
-The folder is one of a head, as for real_data.py (``--work`` keeps its fODF); without
-one a simulated scan is made. All trackers get the same seeds: the voxels with an FA
-above 0.3, shuffled, the first ``--n_seeds``. Steps are of 1 mm and end where FA is
-0.15, turns are of up to ``--max_angle``, lengths of 2 to 500 mm.
+The folder is one of a head, as for real_data.py. ``--work`` keeps its fODF. Without a
+folder a scan is simulated. All trackers get the same seeds: the voxels with an FA above
+0.3, shuffled, the first ``--n_seeds``. Steps are of 1 mm. Streamlines end where FA is
+0.15. The largest angle between two steps is ``--max_angle``, lengths are 2 to 500 mm.
 
-``--table`` (the default) puts trackers beside each other:
+``--table`` (the default) compares trackers:
 
 seconds
-    From arrays in memory to a list of streamlines in memory, all in one call; what the
-    tracker needs beyond fODF and FA is made before: the fODF on DIPY's default sphere
-    for sf, the peaks for eudx. tckgen goes from files to a file, in memory if there is
-    a /dev/shm: the time of the whole process. Each round runs every tracker once, the
-    first round does not count; medians.
+    From arrays in memory to a list of streamlines in memory, in one call. Other inputs
+    than the fODF and FA are made before: the fODF on DIPY's default sphere for sf, the
+    peaks for eudx. tckgen reads and writes files, which are in memory if there is a
+    /dev/shm. Its time is that of the whole process. Each round runs every tracker once.
+    The first round does not count. The table has medians.
 start
-    The same call with a single seed: loading, changing the basis, first network call.
+    The same call with a single seed. It includes loading the model, the change of basis
+    and the first call of the network.
 steps/s
-    Points of the streamlines that are kept over seconds. Each tracker has streamlines
-    of its own.
+    Points of the streamlines that are kept, divided by seconds. The streamlines of
+    different trackers differ.
 ratio
-    Of steps/s to those of `default` with as many threads, the median over the rounds.
+    steps/s divided by those of `default` with as many threads, the median of rounds.
 memory
-    What the process grows by at its peak (a process of its own for each), streamlines
-    and the fODF on the sphere included, fODF and FA and peaks not. For tckgen the
-    whole process.
+    Growth of the process at its peak, with a new process for each tracker. It includes
+    the streamlines and the fODF on the sphere. It excludes the fODF, FA and the peaks.
+    For tckgen it is the memory of the whole process.
 
-Ours are given the criteria of `dipy_rnn.stopping`, DIPY's its own.
+Trackers of this package get the criteria of `dipy_rnn.stopping`, those of DIPY get
+DIPY's own.
 
-Where trackers differ: LocalTracking cuts halves off at 500 mm, others drop streamlines
-of more than 500 mm. tckgen stops at the border of a mask, FA above 0.15 on a grid two
-times finer, and has a `-cutoff` that hardly ever stops it. Its seeds are the same, but
-its first directions are random, once for each seed: one in five of SD_Stream's seeds
-gives no streamline, and others start along small lobes. iFOD2 writes one point for
-each step, and these count. `cai2023` is the network of the paper without training: so
-that it goes on it may turn by 180 degrees inside a mask. It and LocalTracking without
-look-ahead are slow and get fewer seeds.
+Trackers differ as follows:
 
-A second table has the rows that the networks were asked for (a streamline's forward
-half is also shown in reverse) over the same seconds, beside the rows for which torch
-multiplies the same matrices, and nothing else, in batches of the engine's size.
+* LocalTracking ends halves at 500 mm. Others discard streamlines of more than 500 mm.
+* tckgen ends streamlines at the border of a mask: FA above 0.15 on a grid two times
+  finer. Its `-cutoff` hardly ever ends one.
+* tckgen has the same seeds, but draws first directions at random, once for each seed.
+  One in five of the seeds of SD_Stream gives no streamline. Others start along small
+  lobes.
+* iFOD2 writes one point for each step. These points count.
+* `cai2023` is the network of the paper, untrained. With a smaller angle its streamlines
+  would soon end. Its largest angle is therefore 180 degrees, and a mask ends them.
+* `cai2023`, and LocalTracking without look-ahead, are slow and get fewer seeds.
 
-``--sweep`` runs `rnn_tracking` from the fODF in the package's basis and counts points
-without keeping streamlines: by number of seeds (all of the above, again and again with
-a random shift within the voxel), by batch size (four times ``--n_seeds``) and by the
-width of an untrained network (``--n_seeds``). Memory is what the process grows by.
+A second table compares the rate of rows that a network computed, with those of the
+warm-up pass, to the rate at which torch multiplies the same matrices, and nothing else,
+in batches of the size of the engine.
+
+``--sweep`` runs `rnn_tracking` on the fODF in the package's basis, and counts points
+without keeping streamlines. It varies the number of seeds (all of the above, repeated
+with a random shift within the voxel), the batch size (with four times ``--n_seeds``)
+and the width of an untrained network (with ``--n_seeds``). Memory is the growth of the
+process.
 """
 
 import argparse
@@ -99,19 +106,19 @@ from dipy_rnn.training.recipe import Recipe, describe
 
 STEP_MM, MIN_LEN, MAX_LEN = 1.0, 2, 500
 BATCH_SIZE = 2048  # streamlines that advance together on the CPU
-CUTOFF, SEED_CUTOFF = 0.01, 0.1  # of tckgen; peaks in white matter are near 1
-FINER = 2  # grid of tckgen's mask
-N_SLOW, N_LOCAL = 2 * BATCH_SIZE, 300  # seeds at most
+CUTOFF, SEED_CUTOFF = 0.01, 0.1  # of tckgen; peaks in white matter are about 1
+FINER = 2  # voxels of tckgen's mask for one of the image, along each axis
+N_SLOW, N_LOCAL = 2 * BATCH_SIZE, 300  # largest numbers of seeds
 BATCH_SIZES = (128, 256, 512, 1024, 2048, 4096, 8192)
 WIDTHS = (16, 32, 64, 128, 256)
 
-# A world that no model is trained on: training takes seeds near 1000 * 2026.
+# No model is trained on this phantom. Random seeds of training are about 2 026 000.
 PHANTOM = {"random_seed": 930_000, "shape": (40, 40, 40), "n_bundles": 16}
 N_B0, N_DIRECTIONS, B_VALUE, SNR = 2, 64, 2000, 30
 
 
 def make_phantom(head):
-    """Simulate a scan and write it as a head, unless it is there."""
+    """Simulate a scan and write it as a head, unless it exists."""
     if (head / "fa.nii.gz").exists():
         return
     head.mkdir(parents=True, exist_ok=True)
@@ -131,7 +138,7 @@ def make_phantom(head):
 
 
 class Case:
-    """A volume and its seeds; what only some trackers want is made when asked for."""
+    """A volume and its seeds. Inputs of only some trackers are made on demand."""
 
     def __init__(self, arguments):
         head = arguments.head or arguments.work / "phantom"
@@ -164,13 +171,13 @@ class Case:
 
     @cached_property
     def temporary(self):
-        """Where tckgen's files are; in memory if possible."""
+        """The folder of tckgen's files, in memory if possible."""
         where = "/dev/shm" if Path("/dev/shm").is_dir() else None
         self._folder = tempfile.TemporaryDirectory(dir=where)
         return Path(self._folder.name)
 
     def write(self, name, volume, affine=None):
-        """Write an image for tckgen; return its path."""
+        """Write an image for tckgen. Return its path."""
         path = self.temporary / name
         affine = self.affine if affine is None else affine
         nib.save(nib.Nifti1Image(volume, affine), path)
@@ -178,7 +185,10 @@ class Case:
 
     @cached_property
     def mrtrix_mask(self):
-        """Where FA is high enough, as a file; tckgen does not interpolate in masks."""
+        """The voxels with an FA above the threshold, as a file.
+
+        The grid is finer, because tckgen does not interpolate masks.
+        """
         fa = zoom(self.fa, FINER, order=1, mode="nearest", grid_mode=True)
         affine = self.affine @ np.diag([1 / FINER] * 3 + [1])
         first = np.full((1, 3), 0.5 / FINER - 0.5)
@@ -187,9 +197,9 @@ class Case:
 
     @cached_property
     def mrtrix_fod(self):
-        """The fODF as a file in MRtrix3's basis, along the scanner's axes.
+        """The fODF as a file in MRtrix3's basis, along the scanner axes.
 
-        The coefficients of a voxel lie side by side, as in the files of dwi2fod.
+        The coefficients of a voxel are contiguous, as in the files of dwi2fod.
         """
         rows = self.features.data.reshape(-1, self.features.data.shape[3])
         rotated = sampling.rotate(
@@ -206,7 +216,7 @@ class Case:
         return strided
 
     def jittered(self, n_seeds):
-        """Take the seeds again and again, each time elsewhere in the voxel."""
+        """Repeat the seeds, each time at a random place in the voxel."""
         seeds_vox = spatial.to_voxels(self.all_seeds, self.affine)
         seeds_vox = np.resize(seeds_vox, (n_seeds, 3))
         shift = np.random.default_rng(1).uniform(-0.5, 0.5, seeds_vox.shape)
@@ -214,7 +224,7 @@ class Case:
 
 
 def in_a_model(network):
-    """Make an untrained network ready to track."""
+    """Return an untrained network as a model."""
     return as_model(network, describe(network, Recipe(), orders=(4, 6, 8), data="none"))
 
 
@@ -226,12 +236,12 @@ def cai2023():
 
 @cache
 def cai2023_model():
-    """Return the same, ready to track."""
+    """Return the same network as a model."""
     return in_a_model(cai2023())
 
 
 def rnn_options(case, name):
-    """Return model, criterion and angle of a network, as `track` wants them."""
+    """Return the arguments of `track` for a network."""
     if name == "cai2023":
         criterion = stopping.BinaryStoppingCriterion(case.fa > STOPPING_THR)
         model, angle = cai2023_model(), 180.0
@@ -247,11 +257,11 @@ def rnn_options(case, name):
     }
 
 
-# Each of these returns a call to be timed: from arrays to streamlines.
+# Each of these functions returns the call to be timed: from arrays to streamlines.
 
 
 def rnn(case, seeds, threads, name):
-    """Ours."""
+    """rnn_tracking."""
     options = rnn_options(case, name)
     return lambda: list(
         rnn_tracking(
@@ -265,7 +275,7 @@ def rnn(case, seeds, threads, name):
 
 
 def local(case, seeds, threads, look_ahead):
-    """Ours through DIPY's LocalTracking."""
+    """RNNDirectionGetter in DIPY's LocalTracking."""
     extra = {"seeds": seeds, "nbr_threads": threads} if look_ahead else {}
 
     def call():
@@ -278,7 +288,7 @@ def local(case, seeds, threads, look_ahead):
 
 
 def dipy_local(case, seeds, threads):
-    """DIPY's deterministic tracking through LocalTracking."""
+    """DIPY's deterministic tracking in LocalTracking."""
 
     def call():
         getter = DeterministicMaximumDirectionGetter.from_shcoeff(
@@ -329,14 +339,14 @@ def dipy(case, seeds, threads, tracker, source):
 
 
 class Tckgen:
-    """MRtrix3's tckgen; a call tracks and returns the file."""
+    """MRtrix3's tckgen. A call tracks and returns the file."""
 
     def __init__(self, case, seeds, threads, algorithm):
         where = np.zeros(case.fa.shape, np.uint8)
         voxels = np.round(spatial.to_voxels(seeds, case.affine)).astype(int)
         where[tuple(voxels.T)] = 1
         self.out = case.temporary / "tracks.tck"
-        # Its lengths are of steps, those of the others of points.
+        # Its lengths count steps, the lengths of the others count points.
         self.command = f"""
             tckgen {case.mrtrix_fod} {self.out} -algorithm {algorithm}
             -seed_grid_per_voxel {case.write("seeds.nii", where)} 1 -select 0
@@ -351,10 +361,10 @@ class Tckgen:
         return self.out
 
     def peak_mb(self):
-        """Track; return the memory that it took."""
+        """Track. Return the largest memory of the process in MB."""
         peak, process = None, subprocess.Popen(self.command)
         while process.poll() is None:
-            # A process that is about to end has no memory any more.
+            # A process that is about to end has no memory.
             peak = memory_mb("VmHWM", process.pid) or peak
             time.sleep(0.002)
         return peak
@@ -366,7 +376,7 @@ class Tracker:
 
     label: str
     make: callable
-    n_seeds: int | None = None  # at most
+    n_seeds: int | None = None  # largest number
     one_thread: bool = False
 
 
@@ -417,14 +427,14 @@ NOT_BY_DEFAULT = ("deterministic",)
 
 
 def why_not(key):
-    """Return why a tracker cannot run here, if it cannot."""
+    """Return why a tracker cannot run here. None if it can."""
     if key in MRTRIX and not shutil.which("tckgen"):
         return "tckgen is not on the PATH"
     return None
 
 
 def timed(call):
-    """Return seconds and result."""
+    """Return the seconds and the result of a call."""
     start = time.perf_counter()
     result = call()
     return time.perf_counter() - start, result
@@ -438,7 +448,7 @@ def count(result):
 
 
 def memory_mb(what, process="self"):
-    """Return an entry of Linux's list of a process's memory; None if there is none."""
+    """Return an entry of Linux's memory status of a process in MB, or None."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
@@ -448,15 +458,15 @@ def memory_mb(what, process="self"):
 
 
 def growth_mb(call):
-    """Return by how much the process grows during a call.
+    """Return the growth of the process during a call in MB, or None.
 
-    (getrusage would do if it began anew: what was freed before the call counts there,
-    and so does, after an exec, the parent's memory.)
+    The peak of getrusage cannot be reset. It includes memory that was freed before the
+    call and, after an exec, the memory of the parent process.
     """
-    forget = Path("/proc/self/clear_refs")
-    if not forget.exists():
+    clear = Path("/proc/self/clear_refs")
+    if not clear.exists():
         return None
-    forget.write_text("5")
+    clear.write_text("5")  # resets the peak
     before = memory_mb("VmRSS")
     result = call()
     after = memory_mb("VmHWM")
@@ -472,7 +482,7 @@ def in_a_process(function, *arguments):
 
 
 def memory_of_tracker(arguments, key, threads):
-    """Return the memory of a row of the table."""
+    """Return the memory of a row of the table in MB."""
     case, tracker = Case(arguments), TRACKERS[key]
     seeds = case.seeds[: tracker.n_seeds]
     if key in MRTRIX:
@@ -495,7 +505,7 @@ def matrices(module):
 
 
 def seconds_of(call, at_least=0.5):
-    """Return the median seconds of a short call, which is made for so long."""
+    """Return the median seconds of a short call, repeated for `at_least` seconds."""
     for _ in range(3):
         call()
     seconds, begin = [], time.perf_counter()
@@ -505,7 +515,7 @@ def seconds_of(call, at_least=0.5):
 
 
 def products(shapes, n_rows):
-    """Return a call in which torch multiplies matrices of such shapes by rows."""
+    """Return a call in which torch multiplies matrices of given shapes by rows."""
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(shape, generator=generator) for shape in shapes]
     inputs = [torch.randn(n_rows, n, generator=generator) for _, n in shapes]
@@ -519,28 +529,27 @@ def products(shapes, n_rows):
 
 
 def count_rows(lines, model):
-    """Count how often a network was asked for a direction on the way.
+    """Return the number of rows that a network computed for some streamlines.
 
-    Forward from the seed to the end, in reverse to the seed (not always all the way),
-    and backward; both ends are asked, too.
+    These are the points of the forward half, of the warm-up pass and of the backward
+    half, with the seed in both halves.
     """
     rows = 0
-    replayed = load_model(model).metadata.replay_points
+    warm_up_points = load_model(model).metadata.replay_points
     for line in lines:
-        distance = np.linalg.norm(line.points_mm - line.seed_mm, axis=1)
-        backward = int(distance.argmin())
-        forward = len(line.points_mm) - 1 - backward
-        again = forward if replayed is None else min(forward, replayed)
-        rows += forward + again + backward + 2
+        forward = line.n_forward - 1
+        backward = len(line.points_mm) - line.n_forward
+        warm_up = forward if warm_up_points is None else min(forward, warm_up_points)
+        rows += forward + warm_up + backward + 2
     return rows
 
 
 def measure_table(case, arguments):
-    """Measure the trackers; return a row for each and a row for each network."""
+    """Measure the trackers. Return a row for each, and a row for each network."""
     rows = []
     for key in arguments.only or [k for k in TRACKERS if k not in NOT_BY_DEFAULT]:
         if reason := why_not(key):
-            print(f"left out: {TRACKERS[key].label}: {reason}")
+            print(f"skipped: {TRACKERS[key].label}: {reason}")
             continue
         n_seeds = len(case.seeds[: TRACKERS[key].n_seeds])
         for threads in (1,) if TRACKERS[key].one_thread else arguments.threads:
@@ -586,7 +595,10 @@ def measure_table(case, arguments):
 
 
 def ratio(row, rows):
-    """Return the ratio of steps per second to the default model's, round by round."""
+    """Return the ratio of steps per second to the default model, or None.
+
+    It is the median over the rounds.
+    """
     for base in rows:
         if (base["key"], base["threads"]) == ("default", row["threads"]):
             return np.median(
@@ -599,7 +611,7 @@ def ratio(row, rows):
 
 
 def number(value, digits=3):
-    """Write a number with few digits, thousands apart."""
+    """Format a number with few digits and spaces between thousands."""
     if value is None:
         return ""
     if abs(value) < 10 ** (digits - 1):
@@ -608,7 +620,7 @@ def number(value, digits=3):
 
 
 def steps_per_second(row):
-    """Return the median."""
+    """Return the steps per second of the median round."""
     return row["points"] / np.median(row["seconds"])
 
 
@@ -620,7 +632,7 @@ def print_markdown(head, lines):
 
 
 def print_table(rows, networks):
-    """Print the trackers, and what the networks might do."""
+    """Print the table of trackers, and the table of networks."""
     print_markdown(
         ("tracker", "threads", "seconds", "start, s", "seeds", "streamlines")
         + ("mean points", "ms a streamline", "steps/s", "ratio", "memory, MB"),
@@ -683,7 +695,7 @@ def sweep_call(case, what, value, threads):
 
 
 def memory_of_sweep(arguments, what, value, threads):
-    """Return the memory of a point of the sweep."""
+    """Return the memory of a point of the sweep in MB."""
     call = sweep_call(Case(arguments), what, value, threads)
     call(10)
     return growth_mb(call)
@@ -719,7 +731,7 @@ def measure_sweep(case, arguments):
 
 
 def print_sweep(rows):
-    """Print the sweep."""
+    """Print the table of the sweep."""
     print_markdown(
         ("", "", "threads", "streamlines", "seconds", "ms a streamline", "steps/s")
         + ("memory, MB",),
@@ -748,7 +760,7 @@ COLOURS = ("#c2573a", "#31688e", "#5b9a57", "#8a6bb1")
 
 
 def draw(path, table, sweep, title):
-    """Draw the table as bars, and the sweep as lines."""
+    """Plot the table as bars, and the sweep as lines."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -804,7 +816,7 @@ def draw(path, table, sweep, title):
             axes.grid(alpha=0.3)
             axes.set_xticks(values, [number(v, 8) for v in values], fontsize=7)
             axes.minorticks_off()
-        # The panels share this axis.
+        # All panels share this axis.
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda value, _: number(value))
         panel[0].set_ylabel(quantity)
@@ -813,7 +825,7 @@ def draw(path, table, sweep, title):
 
 
 def machine():
-    """Describe machine, date and versions in a line."""
+    """Return one line with the date, the processor and the versions."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -834,13 +846,20 @@ def machine():
 
 
 def main():
-    """Measure what is asked for."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("head", type=Path, nargs="?", help="a simulated scan if absent")
+    parser.add_argument(
+        "head",
+        type=Path,
+        nargs="?",
+        help="folder of a head; a simulated scan if absent",
+    )
     parser.add_argument("--work", type=Path, default=Path("real_data"))
-    parser.add_argument("--table", action="store_true", help="with --sweep: both")
+    parser.add_argument(
+        "--table", action="store_true", help="needed only together with --sweep"
+    )
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--n_seeds", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=5)
@@ -855,14 +874,16 @@ def main():
         "--only",
         nargs="+",
         choices=TRACKERS,
-        help=f"trackers; all but {', '.join(NOT_BY_DEFAULT)}",
+        help=f"trackers; default: all but {', '.join(NOT_BY_DEFAULT)}",
     )
     parser.add_argument(
         "--sweep_seeds", type=int, nargs="+", default=[1000, 10_000, 100_000]
     )
-    parser.add_argument("--no_memory", action="store_true", help="saves time")
-    parser.add_argument("--picture", type=Path, help="where to draw a PNG")
-    parser.add_argument("--json", type=Path, help="where to write every second")
+    parser.add_argument(
+        "--no_memory", action="store_true", help="do not measure memory"
+    )
+    parser.add_argument("--picture", type=Path, help="PNG to write")
+    parser.add_argument("--json", type=Path, help="JSON file of all times to write")
     arguments = parser.parse_args()
     title = machine()
     print(title)
