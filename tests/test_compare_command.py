@@ -19,8 +19,8 @@ from test_commands import Subject, load
 from dipy_rnn import report
 from dipy_rnn._dipy_compat import dipy_is_at_least
 from dipy_rnn.evaluation import comparison
-from dipy_rnn.workflows import cli, compare
 from dipy_rnn.evaluation.load_bundles import load_truth, name_bundles
+from dipy_rnn.workflows import cli, compare
 
 ALL = ("candidate.trx", "metrics.json", "reference.trx", "report.html", "yardstick.trx")
 STEP = ("--step_size", 1.0, "--nbr_threads", 1)

@@ -8,9 +8,8 @@ import numpy.testing as npt
 import pytest
 from worlds import affine_of
 
-from dipy_rnn.pipeline import seeding
 from dipy_rnn.io import load_points
-from dipy_rnn.pipeline import Seeding, slice_batches
+from dipy_rnn.pipeline import Seeding, seeding, slice_batches
 from dipy_rnn.stopping import Tissues
 
 # Voxels of 2 x 3 x 5 mm, or 30 mm3.

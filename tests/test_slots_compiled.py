@@ -20,9 +20,9 @@ from dipy_rnn.sampling import DATA
 from dipy_rnn.spatial import frames
 from dipy_rnn.stopping import BinaryStoppingCriterion, StopReason
 from dipy_rnn.tracking import TrackingConfig
-from dipy_rnn.tracking._slots import SlotArrays
 from dipy_rnn.tracking.seed_queue import SeedQueue
-from dipy_rnn.tracking.slots_compiled import CompiledSlots
+from dipy_rnn.tracking.slots._compiled import SlotArrays
+from dipy_rnn.tracking.slots.compiled import CompiledSlots
 
 X = np.array([1.0, 0.0, 0.0])
 LONG = (2000, 3, 3)

@@ -19,8 +19,8 @@ from dipy_rnn.sampling.interpolate_torch import TorchRotation, TorchVolume
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.tracking import TrackingConfig, track
 from dipy_rnn.tracking.seed_queue import SeedQueue
-from dipy_rnn.tracking.slots_compiled import CompiledSlots
-from dipy_rnn.tracking.slots_torch import TorchSlots
+from dipy_rnn.tracking.slots.compiled import CompiledSlots
+from dipy_rnn.tracking.slots.device import TorchSlots
 
 GRIDS = {
     "isotropic": None,
