@@ -33,7 +33,8 @@ types: $(INSTALLED)
 	cd build/types && MYPYPATH=. $(abspath $(VENV))/bin/python -m mypy \
 	    --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dipy_rnn
 
-KERNEL_TESTS := interpolate sh network peaks stopping engine direction_getter
+KERNEL_TESTS := sampling stopping $(addprefix model/test_,moving_frame_kernel.py predictor.py) \
+    $(addprefix tracking/test_,slots_compiled.py engine.py direction_getter.py look_ahead.py)
 # Copy the sources into a temporary folder, to build the kernels with other flags.
 SOURCES_APART = set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
     cp -r dipy_rnn workflows setup.py pyproject.toml README.md LICENSE "$$folder"; \
@@ -47,7 +48,7 @@ coverage-python: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -q -c constraints.txt coverage
 	$(VENV)/bin/python -m coverage erase
 	$(VENV)/bin/python -m coverage run -m pytest -q \
-	    --deselect tests/test_cohort.py::test_a_full_disk_is_one_line_and_leaves_nothing
+	    --deselect tests/workflows/test_cohort.py::test_a_full_disk_is_one_line_and_leaves_nothing
 	$(VENV)/bin/python -m coverage combine -q
 	$(VENV)/bin/python -m coverage report --fail-under 95
 
@@ -62,7 +63,7 @@ coverage-kernels: $(INSTALLED)
 	    $(VENV)/bin/python -m pip install -q --no-deps -c constraints.txt \
 	    --target "$$folder/built" "$$folder"; \
 	(cd tests; PYTHONPATH="$$folder/built" $(abspath $(VENV))/bin/python -m pytest -q \
-	    -p no:cacheprovider $(KERNEL_TESTS:%=test_%.py) test_tracking.py); \
+	    -p no:cacheprovider $(KERNEL_TESTS) tracking/test_tracker.py); \
 	cd "$$folder"; $(abspath $(VENV))/bin/python -m gcovr -r . build \
 	    --filter '.*dipy_rnn/.*\.(pyx|h)$$' --include-internal-functions \
 	    --gcov-ignore-errors=all --fail-under-line 95 --fail-under-branch 95 -s \
@@ -104,7 +105,7 @@ sanitize-address sanitize-thread: $(INSTALLED)
 	    TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
 	    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONPATH="$$folder/built" \
 	    $(abspath $(VENV))/bin/python -m pytest -q -s -p no:cacheprovider \
-	    $(KERNEL_TESTS:%=test_%.py)
+	    $(KERNEL_TESTS)
 
 models: $(INSTALLED)
 	$(VENV)/bin/python -m dipy_rnn.training.shipped_models

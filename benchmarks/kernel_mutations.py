@@ -28,8 +28,8 @@ TESTS = {
         "test_moving_frame_kernel.py",
     ),
     "model/_moving_frame": ("test_moving_frame_kernel.py",),
-    "stopping/_criteria": ("test_stopping.py",),
-    "tracking/_slots": ("test_engine.py",),
+    "stopping/_criteria": ("test_criteria.py", "test_criteria_random.py"),
+    "tracking/slots/_compiled": ("test_slots_compiled.py", "test_engine.py"),
 }
 OTHER_OPERATORS = {
     "<": "<=",

@@ -61,7 +61,7 @@ def _check_threshold(
     volume: TorchVolume,
     threshold: float,
     points: Tensor,
-    asked: Tensor,
+    running: Tensor,
     seed_keys: Tensor,
     numbers: Tensor,
 ) -> Tensor:
@@ -73,7 +73,7 @@ def _check_threshold(
 def _check_binary(
     volume: TorchVolume,
     points: Tensor,
-    asked: Tensor,
+    running: Tensor,
     seed_keys: Tensor,
     numbers: Tensor,
 ) -> Tensor:
@@ -84,7 +84,7 @@ def _check_binary(
 def _check_act(
     volume: TorchVolume,
     points: Tensor,
-    asked: Tensor,
+    running: Tensor,
     seed_keys: Tensor,
     numbers: Tensor,
 ) -> Tensor:
@@ -100,7 +100,7 @@ def _check_cmc(
     volume: TorchVolume,
     exponent: float,
     points: Tensor,
-    asked: Tensor,
+    running: Tensor,
     seed_keys: Tensor,
     numbers: Tensor,
 ) -> Tensor:
@@ -123,11 +123,11 @@ def _check_cmc(
 def _check_on_host(
     criterion: StoppingCriterion,
     points: Tensor,
-    asked: Tensor,
+    running: Tensor,
     seed_keys: Tensor,
     numbers: Tensor,
 ) -> Tensor:
-    reasons = (~asked).long().cpu().numpy()
+    reasons = (~running).long().cpu().numpy()
     evaluate_criterion(
         criterion,
         points.cpu().numpy(),

@@ -179,8 +179,10 @@ def evaluate_criterion(
     if not reasons.flags.writeable:
         raise ValueError("reasons is read-only; the results are written into it.")
     if is_batched(stopping_criterion):
-        if not stopping_criterion.draws_at_random:
+        running = reasons == StopReason.RUNNING
+        if not getattr(stopping_criterion, "draws_at_random", False):
             stopping_criterion.check_points(points_vox, reasons)
+            _check_reasons(reasons[running], stopping_criterion)
             return
         if seed_keys is not None:
             shapes = [getattr(a, "shape", None) for a in (seed_keys, point_numbers)]
@@ -194,6 +196,7 @@ def evaluate_criterion(
             stopping_criterion.check_points(
                 points_vox, reasons, seed_keys, point_numbers
             )
+            _check_reasons(reasons[running], stopping_criterion)
             return
     check = stopping_criterion.check_point
     for row in np.flatnonzero(reasons == StopReason.RUNNING):
@@ -205,6 +208,15 @@ def evaluate_criterion(
                 f"{type(stopping_criterion).__name__}.check_point returned {status!r} "
                 f"at {points_vox[row].tolist()} (voxels); {_STATUSES} is needed."
             ) from None
+
+
+def _check_reasons(reasons: IntArray, criterion: BatchedStoppingCriterion) -> None:
+    """Refuse what no member of StopReason stands for, such as DIPY's statuses below 0."""
+    if len(reasons) and not 0 <= reasons.min() <= reasons.max() < len(StopReason):
+        raise ValueError(
+            f"{type(criterion).__name__}.check_points wrote {reasons.min()} to "
+            f"{reasons.max()}; values of dipy_rnn.stopping.StopReason are needed."
+        )
 
 
 def _check_type(array: object, name: str, dtype: str) -> None:

@@ -257,7 +257,7 @@ def test_arrays_of_another_kind_are_refused_by_name(name, change):
 
 def test_point_numbers_of_another_kind_are_refused_by_name():
     keys = np.zeros(4, dtype=np.uint64)
-    with pytest.raises(ValueError, match=r"^point_numbers is no .* int64"):
+    with pytest.raises(ValueError, match=r"^point_numbers is not .* int64"):
         evaluate(flat_cmc(0.1, 0.1), np.zeros((4, 3)), keys, np.zeros(4))
 
 

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 import pytest
 from test_imports import ROWS, sources
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOC = ROOT / "doc"
 sys.path.insert(0, str(DOC / "_ext"))
 

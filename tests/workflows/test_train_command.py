@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+from commands import load, write_pam
 from dipy.io.image import save_nifti
 from dipy.io.stateful_tractogram import Space, StatefulTractogram
 from dipy.io.streamline import save_tractogram
@@ -16,7 +17,6 @@ from distributed_worker import distributed, interrupt_after
 import numpy as np
 from numpy.testing import assert_allclose
 import pytest
-from test_commands import load, write_pam
 import torch
 
 from dipy_rnn import rnn_tracking

@@ -5,12 +5,12 @@ from inspect import getdoc, signature
 import re
 import sys
 
+from commands import write_pam
 from dipy.io.image import save_nifti
 from dipy.reconst.shm import convert_sh_descoteaux_tournier
 from dipy.workflows.docstring_parser import NumpyDocString
 import numpy as np
 import pytest
-from test_commands import write_pam
 from worlds import OBLIQUE_ROTATION, affine_of
 
 from dipy_rnn import sampling, spatial

@@ -5,6 +5,7 @@ from pathlib import Path
 import re
 import sys
 
+from commands import Subject, load
 from dipy.io.image import save_nifti
 from dipy.io.peaks import load_pam
 from dipy.io.stateful_tractogram import Space, StatefulTractogram
@@ -14,7 +15,6 @@ import nibabel as nib
 import numpy as np
 import numpy.testing as npt
 import pytest
-from test_commands import Subject, load
 
 from dipy_rnn import report
 from dipy_rnn._dipy_compat import dipy_is_at_least

@@ -7,18 +7,18 @@ import shlex
 import sys
 import textwrap
 
+from commands import Subject
 from dipy.io.image import save_nifti
 from dipy.reconst.shm import convert_sh_descoteaux_tournier
 from markdown_it import MarkdownIt
 import numpy as np
 import pytest
 from stubs import FieldFollower, save_stub, save_untrained
-from test_commands import Subject
 
 from dipy_rnn.io import write_tractogram
 from dipy_rnn.workflows import cli
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOC = ROOT / "doc"
 sys.path.insert(0, str(DOC / "_ext"))
 

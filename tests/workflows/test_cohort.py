@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 
+from commands import Subject, command, load, refusal
 from jobs import double
 import numpy as np
 import pytest
-from test_commands import Subject, command, load, refusal
 
 from dipy_rnn._atomic import save_table
 from dipy_rnn.pipeline import TrackingCounts, run_jobs
