@@ -211,7 +211,7 @@ def evaluate_criterion(
 
 
 def _check_reasons(reasons: IntArray, criterion: BatchedStoppingCriterion) -> None:
-    """Refuse what no member of StopReason stands for, such as DIPY's statuses below 0."""
+    """Refuse values that are not in StopReason, such as a negative status of DIPY."""
     if len(reasons) and not 0 <= reasons.min() <= reasons.max() < len(StopReason):
         raise ValueError(
             f"{type(criterion).__name__}.check_points wrote {reasons.min()} to "

@@ -15,7 +15,7 @@ from dipy_rnn.model import (
     untrained,
 )
 from dipy_rnn.model.moving_frame import newton_slopes
-from dipy_rnn.training.fit import predict
+from dipy_rnn.training.state import predict
 from dipy_rnn.training.sequences import Batch
 
 every_network = pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dipy_rnn
-from dipy_rnn.training.checkpoint import load_checkpoint, save_checkpoint
+from dipy_rnn.training.state import load_checkpoint, save_checkpoint
 
 
 @pytest.mark.parametrize("seed", range(30))
