@@ -10,13 +10,13 @@ in DIPY's order, and ``setup.py`` prevents the compiler from rearranging them.
 from libc.math cimport floor, pow, rint
 from libc.stdint cimport int64_t, uint64_t
 
-from dipy_rnn.stopping.reasons import StopReason
+from dipy_rnn.stopping.reasons import StopReason as _StopReason
 
 cdef:
-    int64_t RUNNING = StopReason.RUNNING
-    int64_t ENDPOINT = StopReason.ENDPOINT
-    int64_t OUTSIDE_IMAGE = StopReason.OUTSIDE_IMAGE
-    int64_t INVALID_POINT = StopReason.INVALID_POINT
+    int64_t RUNNING = _StopReason.RUNNING
+    int64_t ENDPOINT = _StopReason.ENDPOINT
+    int64_t OUTSIDE_IMAGE = _StopReason.OUTSIDE_IMAGE
+    int64_t INVALID_POINT = _StopReason.INVALID_POINT
 
 # The increment of SplitMix64: 2**64 divided by the golden ratio, rounded to odd.
 cdef uint64_t GOLDEN = 0x9E3779B97F4A7C15ULL

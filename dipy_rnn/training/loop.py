@@ -104,7 +104,7 @@ def fit(
     >>> line = np.column_stack([np.linspace(1, 9, 30), np.full(30, 5), np.full(30, 5)])
     >>> data = np.random.default_rng(0).normal(size=(10, 10, 10, 15))
     >>> subject = TrainingSubject.of(data.astype(np.float32), np.eye(4), [line])
-    >>> history = fit(RecurrentPropagator(4, 8), [subject], Recipe(n_updates=2))
+    >>> history = fit(MovingFrameGRU(4, 8), [subject], Recipe(n_updates=2))
     >>> history[-1]["update"], history[-1]["error_deg"] < 90
     (2, True)
     """

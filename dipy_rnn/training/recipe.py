@@ -197,7 +197,7 @@ def describe(
     Examples
     --------
     >>> from dipy_rnn.model import MovingFrameGRU
-    >>> network = RecurrentPropagator(order=4, hidden=8)
+    >>> network = MovingFrameGRU(order=4, hidden=8)
     >>> describe(network, Recipe(), orders=(4,), data="one subject").channels
     15
     """

@@ -95,7 +95,7 @@ def predict(module: Network, batch: Batch) -> Tensor:
     >>> x = torch.zeros(3, 3)
     >>> batch = Batch(torch.ones(3, 15), x, x, torch.tensor([2, 2, 1]),
     ...               torch.tensor([2, 1]))
-    >>> predict(RecurrentPropagator(4, 8), batch).shape
+    >>> predict(MovingFrameGRU(4, 8), batch).shape
     torch.Size([3, 3])
     """
     encoded, context = module.encode(batch.features, batch.incoming)

@@ -82,7 +82,7 @@ class FreeRunning:
     ...                              phantom.affine, phantom.streamlines(5)[0])
     >>> validate = FreeRunning([subject], ModelMetadata("sh", 15, "local", 1, 8,
     ...                        normalisation="power"), Recipe())
-    >>> validate(RecurrentPropagator(4, 8))["followed"]
+    >>> validate(MovingFrameGRU(4, 8))["followed"]
     1.0
     """
 

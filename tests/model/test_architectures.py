@@ -15,8 +15,8 @@ from dipy_rnn.model import (
     untrained,
 )
 from dipy_rnn.model.moving_frame import newton_slopes
-from dipy_rnn.training.state import predict
 from dipy_rnn.training.sequences import Batch
+from dipy_rnn.training.state import predict
 
 every_network = pytest.mark.parametrize(
     "build",

@@ -101,7 +101,7 @@ def test_a_wheel_has_models_types_and_commands_but_neither_sources_nor_tests(cop
         if path.is_file()
     }
     assert packed == wanted
-    assert {f"dipy_rnn/{kernel}.pyi" for kernel in KERNELS} <= packed
+    assert {f"dipy_rnn/{kernel.replace('.', '/')}.pyi" for kernel in KERNELS} <= packed
     assert {
         "dipy_rnn/py.typed",
         "dipy_rnn/report/page.html.jinja",

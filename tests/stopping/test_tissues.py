@@ -191,10 +191,9 @@ def test_cmc_uses_the_ratio_of_the_step_to_the_mean_voxel_size():
         step_size=0.5,
         average_voxel_size=2.0,
     )
-    *maps, exponent = criterion._kernel.args
-    for one, other in zip(maps, same._kernel.args):
+    for one, other in zip(criterion.maps, same.maps, strict=True):
         assert_array_equal(one, other)
-    assert exponent == 0.25
+    assert criterion.parameters == same.parameters == (0.25,)
     assert reasons_at(criterion, [[0, 2, 2], [4, 2, 2], [5.5, 2, 2], [8, 2, 2]]) == [
         "RUNNING",
         "ENDPOINT",

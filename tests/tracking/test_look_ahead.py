@@ -14,7 +14,7 @@ from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of, everywhere, share_id
 
 from dipy_rnn import RNNDirectionGetter, rnn_tracking, sampling, stopping
 from dipy_rnn.phantom import crossing_phantom
-from dipy_rnn.tracking import direction_getter
+from dipy_rnn.tracking import direction_getter, look_ahead
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,9 @@ def n_tracked(monkeypatch):
         counts.append(len(seeds_vox))
         return original(predictor, seeds_vox, *others)
 
-    original = direction_getter._track
-    monkeypatch.setattr(direction_getter, "_track", track)
+    original = look_ahead.track_task
+    for module in (look_ahead, direction_getter):
+        monkeypatch.setattr(module, "track_task", track)
     return counts
 
 
@@ -144,7 +145,7 @@ def test_any_number_of_seeds_can_be_tracked_in_advance(
     crossing, n_tracked, monkeypatch, ahead
 ):
     expected = list(tracking(getter_of(crossing), crossing))
-    monkeypatch.setattr(direction_getter, "_AHEAD", ahead)
+    monkeypatch.setattr(look_ahead, "_AHEAD", ahead)
     del n_tracked[:]
     getter = getter_of(crossing, seeds=crossing.seeds)
     assert_same(tracking(getter, crossing), expected)
@@ -157,7 +158,7 @@ def test_any_number_of_seeds_can_be_tracked_in_advance(
 def test_equal_seeds_have_equal_streamlines(crossing, monkeypatch, ahead):
     seeds = crossing.seeds[[0, 0, 1, 0, 2, 2, 2, 1, 4, 4, 0]]
     expected = list(tracking(getter_of(crossing), crossing, seeds))
-    monkeypatch.setattr(direction_getter, "_AHEAD", ahead)
+    monkeypatch.setattr(look_ahead, "_AHEAD", ahead)
     getter = getter_of(crossing, seeds=seeds)
     assert_same(tracking(getter, crossing, seeds), expected)
     assert_same(expected[0:2], expected[2:4])
@@ -167,7 +168,7 @@ def test_equal_seeds_have_equal_streamlines(crossing, monkeypatch, ahead):
 def test_a_second_iteration_gives_the_same_streamlines(
     crossing, n_tracked, monkeypatch, ahead
 ):
-    monkeypatch.setattr(direction_getter, "_AHEAD", ahead)
+    monkeypatch.setattr(look_ahead, "_AHEAD", ahead)
     getter = getter_of(crossing, seeds=crossing.seeds)
     twice = tracking(getter, crossing)
     assert_same(list(twice), list(twice))
@@ -197,7 +198,7 @@ def test_seeds_that_were_not_foreseen_are_tracked_on_demand(
     crossing, monkeypatch, foreseen, ahead
 ):
     expected = list(tracking(getter_of(crossing), crossing))
-    monkeypatch.setattr(direction_getter, "_AHEAD", ahead)
+    monkeypatch.setattr(look_ahead, "_AHEAD", ahead)
     getter = getter_of(crossing, seeds=crossing.seeds[foreseen])
     assert_same(tracking(getter, crossing), expected)
     # Conversely, some seeds that were foreseen are never requested.

@@ -132,7 +132,7 @@ def test_with_tissues_streamlines_end_in_grey_matter_or_are_rejected(subject, me
     kept = subject.run("--act", "--step_size", 1.0, "--save_stops")
     text = messages.text
     assert "both ends are valid" in text
-    assert "it came into tissue that the criterion excludes" in text
+    assert "it entered tissue that the criterion excludes" in text
     assert 0 < len(kept) < seeds.sum()
     inverse = np.linalg.inv(affine)
     for line in kept:

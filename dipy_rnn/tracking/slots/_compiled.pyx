@@ -14,7 +14,7 @@ import numpy as np
 
 from dipy_rnn._interp cimport DATA, OUTSIDE
 
-from dipy_rnn.stopping.reasons import StopReason
+from dipy_rnn.stopping.reasons import StopReason as _StopReason
 
 cdef enum:
     FORWARD = 0
@@ -23,13 +23,13 @@ cdef enum:
     IDLE = 3
 
 cdef:
-    int64_t RUNNING = StopReason.RUNNING
-    int64_t OUTSIDE_IMAGE = StopReason.OUTSIDE_IMAGE
-    int64_t SHARP_TURN = StopReason.SHARP_TURN
-    int64_t MAX_LENGTH = StopReason.MAX_LENGTH
-    int64_t NO_DIRECTION = StopReason.NO_DIRECTION
-    int64_t NO_DATA = StopReason.NO_DATA
-    int64_t NOT_FINITE = StopReason.NOT_FINITE
+    int64_t RUNNING = _StopReason.RUNNING
+    int64_t OUTSIDE_IMAGE = _StopReason.OUTSIDE_IMAGE
+    int64_t SHARP_TURN = _StopReason.SHARP_TURN
+    int64_t MAX_LENGTH = _StopReason.MAX_LENGTH
+    int64_t NO_DIRECTION = _StopReason.NO_DIRECTION
+    int64_t NO_DATA = _StopReason.NO_DATA
+    int64_t NOT_FINITE = _StopReason.NOT_FINITE
     int64_t NO_PROPOSAL = -1  # the slot is idle or in the warm-up pass
 
 
