@@ -75,7 +75,8 @@ class ThresholdStoppingCriterion(
 
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
-        _criteria.check_threshold(*self.maps, *self.parameters, points_vox, reasons)
+        (metric_map,), (threshold,) = self.maps, self.parameters
+        _criteria.check_threshold(metric_map, threshold, points_vox, reasons)
 
 
 class BinaryStoppingCriterion(
@@ -107,7 +108,8 @@ class BinaryStoppingCriterion(
 
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
-        _criteria.check_binary(*self.maps, points_vox, reasons)
+        (mask,) = self.maps
+        _criteria.check_binary(mask, points_vox, reasons)
 
 
 class ActStoppingCriterion(
@@ -143,7 +145,8 @@ class ActStoppingCriterion(
 
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
-        _criteria.check_act(*self.maps, points_vox, reasons)
+        include_map, exclude_map = self.maps
+        _criteria.check_act(include_map, exclude_map, points_vox, reasons)
 
 
 class CmcStoppingCriterion(
@@ -204,8 +207,15 @@ class CmcStoppingCriterion(
         point_numbers: IntArray,
     ) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
+        (include_map, exclude_map), (exponent,) = self.maps, self.parameters
         _criteria.check_cmc(
-            *self.maps, *self.parameters, points_vox, reasons, seed_keys, point_numbers
+            include_map,
+            exclude_map,
+            exponent,
+            points_vox,
+            reasons,
+            seed_keys,
+            point_numbers,
         )
 
 

@@ -193,6 +193,7 @@ def evaluate_criterion(
                 )
             _check_type(seed_keys, "seed_keys", "uint64")
             _check_type(point_numbers, "point_numbers", "int64")
+            assert point_numbers is not None
             stopping_criterion.check_points(
                 points_vox, reasons, seed_keys, point_numbers
             )
