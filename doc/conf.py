@@ -35,6 +35,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
     "commands",
+    "reexports",
 ]
 
 # index.md lists the pages for a repository browser, index.rst for the site.

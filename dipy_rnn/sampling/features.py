@@ -212,7 +212,7 @@ def _to_package_basis(
 def pam_features(pam: Any, *, name: str = "pam") -> FeatureVolume:
     """Make a feature volume from the fODF in DIPY's PeaksAndMetrics.
 
-    The basis is determined by :func:`pam_basis`.
+    The basis is determined by :func:`dipy_rnn.sampling.pam_basis`.
 
     Parameters
     ----------
