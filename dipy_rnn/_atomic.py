@@ -42,9 +42,10 @@ def atomic_write(path: AnyPath) -> Iterator[Path]:
     The file is flushed to the disk (:func:`os.fsync`) before it is moved. The folder
     is removed when the block ends, also after an error or Ctrl-C.
 
-    A process that is killed cannot remove its folder. The next process that writes
-    `path` on the same host removes it, if the process whose number is in the name of
-    the folder has ended. On Windows there is no safe way to tell, so the folder stays.
+    A process that is killed cannot remove its folder. The name of the folder contains
+    the number of that process. The next process that writes `path` on the same host
+    removes the folder if no process with that number is running. On Windows this cannot
+    be tested safely, so the folder stays.
 
     Examples
     --------
@@ -109,11 +110,12 @@ def save_table(
 
 
 def _naming(path: Path, error: OSError) -> OSError:
+    """Return the same error, with `path` as the name of the file."""
     return OSError(error.errno, error.strerror, str(path))
 
 
 def _folder_prefix(path: Path) -> str:
-    """Return the beginning of the names of all folders that this host makes."""
+    """Return the prefix of the folders for `path` that this host makes."""
     return f".{path.name}.{socket.gethostname()}."
 
 

@@ -1,4 +1,4 @@
-"""Checks of arguments: a value of the right type, or an error that names it."""
+"""Checks of arguments. If an argument is invalid, the error names it."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -161,7 +161,7 @@ def as_contiguous(values: ArrayLike, name: str, dtype: DTypeLike) -> AnyArray:
     name : str
         Their name in error messages.
     dtype : data type
-        A value that is too large for this type becomes infinite.
+        A type of floats. A value that is too large for it becomes infinite.
 
     Returns
     -------
@@ -194,7 +194,7 @@ def as_float64(values: ArrayLike, name: str) -> FloatArray:
     Returns
     -------
     values : ndarray
-        The given array if it already has the type and layout.
+        The given array if it already has the type.
 
     Raises
     ------
@@ -223,12 +223,12 @@ def as_points(points: ArrayLike, name: str) -> FloatArray:
     Returns
     -------
     points : ndarray of shape (N, 3)
-        float64. The same array if it already fits.
+        float64. The given array if it already has the type and shape.
 
     Raises
     ------
     ValueError
-        If the shape differs, or a value is NaN, infinite or beyond 1e6.
+        If the shape differs, or a value is NaN, infinite, above 1e6 or below -1e6.
 
     Examples
     --------
@@ -256,8 +256,9 @@ def check_least(name: str, value: float, least: float) -> None:
     Parameters
     ----------
     name : str
-        Name of the option.
+        Name of the value in error messages.
     value, least : float
+        The number, and the smallest number that is allowed.
 
     Raises
     ------
@@ -275,16 +276,17 @@ def check_least(name: str, value: float, least: float) -> None:
 
 
 def check_installed(packages: Sequence[str], what: str, extra: str) -> None:
-    """Raise ValueError if a package is not installed.
+    """Raise ValueError if one of the packages is not installed.
 
     Parameters
     ----------
     packages : sequence of str
-        Names of modules.
+        Their names as in an ``import``.
     what : str
-        Option or output that needs them.
+        Option or output that needs them, for the error message.
     extra : str
-        Extra of dipy_rnn that installs them.
+        Optional dependencies of dipy_rnn (``pip install "dipy_rnn[extra]"``) that
+        contain them.
 
     Raises
     ------

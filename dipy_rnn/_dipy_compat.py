@@ -4,7 +4,7 @@ import dipy
 
 
 def dipy_is_at_least(major: int, minor: int) -> bool:
-    """Tell whether the installed DIPY is of a version or newer.
+    """Tell whether the installed DIPY has this version or a newer one.
 
     Parameters
     ----------

@@ -110,7 +110,10 @@ cdef inline void blend(
 cdef inline unsigned char finish(
     float* row, Py_ssize_t channels, bint normalise
 ) noexcept nogil:
-    """Return the status of a row. Optionally divide it by the root of its power."""
+    """Return the status of a row: EMPTY or DATA.
+
+    If ``normalise`` is true, divide the row by the root of its power.
+    """
     cdef:
         unsigned char status = EMPTY
         double power = 0.0
@@ -273,7 +276,7 @@ cdef wide_void sample_rows(
         Corners corners[BLOCK]
         Py_ssize_t p, c, corner
 
-    # Fetch all voxels from memory before the first one is needed.
+    # Start to fetch all voxels from memory before the first one is needed.
     for p in range(n_points):
         status[p] = DATA if find_corners(
             points + 3 * p, nx, ny, nz, channels, &corners[p]) else OUTSIDE
@@ -400,7 +403,7 @@ def local_maxima(
     neighbours : array of shape (V, K)
         Neighbours of each vertex.
     least_share : float
-        Maxima below this share of the function's largest value are omitted.
+        Maxima below this share of the function's largest value are not returned.
     found : array of shape (N, most)
         Output: vertices, the largest value first. Unused places are -1.
     least : array of shape (N,)

@@ -1,4 +1,4 @@
-"""Old paths and names of the public API: they work, and warn what to use instead."""
+"""Old paths and names of the public API. They work, and warn with the new ones."""
 
 from importlib import import_module
 import sys
@@ -74,18 +74,19 @@ class _OldModule(ModuleType):
 
 
 def find_moved(module: str, name: str) -> Any:
-    """Return a public name from the place where it is now, and warn.
+    """Return the object that an old path and name refer to, and warn.
 
     Parameters
     ----------
     module : str
-        Its old module, with the package.
+        Its old module, for example ``"dipy_rnn.frames"``.
     name : str
-        Its old name.
+        Its old name in this module.
 
     Returns
     -------
     found : object
+        The function, class or constant.
 
     Raises
     ------
@@ -95,7 +96,7 @@ def find_moved(module: str, name: str) -> Any:
     Warns
     -----
     DeprecationWarning
-        It says which path to use instead.
+        The message contains the new path and name.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Numbers of threads: of kernels, of groups of slots, and of torch."""
+"""Numbers of threads: of kernels (compiled functions), of tracking, and of torch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

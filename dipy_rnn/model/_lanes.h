@@ -1,7 +1,7 @@
-/* Arithmetic on LANES floats side by side, which Cython cannot express.
+/* Arithmetic on rows of LANES floats, which Cython cannot express. A row holds one
+   number of each streamline of a block.
 
-   GCC's vector types keep the sums in registers. Other compilers use plain loops. All
-   arrays consist of rows of LANES floats. */
+   GCC's vector types keep the sums in registers. Other compilers use plain loops. */
 
 #ifndef DIPY_RNN_LANES_H
 #define DIPY_RNN_LANES_H

@@ -16,7 +16,7 @@ class CompiledMovingFrameGRU:
     def hidden(self) -> int: ...
     def __new__(
         cls,
-        # Refused if one is not float32.
+        # Raises ValueError if one is not float32.
         weights: Mapping[str, AnyArray],
         constants: FrameConstants,
         depth: int,

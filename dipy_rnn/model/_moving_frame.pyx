@@ -4,9 +4,9 @@
 
 It computes the same as :class:`dipy_rnn.model.MovingFrameGRU`, with the same weights. A
 block of ``BLOCK`` streamlines goes through sampling, rotation, invariants, layers and
-direction while its values stay in the cache. The lanes of a block never mix: the
-result of a streamline is the same, bit for bit, for any number of streamlines and any
-place among them.
+direction while its values stay in the cache. Each streamline has a place (a lane) in a
+block, and lanes never mix. The result of a streamline is therefore the same, bit for
+bit, for any number of streamlines and any place among them.
 """
 
 from libc.math cimport sqrt, sqrtf
@@ -36,8 +36,9 @@ cdef extern from "_lanes.h":
     void leaky(Py_ssize_t n, float* x) noexcept nogil
 
 cdef enum:
-    # The list of layers is: the input layer, the deeper layers, these three for each
-    # GRU layer, the layer that joins the input and output of the GRU, the head.
+    # Layers are stored in this sequence: the input layer, the deeper layers, these
+    # three for each GRU layer, the layer that joins the input and output of the GRU,
+    # the head.
     GATES = 0
     FROM_INPUT = 1
     FROM_STATE = 2
@@ -48,7 +49,7 @@ cdef wide_void core(
     const layer* layers, Py_ssize_t depth, Py_ssize_t n_layers, Py_ssize_t hidden,
     const float* invariants, float* state, float* work, float* factors
 ) noexcept nogil:
-    """Compute the factors of a block from its invariants. Update its state."""
+    """Compute the factors of a block from its invariants, and update its state."""
     cdef:
         Py_ssize_t rows = hidden * BLOCK
         # A layer may write up to PANEL rows beyond its last one.
@@ -156,7 +157,7 @@ cdef wide_void invariants_of(
     for k in range(n_coeffs * BLOCK, (order + 1) * (order + 2) // 2 * BLOCK):
         block[k] = 0.0
 
-    # The slopes of the orders l = 2, 4 .., and the rise along the two reference axes.
+    # The slopes of l = 2, 4 .., and Newton's step along each of the two reference axes.
     for p in range(2 * BLOCK):
         x[p] = 0.0
         y[p] = 0.0
@@ -306,7 +307,7 @@ cdef class CompiledMovingFrameGRU:
         return arrays
 
     def _lay_out(self, weight, bias):
-        """Store a layer in panels. The last panel is filled up with rows of zeros."""
+        """Store a layer in panels (``_lanes.h``). Rows of zeros fill the last panel."""
         n_out, n_in = weight.shape
         padding = -n_out % PANEL
         weight = np.pad(weight, ((0, padding), (0, 0)))
@@ -345,7 +346,9 @@ cdef class CompiledMovingFrameGRU:
         points : array of shape (n, 3)
             Voxel coordinates.
         frames : array of shape (n, 3, 3)
+            Moving frames.
         handedness : float
+            Handedness of the voxel axes.
         state : array of shape (n_blocks, layers, hidden, BLOCK)
             Updated in place.
         directions : array of shape (n, 3)

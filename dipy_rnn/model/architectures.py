@@ -1,4 +1,4 @@
-"""The architectures: networks that can be trained, by their name in model files."""
+"""The networks that can be trained, by their names in commands and model files."""
 
 from typing import TypeAlias
 
@@ -19,7 +19,7 @@ ARCHITECTURES: dict[str, type[Network]] = {
 
 
 def untrained(architecture: str, order: int, random_seed: int, **shape: int) -> Network:
-    """Make a network with random weights.
+    """Make a network with random weights. This seeds torch's global generator.
 
     Parameters
     ----------
@@ -28,9 +28,10 @@ def untrained(architecture: str, order: int, random_seed: int, **shape: int) -> 
     order : int
         Spherical harmonic order of the features.
     random_seed : int
-        Determines the weights.
+        Seed of torch's generator. It determines the weights.
     **shape
-        ``hidden`` and ``layers``. Defaults of the architecture if not given.
+        ``hidden`` and ``layers``: width and number of layers. If they are not given,
+        the defaults of the architecture.
 
     Returns
     -------
@@ -51,7 +52,7 @@ def architecture_of(module: nn.Module) -> str:
     Parameters
     ----------
     module : nn.Module
-        One of ``ARCHITECTURES``.
+        An instance of a class in ``ARCHITECTURES``.
 
     Returns
     -------

@@ -1,8 +1,9 @@
 """The archive of a model file: entries are read and verified before torch loads them.
 
-A TorchScript archive is a zip file. Sizes, names and checksums of all entries are
-checked, then the metadata. No code of the archive runs in this module. What torch then
-loads is a copy that holds only the verified entries.
+A TorchScript archive is a zip file. Its entries are files in one folder. First the
+sizes, names and checksums of all entries are checked, then the metadata. No code of the
+archive runs in this module. Torch then loads a copy that holds only the verified
+entries.
 """
 
 import io
@@ -67,7 +68,7 @@ def read_archive(
     Returns
     -------
     entries : dict of str to bytes
-        The content of each entry, by its name inside the folder of the archive.
+        The content of each entry, by its name without the folder.
     metadata : ModelMetadata
 
     Raises
@@ -92,7 +93,7 @@ def read_archive(
             ):
                 raise ModelFileError(
                     "it holds weights without a network, as a checkpoint does; give "
-                    "the model.pt that a training writes"
+                    "the model.pt that training writes"
                 )
             raise ModelFileError(f"it has no metadata; {_REMEDY}")
         if len(text) > _METADATA_LIMIT:
@@ -108,8 +109,9 @@ def read_archive(
 
 
 def _entries(content: bytes) -> dict[str, bytes]:
-    """Return the content of each entry, by its name inside the only folder."""
-    # Entries are counted first, as their list takes ten times the memory.
+    """Return the content of each entry, by its name without the folder."""
+    # Entries are counted before zipfile lists them. The list takes ten times the memory
+    # of the file.
     if content.count(b"PK\x01\x02") > ENTRIES_LIMIT:
         raise ModelFileError(f"it has more than {ENTRIES_LIMIT} entries")
     entries: dict[str, bytes] = {}

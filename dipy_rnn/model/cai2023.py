@@ -1,7 +1,7 @@
-"""The network of Cai et al. (MIDL 2023), in voxel axes.
+"""The network of Cai et al. (MIDL 2023), with directions along the voxel axes.
 
-It follows the contract of a model file (:mod:`dipy_rnn.model.file`), and is split like
-:mod:`dipy_rnn.model.moving_frame`.
+It follows the contract of a model file (:mod:`dipy_rnn.model.file`). A step is split
+into ``encode``, a GRU and ``decode``, as in :mod:`dipy_rnn.model.moving_frame`.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class Cai2023(nn.Module):
-    """The network of Cai et al. (MIDL 2023), in voxel axes.
+    """The network of Cai et al. (MIDL 2023), with directions along the voxel axes.
 
     It has an input layer, four hidden layers of width 512 with leaky rectifiers, and
     two GRU layers of width 512. A head computes azimuth and elevation from the outputs
@@ -85,11 +85,15 @@ class Cai2023(nn.Module):
         return self.decode(encoded, memory[0], context), state
 
     def encode(self, features: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the input of the GRU (n, hidden), and the incoming direction."""
+        """Return the input of the GRU (n, hidden), and the given direction (n, 3)."""
         return self.mlp(torch.cat([features, direction], dim=1)), direction
 
     def decode(self, encoded: Tensor, memory: Tensor, context: Tensor) -> Tensor:
-        """Return unit directions (n, 3) along the voxel axes."""
+        """Return unit directions (n, 3), in components along the voxel axes.
+
+        ``encoded`` and ``memory`` are the input and the output of the GRU (n, hidden).
+        ``context`` is the second output of ``encode``. It is not used here.
+        """
         angles = self.head(torch.cat([encoded, memory], dim=1))
         azimuth = math.pi * torch.tanh(angles[:, 0])
         elevation = math.pi * torch.sigmoid(angles[:, 1])

@@ -14,8 +14,10 @@ The contract of the network, with float32 tensors (``doc/model_file.md``)::
     forward(features, direction, state) -> (direction, state)
             (n, C)    (n, 3)               (n, 3)
 
-Row ``i`` of the output must depend only on row ``i`` of the input. A direction of
-length zero means that the streamline stops.
+Each of the n rows is a streamline. C is the number of features. ``direction`` is the
+incoming direction in the input, and the next direction in the output. Row ``i`` of the
+output must depend only on row ``i`` of the input. An output direction of length zero
+ends the streamline.
 """
 
 import hashlib
@@ -124,9 +126,10 @@ def load_model(
     ----------
     model : str, Path or Model, optional
         Name of a shipped model (:func:`shipped_models`), or a file. ``"default"`` if
-        None. A loaded model is returned unchanged.
+        None. A loaded model is returned as it is.
     device : str, optional
-        ``"cpu"`` (also for None) or a CUDA device, ``"cuda"``.
+        ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. If None, the CPU, or the device of a
+        loaded model.
 
     Returns
     -------
@@ -140,7 +143,7 @@ def load_model(
         If it is not a model file, the network does not agree with its metadata, or a
         shipped model differs from its checksum.
     ValueError
-        If the device does not exist.
+        If the device does not exist, or a loaded model is on another device.
 
     Examples
     --------
@@ -151,7 +154,7 @@ def load_model(
         if device is not None and check_device(device) != model.device:
             raise ValueError(
                 f"device is '{device}', but the model was loaded on '{model.device}'; "
-                "load it there, or leave device out."
+                f"load the model with device='{device}', or leave device out."
             )
         return model
     checked = check_device("cpu" if device is None else device)
@@ -173,7 +176,7 @@ def save_model(module: nn.Module, metadata: ModelMetadata, path: AnyPath) -> Non
         evaluation mode.
     metadata : ModelMetadata
     path : str or Path
-        It is written under a temporary name and renamed when it is complete.
+        The file is written under a temporary name, and renamed when it is complete.
 
     Raises
     ------
@@ -207,7 +210,7 @@ def save_model(module: nn.Module, metadata: ModelMetadata, path: AnyPath) -> Non
 
 
 def _check_checksum(content: bytes, path: Path) -> None:
-    """Refuse a shipped model whose checksum differs."""
+    """Raise ModelFileError if the checksum of a shipped model differs."""
     line = f"{hashlib.sha256(content).hexdigest()}  {path.name}"
     known = path.parent / CHECKSUMS
     if not known.is_file() or line not in known.read_text("utf-8").splitlines():
@@ -241,11 +244,11 @@ def _check_compiled(
     features: Float32Array,
     direction: AnyArray,
 ) -> None:
-    """Compare a kernel with the TorchScript that it replaces."""
+    """Raise ModelFileError if a kernel differs from the TorchScript it replaces."""
     n, order = len(features), model.metadata.order
     directions, status = np.empty((n, 3), np.float32), np.empty(n, np.uint8)
     compiled_state, state = compiled.init_state(n), model.init_state(n)
-    for _ in range(3):  # from the second step on the state matters
+    for _ in range(3):  # in the first step the state is zero
         compiled.next_directions(
             np.ascontiguousarray(features[:, None, None]),
             order,
@@ -266,7 +269,10 @@ def _check_compiled(
 
 
 def _check_contract(model: Model, path: AnyPath) -> None:
-    """Run the network on three random inputs, together and one by one."""
+    """Raise ModelFileError if a network does not follow the contract.
+
+    It runs on three random inputs, together and one by one.
+    """
     metadata, n = model.metadata, 3
     generator = np.random.default_rng(0)
     features = generator.normal(size=(n, metadata.channels)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The metadata of a model file: input of the model, and range of its training."""
+"""The metadata of a model file: what the network takes, and how it was trained."""
 
 from dataclasses import asdict, dataclass, field
 import json
@@ -36,22 +36,25 @@ class ModelMetadata:
         ``"local"``: features (spherical harmonics) and directions are in the moving
         frame of the streamline. ``"voxel"``: they are along the voxel axes.
     layers, hidden : int
-        Shape of the state: (layers, n, hidden).
+        Shape of the hidden states of n streamlines: (layers, n, hidden).
     orders : tuple of int, optional
-        For ``"sh"``: the orders of the training data. Coefficients of a lower order
-        than that of the network are padded with zeros.
+        For ``"sh"``: the spherical harmonic orders of the training data. If empty, the
+        order that belongs to ``channels``. Coefficients of a lower order are padded
+        with zeros for the network.
     normalisation : str, optional
         ``"power"``: the features at a point are divided by the root of their summed
-        squares, so that the scale of the fODF has no effect. ``"none"``: they are not.
+        squares, so that the scale of the fODF has no effect. ``"none"``: they are not
+        changed.
     step_mm : tuple of float, optional
-        Smallest and largest step of the training, in mm.
+        Smallest and largest step for which the network was trained, in mm.
     architecture : str, optional
         Name among :data:`dipy_rnn.model.ARCHITECTURES`, or ``""`` for any other
-        network. On the CPU ``"moving_frame"`` runs as a kernel. All others run as
-        TorchScript.
+        network. On the CPU ``"moving_frame"`` runs as a kernel (a compiled function of
+        this package). All others run as TorchScript.
     replay_points : int, optional
         Length of the warm-up pass. Before the backward half, the network sees this many
-        points of the forward half in reverse, those nearest the seed. All if None.
+        points of the forward half in reverse: those nearest to the seed, or all if
+        None.
     provenance : dict, optional
         Origin of the model: data, recipe, versions, metrics.
 
@@ -139,7 +142,7 @@ class ModelMetadata:
             low, high = np.nan, np.nan
         if not 0 <= low <= high:
             raise ModelFileError(
-                f"step_mm is {self.step_mm!r}; give the smallest and largest"
+                f"step_mm is {self.step_mm!r}; give the smallest and largest step in mm"
             )
         object.__setattr__(self, "step_mm", (low, high))
 
@@ -149,7 +152,7 @@ class ModelMetadata:
         return sh_order(self.channels)
 
     def to_json(self) -> str:
-        """Return the text of the entry in the archive."""
+        """Return the text of ``metadata.json`` in the archive."""
         entries = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
         if self.kind == "sh":
             entries |= {"basis": "tournier07", "legacy": False}

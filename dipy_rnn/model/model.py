@@ -28,12 +28,13 @@ ROWS_IN_A_BLOCK = 32
 class Model:
     """A network that is ready to track, and its metadata.
 
-    :func:`dipy_rnn.model.load_model` makes one. It holds no state of a streamline.
+    :func:`dipy_rnn.model.load_model` makes one. It holds no hidden states.
 
     Parameters
     ----------
     module : torch.jit.ScriptModule
-        Follows the contract of a model file (:mod:`dipy_rnn.model.file`).
+        The network. It follows the contract of a model file
+        (:mod:`dipy_rnn.model.file`).
     metadata : ModelMetadata
     device : torch.device
     name : str
@@ -61,34 +62,35 @@ class Model:
         self.metadata = metadata
         self.device = device
         self.name = name
-        #: The network as a kernel, if its architecture has one and the device is the
-        #: CPU. Else None.
+        #: The network as a kernel (a compiled function), if its architecture has one
+        #: and the device is the CPU. Otherwise None.
         self.compiled: CompiledMovingFrameGRU | None = None
         if device.type == "cpu":
             self.compiled = _compiled(module, metadata)
 
     def init_state(self, n: int) -> Tensor:
-        """Return fresh states of shape (layers, n, hidden) on the device."""
+        """Return the hidden states of n new streamlines: (layers, n, hidden), zeros."""
         state: Tensor = self._module.init_state(n)
         return state.to(self.device).clone()
 
     def step(
         self, features: Float32Array, direction: AnyArray, state: Tensor
     ) -> tuple[Float32Array, Tensor]:
-        """Return the network's directions for n streamlines, and their new states.
+        """Return the next directions of n streamlines, and their new hidden states.
 
         Parameters
         ----------
         features : ndarray of shape (n, C)
             float32.
         direction : ndarray of shape (n, 3)
-            Incoming unit directions, in the frame of the model.
+            Incoming unit directions, in the moving frames or along the voxel axes
+            (``metadata.frame``).
         state : torch.Tensor of shape (layers, n, hidden)
 
         Returns
         -------
         direction : ndarray of shape (n, 3)
-            float32, as the network returns it.
+            float32, along the same axes, of any length.
         state : torch.Tensor of shape (layers, n, hidden)
         """
         n = len(features)
@@ -103,11 +105,13 @@ class Model:
     def propagate(
         self, features: Tensor, direction: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Call the network with float32 tensors on its device.
+        """Call the network with tensors. :meth:`step` does the same for arrays.
 
         Parameters
         ----------
         features : torch.Tensor of shape (n, C)
+            float32 on the device of the model, as the other two. n should be a multiple
+            of ``ROWS_IN_A_BLOCK``. Otherwise the last digits of a row depend on n.
         direction : torch.Tensor of shape (n, 3)
         state : torch.Tensor of shape (layers, n, hidden)
 
@@ -116,7 +120,7 @@ class Model:
         direction : torch.Tensor of shape (n, 3)
         state : torch.Tensor of shape (layers, n, hidden)
         """
-        # The optimiser stays off, as it compiles again for each new batch size.
+        # TorchScript's optimiser is off, as it compiles again for each new batch size.
         with (
             torch.no_grad(),
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
@@ -126,14 +130,14 @@ class Model:
         return answer
 
     def _no_cudnn(self) -> AbstractContextManager[None]:
-        # cuDNN's GRU is made for long sequences. At each step it would copy the
-        # weights, and it rounds products to TF32. The setting is global.
+        # cuDNN's GRU is made for long sequences. It would copy the weights at each
+        # step, and round products to TF32. The setting is global in torch.
         if self.device.type == "cpu":
             return nullcontext()
         return torch.backends.cudnn.flags(enabled=False)
 
     def features(self, volume: FeatureVolume) -> Float32Array:
-        """Return the data of a feature volume, at the order of the network.
+        """Return the data of a feature volume in the form that the network takes.
 
         Parameters
         ----------
@@ -142,13 +146,16 @@ class Model:
         Returns
         -------
         data : ndarray of shape (X, Y, Z, C)
-            float32. The array of the volume if it already fits. A lower order than the
-            network's is padded with zeros. For a kernel it is not, as the kernel pads.
+            float32. The array of the volume if it already fits. Coefficients of higher
+            l than the order of the network are dropped. If the order of the volume is
+            lower, the data are padded with zeros, except for a kernel. The kernel
+            pads them itself.
 
         Raises
         ------
         ModelFileError
-            If kind, number of channels or order do not fit.
+            If the volume is of another kind, or has another number of channels or
+            another order than those of the training.
         """
         if not isinstance(volume, FeatureVolume):
             raise ModelFileError(
@@ -162,9 +169,9 @@ class Model:
                 f"{volume.name} is of kind {volume.kind!r}, but the model {self.name} "
                 f"takes {wanted.kind!r}: "
                 + (
-                    "give it a fODF (sh=..., from_shcoeff)."
+                    "give the model a fODF (sh=..., from_shcoeff)."
                     if wanted.kind == "sh"
-                    else "pass its own features (dipy_rnn.raw_features)."
+                    else "give the features of the model (dipy_rnn.raw_features)."
                 )
             )
         if wanted.kind == "raw":
@@ -186,7 +193,7 @@ class Model:
         return with_order(data, wanted.order)
 
     def check_step(self, step_mm: float) -> None:
-        """Refuse a step outside the range of the training.
+        """Raise ModelFileError if a step is outside the range of the training.
 
         Parameters
         ----------
@@ -199,7 +206,7 @@ class Model:
             If it is outside ``metadata.step_mm``.
         """
         low, high = self.metadata.step_mm
-        # With a tolerance, as 0.2 mm may arrive as 0.19999999.
+        # The tolerance is for rounding errors: 0.2 mm may be given as 0.19999999.
         if not low * (1 - 1e-6) <= step_mm <= high * (1 + 1e-6):
             raise ModelFileError(
                 f"step_size is {step_mm:g} mm, but the model {self.name} was trained "
@@ -223,13 +230,14 @@ def as_model(
     Returns
     -------
     model : Model
-        A kernel copies the weights, so later training does not change it.
+        If the network runs as a kernel, the model holds a copy of the weights.
+        Otherwise it shares them, and further training changes the model, too.
 
     Raises
     ------
     ModelFileError
-        If its parameters do not belong to the architecture in the metadata. The
-        contract is not tested.
+        If the parameters of the network are not those of the architecture in the
+        metadata. Whether the network follows the contract is not tested.
 
     Examples
     --------
@@ -286,7 +294,7 @@ def check_device(device: str | torch.device) -> torch.device:
 def _compiled(
     module: torch.jit.ScriptModule, metadata: ModelMetadata
 ) -> CompiledMovingFrameGRU | None:
-    """Return the kernel of a network with its weights, if its architecture has one."""
+    """Return a network as a kernel, or None if its architecture has no kernel."""
     network = ARCHITECTURES.get(metadata.architecture)
     if network is None or network.compiled is None:
         return None

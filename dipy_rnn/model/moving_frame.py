@@ -1,4 +1,4 @@
-"""A GRU in the moving frame, whose directions do not depend on the frame's roll.
+"""A GRU in the moving frame. Its directions do not depend on the roll of the frame.
 
 It follows the contract of a model file (:mod:`dipy_rnn.model.file`)::
 
@@ -6,9 +6,11 @@ It follows the contract of a model file (:mod:`dipy_rnn.model.file`)::
     forward(features, direction, state) -> direction, state  (n, C), (n, 3), ...
 
 A step is split into ``encode``, a GRU and ``decode``. Training can then run the GRU on
-whole packed sequences, while tracking runs it point by point.
+whole packed sequences, while tracking runs it point by point. In shapes, n is the
+number of streamlines, C the number of coefficients, K = order / 2 the number of slopes,
+and S the number of invariants.
 
-``_moving_frame.pyx`` does the same as a kernel.
+``_moving_frame.pyx`` computes the same in a kernel (a compiled function).
 """
 
 from collections.abc import Mapping
@@ -23,31 +25,42 @@ from torch import Tensor, nn
 from dipy_rnn._typing import AnyArray, Float32Array, FloatArray
 from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU
 
-# Width of the lobe for which the step of an untrained network is Newton's method.
+# Width of the fODF's lobe for which an untrained network takes Newton's step exactly.
 _LOBE_DEG = 9.0
-# Angle to the peak below which the direction of a reference axis is mostly noise.
+# If the peak is nearer than this, the direction of a reference axis is mostly noise.
 _FADE_DEG = 3.0
 
 
 class MovingFrameGRU(nn.Module):
-    """A GRU in the moving frame that does not depend on the frame's roll.
+    """A GRU in the moving frame. Its directions do not depend on the roll of the frame.
 
-    If the frame rolls about the tangent, coefficients of order m rotate by m times the
-    roll. The network sees only invariants of the roll: the coefficients of m = 0, the
-    power of each pair of +m and -m, and the pairs rotated to the angles of two
-    reference axes. The first reference axis points where the fODF rises. The second one
-    points where the coarsest part of the fODF (l = 2) rises. At a peak the first axis
-    is undefined, but the second one still points to other fibres nearby. An axis whose
-    rise is small has an uncertain angle. The pairs that are rotated to it are therefore
-    scaled towards zero. Otherwise rounding errors would change the input of the
-    network.
+    **Input.** If the frame is rotated about the tangent by an angle, the pair of
+    coefficients of +m and -m rotates by m times this angle. The network gets only
+    numbers that do not change (*invariants*):
 
-    The network returns factors. They multiply vectors across the tangent: the slopes of
-    the orders l = 2, 4 .. of the fODF, and the reference axes. Each vector has two
-    factors, one along it and one at a right angle to it. The resulting direction
-    therefore rotates with the roll. If all factors are zero, the step is Newton's step
-    towards the peak of a single fibre. The network learns the deviations from it. A
-    straight bundle is therefore tracked without drift for any weights.
+    - the coefficients of m = 0;
+    - the power of each pair of +m and -m;
+    - each pair, rotated by m times the angle of a reference axis. There are two
+      reference axes.
+
+    The *slope* of l = 2, 4 .. is its pair of m = 1, scaled: a vector perpendicular to
+    the tangent, in the direction in which this part of the fODF increases. The first
+    reference axis is the direction of the sum of the slopes. The second one is the
+    direction of the slope of l = 2. At a peak the sum is zero and the first axis is not
+    defined, but the second one still points to other fibres nearby. If the vector from
+    which an axis is made is short, the angle of the axis is uncertain. The axis, and
+    the pairs that are rotated to it, are therefore scaled towards zero. Otherwise
+    rounding errors would change the input of the network.
+
+    **Output.** The step is the tangent plus a vector perpendicular to it, scaled to
+    length 1. This vector is the sum of the slopes, plus the slopes and the reference
+    axes multiplied by *factors*. The network returns two factors for each of them: one
+    for the vector itself, and one for the vector rotated by 90 degrees. The direction
+    therefore rotates with the frame. If all factors are zero, the step is Newton's step
+    towards the peak of a single fibre. The network learns the deviations from this
+    step. In a straight bundle the tangent is at the peak of a symmetric lobe, where all
+    slopes and reference axes are zero. A straight bundle is therefore tracked without
+    drift for any weights.
 
     Parameters
     ----------
@@ -81,7 +94,8 @@ class MovingFrameGRU(nn.Module):
     #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`.
     recipe: ClassVar[dict[str, Any]] = {}
 
-    # Buffers: indices of coefficients, of pairs and of their m; the orders m; slopes.
+    # Buffers: indices of the coefficients of m = 0, +m and -m; index of the m of each
+    # pair; m = 1, 2 ..; factors of the slopes.
     even: Tensor
     plus: Tensor
     minus: Tensor
@@ -159,25 +173,34 @@ class MovingFrameGRU(nn.Module):
     def forward(
         self, features: Tensor, direction: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the next directions of n streamlines. ``direction`` is not used."""
+        """Return the next directions of n streamlines, and their states.
+
+        ``direction`` is not used, as the incoming direction is z of the moving frame.
+        """
         invariants, vectors = self.invariants(features)
         factors, state = self.core(invariants, state)
         return self.to_direction(factors, vectors), state
 
     def encode(self, features: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the input of the GRU (n, hidden), and vectors (n, 2, K + 2)."""
+        """Return the input of the GRU (n, hidden), and vectors (n, 2, K + 2).
+
+        The vectors are those of :meth:`invariants`.
+        """
         invariants, vectors = self.invariants(features)
         return self.embed(invariants), vectors
 
     def decode(self, encoded: Tensor, memory: Tensor, vectors: Tensor) -> Tensor:
-        """Return unit directions (n, 3) in the frame."""
+        """Return unit directions (n, 3) in the moving frame.
+
+        ``encoded`` and ``memory`` are the input and the output of the GRU (n, hidden).
+        """
         return self.to_direction(self.factors(encoded, memory), vectors)
 
     def invariants(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return invariants of the roll (n, S), and vectors (n, 2, K + 2).
 
-        The vectors are across the tangent: the slopes, and the two reference axes.
-        This part has no weights.
+        The vectors are perpendicular to the tangent, with components along e1 and e2:
+        the K slopes, and the two reference axes. This part has no weights.
         """
         plus = features.index_select(1, self.plus)
         minus = features.index_select(1, self.minus)
@@ -219,13 +242,16 @@ class MovingFrameGRU(nn.Module):
         return encoded
 
     def factors(self, encoded: Tensor, memory: Tensor) -> Tensor:
-        """Return factors (n, 2 K + 4): along the vectors, then across them."""
+        """Return factors (n, 2 K + 4).
+
+        First those of the vectors, then those of the vectors rotated by 90 degrees.
+        """
         joined = self.joined(torch.cat([encoded, memory], dim=1))
         factors: Tensor = self.head(nn.functional.leaky_relu(joined, 0.1))
         return factors
 
     def to_direction(self, factors: Tensor, vectors: Tensor) -> Tensor:
-        """Return unit directions (n, 3) in the frame."""
+        """Return unit directions (n, 3) in the moving frame."""
         along, across = factors[:, : self.n_slopes + 2], factors[:, self.n_slopes + 2 :]
         x, y = vectors[:, 0], vectors[:, 1]
         deviation = torch.stack(
@@ -248,11 +274,13 @@ class FrameConstants:
     order : int
         Even spherical harmonic order.
     slope : ndarray of shape (order / 2,)
-        float32. The factors of :func:`newton_slopes`.
+        float32. Factors that scale pairs of m = 1 to slopes (:func:`newton_slopes`).
     coarse : float
-        The factor of l = 2 for order 2, divided by its factor for this order.
+        Factor for the slope of l = 2, from which the second reference axis is made. The
+        product is Newton's step for the part l = 2 alone.
     fade : float
-        Square of the rise (radians) at which a reference axis is scaled by one half.
+        Square of an angle in radians. If the vector from which a reference axis is made
+        has this squared length, the axis and its pairs are scaled by one half.
 
     Examples
     --------
@@ -283,13 +311,19 @@ class FrameConstants:
 
     @property
     def n_invariants(self) -> int:
-        """Number of coefficients of m = 0, and five for each pair of +m and -m."""
+        """Number of invariants.
+
+        One for each coefficient of m = 0. Five for each pair of +m and -m: its power,
+        and two components along each of the two reference axes.
+        """
         n_pairs = (self.order // 2) * (self.order // 2 + 1)
         return self.order // 2 + 1 + 5 * n_pairs
 
 
 def newton_slopes(order: int) -> FloatArray:
-    """Return the factors of Newton's step towards the peak of a lobe.
+    """Return the factors that make slopes of the pairs of m = 1.
+
+    The sum of the slopes is Newton's step towards the peak of a lobe.
 
     Parameters
     ----------
@@ -299,15 +333,17 @@ def newton_slopes(order: int) -> FloatArray:
     Returns
     -------
     factors : ndarray of shape (order / 2,)
-        One for each of l = 2, 4 .. If a lobe of unit power is tilted from z by a small
-        angle, the factors times its coefficients of m = 1 add up to that angle in
-        radians.
+        One for each of l = 2, 4 .. Take a lobe of unit power whose peak is at a small
+        angle from z. Multiply its coefficients of m = 1 by the factors. The sum is that
+        angle in radians.
 
     Notes
     -----
-    Near the pole the harmonic of (l, +-1) is -sqrt((2l + 1) l (l + 1) / 8 pi) times
-    the sine of the colatitude times cos or sin of the azimuth, and the curvature of
-    that of (l, 0) is -sqrt((2l + 1) / 4 pi) l (l + 1) / 2.
+    Newton's step is the slope at z, divided by the negative curvature there. Near z,
+    the harmonic of (l, +1) is -sqrt((2l + 1) l (l + 1) / 8 pi) times the sine of the
+    colatitude times the cosine of the azimuth. For (l, -1) it is the sine of the
+    azimuth. At z, the curvature of the harmonic of (l, 0) is
+    -sqrt((2l + 1) / 4 pi) l (l + 1) / 2.
 
     Examples
     --------

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Predictor:
     """Predicts the next directions of streamlines from a model and a feature volume.
 
-    It holds no hidden states. :meth:`states` makes them.
+    It holds no hidden states. :meth:`states` makes them, and they predict
+    (:meth:`HiddenStates.predict`).
 
     Parameters
     ----------
@@ -30,7 +31,7 @@ class Predictor:
     axes : ndarray of shape (3, 3)
         The voxel axes in RAS+ (:func:`dipy_rnn.spatial.axes`).
     nbr_threads : int
-        0 for every core.
+        Threads that compute first directions. 0 for every core.
 
     Raises
     ------
@@ -70,16 +71,17 @@ class Predictor:
         Parameters
         ----------
         points_vox : ndarray of shape (N, 3)
-            Seeds.
+            Seeds in voxel coordinates.
         max_peaks : int
             Largest number of directions for a seed.
 
         Returns
         -------
         directions : ndarray of shape (N, K, 3)
-            Unit vectors along the voxel axes. Zeros if there are fewer directions. For
-            a fODF they are its peaks. For other features there is one: the model's
-            answer to an incoming direction of length zero.
+            Unit vectors, in components along the voxel axes. For a fODF they are its
+            peaks, the largest first, and K is ``max_peaks``. For other features K is 1:
+            the direction that the network returns for an incoming direction of length
+            zero. Rows are zero if a seed has fewer directions.
         """
         if self.has_peaks:
             return sampling.first_directions(
@@ -107,7 +109,7 @@ class Predictor:
         return np.where(found, answer / np.where(found, length, 1.0), 0.0)[:, None]
 
     def states(self, n: int) -> HiddenStates:
-        """Return fresh hidden states for n streamlines.
+        """Return the hidden states of n new streamlines, which are zeros.
 
         Returns
         -------
@@ -124,28 +126,33 @@ class HiddenStates(Protocol):
     def predict(
         self, points_vox: FloatArray | Buffer, frames: FloatArray | Buffer
     ) -> tuple[Float32Array, ByteArray]:
-        """Return the model's next directions, and update the states.
+        """Return the next directions of all streamlines, and update the states.
 
         Parameters
         ----------
         points_vox : array of shape (n, 3)
+            The last point of each streamline, in voxel coordinates.
         frames : array of shape (n, 3, 3)
             Moving frames. ``e3`` is the incoming direction.
 
         Returns
         -------
         answers : ndarray of shape (n, 3)
-            float32, in the frame of the model and of any length. The next call may
+            float32. The directions that the network returns, of any length. Their
+            components are along ``e1, e2, e3`` if the frame in the metadata of the
+            model is ``"local"``, otherwise along the voxel axes. The next call may
             overwrite them.
         status : ndarray of shape (n,)
-            uint8: :data:`dipy_rnn.sampling.OUTSIDE`, ``EMPTY`` or ``DATA``.
+            uint8. Whether a point is outside of the image, inside with all features
+            zero, or inside with data: :data:`dipy_rnn.sampling.OUTSIDE`, ``EMPTY`` or
+            ``DATA``.
         """
 
     def reset(self, rows: IntArray) -> None:
-        """Set some states to zero."""
+        """Set the states of some rows to zero."""
 
     def keep(self, rows: IntArray) -> None:
-        """Drop all states except some."""
+        """Keep the states of some rows, in this order, and drop all others."""
 
 
 class CompiledStates:
@@ -188,12 +195,12 @@ class CompiledStates:
         return self._answers, self._status
 
     def reset(self, rows: IntArray) -> None:
-        """Set some states to zero."""
+        """Set the states of some rows to zero."""
         block, lane = np.divmod(rows, self._states.shape[3])
         self._states[block, :, :, lane] = 0.0
 
     def keep(self, rows: IntArray) -> None:
-        """Drop all states except some."""
+        """Keep the states of some rows, in this order, and drop all others."""
         block, lane = np.divmod(rows, self._states.shape[3])
         kept = self._network.init_state(len(rows))
         new_block, new_lane = np.divmod(np.arange(len(rows)), kept.shape[3])
@@ -238,9 +245,9 @@ class ScriptedStates:
         return np.ascontiguousarray(answers), status.astype(np.uint8)
 
     def reset(self, rows: IntArray) -> None:
-        """Set some states to zero."""
+        """Set the states of some rows to zero."""
         self._states[:, torch.from_numpy(rows)] = 0.0
 
     def keep(self, rows: IntArray) -> None:
-        """Drop all states except some."""
+        """Keep the states of some rows, in this order, and drop all others."""
         self._states = self._states[:, torch.from_numpy(rows)]

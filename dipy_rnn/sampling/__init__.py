@@ -1,4 +1,4 @@
-"""Features of a model, sampled at points and rotated, and first directions."""
+"""Feature volumes: interpolation at points, rotation into frames, first directions."""
 
 from dipy_rnn.sampling.features import (
     BASES,

@@ -1,8 +1,11 @@
 """The input of a network: volumes of fODF coefficients, or of any other features.
 
-Inside the package spherical harmonics are in MRtrix3's basis (``tournier07``, not
-legacy), along the voxel axes, as float32. Coefficients in another basis or along the
-scanner axes are converted once, in this module, before tracking starts.
+Inside the package, coefficients of spherical harmonics are float32, in MRtrix3's basis
+(``tournier07``, not legacy), with the voxel axes as x, y and z. This basis is called
+*the package's basis*. Coefficients in another basis, or with the scanner axes (RAS+) as
+x, y and z, are converted once, in this module, before tracking starts.
+
+The *order* of spherical harmonics is the largest l of their coefficients.
 """
 
 from dataclasses import dataclass
@@ -26,12 +29,12 @@ BASES = ("descoteaux07", "tournier07")
 SH_FRAMES = ("voxel", "scanner")
 
 
-# Limit for the median ratio of order-2 to order-0 power, in the quarter of voxels with
-# the largest ratios. The median is 1.2 to 2.1 for CSD, and 0.01 to 0.4 for the ODFs of
-# CSA, Q-ball, OPDT and GQI (two brains, orders 4 and 8; see doc/features.md).
+# Limit for the median ratio of the power of l = 2 to that of l = 0, in the quarter of
+# voxels with the largest ratios. The median is 1.2 to 2.1 for CSD, and 0.01 to 0.4 for
+# the ODFs of CSA, Q-ball, OPDT and GQI (two brains, orders 4 and 8; doc/features.md).
 _FODF_RATIO = 0.7
 
-# Voxels with less order-0 power than this share of its 99th percentile are background.
+# In background voxels the power of l = 0 is below this share of its 99th percentile.
 _BACKGROUND = 0.1
 
 
@@ -44,7 +47,8 @@ class FeatureVolume:
     data : ndarray of shape (X, Y, Z, C)
         float32, C-contiguous, finite.
     kind : str
-        ``"sh"``: spherical harmonics in the package's basis, along the voxel axes.
+        ``"sh"``: spherical harmonics in the package's basis, along the voxel axes (see
+        above).
         ``"raw"``: any other features, which are interpolated and not rotated.
     name : str, optional
         Its name in error messages: an argument or a file.
@@ -124,7 +128,7 @@ def fodf_features(
     ValueError
         If shape, number of coefficients, basis or axes differ from the above. If the
         affine is invalid, or is missing for scanner axes. If the volume holds NaN or
-        infinity, or only zeros above order 0.
+        infinity, or only zeros except for l = 0.
 
     Warns
     -----
@@ -185,10 +189,10 @@ def fodf_features(
 def _to_package_basis(
     order: int, basis: str, legacy: bool
 ) -> tuple[NDArray[np.intp], Float32Array]:
-    """Return the source of each coefficient, and its factor (sign).
+    """Return the index of each coefficient in DIPY's basis, and its sign.
 
-    Each of DIPY's bases differs from the package's only in the order and the signs of
-    the coefficients. DIPY's conversion of unit vectors gives both.
+    Each of DIPY's bases differs from the package's only in the sequence and the signs
+    of the coefficients. Both are read from DIPY's conversion of unit vectors.
     """
     from dipy.reconst.shm import (
         convert_sh_descoteaux_tournier,
@@ -250,7 +254,7 @@ def pam_features(pam: Any, *, name: str = "pam") -> FeatureVolume:
 
 
 def pam_basis(pam: Any, *, name: str = "pam") -> tuple[str, bool]:
-    """Determine the basis of a PeaksAndMetrics. Its file does not name it.
+    """Determine the basis of a PeaksAndMetrics, which does not store its name.
 
     Parameters
     ----------
@@ -315,9 +319,10 @@ def looks_like_fodf(coeffs: AnyArray) -> bool:
     Returns
     -------
     sharp : bool
-        Whether the median ratio of order-2 to order-0 power is above 0.7. The median
-        is taken over the quarter of voxels with the largest ratios. Background is
-        excluded.
+        Whether the median ratio of the power of l = 2 to that of l = 0 is above 0.7.
+        The median is taken over the quarter of voxels with the largest ratios.
+        Background is excluded: voxels in which the power of l = 0 is below 0.1 of its
+        99th percentile. False if all voxels are zero.
 
     Examples
     --------
@@ -335,7 +340,7 @@ def looks_like_fodf(coeffs: AnyArray) -> bool:
 
 
 def _checked(volume: ArrayLike, name: str) -> Float32Array:
-    """Return a finite volume (X, Y, Z, C) as float32."""
+    """Return a volume (X, Y, Z, C) as float32, or raise ValueError."""
     volume = check_numbers(volume, name)
     if volume.ndim != 4 or not volume.size:
         raise ValueError(

@@ -1,6 +1,7 @@
-"""Trilinear sampling of a volume, also of spherical harmonics in local frames.
+"""Trilinear sampling of a volume. Spherical harmonics can be rotated into local frames.
 
-This module checks arguments and allocates results for the kernels in ``_interp.pyx``.
+This module checks arguments and allocates results. The kernels (compiled functions) in
+``_interp.pyx`` compute them.
 
 The border rule, on an axis of four voxels (DIPY's ``trilinear_interpolate4d`` follows
 the same rule):
@@ -30,7 +31,8 @@ from dipy_rnn.sampling.rotation import (
     quarter_turns,
 )
 
-#: The status of a point: outside of the image, all features zero, or data.
+#: The status of a point: outside of the image, inside with all features zero, or inside
+#: with data.
 OUTSIDE, EMPTY, DATA = range(3)
 
 _NO_FRAMES = np.empty((0, 3, 3))
@@ -49,22 +51,23 @@ def sample(
     normalise: bool = False,
     nbr_threads: int = 1,
 ) -> tuple[Float32Array, BoolArray]:
-    """Sample a volume at points, optionally in a frame at each point.
+    """Interpolate a volume at points, and optionally rotate the values into frames.
 
     Parameters
     ----------
     volume : ndarray of shape (X, Y, Z, C)
-        float32, C-contiguous. With ``frames``, spherical harmonics in MRtrix3's
-        basis (``tournier07``, not legacy) and in the axes of the frames.
+        float32, C-contiguous. If ``frames`` are given, it holds spherical harmonics in
+        MRtrix3's basis (``tournier07``, not legacy), along the voxel axes.
     points_vox : array_like of shape (N, 3)
         Voxel coordinates, voxel ``i`` centred on ``i``.
     frames : array_like of shape (N, 3, 3), optional
-        Rows ``e1, e2, e3`` of each frame (see :mod:`dipy_rnn.spatial.frames`).
+        One frame for each point: rows ``e1, e2, e3``, in components along the voxel
+        axes (:mod:`dipy_rnn.spatial.frames`). The values are then the coefficients in
+        these frames (:func:`dipy_rnn.sampling.rotate`).
     handedness : float, optional
-        Of the axes in which the frames are given
-        (:func:`dipy_rnn.spatial.handedness`).
+        Handedness of the voxel axes (:func:`dipy_rnn.spatial.handedness`).
     normalise : bool, optional
-        Divide each row by the root of its summed squares.
+        Whether to divide the values at each point by the root of their summed squares.
     nbr_threads : int, optional
         0 for every core.
 
@@ -78,7 +81,8 @@ def sample(
     Raises
     ------
     ValueError
-        If a shape or the type of the volume differs from the above.
+        If a shape or the type of the volume differs from the above, or ``handedness``
+        is neither 1 nor -1.
 
     Examples
     --------
@@ -146,10 +150,10 @@ def local_maxima(
     neighbours : ndarray of shape (V, K)
         int32. The neighbours of each vertex.
     most : int
-        Largest number of maxima to return for each function. Larger maxima are
-        preferred. 1 or more.
+        Largest number of maxima to return for each function, 1 or more. If there are
+        more maxima, those of the largest values are returned.
     least_share : float
-        Maxima below this share of the function's largest value are left out.
+        Maxima below this share of the function's largest value are not returned.
 
     Returns
     -------

@@ -1,7 +1,7 @@
 """Sampling and rotation (``interpolate.py``, ``rotation.py``) as torch operations.
 
-They run on any device of torch. None of them makes the host wait for the device: no
-tensor is indexed by a mask, and no number is read from a tensor.
+They run on any device of torch. No tensor is indexed by a mask, and no number is read
+from a tensor. Both would make the host wait for the device.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from dipy_rnn.sampling.rotation import quarter_turns
 
 
 class TorchVolume:
-    """A volume on a device. :mod:`dipy_rnn.sampling.interpolate` has the border rule.
+    """A volume on a device. Borders are as in :mod:`dipy_rnn.sampling.interpolate`.
 
     Parameters
     ----------
@@ -36,7 +36,10 @@ class TorchVolume:
         self.values = torch.tensor(values, device=device).flatten(0, 2)
 
     def sample(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return interpolated values (n, C), zeros outside, and an inside mask (n,)."""
+        """Return interpolated values (n, C), and which points (n,) are inside.
+
+        Values outside are zero.
+        """
         inside = ((points >= -0.5) & (points < self.size - 0.5)).all(dim=1)
         low = points.floor()
         part = points - low
@@ -61,7 +64,10 @@ class TorchVolume:
         return values, inside
 
     def nearest(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return values (n, C) of the nearest voxels, and which points are inside."""
+        """Return values (n, C) of the nearest voxels, and which points (n,) are inside.
+
+        Values outside have no meaning.
+        """
         voxel = points.round()  # halves to even
         inside = ((voxel >= 0) & (voxel < self.size)).all(dim=1)
         voxel = voxel.masked_fill(~inside[:, None], 0).long()
@@ -69,8 +75,9 @@ class TorchVolume:
 
 
 class TorchRotation:
-    """Rotation of spherical harmonics into frames: Z X Z X Z, as in ``_interp.pyx``.
+    """Rotation of spherical harmonics into frames: :func:`dipy_rnn.sampling.rotate`.
 
+    The rotation is split into rotations about z and quarter turns about x (Z X Z X Z).
     The coefficients of +m and -m are the real and imaginary part of a complex number.
     A rotation about z multiplies it by exp(-i m angle). A quarter turn about x is a
     product with a matrix.
@@ -80,7 +87,7 @@ class TorchRotation:
     order : int
         Even spherical harmonic order.
     handedness : float
-        Of the axes in which the frames are given: 1 or -1.
+        Handedness of the voxel axes: 1 or -1.
     device : torch.device
 
     Examples
@@ -97,7 +104,7 @@ class TorchRotation:
             for m in range(ell + 1)
         ]
         centre, m = np.array(pairs).T
-        # For m = 0 the imaginary part is a copy, which the matrices ignore.
+        # For m = 0 the imaginary part is a copy of the real one, which is not used.
         parts = np.column_stack([centre + m, centre - m]).ravel()
         is_copy = np.column_stack([m < 0, m == 0]).ravel()
         tables = quarter_turns(order)

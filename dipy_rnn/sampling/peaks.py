@@ -1,9 +1,10 @@
 """First directions: the peaks of the fODF at a seed.
 
-DIPY's peaks are vertices of a sphere, so they do not rotate with the head. In this
-module each peak is refined to the continuous maximum. Of the two opposite directions of
-a peak, the one that points up in RAS+ is used. If the peak is horizontal, it is the one
-that points forward. If it points to the left and right, it is the one to the right.
+DIPY's peaks are vertices of a fixed sphere. If the head is rotated, such peaks do not
+rotate by exactly the same angle. In this module each peak is therefore refined to the
+maximum of the continuous function. A peak has two opposite directions. The one that
+points up in RAS+ is used. If both are horizontal, the one that points forward is used.
+If they point exactly left and right, the right one is used.
 """
 
 from functools import cache
@@ -21,8 +22,8 @@ MAX_PEAKS = 5
 
 _BLOCK = 8192  # seeds at a time: each needs about 15 kB
 _NEWTON_STEPS = 6
-# A maximum is at most 6.3 degrees from a vertex. There the sharpest lobe of order 16
-# still has more than this share of its height.
+# A maximum is at most 6.3 degrees from a vertex. At this angle the sharpest lobe of
+# order 16 still has more than this share of its height.
 _NEARLY = 0.5
 _MAX_TURN = np.tan(np.deg2rad(8.0))  # largest angle of a Newton step
 
@@ -42,10 +43,10 @@ def first_directions(
     Parameters
     ----------
     volume : ndarray of shape (X, Y, Z, C)
-        fODF in the package's basis and axes (:mod:`dipy_rnn.sampling.features`),
-        float32.
+        fODF in the package's basis, along the voxel axes
+        (:mod:`dipy_rnn.sampling.features`), float32.
     points_vox : ndarray of shape (N, 3)
-        Seeds.
+        Seeds in voxel coordinates.
     axes : ndarray of shape (3, 3)
         The voxel axes in RAS+ (:func:`dipy_rnn.spatial.axes`).
     max_peaks : int, optional
@@ -58,7 +59,8 @@ def first_directions(
     Returns
     -------
     directions : ndarray of shape (N, max_peaks, 3)
-        Unit vectors along the voxel axes. Zeros where there is no further peak.
+        Unit vectors, in components along the voxel axes. Rows are zero if a seed has
+        fewer peaks, or is outside the image.
 
     Examples
     --------
@@ -99,8 +101,8 @@ def _directions_of(
         return directions
     values, refined = _refine(coeffs[seen[seeds]], candidates, axes, nbr_threads)
 
-    # The largest comes first within each seed. Then DIPY's two rules, the threshold and
-    # the separation, select.
+    # Sort by seed, then by value, the largest first. Then select by DIPY's two rules:
+    # the threshold and the separation angle.
     order = np.lexsort((-values, seeds))
     seeds, values, refined = seeds[order], values[order], refined[order]
     first = np.searchsorted(seeds, seeds)
@@ -126,9 +128,10 @@ def _directions_of(
 def _candidates(
     coeffs: Float32Array, max_peaks: int
 ) -> tuple[NDArray[np.intp], FloatArray, Float32Array]:
-    """Return rows and directions of local maxima on a sphere, and each row's minimum.
+    """Return local maxima on the vertices of a sphere, and the minimum of each fODF.
 
-    A negative minimum counts as zero, as in DIPY.
+    For each maximum: the row of its fODF in ``coeffs``, and its direction. A negative
+    minimum counts as zero, as in DIPY.
     """
     vertices, harmonics, neighbours = _sphere(sh_order(coeffs.shape[1]))
     # If one peak is enough, maxima that cannot become the largest are not refined.
@@ -142,7 +145,10 @@ def _candidates(
 
 @cache
 def _sphere(order: int) -> tuple[FloatArray, Float32Array, Int32Array]:
-    """Return one vertex of each antipodal pair, the harmonics there, and neighbours."""
+    """Return a half sphere: its vertices, the harmonics there, and neighbours.
+
+    It has one vertex of each antipodal pair.
+    """
     from dipy.data import get_sphere
     from dipy.reconst.shm import real_sh_tournier
 
@@ -177,10 +183,12 @@ def _upward(directions: FloatArray, axes: FloatArray) -> FloatArray:
 def _refine(
     coeffs: Float32Array, directions: FloatArray, axes: FloatArray, nbr_threads: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Refine maxima by Newton's method in the plane across each direction.
+    """Return values and directions of maxima, refined by Newton's method.
 
-    In a frame whose z axis is the direction, the value of the function at z is a sum
-    of the coefficients of m = 0, its slope of m = +-1, its curvature of m = 0 and +-2.
+    Each step is in the plane perpendicular to the direction. In a frame whose z axis is
+    the direction, the value of the function at z is a weighted sum of the coefficients
+    of m = 0. Its slope is a weighted sum of those of m = +1 and -1, and its curvature
+    of those of m = 0, +2 and -2.
     """
     order = sh_order(coeffs.shape[1])
     handed = handedness(axes)
@@ -196,7 +204,7 @@ def _refine(
             coeffs, frame, handedness=handed, nbr_threads=nbr_threads
         ).astype(np.float64)
         values = _dot(local[:, middle], scale)
-        # m = 1 and 2 begin with l = 2. The first entry, of l = 0, has weight zero.
+        # l = 0 has no m = 1 or 2. Its entry is another coefficient, with weight 0.
         gx = _dot(local[:, np.minimum(middle + 1, local.shape[1] - 1)], slope)
         gy = _dot(local[:, np.maximum(middle - 1, 0)], slope)
         bend = -_dot(local[:, middle], scale * ladder) / 2
@@ -210,7 +218,7 @@ def _refine(
         y = np.where(peaked, (xy * gx - xx * gy) / determinant, 0.0)
         length = np.hypot(x, y)
         shorten = np.minimum(1.0, _MAX_TURN / np.maximum(length, 1e-12))
-        # Frames are right-handed in RAS+; coefficients were rotated accordingly.
+        # Frames are right-handed in RAS+, and so are the rotated coefficients.
         step = np.stack([x * shorten, y * shorten, np.ones_like(x)], axis=1)
         directions = frames.to_axes(step, frame)
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -218,6 +226,6 @@ def _refine(
 
 
 def _dot(rows: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return weighted sums of rows, without BLAS: its threads would occupy cores."""
+    """Return weighted sums of rows. BLAS is avoided, as it would start threads."""
     sums: FloatArray = np.einsum("nk,k->n", rows, weights)
     return sums

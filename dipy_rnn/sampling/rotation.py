@@ -1,7 +1,7 @@
 """Spherical harmonics: orders, and rotation into local frames.
 
 Coefficients are in MRtrix3's basis (``tournier07``, not legacy). This module checks
-arguments and allocates results for the rotation kernel in ``_interp.pyx``.
+arguments and allocates results. The kernel in ``_interp.pyx`` rotates.
 """
 
 from functools import cache
@@ -24,7 +24,9 @@ MAX_ORDER = 16
 
 
 def sh_order(n_coeffs: int) -> int:
-    """Return the order of a symmetric function from its number of coefficients.
+    """Return the order (largest l) that belongs to a number of coefficients.
+
+    Only even l are counted, as a fODF is symmetric.
 
     Parameters
     ----------
@@ -56,7 +58,7 @@ def sh_order(n_coeffs: int) -> int:
 
 
 def with_order(coeffs: AnyArray, order: int) -> AnyArray:
-    """Change the order of coefficients: pad with zeros, or drop higher orders.
+    """Change the order of coefficients: pad with zeros, or drop those of higher l.
 
     Parameters
     ----------
@@ -87,7 +89,7 @@ def with_order(coeffs: AnyArray, order: int) -> AnyArray:
 
 @cache
 def quarter_turns(order: int) -> Turns:
-    """Return the rotations by -90 and +90 degrees about x, as tables for the kernels.
+    """Return the rotations by -90 and +90 degrees about x, as sparse matrices.
 
     Parameters
     ----------
@@ -97,9 +99,10 @@ def quarter_turns(order: int) -> Turns:
     Returns
     -------
     tables : tuple of ndarray
-        Starts, columns and values of two sparse matrices (CSR) in ``tournier07``. They
-        express the harmonics at rotated directions by the harmonics themselves. They
-        are computed by least squares.
+        For -90 degrees and then for +90 degrees: starts, columns and values of a sparse
+        matrix (CSR). If X is the rotation, the matrix times the coefficients of f(y) is
+        the coefficients of f(X y), a function of the directions y (``tournier07``). The
+        matrices are computed by least squares from harmonics at rotated directions.
 
     Examples
     --------
@@ -124,7 +127,10 @@ def quarter_turns(order: int) -> Turns:
 
 
 def _sparse(matrix: FloatArray) -> tuple[Int32Array, Int32Array, Float32Array]:
-    """Return starts, columns and values of the entries above rounding errors."""
+    """Return a matrix in CSR form: starts, columns and values.
+
+    Entries up to 1e-9 are rounding errors, and are left out.
+    """
     rows, columns = np.nonzero(np.abs(matrix) > 1e-9)
     starts = np.searchsorted(rows, np.arange(len(matrix) + 1))
     return (
@@ -141,16 +147,17 @@ def rotate(
     handedness: float = 1.0,
     nbr_threads: int = 1,
 ) -> Float32Array:
-    """Express functions on the sphere in local frames.
+    """Rotate each function on the sphere into a frame of its own.
 
     Parameters
     ----------
     coeffs : array_like of shape (N, C)
         Spherical harmonics in MRtrix3's basis (``tournier07``, not legacy).
     frames : array_like of shape (N, 3, 3)
-        Rows ``e1, e2, e3`` of each frame.
+        Rows ``e1, e2, e3`` of each frame, in components along the axes of ``coeffs``.
     handedness : float, optional
-        Of the axes in which the frames are given: 1 or -1.
+        Handedness of the axes of ``coeffs``: 1 or -1. The determinant of the frames has
+        this sign.
     nbr_threads : int, optional
         0 for every core.
 
@@ -211,8 +218,8 @@ def rotate_all(coeffs: Float32Array, rotation: FloatArray) -> Float32Array:
     Returns
     -------
     rotated : ndarray of shape (..., C)
-        float32. Coefficients of ``g`` in place of those of ``f``, with
-        ``g(rotation @ u) = f(u)`` for all directions ``u``.
+        float32. If ``f`` is a given function, these are the coefficients of the
+        function ``g`` with ``g(rotation @ u) = f(u)`` for all directions ``u``.
 
     Raises
     ------
@@ -227,7 +234,7 @@ def rotate_all(coeffs: Float32Array, rotation: FloatArray) -> Float32Array:
     True
     """
     n_coeffs = coeffs.shape[-1]
-    # As g(-u) = g(u), a mirror acts like its negative, which is a rotation.
+    # As g(-u) = g(u), a mirror has the effect of its negative, which is a rotation.
     frame = handedness_of(rotation) * rotation
     matrix = rotate(np.eye(n_coeffs), np.broadcast_to(frame, (n_coeffs, 3, 3)))
     with np.errstate(over="ignore", invalid="ignore"):  # as in the kernel
@@ -265,7 +272,7 @@ def order_of(coeffs: AnyArray, name: str) -> int:
 
 
 def check_handedness(handedness: float) -> None:
-    """Refuse a handedness other than 1 and -1.
+    """Raise ValueError if a handedness is neither 1 nor -1.
 
     Parameters
     ----------

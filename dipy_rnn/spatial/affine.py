@@ -1,9 +1,6 @@
 """Affines: points and directions between voxel and millimetre coordinates.
 
-Other modules convert coordinates with these functions. Two modules repeat the
-arithmetic: ``tracking/slots/_compiled.pyx`` for finished streamlines, and
-``tracking/look_ahead.py`` to agree with LocalTracking to the last digit. There are
-three spaces:
+There are three spaces:
 
 ``mm``
     RAS+ scanner coordinates in mm. ``affine`` maps voxel coordinates to them. Seeds and
@@ -12,9 +9,16 @@ three spaces:
     Voxel coordinates. Voxel ``i`` is centred on coordinate ``i`` and covers
     ``[i - 0.5, i + 0.5)``. Tracking is done in this space.
 ``axes``
-    Directions along the voxel axes, in mm and of unit length. DIPY's spherical
-    harmonics and directions are in this space. It differs from RAS+ by a rotation, or
-    by a rotation and a mirror. There is no offset and no scale.
+    Directions, in components along the voxel axes. The components are in mm, so a
+    direction of unit length is 1 mm long for any voxel size. DIPY's spherical harmonics
+    and directions are in this space. It differs from RAS+ by a rotation, or by a
+    rotation and a mirror. There is no offset and no scale. In all docstrings "along the
+    voxel axes" means: in this space.
+
+Other modules convert coordinates with these functions. There are two exceptions, which
+contain the same arithmetic. ``tracking/slots/_compiled.pyx`` converts finished
+streamlines in its kernel. ``tracking/look_ahead.py`` adds numbers in the order of
+LocalTracking, so that its seeds are equal to LocalTracking's.
 """
 
 import numpy as np
@@ -46,7 +50,7 @@ def check_affine(affine: ArrayLike, name: str = "affine") -> FloatArray:
     ------
     ValueError
         If it is not a finite, invertible 4 x 4 matrix without shear. Also if voxels are
-        smaller than 1e-6 mm, or an entry is beyond 1e6 mm.
+        smaller than 1e-6 mm, or an entry is above 1e6 or below -1e6.
 
     Examples
     --------
@@ -117,8 +121,9 @@ def axes(affine: FloatArray) -> FloatArray:
     Returns
     -------
     axes : ndarray of shape (3, 3)
-        Orthonormal. Column ``i`` is voxel axis ``i``. A direction ``d`` along the
-        voxel axes is ``axes @ d`` in RAS+. ``axes.T`` is the inverse.
+        Orthonormal. Column ``i`` is voxel axis ``i``. If ``d`` is a direction in
+        components along the voxel axes, ``axes @ d`` is the same direction in RAS+.
+        ``axes.T`` is the inverse.
 
     Examples
     --------
@@ -151,7 +156,7 @@ def handedness(affine: FloatArray) -> float:
 
 
 def to_voxels(points_mm: ArrayLike, affine: FloatArray) -> FloatArray:
-    """Move points from mm to voxel coordinates.
+    """Convert points from mm to voxel coordinates.
 
     Parameters
     ----------
@@ -178,7 +183,7 @@ def to_voxels(points_mm: ArrayLike, affine: FloatArray) -> FloatArray:
 
 
 def to_mm(points_vox: ArrayLike, affine: FloatArray) -> FloatArray:
-    """Move points from voxel coordinates to mm.
+    """Convert points from voxel coordinates to mm.
 
     Parameters
     ----------

@@ -1,21 +1,22 @@
 """The moving frame of a streamline.
 
-A frame is three orthonormal rows ``e1, e2, e3`` along the voxel axes. ``e3`` is the
-incoming direction of the streamline. In its own frame a streamline always runs along z,
-wherever it is in the head. A network then learns small deviations from "straight on",
-and a rotation of the head has no effect.
+A frame has three orthonormal rows ``e1, e2, e3``, in components along the voxel axes.
+``e3`` is the incoming direction of the streamline (its tangent). In its own frame a
+streamline always runs along z, wherever it is in the head. A network then learns small
+deviations from "straight on", and a rotation of the head has no effect.
 
-From step to step the frame follows by parallel transport: by the smallest rotation that
-takes the old tangent to the new one. The roll about the tangent at the seed is
-arbitrary. :func:`from_tangents` chooses it by a convention in RAS+. A model should not
-depend on it (:class:`dipy_rnn.model.MovingFrameGRU` does not, by construction).
+From step to step the frame follows by parallel transport: it is rotated by the smallest
+rotation that takes the old tangent to the new one. The *roll* is the angle of ``e1``
+about the tangent. At the seed it is arbitrary, and :func:`from_tangents` chooses it by
+a convention in RAS+. The directions of a model should not depend on the roll. Those of
+:class:`dipy_rnn.model.MovingFrameGRU` do not, by construction.
 
-Frames are right-handed *in RAS+*. Along left-handed voxel axes (a brain stored as LAS)
-their determinant is therefore -1. The network then sees the same brain, and not its
-mirror image, however the image is stored.
+Frames are right-handed *in RAS+*. If the voxel axes are left-handed (a brain stored as
+LAS), the determinant of a frame is therefore -1. The network sees the same brain, and
+not its mirror image, for both ways of storing it.
 
-:func:`transport` and :func:`reverse` are the reference. ``tracking/slots/``
-has implementations of its own, which the tests compare with them.
+``tracking/slots/`` has its own implementations of :func:`transport` and
+:func:`reverse`. The tests compare them with those of this module.
 """
 
 import numpy as np
@@ -30,15 +31,15 @@ def from_tangents(tangents: FloatArray, axes: FloatArray) -> FloatArray:
     Parameters
     ----------
     tangents : ndarray of shape (N, 3)
-        Unit vectors along the voxel axes: each frame's ``e3``.
+        Unit vectors, in components along the voxel axes: each frame's ``e3``.
     axes : ndarray of shape (3, 3)
         The voxel axes in RAS+ (:func:`dipy_rnn.spatial.axes`).
 
     Returns
     -------
     frames : ndarray of shape (N, 3, 3)
-        Rows ``e1, e2, e3``. The RAS+ axis at the largest angle to the tangent
-        determines ``e1``, which is along its component across the tangent.
+        Rows ``e1, e2, e3``. ``e1`` is the RAS+ axis that is nearest to a right angle
+        with the tangent, made perpendicular to the tangent and of unit length.
 
     Examples
     --------
@@ -46,7 +47,8 @@ def from_tangents(tangents: FloatArray, axes: FloatArray) -> FloatArray:
     [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
     e3 = np.asarray(tangents, dtype=np.float64)
-    # Rounding breaks ties in the same way for every orientation of the grid.
+    # Without rounding, the choice between axes at equal angles would depend on rounding
+    # errors, and so on the orientation of the grid.
     furthest = np.argmin(np.round(np.abs(e3 @ axes.T), 6), axis=1)
     return _complete(axes[furthest], e3, handedness_of(axes))
 
@@ -59,7 +61,7 @@ def transport(frames: FloatArray, tangents: FloatArray) -> FloatArray:
     frames : ndarray of shape (N, 3, 3)
         Rows ``e1, e2, e3``.
     tangents : ndarray of shape (N, 3)
-        Unit vectors along the voxel axes: the new ``e3``.
+        Unit vectors, in components along the voxel axes: the new ``e3``.
 
     Returns
     -------
@@ -67,9 +69,9 @@ def transport(frames: FloatArray, tangents: FloatArray) -> FloatArray:
 
     Notes
     -----
-    The rotation that takes a unit vector a to b moves a vector x across a by
-    -(a + b) (b.x) / (1 + a.b). At a U-turn (b = -a) it is not defined, and
-    ``e1`` is kept.
+    Let a be the old tangent and b the new one. The smallest rotation from a to b adds
+    -(a + b) (b.x) / (1 + a.b) to a vector x that is perpendicular to a. At a U-turn
+    (b = -a) this rotation is not defined, and ``e1`` is kept.
 
     Examples
     --------
@@ -108,7 +110,7 @@ def reverse(frames: FloatArray) -> FloatArray:
 
 
 def to_axes(local: FloatArray, frames: FloatArray) -> FloatArray:
-    """Rotate vectors from their frames to the voxel axes.
+    """Convert components in frames to components along the voxel axes.
 
     Parameters
     ----------
@@ -120,7 +122,7 @@ def to_axes(local: FloatArray, frames: FloatArray) -> FloatArray:
     Returns
     -------
     vectors : ndarray of shape (N, 3)
-        Along the voxel axes.
+        Components along the voxel axes.
 
     Examples
     --------
@@ -133,12 +135,12 @@ def to_axes(local: FloatArray, frames: FloatArray) -> FloatArray:
 
 
 def to_local(vectors: FloatArray, frames: FloatArray) -> FloatArray:
-    """Rotate vectors from the voxel axes into their frames.
+    """Convert components along the voxel axes to components in frames.
 
     Parameters
     ----------
     vectors : ndarray of shape (N, 3)
-        Along the voxel axes.
+        Components along the voxel axes.
     frames : ndarray of shape (N, 3, 3)
         Rows ``e1, e2, e3``.
 
@@ -160,7 +162,10 @@ def to_local(vectors: FloatArray, frames: FloatArray) -> FloatArray:
 def _complete(
     e1: FloatArray, e3: FloatArray, handedness: float | FloatArray
 ) -> FloatArray:
-    """Make e1 a unit vector across e3, and add e2. This removes rounding errors."""
+    """Make e1 perpendicular to e3 and of unit length, and compute e2.
+
+    This also removes the rounding errors of earlier steps.
+    """
     e1 = e1 - _dot(e1, e3) * e3
     e1 = e1 / np.sqrt(_dot(e1, e1))
     return np.stack([e1, handedness * _cross(e3, e1), e3], axis=1)
@@ -172,6 +177,6 @@ def _dot(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def _cross(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Return the cross product. For one row, NumPy's takes ten times as long."""
+    """Return cross products. For one row, numpy.cross takes ten times as long."""
     following, last = [1, 2, 0], [2, 0, 1]
     return a[:, following] * b[:, last] - a[:, last] * b[:, following]

@@ -2,9 +2,10 @@
 # cython: cdivision=True, initializedcheck=False
 """Kernels: the decisions of DIPY's stopping criteria, at many points at a time.
 
-The kernels do not check their arguments and raise no exceptions. ``criteria.py``
-checks. Decisions agree with DIPY's to the last digit: sums are in double precision and
-in DIPY's order, and ``setup.py`` prevents the compiler from rearranging them.
+The kernels do not check their arguments and raise no exceptions. ``criteria.py`` and
+``evaluate.py`` check them. Decisions are equal to DIPY's, without rounding differences:
+sums are in double precision and in DIPY's order. ``setup.py`` prevents the compiler
+from rearranging them.
 """
 
 from libc.math cimport floor, pow, rint
@@ -60,7 +61,7 @@ cdef inline bint interpolate(
     for i in range(2):
         for j in range(2):
             for k in range(2):
-                # No weight of zero is left out, as zero times NaN is NaN in DIPY, too.
+                # Voxels with weight zero are added, too: 0 times NaN is NaN in DIPY.
                 share = weight[0][i] * weight[1][j] * weight[2][k]
                 value[0] += share * volume.values[
                     (index[0][i] * volume.size[1] + index[1][j]) * volume.size[2]
@@ -159,7 +160,7 @@ def check_cmc(
     double exponent, const double[:, ::1] points, int64_t[::1] reasons,
     const uint64_t[::1] seed_keys, const int64_t[::1] point_numbers
 ):
-    """Draw whether to continue. If not, draw in which of the two tissues it ends."""
+    """Draw whether tracking continues. If not, draw whether the end is valid."""
     cdef:
         Map include_volume = map_of(include_map)
         Map exclude_volume = map_of(exclude_map)

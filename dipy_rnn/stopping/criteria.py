@@ -2,28 +2,27 @@
 
 The four criteria of this module are subclasses of DIPY's, so DIPY's trackers accept
 them as well. :func:`dipy_rnn.stopping.evaluate_criterion` evaluates them at many points
-at a time, by the kernels in ``_criteria.pyx``. On an axis of n voxels they decide like
-DIPY's:
+at a time, by the kernels (compiled functions) in ``_criteria.pyx``. Decisions are those
+of DIPY. On an axis of n voxels a map or a mask has these values:
 
 ==================  ==============================  =================================
 coordinate          interpolated maps               masks
 ==================  ==============================  =================================
 below -0.5          outside                         outside
 -0.5 up to 0        voxel 0 (clamped)               voxel 0
-0 up to n - 1       linear between two voxels       the nearest; halves to the even
+0 up to n - 1       linear between two voxels       nearest voxel (halfway: even one)
 n - 1 up to n - .5  voxel n - 1 (clamped)           voxel n - 1
 n - 0.5             outside                         voxel n - 1 if that is even, else
                                                     outside
 above n - 0.5       outside                         outside
-NaN                 outside (DIPY's own reads       outside
-                    beyond its map)
+NaN                 outside (DIPY's criteria read   outside
+                    invalid memory)
 ==================  ==============================  =================================
 
 NaN in a map affects every point for which one of the eight surrounding voxels is NaN.
 The threshold criterion ends tracking there, as NaN is not above any threshold. ACT
-continues unless its other map decides otherwise. CMC excludes such points. In a mask
-NaN counts as outside of the tissue.
-
+decides by its other map alone. In CMC the point is invalid. In a mask NaN counts as
+outside of the tissue.
 """
 
 from typing import Self
@@ -52,6 +51,7 @@ class ThresholdStoppingCriterion(
     metric_map : array_like of shape (X, Y, Z)
         For example FA. It is copied.
     threshold : float
+        Tracking ends where the interpolated map is not above this value.
 
     Examples
     --------
@@ -82,12 +82,12 @@ class ThresholdStoppingCriterion(
 class BinaryStoppingCriterion(
     dipy_criteria.BinaryStoppingCriterion  # type: ignore[misc]  # DIPY has no types
 ):
-    """Tracking continues in the voxels of a mask.
+    """Tracking continues while the nearest voxel is in a mask.
 
     Parameters
     ----------
     mask : array_like of shape (X, Y, Z)
-        Tissue where it is above zero. It is copied.
+        A voxel is in the mask if its value is above zero. The mask is copied.
 
     Examples
     --------
@@ -116,6 +116,10 @@ class ActStoppingCriterion(
     dipy_criteria.ActStoppingCriterion  # type: ignore[misc]  # DIPY has no types
 ):
     """Anatomically constrained tractography (ACT).
+
+    A point is a valid end (``ENDPOINT``) if the interpolated ``include_map`` is above
+    0.5. Otherwise it is invalid (``INVALIDPOINT``) if the ``exclude_map`` is above 0.5.
+    Elsewhere tracking continues.
 
     ``from_pve(wm_map, gm_map, csf_map)`` makes one from tissue maps.
 
@@ -154,13 +158,19 @@ class CmcStoppingCriterion(
 ):
     """The continuous map criterion (CMC).
 
+    It draws at random whether tracking ends. Let i and e be the interpolated include
+    and exclude maps, and r = max(1 - i - e, 0). Tracking continues with the probability
+    (r / (r + i + e)) ** (step_size / average_voxel_size). If it ends, the point is a
+    valid end (``ENDPOINT``) with the probability i / (i + e), otherwise invalid
+    (``INVALIDPOINT``).
+
+    If :func:`dipy_rnn.stopping.evaluate_criterion` gets ``seed_keys``, a draw depends
+    only on the key of the seed and on the number of the point. A streamline then does
+    not depend on the other streamlines or on their order. In DIPY's trackers the draws
+    come from DIPY's random generator, one after another.
+
     ``from_pve(wm_map, gm_map, csf_map, step_size=.., average_voxel_size=..)`` makes one
     from tissue maps.
-
-    It draws at random whether tracking ends. In ``evaluate_criterion`` a draw
-    depends only on the key of the seed and on the number of the point. A streamline
-    then does not depend on the other streamlines or on their order. DIPY's trackers
-    draw from their own generators.
 
     Parameters
     ----------
@@ -170,7 +180,7 @@ class CmcStoppingCriterion(
     step_size : float
         Step of the tracker in mm.
     average_voxel_size : float
-        In mm.
+        Mean of the three voxel sizes in mm.
 
     Examples
     --------
@@ -228,9 +238,11 @@ def make_criterion(
     ----------
     image : ndarray of shape (X, Y, Z)
     use_binary_mask : bool
-        Whether to binarize the image.
+        If True, the image is compared with the threshold voxel by voxel
+        (:class:`BinaryStoppingCriterion`). If False, it is interpolated first
+        (:class:`ThresholdStoppingCriterion`).
     stopping_thr : float
-        Tracking stops where the image is not above this value.
+        The threshold. Tracking ends where the image is not above it.
 
     Returns
     -------
@@ -259,12 +271,13 @@ def decompose(
     Returns
     -------
     kind : type or None
-        Its class in this module. None for any other criterion, and for one with its
-        own ``check_point``.
+        Which class of this module it belongs to. None for any other criterion. None
+        also for an instance of a subclass that has its own ``check_point``.
     maps : tuple of ndarray
-        In the order of the constructor.
+        In the order of the constructor. Empty if ``kind`` is None.
     parameters : tuple of float
-        The threshold. For CMC the exponent, ``step_size / average_voxel_size``.
+        The threshold. For CMC the exponent, ``step_size / average_voxel_size``. Empty
+        for the others.
 
     Examples
     --------
@@ -286,14 +299,15 @@ def decompose(
 
 
 def seed_keys(random_seed: int, seeds_vox: ArrayLike) -> KeyArray:
-    """Hash seeds into keys, for criteria that draw at random.
+    """Hash seeds into keys, from which criteria that draw at random make their draws.
 
     Parameters
     ----------
     random_seed : int
-        Different numbers give different keys.
+        Any whole number. Different numbers give different keys.
     seeds_vox : array_like of shape (N, 3)
-        Seeds are rounded to 2**-20 voxels, so that rounding errors have no effect.
+        In voxel coordinates. They are rounded to 2**-20 voxels, so that rounding errors
+        have no effect.
 
     Returns
     -------
@@ -303,8 +317,8 @@ def seed_keys(random_seed: int, seeds_vox: ArrayLike) -> KeyArray:
     Raises
     ------
     ValueError
-        If ``seeds_vox`` has another shape or is not finite, or ``random_seed`` is not a
-        whole number.
+        If ``seeds_vox`` has another shape, or holds NaN, infinity or values beyond 1e6.
+        Also if ``random_seed`` is not a whole number.
 
     Examples
     --------
@@ -319,7 +333,7 @@ def seed_keys(random_seed: int, seeds_vox: ArrayLike) -> KeyArray:
     number = check_number(random_seed, "random_seed")
     if not isinstance(number, int):
         raise ValueError(f"random_seed is {number}; a whole number is needed.")
-    # Adding zero turns -0.0 into 0.0, as the bits are hashed.
+    # Adding zero turns -0.0 into 0.0. The bits are hashed, and theirs differ.
     rounded = np.rint(seeds_vox * _STEPS_PER_VOXEL) + 0.0
     keys = np.empty(len(seeds_vox), dtype=np.uint64)
     _criteria.hash_rows(number % 2**64, rounded.view(np.uint64), keys)
@@ -334,7 +348,8 @@ def _check_map(image: ArrayLike, name: str) -> AnyArray:
 
 
 def _own_map(image: ArrayLike, name: str) -> FloatArray:
-    # DIPY's criteria hide their maps and refuse read-only ones. They share this copy.
+    # DIPY's criteria give no access to their maps, and accept no read-only ones. The
+    # base class of a criterion and the methods of this module use the same copy.
     with np.errstate(over="ignore"):  # a value that is too large becomes infinite
         return np.array(_check_map(image, name), dtype=np.float64, order="C")
 

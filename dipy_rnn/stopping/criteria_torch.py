@@ -1,7 +1,7 @@
 """The stopping criteria of ``criteria.py`` as torch operations.
 
-They run on any device of torch. A criterion without such an operation is evaluated on
-the host. This is slow on a GPU, as all points are copied at each step.
+They run on any device of torch. Any other criterion is evaluated on the host. This is
+slow on a GPU, as all points are copied at each step.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ from dipy_rnn.stopping.evaluate import StoppingCriterion, evaluate_criterion
 from dipy_rnn.stopping.reasons import StopReason
 
 #: A criterion on a device. Its arguments are points in voxels (n, 3), a mask of the
-#: points to evaluate (n,), seed keys (n,) and point numbers (n,). It returns reasons
-#: (n,).
+#: points to evaluate (n,), and seed keys (n,) and point numbers (n,) as in
+#: evaluate_criterion. It returns reasons (n,), which are valid only inside the mask.
 TorchCriterion: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def criterion_on(device: torch.device, criterion: StoppingCriterion) -> TorchCriterion:
-    """Return a criterion as an operation on a device.
+    """Return a function that evaluates a criterion at tensors on a device.
 
     Parameters
     ----------
@@ -151,8 +151,8 @@ def _signed(bits: int) -> int:
     return (bits + 2**63) % 2**64 - 2**63
 
 
-# SplitMix64 as in _criteria.pyx. torch has no uint64 arithmetic. Arithmetic of int64
-# wraps around and gives the same bits.
+# SplitMix64 as in _criteria.pyx. Torch has no uint64 arithmetic. int64 arithmetic gives
+# the same bits, as it wraps around at an overflow.
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
 
 

@@ -1,7 +1,7 @@
 """Evaluate a stopping criterion at many points at a time.
 
-A criterion of your own can be evaluated at many points at a time: see
-:class:`BatchedStoppingCriterion`.
+If you write a criterion of your own, give it the methods of :class:`StoppingCriterion`,
+or, to make it faster, those of :class:`BatchedStoppingCriterion`.
 """
 
 from typing import Protocol, TypeGuard
@@ -39,7 +39,8 @@ class StoppingCriterion(Protocol):
 class BatchedStoppingCriterion(StoppingCriterion, Protocol):
     """A stopping criterion that can be evaluated at many points at a time.
 
-    Several threads call it at the same time, so it must not hold a state.
+    Several threads call it at the same time. Its decision at a point must therefore not
+    depend on earlier calls.
 
     Examples
     --------
@@ -56,20 +57,33 @@ class BatchedStoppingCriterion(StoppingCriterion, Protocol):
     ['RUNNING', 'ENDPOINT']
     """
 
-    #: Whether it draws at random. ``check_points`` then takes ``seed_keys`` and
-    #: ``point_numbers`` as well (:func:`evaluate_criterion`).
+    #: Whether it draws at random. If True, ``check_points`` also gets ``seed_keys`` and
+    #: ``point_numbers`` (:func:`evaluate_criterion`).
     draws_at_random: bool
 
     def check_points(
         self, points_vox: FloatArray, reasons: IntArray, *draws: AnyArray
     ) -> None:
-        """Replace RUNNING in ``reasons`` (N,) where tracking ends at a point (N, 3)."""
+        """Evaluate the criterion at points, in place.
+
+        Parameters
+        ----------
+        points_vox : ndarray of shape (N, 3)
+            Voxel coordinates.
+        reasons : ndarray of shape (N,)
+            int64 values of :class:`StopReason`. Where the value is RUNNING and tracking
+            ends at the point, write the reason. Leave all other values unchanged.
+        *draws : ndarray of shape (N,)
+            ``seed_keys`` and ``point_numbers``, if ``draws_at_random`` is True.
+        """
 
 
 def is_batched(criterion: StoppingCriterion) -> TypeGuard[BatchedStoppingCriterion]:
     """Tell whether a criterion is to be evaluated by its ``check_points``.
 
-    It is not if a subclass, or the object itself, overrides only ``check_point``.
+    False if it has no such method. False also if a subclass, or the object itself,
+    overrides ``check_point`` without ``check_points``. The two methods could then
+    decide differently.
 
     Parameters
     ----------
@@ -99,8 +113,7 @@ def is_stateless(stopping_criterion: StoppingCriterion) -> bool:
     """Tell whether a criterion's decisions do not depend on the order of the points.
 
     This is true for any batched criterion, and for those of DIPY that do not draw at
-    random. Any other criterion may hold a state,
-    so only one thread evaluates it.
+    random. Any other criterion may hold a state, so only one thread evaluates it.
 
     Parameters
     ----------
@@ -132,32 +145,33 @@ def evaluate_criterion(
 ) -> None:
     """Evaluate a criterion at many points, in place.
 
-    A batched criterion, such as those of ``criteria.py``, gets all points in one call.
-    Other threads can run during a kernel. Any other criterion, also a
-    subclass with its own ``check_point``, is evaluated point by point.
+    A batched criterion (:func:`is_batched`), such as those of ``criteria.py``, gets all
+    points in one call. The kernels of ``criteria.py`` release Python's GIL, so other
+    threads can run at the same time. Any other criterion is evaluated point by point.
 
     Parameters
     ----------
     stopping_criterion : dipy_rnn.stopping.StoppingCriterion
         Any criterion of DIPY's or of this package, or an object with the same method.
     points_vox : ndarray of shape (N, 3)
-        float64, C-contiguous.
+        Voxel coordinates: float64, C-contiguous.
     reasons : ndarray of shape (N,)
         int64 values of :class:`StopReason`, changed in place. Only rows that are
         RUNNING are evaluated. They stay RUNNING where tracking continues.
     seed_keys : ndarray of shape (N,), optional
         uint64, from :func:`dipy_rnn.stopping.seed_keys`: the key of each point's seed,
         for a criterion that draws at random (``draws_at_random``). Without keys such a
-        criterion is evaluated point by point, and draws from DIPY's generator.
+        criterion is evaluated point by point. Those of DIPY and of this package then
+        draw from DIPY's random generator.
     point_numbers : ndarray of shape (N,), optional
-        int64, together with ``seed_keys``: 1, 2, 3 .. in the forward half and
-        -1, -2 .. in the backward half.
+        int64, together with ``seed_keys``. Points are counted from the seed, which has
+        the number 0: 1, 2, 3 .. in the forward half and -1, -2 .. in the backward half.
 
     Raises
     ------
     ValueError
-        If shapes or types of the arrays differ from the above, or the criterion
-        returns a value that is not a status of a point.
+        If shapes or types of the arrays differ from the above, or ``reasons`` is
+        read-only. Also if the criterion returns an invalid status or reason.
 
     Examples
     --------
@@ -212,11 +226,15 @@ def evaluate_criterion(
 
 
 def _check_reasons(reasons: IntArray, criterion: BatchedStoppingCriterion) -> None:
-    """Refuse values that are not in StopReason, such as a negative status of DIPY."""
+    """Raise ValueError if a value is not in StopReason.
+
+    A criterion could write a status of DIPY, which may be negative.
+    """
     if len(reasons) and not 0 <= reasons.min() <= reasons.max() < len(StopReason):
         raise ValueError(
-            f"{type(criterion).__name__}.check_points wrote {reasons.min()} to "
-            f"{reasons.max()}; values of dipy_rnn.stopping.StopReason are needed."
+            f"{type(criterion).__name__}.check_points wrote values from "
+            f"{reasons.min()} to {reasons.max()}; those of "
+            "dipy_rnn.stopping.StopReason are needed."
         )
 
 

@@ -1,8 +1,8 @@
 """Why a streamline stopped.
 
 DIPY's stopping criteria give some of the reasons, and the tracker gives the others. One
-enumeration contains them all. A table gives the message and DIPY's status of each. The
-kernels use the numbers of the enumeration.
+enumeration contains them all. Each has a message and a status of DIPY. The kernels use
+the numbers of the enumeration.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from dipy.tracking.stopping_criterion import StreamlineStatus
 
 
 class StopReason(IntEnum):
-    """Why one half of a streamline ended.
+    """Why one half of a streamline ended. RUNNING means that it has not ended.
 
     Examples
     --------
@@ -75,7 +75,7 @@ REASON_OF_STATUS = {
 
 
 def format_tally(counts: Mapping[StopReason, int]) -> str:
-    """Format how often each reason ended one half of a streamline.
+    """Format a table: how often each reason ended one half of a streamline.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def format_tally(counts: Mapping[StopReason, int]) -> str:
 
 
 def format_fates(counts: Mapping[tuple[StopReason, StopReason], int]) -> str:
-    """Format how many streamlines have two valid ends, and why the others do not.
+    """Format a table: how many streamlines have two valid ends, and why others do not.
 
     Parameters
     ----------
@@ -114,9 +114,9 @@ def format_fates(counts: Mapping[tuple[StopReason, StopReason], int]) -> str:
     -------
     table : str
         One line for the streamlines that ``return_all=False`` keeps. Then one line for
-        each reason that rejects others, the most frequent first. A streamline with two
-        invalid ends counts for the reason that comes first in :class:`StopReason`, so
-        excluded tissue precedes all others.
+        each reason for which others are rejected, the most frequent first. A streamline
+        with two invalid ends is counted once, for the reason that comes first in
+        :class:`StopReason`. INVALID_POINT (excluded tissue) comes before all others.
 
     Examples
     --------

@@ -24,7 +24,7 @@ from dipy_rnn import _checks
 from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array, FloatArray
 from dipy_rnn.stopping.criteria import ActStoppingCriterion, CmcStoppingCriterion
 
-# Partial volumes may be stored as bytes or in half precision.
+# Partial volumes may have rounding errors: files store them as bytes or half precision.
 _TOLERANCE = 0.02
 # A voxel in which the partial volumes add up to less is background.
 _MIN_SUM = 0.01
@@ -37,17 +37,17 @@ class Tissues:
     Parameters
     ----------
     wm, gm, csf : array_like of shape (X, Y, Z)
-        Partial volumes from 0 to 1, which add up to 1 at most in each voxel. Values
+        Partial volumes from 0 to 1. In each voxel the three add up to 1 at most. Values
         that are below 0 or above 1 by up to 0.02 are clipped. Voxels in which they add
-        up to less than 0.01 are background, and are set to 0:
-        ``dipy_classify_tissue`` leaves 1e-11 there. The maps are stored as float32,
+        up to less than 0.01 are background, and are set to 0. (In the background of
+        ``dipy_classify_tissue`` they are about 1e-11.) The maps are stored as float32,
         read-only.
 
     Raises
     ------
     ValueError
-        If the shapes differ, if a map does not contain partial volumes, or if all
-        voxels are background.
+        If the shapes differ, if a map does not contain partial volumes, if they add up
+        to more than 1.06 in a voxel, or if all voxels are background.
 
     Examples
     --------
@@ -96,8 +96,8 @@ class Tissues:
         -------
         tissues : Tissues
             The two kinds of grey matter are added. Pathological tissue is added to
-            white matter: streamlines may cross a lesion, whose anatomy is not known,
-            and neither criterion ends them there.
+            white matter, so that streamlines may cross a lesion. The anatomy of a
+            lesion is not known.
 
         Raises
         ------
@@ -158,10 +158,10 @@ class Tissues:
         criterion : dipy_rnn.stopping.ActStoppingCriterion
             A point is a valid end point if the interpolated (trilinear) partial volume
             of grey matter is above 0.5. It is invalid if that of cerebrospinal fluid
-            is above 0.5. Background counts as grey matter, so a streamline that leaves
-            the brain, for example through the brain stem, has a valid end. DIPY's
-            ``from_pve`` does the same
-            (:class:`~dipy.tracking.stopping_criterion.AnatomicalStoppingCriterion`).
+            is above 0.5. Background counts as grey matter, as in DIPY's ``from_pve``
+            (:class:`~dipy.tracking.stopping_criterion.AnatomicalStoppingCriterion`). A
+            streamline that leaves the brain, for example through the brain stem,
+            therefore has a valid end.
 
         Examples
         --------
@@ -183,17 +183,18 @@ class Tissues:
         Parameters
         ----------
         step_mm : float
-            Step size of the tracker.
+            Step size of the tracker in mm.
         voxel_sizes_mm : sequence of 3 floats
-            The criterion uses the ratio of the step to the mean of the three.
+            Voxel sizes in mm. The criterion uses the ratio of the step to their mean.
 
         Returns
         -------
         criterion : dipy_rnn.stopping.CmcStoppingCriterion
             At each point it draws at random whether tracking continues. The larger the
-            partial volumes of grey matter and cerebrospinal fluid, the more likely it
-            ends. The end is valid or invalid in proportion to these two. Background
-            counts as grey matter, as for ACT.
+            partial volumes of grey matter and cerebrospinal fluid are, the more likely
+            tracking ends. The end is more likely valid if there is more grey matter,
+            and more likely invalid if there is more fluid. Background counts as grey
+            matter, as for ACT.
 
         Examples
         --------
@@ -210,6 +211,7 @@ class Tissues:
         return criterion
 
     def _in_double(self) -> Iterator[FloatArray]:
+        """Yield the three maps as float64, for DIPY's ``from_pve``."""
         return (volumes.astype(np.float64) for volumes in (self.wm, self.gm, self.csf))
 
 

@@ -1,4 +1,4 @@
-"""The settings of a run: steps, angles and lengths in the units of the kernels."""
+"""The settings of a run: steps in voxels, angles as cosines, lengths as points."""
 
 from __future__ import annotations
 
@@ -24,22 +24,25 @@ class TrackingConfig:
     Parameters
     ----------
     affine : ndarray of shape (4, 4)
-        Voxel to mm. Applied to finished streamlines.
+        Voxel to mm. It converts finished streamlines to mm.
     step_vox : ndarray of shape (3,)
-        The step along each voxel axis, in voxels.
+        Step size divided by the size of a voxel along each axis. A step is the unit
+        direction (along the voxel axes) times this vector, in voxel coordinates.
     min_cosine : float
         Cosine of the largest angle between two steps.
     max_points : int
-        A streamline ends as soon as it has more points. It is returned with them.
+        A streamline ends when it has one point more than this, in both halves together.
+        This point is not removed. A caller can therefore recognise the streamline, and
+        discard it.
     max_half_points : int
         Largest number of points of one half, the seed included. 2 or more.
     warm_up_points : int
         Length of the warm-up pass. Before the backward half, the network sees up to
-        this many points of the forward half in reverse, those nearest the seed.
+        this many points of the forward half in reverse: those nearest to the seed.
     unidirectional : bool, optional
         Omit the backward half.
     random_seed : int, optional
-        For criteria that draw at random by keys.
+        For criteria that draw at random (:func:`dipy_rnn.stopping.seed_keys`).
 
     Examples
     --------
@@ -82,10 +85,11 @@ class TrackingConfig:
         max_angle : float
             Largest angle between two steps, in degrees.
         max_points : int
+            See :class:`TrackingConfig`.
         max_half_points : int, optional
-            No limit if None.
+            If None, a half is limited only by ``max_points``.
         warm_up_points : int, optional
-            ``replay_points`` of a model's metadata. All points if None.
+            ``replay_points`` of a model's metadata. If None, all points of the half.
         unidirectional, random_seed
             See :class:`TrackingConfig`.
 
@@ -96,7 +100,7 @@ class TrackingConfig:
         Raises
         ------
         ValueError
-            If ``max_angle`` is not above 0 and up to 180 degrees.
+            If ``max_angle`` is not a number above 0 and up to 180 degrees.
         """
         check_max_angle(max_angle)
         if max_half_points is None:
@@ -116,7 +120,7 @@ class TrackingConfig:
 
 
 def check_max_angle(max_angle: float) -> None:
-    """Refuse an angle that is not above 0 and up to 180 degrees.
+    """Raise ValueError if an angle is not above 0 and up to 180 degrees.
 
     Parameters
     ----------
@@ -138,7 +142,7 @@ def check_max_angle(max_angle: float) -> None:
 
 
 def check_random_seed(random_seed: int) -> int:
-    """Return a random seed that DIPY's generators accept, too.
+    """Return a random seed in the range that DIPY's generators accept.
 
     Parameters
     ----------
@@ -162,7 +166,7 @@ def check_random_seed(random_seed: int) -> int:
 
 
 def length_limits(min_len: float, max_len: float, step_size: float) -> tuple[int, int]:
-    """Convert lengths in mm to numbers of points, as DIPY's newer trackers do.
+    """Convert lengths in mm to numbers of points, as :mod:`dipy.tracking.tracker` does.
 
     Parameters
     ----------
@@ -178,14 +182,16 @@ def length_limits(min_len: float, max_len: float, step_size: float) -> tuple[int
     Raises
     ------
     ValueError
-        If ``step_size`` is not above 0, ``min_len`` is negative or above ``max_len``,
-        one of them is not finite, or there would be more than 2**31 points.
+        If ``step_size`` is not above 0, if ``min_len`` is negative or above
+        ``max_len``, if one of them is not finite, or if there would be more than 2**31
+        points.
 
     Notes
     -----
-    The limits count points. A streamline has one more point than steps. A streamline of
-    n points therefore passes ``min_len = n * step_size``, although it is one step
-    shorter.
+    The number of points is the length divided by the step size, rounded down. But a
+    streamline of n points has only n - 1 steps. With ``min_len = n * step_size``, a
+    streamline of n points is therefore kept, although it is one step shorter than
+    ``min_len``.
 
     Examples
     --------

@@ -2,8 +2,9 @@
 
 LocalTracking requests one half of a streamline at a time. The engine tracks both
 halves. If the seeds are known in advance, it tracks the streamlines of many seeds
-together. This module stores the halves that LocalTracking has not requested yet. It is
-separate from the engine because DIPY plans to remove this interface.
+together. This module stores the backward half until LocalTracking requests it, and
+``look_ahead.py`` stores the streamlines of the next seeds. Both are separate from the
+engine because DIPY plans to remove this interface.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 _NO_PARTICLES = (
     "RNNDirectionGetter cannot be used with ParticleFilteringTracking: DIPY does not "
-    "call Python code for directions there, and would draw straight lines. Use "
+    "call Python code for directions there, and streamlines would be straight. Use "
     "LocalTracking with an ActStoppingCriterion or CmcStoppingCriterion."
 )
 
@@ -50,10 +51,10 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
     Parameters
     ----------
     features : dipy_rnn.sampling.FeatureVolume
-        The input of the network. :meth:`from_shcoeff` takes a fODF instead.
+        The input of the network. To give a fODF instead, use :meth:`from_shcoeff`.
     affine : array_like of shape (4, 4), optional
-        Voxel to mm, the same as for LocalTracking. It gives the directions of the voxel
-        axes in RAS+. The identity if None.
+        Voxel to mm, the same as for LocalTracking. The identity if None. It is used for
+        the directions of the voxel axes in RAS+.
     model : str, Path or dipy_rnn.model.Model, optional
         Name of a shipped model, or a model file. ``"default"`` if None.
     max_angle : float, optional
@@ -61,14 +62,15 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
     seeds : array_like of shape (N, 3), optional
         The seeds in mm that LocalTracking gets, in the same order. The streamlines of
         4096 seeds are then tracked together, before LocalTracking requests them. The
-        streamlines are the same, and tracking is much faster. The argument has no
-        effect if LocalTracking gets ``initial_directions``, randomises the sign of
-        first directions, or has a criterion that draws at random in the order of the
-        points.
+        streamlines are the same, and tracking is much faster. Tracking is not faster
+        if LocalTracking gets ``initial_directions``, if it randomises the sign of first
+        directions, or if its criterion is one for which
+        :func:`dipy_rnn.stopping.is_stateless` is False.
     nbr_threads : int, optional
         0 for every core. More than one is useful only together with ``seeds``.
     device : str, optional
-        Where the network runs.
+        Where the network runs: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. If None, the CPU,
+        or the device of a loaded ``model``.
 
     Raises
     ------
@@ -83,14 +85,14 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
     pass). This prepares its hidden state. Both halves are tracked when LocalTracking
     requests the forward half. The backward half is stored until the next request.
 
-    **Not for** ``ParticleFilteringTracking``: it calls a C method that Python cannot
-    override, and it would draw straight lines. When it requests first directions, an
-    error is raised. With ``initial_directions`` it makes no such request. The wrong use
-    cannot be detected then.
+    **Not for** ``ParticleFilteringTracking``. It calls a C method that Python cannot
+    override, and its streamlines would be straight lines. When it requests first
+    directions, TypeError is raised. If it gets ``initial_directions``, it does not
+    request them, and the wrong use is not detected.
 
-    LocalTracking requests one streamline at a time. :func:`dipy_rnn.rnn_tracking`
-    tracks the same streamlines many at a time, which is faster. ``seeds`` has the same
-    effect.
+    LocalTracking requests one streamline at a time, which is slow.
+    :func:`dipy_rnn.rnn_tracking` tracks many streamlines at a time. With ``seeds``, the
+    direction getter does so, too.
 
     Examples
     --------
@@ -212,9 +214,10 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         Returns
         -------
         directions : ndarray of shape (K, 3)
-            Unit vectors along the voxel axes. For a fODF they are its peaks, the
-            largest first. For other features see
-            :meth:`dipy_rnn.model.Predictor.first_directions`.
+            Unit vectors, in components along the voxel axes. For a fODF they are its
+            peaks, the largest first. For other features see
+            :meth:`dipy_rnn.model.Predictor.first_directions`. K is 0 if there is no
+            direction, or if the point is outside the image.
 
         Raises
         ------
@@ -236,21 +239,21 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         return without_zeros(directions)
 
     def get_direction(self, point: FloatArray, direction: FloatArray) -> int:
-        """Return the next direction with a fresh hidden state.
+        """Replace a direction by the next one, predicted with a fresh hidden state.
 
         Parameters
         ----------
         point : ndarray of shape (3,)
             Voxel coordinates.
         direction : ndarray of shape (3,)
-            Incoming unit direction along the voxel axes. It is replaced by the next
-            direction.
+            Incoming direction, in components along the voxel axes. The next direction
+            is written into it, with length 1.
 
         Returns
         -------
         failed : int
-            0, or 1 if there is no direction. In this case ``direction`` does not
-            change.
+            0, or 1 if a step is not possible (no data, no direction, or a turn of more
+            than ``max_angle``). In this case ``direction`` does not change.
 
         Raises
         ------
@@ -260,8 +263,9 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
 
         Notes
         -----
-        For callers in Python. DIPY's trackers do not call it. LocalTracking calls
-        :meth:`generate_streamline`. ParticleFilteringTracking calls neither.
+        This method is for callers in Python. DIPY's trackers do not call it.
+        LocalTracking calls :meth:`generate_streamline`. ParticleFilteringTracking calls
+        neither.
         """
         if not isinstance(direction, np.ndarray) or direction.dtype.kind != "f":
             raise ValueError(
@@ -300,29 +304,33 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         seed : ndarray of shape (3,)
             Voxel coordinates.
         direction : ndarray of shape (3,)
-            First direction along the voxel axes.
+            First direction, in components along the voxel axes.
         voxel_size : ndarray of shape (3,)
-            mm.
+            In mm.
         step_size : float
-            mm.
+            In mm.
         stopping_criterion : dipy_rnn.stopping.StoppingCriterion
         streamline : ndarray of shape (M, 3)
-            Output: points in voxel coordinates, the seed first.
+            Output: points in voxel coordinates, the seed first. M is the largest number
+            of points of a half.
         stream_status : StreamlineStatus
             Ignored.
         fixedstep : int
-            Must be true. The network cannot take steps to the next voxel border.
+            Must be true: steps have a fixed length. If it is false, LocalTracking
+            expects steps to the next border of a voxel.
 
         Returns
         -------
         n_points : int
         status : StreamlineStatus
-            TRACKPOINT if it ended without a direction or at the largest length.
+            Why it ended (:attr:`dipy_rnn.stopping.StopReason.status`). TRACKPOINT if
+            neither the stopping criterion nor the border of the image ended it.
 
         Raises
         ------
         ValueError
-            If ``fixedstep`` is false, or the model was not trained for the step size.
+            If ``fixedstep`` is false, if the model was not trained for the step size,
+            or if ``direction`` is not finite or has length zero.
         """
         if not fixedstep:
             raise ValueError(
@@ -330,7 +338,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
                 "takes steps of a fixed length in mm."
             )
         self._predictor.model.check_step(step_size)
-        # The arguments are on DIPY's stack, so only copies stay valid after the call.
+        # The seed is in memory of DIPY that is valid only during the call: copy it.
         seed, points = np.array(seed), np.asarray(streamline)
         tangent, caller = unit_direction(direction), _caller()
         task = Task(
@@ -356,7 +364,10 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
     def _streamline(
         self, seed: FloatArray, tangent: FloatArray, task: Task, caller: object
     ) -> Streamline:
-        """Return the streamline of a seed and a first direction, in voxels."""
+        """Return the streamline of a seed and a first direction.
+
+        Its points are in voxel coordinates.
+        """
         if self._ahead is not None:
             line = self._ahead.streamline(seed, tangent, task, caller)
             if line is not None:
@@ -376,12 +387,23 @@ class _Request:
     task: Task
 
     def is_other_half_of(self, first: _Request, line: Streamline) -> bool:
-        """Tell whether this call requests the backward half of the previous streamline.
+        """Tell whether this request is for the backward half of the last streamline.
 
-        DIPY does not pass this information. The answer is True if the tracker, its
-        settings and the seed are the same, the buffer differs (LocalTracking has one
-        for each half), and the direction is the opposite of the first direction or of
-        the first step *in voxels*.
+        DIPY does not tell which half it requests. The result is True if three
+        conditions hold. The tracker, its settings and the seed are the same. The buffer
+        for points is another one, as LocalTracking has one for each half. The direction
+        is opposite to the first direction, or to the first step *in voxel coordinates*.
+
+        Parameters
+        ----------
+        first : _Request
+            The previous request.
+        line : Streamline
+            The streamline that was tracked for it, in voxel coordinates.
+
+        Returns
+        -------
+        answer : bool
         """
         if self.tracker is not first.tracker or self.task != first.task:
             return False
@@ -397,12 +419,14 @@ class _Request:
 def _caller() -> object:
     """Return the tracker that called the method which calls this function.
 
-    DIPY does not pass the tracker. Its call comes from compiled code, which has no
-    Python frame, so the frame below is a method of the tracker.
+    DIPY does not pass the tracker as an argument. The call comes from compiled code,
+    which has no stack frame in Python. The next frame below is therefore a method of
+    the tracker, and its ``self`` is the tracker.
     """
     return sys._getframe(2).f_locals.get("self")
 
 
 def _address(array: FloatArray) -> int:
+    """Return the address of the memory of an array."""
     address: int = array.__array_interface__["data"][0]
     return address

@@ -1,12 +1,14 @@
 """The batched engine: many streamlines advance together, each in its own slot.
 
-``reference.py`` states what happens to one streamline. Here groups of slots do the same
+``reference.py`` shows what happens to one streamline. Here groups of slots do the same
 for many streamlines. A streamline depends only on its seed, its first direction, the
-data and the model. It does not depend on the other slots, or on their number. (The
-exception is a stopping criterion with its own random generator, such as DIPY's CMC.)
+data, the model and the settings. It does not depend on the other slots, or on their
+number. (The exception is a stopping criterion with its own random generator, such as
+DIPY's CMC.)
 
 On the CPU each thread has its own group of slots, and all groups take seeds from one
-queue. While the caller processes a streamline, nothing is tracked.
+queue. :func:`run` is a generator: it tracks only when the caller asks for the next
+streamline.
 """
 
 from __future__ import annotations
@@ -25,24 +27,23 @@ from dipy_rnn.tracking.records import FinishedStreamlines, Streamline
 from dipy_rnn.tracking.seed_queue import SeedQueue
 from dipy_rnn.tracking.slots.compiled import CompiledSlots
 
-# Number of steps after which finished streamlines are collected.
+# Number of steps after which finished streamlines are returned to the caller.
 _STEPS = 64
 
-# Default number of streamlines that advance together. On the CPU it is large enough to
-# make the time of Python in a step negligible. On a GPU it is large enough to use all
-# cores.
+# Default number of streamlines that advance together. It is so large that on the CPU
+# the time of Python code in a step is negligible, and that on a GPU all cores are used.
 _BATCH_SIZE = {"cpu": 2048, "cuda": 65536}
 
 
 class Slots(Protocol):
-    """A group of slots, on any device."""
+    """A group of slots, on any device. A slot holds one streamline or is idle."""
 
     @property
     def busy(self) -> bool:
         """Whether any slot holds a streamline."""
 
     def advance(self, n_steps: int) -> FinishedStreamlines:
-        """Advance all slots by up to ``n_steps``, and return what has finished."""
+        """Advance all slots by up to ``n_steps``, and return finished streamlines."""
 
 
 def run(
@@ -63,14 +64,15 @@ def run(
     queue : SeedQueue
     config : TrackingConfig
     n_slots : int, optional
-        Total number of slots. If 0, a default for the device.
+        Total number of slots. If 0, 2048 on the CPU and 65536 on a GPU.
     nbr_threads : int, optional
-        1 or more.
+        1 or more. Only one is used on a GPU, and for a criterion for which
+        :func:`dipy_rnn.stopping.is_stateless` is False.
 
     Yields
     ------
     streamline : Streamline
-        In the order of the seeds.
+        In the order of the seeds. Skipped seeds have none.
     """
     groups = _groups(predictor, criterion, queue, config, n_slots, nbr_threads)
     waiting: dict[int, Streamline] = {}
@@ -80,7 +82,7 @@ def run(
         if len(groups) > 1:
             advance_all = stack.enter_context(ThreadPoolExecutor(len(groups))).map
         while groups:
-            with torch_threads(1):  # in each thread of the engine
+            with torch_threads(1):  # each thread of the engine calls torch
                 for finished in advance_all(lambda each: each.advance(_STEPS), groups):
                     for line in finished.split(queue.seeds_mm):
                         waiting[line.seed_index] = line

@@ -21,15 +21,15 @@ _AHEAD = 4096
 
 @dataclass(frozen=True)
 class Task:
-    """The settings of a LocalTracking, for every streamline.
+    """The settings of a LocalTracking that determine its streamlines.
 
-    Two tasks are equal if their streamlines are.
+    If two tasks are equal, the same seed and first direction give the same streamline.
 
     Parameters
     ----------
     stopping_criterion : dipy_rnn.stopping.StoppingCriterion
     step_vox : tuple of 3 float
-        The step along each voxel axis, in voxels.
+        Step size divided by the size of a voxel along each axis.
     max_angle : float
         Largest angle between two steps, in degrees.
     max_half_points : int
@@ -37,7 +37,7 @@ class Task:
     unidirectional : bool
         Omit the backward half.
     random_seed : int
-        For criteria that draw at random by keys.
+        For criteria that draw at random (:func:`dipy_rnn.stopping.seed_keys`).
 
     Examples
     --------
@@ -54,12 +54,12 @@ class Task:
     random_seed: int
 
     def config(self, warm_up_points: int | None) -> TrackingConfig:
-        """Return the settings for the engine, in voxels.
+        """Return the settings for the engine, with streamlines in voxel coordinates.
 
         Parameters
         ----------
         warm_up_points : int or None
-            ``replay_points`` of the model's metadata.
+            ``replay_points`` of the model's metadata. If None, all points.
 
         Returns
         -------
@@ -81,9 +81,10 @@ class Task:
 class LookAhead:
     """First directions and streamlines of the next seeds, computed in advance.
 
-    First directions of many seeds are computed when LocalTracking requests those of
-    one. All their streamlines are tracked when it requests the first of them. A seed or
-    a direction that was not foreseen is tracked on demand.
+    When LocalTracking requests the first directions of a seed, those of the next 4096
+    seeds are computed. When it requests the first of their streamlines, all of them are
+    tracked. The methods return None for a seed or a direction that is not among them.
+    The caller then tracks this streamline alone.
 
     Parameters
     ----------
@@ -100,7 +101,8 @@ class LookAhead:
         seeds_mm: FloatArray,
         affine: FloatArray,
     ) -> None:
-        # LocalTracking's arithmetic, so that seeds agree to the last digit.
+        # The arithmetic of LocalTracking, as its seeds are compared with these for
+        # equality.
         inverse = np.linalg.inv(affine)
         linear, offset = inverse[:3, :3], inverse[:3, 3]
         self._predictor = predictor
@@ -108,13 +110,13 @@ class LookAhead:
             [np.dot(linear, s) + offset for s in seeds_mm]
         ).reshape(-1, 3)
         self._next = 0
-        # The keys are the bytes of the seed, or of the seed and the tangent.
+        # The keys are the bytes of a seed, or of a seed and a tangent.
         self._directions: dict[bytes, FloatArray] = {}
         self._streamlines: dict[tuple[bytes, bytes], Streamline] = {}
         self._task: Task | None = None
 
     def first_directions(self, seed: FloatArray) -> FloatArray | None:
-        """Return the first directions of a seed. None if it was not foreseen."""
+        """Return the first directions of a seed. None if it is not in ``seeds_mm``."""
         if seed.tobytes() not in self._directions:
             self._find(seed)
         return self._directions.get(seed.tobytes())
@@ -123,7 +125,8 @@ class LookAhead:
         """Compute the first directions of this seed and of the next ones."""
         (places,) = np.nonzero((self._seeds_vox == seed).all(axis=1))
         if len(places):
-            # The next seed of this value, or the first one if LocalTracking restarts.
+            # Several seeds may be equal: take the next of them. If there is none,
+            # LocalTracking has started again: take the first.
             later = places[places >= self._next]
             start = later[0] if len(later) else places[0]
             self._next = start + _AHEAD
@@ -138,7 +141,11 @@ class LookAhead:
     def streamline(
         self, seed: FloatArray, tangent: FloatArray, task: Task, caller: object
     ) -> Streamline | None:
-        """Return the streamline of a seed. None if it was not foreseen."""
+        """Return the streamline of a seed and tangent, or None.
+
+        None if it is not among those tracked in advance, or if the criterion may hold a
+        state.
+        """
         if seed.tobytes() not in self._directions:
             return None
         if not stopping.is_stateless(task.stopping_criterion):
@@ -167,15 +174,16 @@ def track_task(
     ----------
     predictor : dipy_rnn.model.Predictor
     seeds_vox : ndarray of shape (N, 3)
+        Voxel coordinates.
     tangents : ndarray of shape (N, 3)
-        First directions along the voxel axes.
+        First directions: unit vectors, in components along the voxel axes.
     task : Task
 
     Returns
     -------
     lines : list of Streamline
-        Their points are in voxel coordinates. The streamline of a seed outside of the
-        image is the seed alone.
+        Their points are in voxel coordinates. If a seed is outside of the image, its
+        streamline is the seed alone.
     """
     config = task.config(predictor.model.metadata.replay_points)
     queue = SeedQueue(predictor, seeds_vox, config.affine, tangents)
@@ -239,6 +247,6 @@ def unit_direction(direction: FloatArray) -> FloatArray:
     length = np.linalg.norm(direction)
     if not (np.isfinite(length) and length > 0):
         raise ValueError(
-            f"direction is {direction}; a finite vector of length 1 is needed."
+            f"direction is {direction}; a finite vector that is not zero is needed."
         )
     return direction / length

@@ -1,4 +1,4 @@
-"""Records of streamlines: one for each, or arrays of many from a group of slots."""
+"""Records of finished streamlines: of one, or of many in arrays."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ class Streamline:
         From the end of the backward half, through the seed, to the end of the forward
         half.
     seed_index : int
-        Index of the seed in the seeds that were given.
+        Index of its seed among those that were given.
     seed_mm : ndarray of shape (3,)
     forward_stop, backward_stop : StopReason
+        Why each half ended. If there is no backward half, both are equal.
     n_forward : int, optional
         Number of points of the forward half, the seed included.
 
@@ -47,7 +48,7 @@ class Streamline:
 
     @property
     def has_valid_ends(self) -> bool:
-        """Whether each end is an end point or leaves the image."""
+        """Whether each half ended at a valid end of the criterion or left the image."""
         return self.forward_stop.is_valid_end and self.backward_stop.is_valid_end
 
     @property
@@ -63,7 +64,7 @@ class Streamline:
 
 @dataclass(frozen=True, eq=False)
 class FinishedStreamlines:
-    """The streamlines that slots have finished, in arrays.
+    """The finished streamlines of a group of slots, in arrays.
 
     Parameters
     ----------

@@ -1,7 +1,27 @@
 """The tracking algorithm for one streamline, in plain NumPy. Read this file first.
 
-It is written to be read, and it is slow. ``slots/compiled.py``, ``slots/device.py`` and
-``direction_getter.py`` must give the same streamlines. One test compares all of them.
+A streamline is tracked in three passes:
+
+1. Forward half. It starts at the seed, along the first direction. Each step does this:
+
+   a. The network gets the features at the last point, and returns a direction. It also
+      updates its hidden state. The direction is called the *answer* of the model.
+   b. If there are no data at this point, if the answer is not a direction, or if it
+      turns by more than the largest angle, the half ends.
+   c. A step of fixed length in mm along the direction gives the next point. If the
+      stopping criterion ends tracking there, the half ends without this point.
+   d. The moving frame follows by parallel transport. If there are too many points, the
+      half ends.
+
+2. Warm-up pass. With a fresh hidden state, the network sees the points of the forward
+   half in reverse, towards the seed. Its answers are ignored. Only its hidden state is
+   kept.
+3. Backward half. It starts at the seed, with that hidden state and with the frame in
+   which the warm-up pass ends. The steps are those of the forward half.
+
+This file is written to be read, and it is slow. ``slots/compiled.py``,
+``slots/device.py`` and ``direction_getter.py`` must give the same streamlines.
+``tests/tracking/test_backends.py`` compares all of them.
 """
 
 from __future__ import annotations
@@ -35,7 +55,7 @@ def track_streamline(
     seed_mm : ndarray of shape (3,)
         Inside the image.
     first_direction : ndarray of shape (3,)
-        Unit vector along the voxel axes.
+        Unit vector, in components along the voxel axes.
 
     Returns
     -------
@@ -57,30 +77,28 @@ def track_streamline(
     ('OUTSIDE_IMAGE', 12, 11)
     """
     half = _Half(predictor, criterion, config, seed_mm)
-    first_frame = frames.from_tangents(first_direction[None], predictor.axes)
+    states = predictor.states(1)
+    frame = frames.from_tangents(first_direction[None], predictor.axes)
     forward, forward_frames, forward_stop = half.track(
-        predictor.states(1), first_frame, n_before=0, sign=1
+        states, frame, n_before=0, sign=1
     )
-    backward, backward_stop = forward[:1], forward_stop
+    backward, backward_stop = [half.seed_vox], forward_stop
     if not config.unidirectional and len(forward) <= config.max_points:
-        # The network sees the forward half in reverse, which prepares its hidden state.
         states = predictor.states(1)
-        n = min(len(forward) - 1, config.warm_up_points)
-        frame = frames.reverse(forward_frames[n])
-        for point, following in zip(forward[n:0:-1], forward[n - 1 :: -1]):
-            states.predict(point[None], frame)
-            step = (following - point) / config.step_vox
-            frame = frames.transport(frame, step[None] / np.linalg.norm(step))
+        frame = _warm_up(states, forward, forward_frames, config)
         backward, _, backward_stop = half.track(
             states, frame, n_before=len(forward) - 1, sign=-1
         )
-    points_vox = np.array([*backward[:0:-1], *forward])
+    points_vox = np.array([*backward[:0:-1], *forward])  # the seed once
     points_mm = spatial.to_mm(points_vox, config.affine)
     return Streamline(points_mm, 0, seed_mm, forward_stop, backward_stop, len(forward))
 
 
 class _Half:
-    """Tracks one half of a streamline at a time, starting at the seed."""
+    """Tracks one half of a streamline at a time, starting at the seed.
+
+    A frame has the shape (1, 3, 3), as in arrays of many frames.
+    """
 
     def __init__(
         self,
@@ -106,14 +124,13 @@ class _Half:
         config = self.config
         points, point_frames = [self.seed_vox], [frame]
         while True:
-            answers, status = states.predict(points[-1][None], point_frames[-1])
+            answers, status = states.predict(points[-1][None], frame)
             direction = next_direction(answers[0], frame[0], in_frame=self.in_frame)
             reason = classify_step(direction, frame[0], status[0], config.min_cosine)
-            if reason is not StopReason.RUNNING:
-                return points, point_frames, reason
-            tangent = direction / np.linalg.norm(direction)
-            point = points[-1] + tangent * config.step_vox
-            reason = self._evaluate(point, sign * len(points))
+            if reason is StopReason.RUNNING:
+                tangent = direction / np.linalg.norm(direction)
+                point = points[-1] + tangent * config.step_vox
+                reason = self._evaluate(point, sign * len(points))
             if reason is not StopReason.RUNNING:
                 return points, point_frames, reason
             frame = frames.transport(frame, tangent[None])
@@ -124,6 +141,11 @@ class _Half:
                 return points, point_frames, StopReason.MAX_LENGTH
 
     def _evaluate(self, point: FloatArray, number: int) -> StopReason:
+        """Return the decision of the stopping criterion at a point.
+
+        ``number`` is 1, 2 .. in the forward half and -1, -2 .. in the backward half. A
+        criterion that draws at random uses it.
+        """
         reasons = np.array([StopReason.RUNNING], dtype=np.int64)
         numbers = np.array([number], dtype=np.int64)
         stopping.evaluate_criterion(
@@ -132,19 +154,40 @@ class _Half:
         return StopReason(reasons[0])
 
 
+def _warm_up(
+    states: HiddenStates,
+    forward: list[FloatArray],
+    forward_frames: list[FloatArray],
+    config: TrackingConfig,
+) -> FloatArray:
+    """Show the forward half in reverse, and return the frame at the seed.
+
+    The network sees the ``warm_up_points`` points that follow the seed, the last one
+    first. It does not see the seed, where the backward half starts.
+    """
+    n = min(len(forward) - 1, config.warm_up_points)
+    frame = frames.reverse(forward_frames[n])
+    for k in range(n, 0, -1):
+        states.predict(forward[k][None], frame)
+        step = (forward[k - 1] - forward[k]) / config.step_vox
+        frame = frames.transport(frame, step[None] / np.linalg.norm(step))
+    return frame
+
+
 def next_direction(
     answer: AnyArray, frame: FloatArray, *, in_frame: bool
 ) -> FloatArray:
-    """Return a model's answer as a direction along the voxel axes.
+    """Return a model's answer in components along the voxel axes.
 
     Parameters
     ----------
     answer : ndarray of shape (3,)
-        In the frame of the model, of any length.
+        The direction that the network returns, of any length. Its components are along
+        the rows of the moving frame, or along the voxel axes.
     frame : ndarray of shape (3, 3)
         The moving frame: rows ``e1, e2, e3``.
     in_frame : bool
-        Whether the frame of the model is the moving frame.
+        Whether the components of the answer are along the rows of the moving frame.
 
     Returns
     -------
@@ -163,16 +206,17 @@ def next_direction(
 def classify_step(
     direction: FloatArray, frame: FloatArray, status: int, min_cosine: float
 ) -> StopReason:
-    """Return why a streamline cannot take a step, or RUNNING.
+    """Return RUNNING, or the reason why a streamline cannot take a step.
 
     Parameters
     ----------
     direction : ndarray of shape (3,)
-        Along the voxel axes, of any length.
+        In components along the voxel axes, of any length.
     frame : ndarray of shape (3, 3)
         The moving frame. ``e3`` is the incoming direction.
     status : int
-        :data:`dipy_rnn.sampling.OUTSIDE`, ``EMPTY`` or ``DATA``.
+        Whether the point is outside of the image, inside with all features zero, or
+        inside with data: :data:`dipy_rnn.sampling.OUTSIDE`, ``EMPTY`` or ``DATA``.
     min_cosine : float
         Cosine of the largest angle between two steps.
 

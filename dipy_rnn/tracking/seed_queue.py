@@ -1,4 +1,4 @@
-"""A queue of seeds with first directions. Free slots take the next ones."""
+"""A queue of seeds with first directions, from which free slots take the next seeds."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ _Seeds: TypeAlias = tuple[IntArray, FloatArray, FloatArray]
 class SeedQueue:
     """The seeds of a run in their order, with their first directions.
 
+    A seed is skipped if it is outside the image or has no first direction.
+
     Parameters
     ----------
     predictor : dipy_rnn.model.Predictor
@@ -31,8 +33,8 @@ class SeedQueue:
     affine : ndarray of shape (4, 4)
         Voxel to mm.
     directions : ndarray of shape (N, 3), optional
-        First directions along the voxel axes. If None, the predictor computes them. A
-        seed is skipped if it is outside the image or its direction has length zero.
+        First directions, in components along the voxel axes, of any length. A direction
+        of length zero means that there is none. If None, the predictor computes them.
     n_ahead : int, optional
         Number of seeds whose first directions are computed at a time.
 
@@ -89,10 +91,12 @@ class SeedQueue:
         Returns
         -------
         index : ndarray of shape (k,)
-            Seed indices. k is below n only if no further seeds are left.
+            Seed indices. If k is below n, no further seeds are left, or another thread
+            is preparing the last ones.
         seeds_vox : ndarray of shape (k, 3)
+            Voxel coordinates.
         first_frames : ndarray of shape (k, 3, 3)
-            Frames around the first directions.
+            Moving frames at the seeds. ``e3`` is the first direction.
         """
         while True:
             with self._lock:
@@ -102,7 +106,8 @@ class SeedQueue:
                     self._ready = index[n:], seeds_vox[n:], first_frames[n:]
                     return index[:n], seeds_vox[:n], first_frames[:n]
                 self._next = stop = min(start + self._n_ahead, len(self.seeds_mm))
-            # A thread that finds too few seeds prepares more. Others can do so, too.
+            # A thread that finds too few seeds prepares more, without the lock. Other
+            # threads can prepare the next ones at the same time.
             prepared = self._prepare(start, stop)
             with self._lock:
                 index, seeds_vox, first_frames = self._ready
@@ -113,7 +118,7 @@ class SeedQueue:
                 )
 
     def _prepare(self, start: int, stop: int) -> _Seeds:
-        """Return the seeds of a range that are inside and have a first direction."""
+        """Return the seeds of a range, except those that are skipped."""
         seeds_vox = spatial.to_voxels(self.seeds_mm[start:stop], self._affine)
         predictor = self._predictor
         if self._directions is None:

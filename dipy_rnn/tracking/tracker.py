@@ -1,4 +1,4 @@
-"""Tracking with a recurrent network. The interface is that of DIPY's newer trackers."""
+"""Tracking with a recurrent network. The interface is like dipy.tracking.tracker."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -49,7 +49,8 @@ def rnn_tracking(
 ) -> Iterator[FloatArray | tuple[FloatArray, FloatArray]]:
     """Track streamlines with a recurrent network.
 
-    The keywords are those of :func:`dipy.tracking.tracker.deterministic_tracking`.
+    Keywords that :func:`dipy.tracking.tracker.deterministic_tracking` also has mean the
+    same.
 
     Parameters
     ----------
@@ -60,22 +61,25 @@ def rnn_tracking(
     affine : array_like of shape (4, 4)
         Voxel to mm, without shear.
     seed_directions : array_like of shape (N, 3), optional
-        First directions along the voxel axes. If None, the largest peak of the fODF
-        at each seed (:meth:`dipy_rnn.model.Predictor.first_directions`). A seed gives
-        no streamline if it is outside the image, has no peak, or its direction has
-        length zero.
+        First directions, in components along the voxel axes, of any length. If None,
+        the largest peak of the fODF at each seed
+        (:meth:`dipy_rnn.model.Predictor.first_directions`). A seed gives no streamline
+        if it is outside the image, if it has no peak, or if its direction has length
+        zero.
     sh : array_like of shape (X, Y, Z, C), optional
-        Spherical harmonics of the fODF, along the voxel axes. Give exactly one of
-        ``sh``, ``pam`` and ``features``.
+        Spherical harmonics of the fODF, with the voxel axes as x, y and z. Give exactly
+        one of ``sh``, ``pam`` and ``features``.
     pam : dipy.direction.peaks.PeaksAndMetrics, optional
         Its ``shm_coeff`` is used. The basis is determined automatically.
     features : dipy_rnn.sampling.FeatureVolume, optional
-        For spherical harmonics along the scanner axes, and for models that take other
-        features.
+        Use it for spherical harmonics with the scanner axes as x, y and z
+        (:func:`dipy_rnn.fodf_features`), and for models that take other features
+        (:func:`dipy_rnn.raw_features`).
     model : str, Path or dipy_rnn.model.Model, optional
         Name of a shipped model, or a model file. ``"default"`` if None.
     min_len, max_len : float, optional
-        Shorter or longer streamlines are discarded. Length of both halves in mm.
+        Smallest and largest length of a streamline (both halves together) in mm. Others
+        are discarded.
     step_size : float, optional
         Step in mm.
     max_angle : float, optional
@@ -87,25 +91,26 @@ def rnn_tracking(
     nbr_threads : int, optional
         0 for every core. The streamlines do not depend on it.
     random_seed : int, optional
-        For :class:`dipy_rnn.stopping.CmcStoppingCriterion`, which draws at random. Its
-        draws depend only on this number, the seed and the point. DIPY's own CMC draws
-        in the order of the points. With it, streamlines therefore depend on
-        ``batch_size``, on the number of threads and on the other seeds. Nothing else is
-        random.
+        Seed of the random numbers of the stopping criterion. Nothing else is random.
+        The draws of :class:`dipy_rnn.stopping.CmcStoppingCriterion` depend only on this
+        number, on the seed of the streamline and on the number of the point. DIPY's own
+        CMC criterion takes its draws one after another from DIPY's generator, which is
+        not seeded if this number is 0. Streamlines then also depend on ``batch_size``
+        and on the other seeds.
     seed_buffer_fraction : float, optional
-        Fraction of the seeds whose first directions are computed and held in memory at
-        a time. An upper limit of 1024 seeds applies.
+        Fraction of the seeds whose first directions are computed at a time, and held in
+        memory. There are never more than 1024 of them.
     return_all : bool, optional
-        If False, keep a streamline only if each of its ends is an end point of the
-        stopping criterion, or leaves the image.
+        If False, keep a streamline only if each half was ended by the stopping
+        criterion (at a valid end), or left the image.
     save_seeds : bool, optional
         If True, yield (streamline, seed) instead of the streamline.
     batch_size : int, optional
-        Number of streamlines that advance together. If 0, a default for the device.
-        The streamlines do not depend on it.
+        Number of streamlines that advance together. If 0, 2048 on the CPU and 65536 on
+        a GPU. The streamlines do not depend on it (exception: ``random_seed``).
     device : str, optional
-        Where the network runs: ``"cpu"`` (also if None) or ``"cuda"``. A loaded
-        ``model`` stays on its device.
+        Where the network runs: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. If None, the CPU,
+        or the device of a loaded ``model``.
 
     Returns
     -------
@@ -179,15 +184,15 @@ def track(
 ) -> Iterator[Streamline]:
     """Track streamlines, and return a record of each, with the reasons for its ends.
 
-    Nothing is discarded. The parameters are those of :func:`rnn_tracking`.
+    No streamline is discarded.
 
     Parameters
     ----------
     seeds, stopping_criterion, affine, features, seed_directions, model, max_len,
     step_size, max_angle, nbr_threads, random_seed, seed_buffer_fraction, batch_size,
     device
-        See :func:`rnn_tracking`. A streamline that is longer than ``max_len`` ends one
-        point beyond it.
+        See :func:`rnn_tracking`. A streamline that would be longer than ``max_len``
+        ends with the first point that is too many. ``rnn_tracking`` discards it.
 
     Returns
     -------
@@ -235,8 +240,8 @@ def track(
         raise ValueError(f"max_len is {max_len}; it must be at least step_size (mm).")
     if not 0 < check_number(seed_buffer_fraction, "seed_buffer_fraction") <= 1:
         raise ValueError(
-            f"seed_buffer_fraction is {seed_buffer_fraction}; a share above 0 and up "
-            "to 1 is allowed."
+            f"seed_buffer_fraction is {seed_buffer_fraction}; a fraction above 0 and "
+            "up to 1 is allowed."
         )
     n_slots = check_count(batch_size, "batch_size")
     random_seed = check_random_seed(random_seed)
@@ -279,7 +284,7 @@ def _one_of(
     legacy: bool,
     affine: FloatArray,
 ) -> FeatureVolume:
-    """Make a feature volume of the only argument that is given."""
+    """Make a feature volume from sh, pam or features. Exactly one must be given."""
     given = [
         n
         for n, v in (("sh", shcoeff), ("pam", pam), ("features", features))
@@ -307,7 +312,7 @@ def _one_of(
 
 
 def _seeded(tracked: Iterable[Streamline], random_seed: int) -> Iterator[Streamline]:
-    """Seed the random generator of DIPY's own CMC when tracking starts."""
+    """Seed DIPY's random generator when tracking starts. DIPY's own CMC uses it."""
     if random_seed:
         from dipy.utils import fast_numpy
 

@@ -1,1 +1,1 @@
-"""Groups of slots: a slot holds one streamline, and all slots advance together."""
+"""Groups of slots. A slot holds one streamline. The slots advance together."""

@@ -3,8 +3,10 @@
 """Kernels: a step of every slot, as in ``reference.py``.
 
 A slot goes through three phases: *forward* from the seed, *warm-up* over the reversed
-forward half back to the seed, *backward* from the seed. ``compiled.py`` calls
-:meth:`SlotArrays.propose`, a stopping criterion and :meth:`SlotArrays.settle` in turn.
+forward half back to the seed, *backward* from the seed. In each step ``compiled.py``
+calls the network, then :meth:`SlotArrays.propose`, which computes the next point, then
+the stopping criterion, then :meth:`SlotArrays.settle`, which takes the step or ends the
+half.
 """
 
 from libc.math cimport fmax, isfinite, sqrt
@@ -71,10 +73,10 @@ cdef inline int64_t classify_step(
     const float* answer, const double* frame, unsigned char status, bint in_frame,
     double min_cosine, double* tangent
 ) noexcept nogil:
-    """Write the unit tangent of a model's answer along the voxel axes.
+    """Write the unit tangent of a model's answer, in components along the voxel axes.
 
-    Return why the streamline cannot take the step, or RUNNING. If the answer has no
-    direction, the tangent is the incoming one.
+    Return RUNNING, or the reason why the streamline cannot take the step. If the answer
+    has no direction, the tangent is the incoming one.
     """
     cdef:
         double length
@@ -125,9 +127,9 @@ cdef class SlotArrays:
     cdef public:
         double[:, ::1] position
         double[:, :, ::1] frame
-        # The proposed next point; why it is refused, or RUNNING; and its number for
-        # criteria that draw at random: 1, 2 .. in the forward half, -1, -2 .. in the
-        # backward half.
+        # The proposed next point. Why the half ends before it, or RUNNING. Its number
+        # for criteria that draw at random: 1, 2 .. in the forward half, -1, -2 .. in
+        # the backward half.
         double[:, ::1] proposal
         int64_t[::1] reasons, numbers
         uint64_t[::1] seed_keys
@@ -170,7 +172,7 @@ cdef class SlotArrays:
         return np.flatnonzero(np.asarray(self.phase) != IDLE)
 
     def keep(self, rows):
-        """Drop all slots except some."""
+        """Keep some slots, in this order, and drop all others."""
         for name in (
             "position", "proposal", "tangent", "frame", "far_frame", "points",
             "reasons", "numbers", "seed_keys", "index", "n_points", "n_forward",
@@ -194,7 +196,7 @@ cdef class SlotArrays:
         seeds : array of shape (k, 3)
             Voxel coordinates.
         frames : array of shape (k, 3, 3)
-            Frames around the first directions.
+            Moving frames. ``e3`` is the first direction.
         seed_keys : array of shape (k,)
             For criteria that draw at random.
         """
@@ -219,7 +221,7 @@ cdef class SlotArrays:
     ):
         """Write the proposed next point of every slot, from the model's answers.
 
-        ``reasons`` becomes RUNNING where a criterion has to decide about ``proposal``.
+        ``reasons`` becomes RUNNING where the criterion has to evaluate ``proposal``.
         """
         cdef Py_ssize_t n
 
@@ -244,7 +246,9 @@ cdef class SlotArrays:
             else self.n_forward[n] - self.n_points[n] - 1)
 
     def settle(self, int64_t[::1] reset, int64_t[::1] finished):
-        """Take the steps that are allowed. Start the next phase of the other slots.
+        """Take the steps that are allowed. Other slots finish their phase.
+
+        Slots in the warm-up pass go one point back towards the seed.
 
         Parameters
         ----------
@@ -322,7 +326,7 @@ cdef class SlotArrays:
             target[k] = source[k]
 
     cdef void _turn_back(self, Py_ssize_t n) noexcept nogil:
-        """Go to the start of the warm-up pass, and reverse the frame."""
+        """Go to the first point of the warm-up pass, with the reversed frame there."""
         cdef Py_ssize_t k
 
         self.warm_up_left[n] = self.n_forward[n] - 1

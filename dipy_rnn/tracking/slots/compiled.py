@@ -1,7 +1,7 @@
-"""Slots on the CPU, with compiled steps (``_compiled.pyx``). Each group has one thread.
+"""Slots on the CPU. Their steps are compiled (``_compiled.pyx``).
 
 A slot holds one streamline: its frame, its hidden state and its points. When the
-streamline is finished, the slot gets the next seed.
+streamline is finished, the slot gets the next seed. Each group of slots has one thread.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dipy_rnn.tracking.records import FinishedStreamlines
 from dipy_rnn.tracking.seed_queue import SeedQueue
 from dipy_rnn.tracking.slots._compiled import SlotArrays
 
-# When no seeds are left, idle slots are dropped if less than this share is busy.
+# When no seeds are left, idle slots are dropped if a smaller share than this is busy.
 _LEAST_BUSY = 0.9
 
 
@@ -31,7 +31,7 @@ class CompiledSlots:
     queue : SeedQueue
     config : TrackingConfig
     n_slots : int
-        Number of streamlines that advance together.
+        Number of slots: streamlines that advance together.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class CompiledSlots:
         Parameters
         ----------
         n_steps : int
-            Largest number of steps.
+            Largest number of steps. There are fewer if all slots become idle.
 
         Returns
         -------
@@ -97,6 +97,7 @@ class CompiledSlots:
         return FinishedStreamlines.joined(parts)
 
     def _step(self) -> list[FinishedStreamlines]:
+        """Advance every slot by one step, and return finished streamlines."""
         arrays = self._arrays
         answers, status = self._states.predict(arrays.position, arrays.frame)
         arrays.propose(answers, status, self._predictor.in_frame)
@@ -118,7 +119,7 @@ class CompiledSlots:
         return parts
 
     def _refill(self, rows: IntArray) -> None:
-        """Give the next seeds to free slots. Drop idle slots if no seed is left."""
+        """Give the next seeds to free slots. If no seed is left, drop idle slots."""
         index, seeds_vox, first_frames = self._queue.take(len(rows))
         n = len(index)
         if n:

@@ -1,12 +1,15 @@
 """Slots on a device of torch, which may be a GPU.
 
-Volume, hidden states, positions and frames stay on the device. A step consists of
-operations on whole tensors. They are the same for every slot in every phase. Masks
-select the slots to which a result applies. The host does not wait for single steps.
-Every ``_STEPS_PER_HARVEST`` steps it looks for finished slots (a *harvest*), copies
-their streamlines in one transfer, and gives the slots the next seeds.
+Volume, hidden states, positions and frames stay on the device. A slot is in one of five
+phases: forward half, warm-up pass, backward half, idle (without a streamline), or done
+(with a finished streamline). A step consists of operations on whole tensors, with one
+row for each slot. All operations are computed for every slot, in any phase. Masks
+select the slots whose values change.
 
-A step therefore does not index by a mask, and does not read a number from a tensor.
+The host does not wait for single steps. Therefore a step does not index by a mask, and
+does not read a number from a tensor. After every ``_STEPS_PER_HARVEST`` steps there is
+a *harvest*: the host looks for finished slots, copies their streamlines in one
+transfer, and gives the slots the next seeds.
 """
 
 import numpy as np
@@ -24,14 +27,14 @@ from dipy_rnn.tracking.config import TrackingConfig
 from dipy_rnn.tracking.records import FinishedStreamlines
 from dipy_rnn.tracking.seed_queue import SeedQueue
 
-# The phases of a slot. In the last two it waits: for a seed, or for the next harvest.
+# The phases of a slot. Idle slots wait for a seed, done ones for the next harvest.
 _FORWARD, _WARM_UP, _BACKWARD, _IDLE, _DONE = range(5)
 
 # Steps between two harvests. A finished slot waits for half of them on average.
 _STEPS_PER_HARVEST = 16
 # Initial room for the points of a slot.
 _FIRST_CAPACITY = 256
-# When no seeds are left, idle slots are dropped if less than this share is busy.
+# When no seeds are left, idle slots are dropped if a smaller share than this is busy.
 _LEAST_BUSY = 0.75
 
 
@@ -47,12 +50,12 @@ class TorchSlots:
     queue : SeedQueue
     config : TrackingConfig
     n_slots : int
-        Number of streamlines that advance together.
+        Number of slots: streamlines that advance together.
 
     Notes
     -----
-    Products of float32 matrices must not be rounded to TF32. This is torch's default
-    (``torch.set_float32_matmul_precision`` changes it).
+    Torch must not round products of float32 matrices to TF32. By default it does not.
+    Do not change this by ``torch.set_float32_matmul_precision``.
 
     Examples
     --------
@@ -74,8 +77,8 @@ class TorchSlots:
     0
     """
 
-    # The tensors with one row for each slot. (The rows of the hidden state are its
-    # second axis.)
+    # The tensors with one row for each slot. (The hidden state has slots on its second
+    # axis.)
     _PER_SLOT = (
         "index",
         "seed_key",
@@ -169,7 +172,7 @@ class TorchSlots:
         Parameters
         ----------
         n_steps : int
-            Largest number of steps.
+            Largest number of steps. There are fewer if all slots become idle.
 
         Returns
         -------
@@ -217,7 +220,7 @@ class TorchSlots:
         self.warm_up_left = self.warm_up_left - warm_up.long()
         warmed_up = warm_up & (self.warm_up_left == 0)
         self.phase = self.phase.masked_fill(warmed_up, _BACKWARD)
-        # In other slots this place is beyond the end of the streamline, and not used.
+        # In slots that get no point, this place is beyond the end of the streamline.
         self.points[self.rows, self.n_points] = self.position
         self.n_points = self.n_points + grown
         near = forward & (self.n_points - 1 <= self.config.warm_up_points)
@@ -237,7 +240,11 @@ class TorchSlots:
         self._turn_back(forward_end & ~done)
 
     def _next_directions(self) -> tuple[Tensor, Tensor]:
-        """Return unit tangents along the voxel axes (n, 3), and reasons (n,)."""
+        """Return unit tangents (n, 3), and why a slot cannot take a step (n,).
+
+        Tangents have components along the voxel axes. A reason is RUNNING if the step
+        is possible.
+        """
         features, inside = self.volume.sample(self.position)
         power = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64)
         no_data = power == 0
@@ -273,7 +280,12 @@ class TorchSlots:
         return tangents, reasons
 
     def _turn_back(self, turned: Tensor) -> None:
-        """Start the warm-up pass at its first point, with a fresh state."""
+        """Start the warm-up pass of the slots in a mask (n,).
+
+        The slot goes to the first point of the pass, with the reversed frame of this
+        point and a fresh hidden state. If there is no such point, the backward half
+        starts.
+        """
         first = (self.n_forward - 1).clamp(min=0, max=self.config.warm_up_points)
         self.frame = torch.where(
             turned[:, None, None], self.far_frame * self.reverse, self.frame
@@ -289,7 +301,7 @@ class TorchSlots:
     # Exchange between the device and the host.
 
     def _reserve(self, n_steps: int) -> None:
-        """Make room for the points of some steps, and one more that is not used."""
+        """Make room for the points of ``n_steps`` steps, and for one unused point."""
         n, capacity, _ = self.points.shape
         most = self.config.max_points + 2
         needed = min(self._longest + n_steps + 1, most)
@@ -314,7 +326,7 @@ class TorchSlots:
         return [finished]
 
     def _collect(self, done: IntArray) -> FinishedStreamlines:
-        """Copy the streamlines of some slots to the host."""
+        """Copy the streamlines of finished slots to the host."""
         rows = torch.from_numpy(done).to(self.device)
         table = torch.stack(
             [
@@ -351,7 +363,7 @@ class TorchSlots:
         )
 
     def _refill(self, idle: IntArray) -> None:
-        """Give the next seeds to idle slots. Drop idle slots if no seed is left."""
+        """Give the next seeds to idle slots. If no seed is left, drop idle slots."""
         wanted = min(self.n_slots - self._n_busy, len(idle))
         index, seeds_vox, first_frames = self.queue.take(wanted)
         n = len(index)
@@ -375,7 +387,7 @@ class TorchSlots:
             self._compact(idle[n:])
 
     def _compact(self, idle: IntArray) -> None:
-        """Drop idle slots if there are many of them."""
+        """Drop idle slots if many are idle. Keep some, to fill a block of rows."""
         n = len(self.phase)
         if self._n_busy >= _LEAST_BUSY * n:
             return
@@ -389,6 +401,7 @@ class TorchSlots:
 
 
 def _transport(frame: Tensor, tangents: Tensor, handedness: float) -> Tensor:
+    """Rotate frames to new tangents: ``spatial.frames.transport``."""
     e1, _, e3 = frame.unbind(1)
     closeness = (1.0 + _dot(e3, tangents)).clamp(min=1e-9)
     e1 = e1 - _dot(e1, tangents) / closeness * (e3 + tangents)
