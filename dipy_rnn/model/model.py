@@ -153,7 +153,7 @@ class Model:
         if not isinstance(volume, FeatureVolume):
             raise ModelFileError(
                 f"features is of type {type(volume).__name__}; make them with "
-                "dipy_rnn.fodf_features or raw_features, or pass a fODF as sh=... or "
+                "dipy_rnn.fodf_features or raw_features, or pass an fODF as sh=... or "
                 "to RNNDirectionGetter.from_shcoeff."
             )
         wanted, data = self.metadata, volume.data
@@ -162,7 +162,7 @@ class Model:
                 f"{volume.name} is of kind {volume.kind!r}, but the model {self.name} "
                 f"takes {wanted.kind!r}: "
                 + (
-                    "give it a fODF (sh=..., from_shcoeff)."
+                    "give it an fODF (sh=..., from_shcoeff)."
                     if wanted.kind == "sh"
                     else "pass its own features (dipy_rnn.raw_features)."
                 )

@@ -78,7 +78,7 @@ class Predictor:
         -------
         directions : ndarray of shape (N, K, 3)
             Unit vectors along the voxel axes. Zeros if there are fewer directions. For
-            a fODF they are its peaks. For other features there is one: the model's
+            an fODF they are its peaks. For other features there is one: the model's
             answer to an incoming direction of length zero.
         """
         if self.has_peaks:

@@ -50,7 +50,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
     Parameters
     ----------
     features : dipy_rnn.sampling.FeatureVolume
-        The input of the network. :meth:`from_shcoeff` takes a fODF instead.
+        The input of the network. :meth:`from_shcoeff` takes an fODF instead.
     affine : array_like of shape (4, 4), optional
         Voxel to mm, the same as for LocalTracking. It gives the directions of the voxel
         axes in RAS+. The identity if None.
@@ -147,7 +147,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         nbr_threads: int = 1,
         device: str | None = None,
     ) -> Self:
-        """Make a direction getter from the spherical harmonics of a fODF.
+        """Make a direction getter from the spherical harmonics of an fODF.
 
         Parameters
         ----------
@@ -212,7 +212,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         Returns
         -------
         directions : ndarray of shape (K, 3)
-            Unit vectors along the voxel axes. For a fODF they are its peaks, the
+            Unit vectors along the voxel axes. For an fODF they are its peaks, the
             largest first. For other features see
             :meth:`dipy_rnn.model.Predictor.first_directions`.
 
