@@ -12,7 +12,7 @@ hour.
 # A subject
 # ---------
 #
-# Training needs a fODF, here a NIfTI image of spherical harmonics, and streamlines. As
+# Training needs an fODF, here a NIfTI image of spherical harmonics, and streamlines. As
 # this is a simulation, the streamlines are the true ones.
 
 from pathlib import Path
