@@ -228,7 +228,7 @@ class BundleVolumes:
     Parameters
     ----------
     labels : ndarray of shape (N,), int
-        :attr:`Scores.labels`.
+        ``Scores.labels``.
     visited : scipy.sparse.csr_array of shape (N, X * Y * Z)
         :func:`visited_voxels` of the same streamlines.
     bundles : sequence of B KnownBundle

@@ -331,7 +331,8 @@ class Bundle:
         Parameters
         ----------
         u1, u2 : float
-            Coordinates along the two half-axes; the rim is at |(u1, u2)| = 1.
+            Coordinates along the two half-axes; the rim is at
+            ``|(u1, u2)| = 1``.
 
         Returns
         -------

@@ -85,7 +85,7 @@ def parallel_transport(normal: FloatArray, tangents: FloatArray) -> FloatArray:
 def reach(points: FloatArray, tangents: FloatArray) -> FloatArray:
     """Return the radius up to which a tube around a curve does not touch itself.
 
-    This is Federer's reach. At a point p it is the smallest |q - p|^2 / (2 d) over
+    This is Federer's reach. At a point p it is the smallest ``|q - p|^2 / (2 d)`` over
     all other points q, with d the distance of q from the tangent line at p. That is
     the radius of the circle that is tangent to the curve at p and passes through q.
 

@@ -40,7 +40,7 @@ def criterion_on(device: torch.device, criterion: StoppingCriterion) -> TorchCri
     Returns
     -------
     evaluate : callable
-        A :data:`TorchCriterion`.
+        A ``TorchCriterion``.
 
     Examples
     --------
