@@ -166,7 +166,7 @@ def mean_length_mm(lines, step_mm):
 
 
 def fit_csd(dwi, gtab, response, order, mask):
-    """Fit a fODF; return its coefficients in DIPY's default basis."""
+    """Fit an fODF; return its coefficients in DIPY's default basis."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the default basis may change in the future
         model = ConstrainedSphericalDeconvModel(gtab, response, sh_order_max=order)

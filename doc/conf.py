@@ -35,7 +35,6 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
     "commands",
-    "reexports",
 ]
 
 # index.md lists the pages for a repository browser, index.rst for the site.
@@ -119,8 +118,36 @@ def flatten_sections(app, what, name, value, options, lines):
                 lines[i - 1 : i + 1] = [f".. rubric:: {lines[i - 1]}", ""]
 
 
+def find_definition(app, env, node, text):
+    """Resolve a name that is written with its folder, or without its module.
+
+    Docstrings write ``dipy_rnn.stopping.Tissues``, as users import it. The site has it
+    as ``dipy_rnn.stopping.tissues.Tissues``, where it is defined.
+    """
+    target = node["reftarget"]
+    if node.get("refdomain") != "py":
+        return None
+    start, name = "dipy_rnn.", target
+    if target.startswith(start):
+        folder, _, name = target.removeprefix(start).partition(".")
+        start += f"{folder}."
+    domain = env.get_domain("py")
+    found = [
+        each
+        for each in domain.objects
+        if each.startswith(start) and each.endswith(f".{name}")
+    ]
+    if not found:
+        return None
+    home = min(found, key=lambda each: (each.count("."), len(each), each))
+    return domain.resolve_xref(
+        env, node["refdoc"], app.builder, node["reftype"], home, node, text
+    )
+
+
 def setup(app):
     """Connect the functions above to the events of Sphinx."""
     app.connect("source-read", lead_to_the_site)
     app.connect("autodoc-skip-member", skip_what_is_imported)
     app.connect("autodoc-process-docstring", flatten_sections)
+    app.connect("missing-reference", find_definition)

@@ -93,7 +93,7 @@ def draw_spaces():
         xlabel="coordinate along an axis of n = 4 voxels",
     )
     for x in (-0.25, 3.25):
-        right.text(x, 1.05, "border voxel", ha="center", fontsize=8.5)
+        right.text(x, 1.05, "constant", ha="center", fontsize=8.5)
     right.text(1.5, 1.05, "interpolated", ha="center", fontsize=8.5)
     right.spines[["top", "left", "right"]].set_visible(False)
     right.set_title("Sampled value", fontsize=11, color=INK)
@@ -146,7 +146,7 @@ def draw_frame():
 
 def draw_halves():
     """Draw the three passes over a streamline, and the hidden state in each."""
-    figure, panels = plt.subplots(1, 3, figsize=(10, 2.5), layout="constrained")
+    figure, panels = plt.subplots(1, 3, figsize=(10, 2.7), layout="constrained")
     s = np.linspace(-1, 1, 41)
     line = np.stack([4.2 * s, 1.2 * np.sin(1.6 * s) + 0.5 * s**2], axis=1)
     seed = 18
@@ -186,6 +186,10 @@ def draw_halves():
         axes.annotate("seed", line[seed] - [0.45, 0.8], fontsize=9)
         axes.set(xlim=(-4.8, 4.8), ylim=(-1.6, 3.2))
         hide_axes(axes, title)
+    figure.supxlabel(
+        "Boxes: hidden state. More filled boxes: information from more points.",
+        fontsize=9,
+    )
     return figure
 
 
@@ -222,7 +226,7 @@ def draw_engine():
         yticks=[1, 4],
         yticklabels=["slots of\nthread 1", "slots of\nthread 2"],
         xticks=range(0, end + 1, 64),
-        xlabel="steps (dotted: finished streamlines are returned)",
+        xlabel="steps (number: seed; dotted line: finished streamlines are returned)",
     )
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
@@ -233,16 +237,20 @@ def draw_engine():
 BOXES = {  # position of the middle, width, text
     "files": ((1.2, 8.6), 2.0, "files: fODF,\nimages, seeds"),
     "workflows": ((4.6, 8.6), 2.4, "workflows\ncommands"),
-    "io": ((13.2, 8.6), 2.6, "io\ntractogram files"),
-    "sampling": ((1.4, 5.9), 2.4, "sampling\nfeatures"),
-    "tracking": ((5.0, 5.9), 2.6, "tracking\nrnn_tracking"),
-    "direction_getter": ((9.0, 5.9), 2.8, "direction_getter\nDIPY's LocalTracking"),
+    "io": ((13.2, 8.6), 2.6, "io.tractogram\ntractogram files"),
+    "sampling": ((1.4, 5.9), 2.4, "sampling.features\nfeature volume"),
+    "tracking": ((5.0, 5.9), 2.6, "tracking.tracker\nrnn_tracking"),
+    "direction_getter": (
+        (9.2, 5.9),
+        3.6,
+        "tracking.direction_getter\nDIPY's LocalTracking",
+    ),
     "evaluation": ((13.2, 5.9), 2.6, "evaluation, report\nmetrics, plots"),
     "engine": ((7.0, 3.6), 3.2, "tracking.engine\nseeds, slots, threads"),
     "stopping": ((11.4, 3.6), 2.4, "stopping\ncriteria, reasons"),
     "predictor": ((4.6, 1.4), 2.8, "model.predictor\nnext direction"),
-    "model_file": ((8.6, 1.4), 2.6, "model.file\nmodel archive"),
-    "training": ((13.0, 1.4), 2.6, "training"),
+    "model_file": ((8.6, 1.4), 2.6, "model.file\nmodel files"),
+    "training": ((13.0, 1.4), 2.6, "training\nnetworks"),
 }
 FLOW = [
     ("files", "workflows"),

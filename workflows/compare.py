@@ -136,7 +136,7 @@ class RNNComparisonFlow(
         ----------
         pam_files : string or Path
             Path to the peaks and metrics files of dipy_fit_csd, or to NIfTI files with
-            the spherical harmonics of a fODF (see sh_basis). For many subjects, this
+            the spherical harmonics of an fODF (see sh_basis). For many subjects, this
             path may contain wildcards, in quotes; files are paired in sorted order.
         stopping_files : string or Path
             Path to images (e.g. FA) used for the stopping criterion.

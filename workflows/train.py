@@ -87,7 +87,7 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         ----------
         pam_files : string or Path
             Path to the peaks and metrics files of dipy_fit_csd, or to NIfTI files with
-            the spherical harmonics of a fODF (see sh_basis). For many subjects, this
+            the spherical harmonics of an fODF (see sh_basis). For many subjects, this
             path may contain wildcards, in quotes. Files are paired in sorted order.
         tractogram_files : string or Path
             Path to the tractograms to learn from (.trx, .trk, .tck), one for each

@@ -181,7 +181,7 @@ def track_beside(
     Raises
     ------
     ValueError
-        If seeds or affine are invalid, the features are not a fODF, the method is
+        If seeds or affine are invalid, the features are not an fODF, the method is
         unknown or has no valid peaks, or no seed has a first direction.
 
     Examples

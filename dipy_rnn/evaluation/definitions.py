@@ -68,7 +68,7 @@ _METRICS = {
     for metric in (
         Metric(
             "alike",
-            f"Alike within {AGREEMENT_MM:g} mm",
+            f"Agreement within {AGREEMENT_MM:g} mm",
             "%",
             "higher",
             "Share of the seeds whose two streamlines are nowhere more than "

@@ -162,7 +162,7 @@ def measure(
     ...     tracked, partner_distances(tracked), np.eye(4), np.ones((3, 1, 1), bool))
     >>> share = metrics["between"][0]
     >>> share.label, share.estimates["candidate"].value
-    ('Alike within 2 mm', 1.0)
+    ('Agreement within 2 mm', 1.0)
     """
     visited = {
         key: visited_voxels(by.streamlines, affine, mask.shape)

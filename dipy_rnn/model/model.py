@@ -160,7 +160,7 @@ class Model:
         if not isinstance(volume, FeatureVolume):
             raise ModelFileError(
                 f"features is of type {type(volume).__name__}; make them with "
-                "dipy_rnn.fodf_features or raw_features, or pass a fODF as sh=... or "
+                "dipy_rnn.fodf_features or raw_features, or pass an fODF as sh=... or "
                 "to RNNDirectionGetter.from_shcoeff."
             )
         wanted, data = self.metadata, volume.data
@@ -169,7 +169,7 @@ class Model:
                 f"{volume.name} is of kind {volume.kind!r}, but the model {self.name} "
                 f"takes {wanted.kind!r}: "
                 + (
-                    "give the model a fODF (sh=..., from_shcoeff)."
+                    "give the model an fODF (sh=..., from_shcoeff)."
                     if wanted.kind == "sh"
                     else "give the features of the model (dipy_rnn.raw_features)."
                 )

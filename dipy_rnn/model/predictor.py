@@ -78,7 +78,7 @@ class Predictor:
         Returns
         -------
         directions : ndarray of shape (N, K, 3)
-            Unit vectors, in components along the voxel axes. For a fODF they are its
+            Unit vectors, in components along the voxel axes. For an fODF they are its
             peaks, the largest first, and K is ``max_peaks``. For other features K is 1:
             the direction that the network returns for an incoming direction of length
             zero. Rows are zero if a seed has fewer directions.

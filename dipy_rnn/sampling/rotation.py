@@ -26,7 +26,7 @@ MAX_ORDER = 16
 def sh_order(n_coeffs: int) -> int:
     """Return the order (largest l) that belongs to a number of coefficients.
 
-    Only even l are counted, as a fODF is symmetric.
+    Only even l are counted, as an fODF is symmetric.
 
     Parameters
     ----------

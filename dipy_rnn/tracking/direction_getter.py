@@ -51,7 +51,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
     Parameters
     ----------
     features : dipy_rnn.sampling.FeatureVolume
-        The input of the network. To give a fODF instead, use :meth:`from_shcoeff`.
+        The input of the network. To give an fODF instead, use :meth:`from_shcoeff`.
     affine : array_like of shape (4, 4), optional
         Voxel to mm, the same as for LocalTracking. The identity if None. It is used for
         the directions of the voxel axes in RAS+.
@@ -149,7 +149,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         nbr_threads: int = 1,
         device: str | None = None,
     ) -> Self:
-        """Make a direction getter from the spherical harmonics of a fODF.
+        """Make a direction getter from the spherical harmonics of an fODF.
 
         Parameters
         ----------
@@ -214,7 +214,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         Returns
         -------
         directions : ndarray of shape (K, 3)
-            Unit vectors, in components along the voxel axes. For a fODF they are its
+            Unit vectors, in components along the voxel axes. For an fODF they are its
             peaks, the largest first. For other features see
             :meth:`dipy_rnn.model.Predictor.first_directions`. K is 0 if there is no
             direction, or if the point is outside the image.

@@ -33,7 +33,7 @@ mask = phantom.mask()
 # The input of the network
 # ------------------------
 #
-# The network takes a fODF. DIPY fits it by constrained spherical deconvolution
+# The network takes an fODF. DIPY fits it by constrained spherical deconvolution
 # :cite:p:`tournier2007`. The response of a single fibre is known here. For a brain,
 # estimate it with `auto_response_ssst`.
 

@@ -4,15 +4,15 @@ Train on your own tractogram
 
 `dipy_train_rnn` trains a network on streamlines that you trust, such as bundles that an
 expert has dissected. `dipy_track_rnn` then tracks with it. The training in this
-tutorial takes seconds, so its network is poor. A real training takes minutes to an
-hour.
+tutorial takes seconds, on one simulated scan. Its network is not good enough for other
+data. A real training takes minutes to an hour.
 """
 
 # %%
 # A subject
 # ---------
 #
-# Training needs a fODF, here a NIfTI image of spherical harmonics, and streamlines. As
+# Training needs an fODF, here a NIfTI image of spherical harmonics, and streamlines. As
 # this is a simulation, the streamlines are the true ones.
 
 from pathlib import Path

@@ -88,7 +88,7 @@ for by in tracked.values():
 # A picture
 # ---------
 #
-# The network and DIPY's deterministic tracking, side by side.
+# The streamlines of the network and of DIPY's deterministic tracking, side by side.
 
 from dipy_rnn.report import draw_tractograms
 

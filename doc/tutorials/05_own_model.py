@@ -46,7 +46,7 @@ class Follower(torch.nn.Module):
 # ------------
 #
 # `save_model` tests the network. It refuses a network that breaks the contract: wrong
-# shapes, or an answer that depends on the other streamlines of the batch.
+# shapes, or an output that depends on the other streamlines of the batch.
 
 from pathlib import Path
 import tempfile

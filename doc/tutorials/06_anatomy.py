@@ -3,7 +3,7 @@ Anatomical constraints
 ======================
 
 With maps of white matter, grey matter and cerebrospinal fluid (CSF), tracking stops in
-grey matter and rejects streamlines that end elsewhere :cite:p:`smith2012`. The stop
+grey matter. Streamlines that end elsewhere are rejected :cite:p:`smith2012`. The stop
 reasons say why. Seeds can be placed on the interface of grey and white matter.
 """
 
@@ -96,6 +96,6 @@ axes[0].set_ylabel("y (mm)")
 #
 # - The maps must be on the grid of the fODF and aligned with it: check them in an
 #   overlay.
-# - `--cmc` in place of `--act` decides at random by the shares of tissues
-#   :cite:p:`girard2014`.
+# - With `--cmc` in place of `--act`, tracking stops at random. The probability depends
+#   on the shares of the tissues :cite:p:`girard2014`.
 # - :doc:`/anatomy` lists the differences from the rules of MRtrix3.

@@ -11,7 +11,7 @@ interruption, the same command tracks the remaining subjects.
 # Three subjects
 # --------------
 #
-# Each subject has a fODF, a stopping image and a seeding image. The stopping image of
+# Each subject has an fODF, a stopping image and a seeding image. The stopping image of
 # the third subject is damaged.
 
 import csv

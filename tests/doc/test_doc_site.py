@@ -15,7 +15,7 @@ from test_imports import ROWS, sources
 
 ROOT = Path(__file__).parents[2]
 DOC = ROOT / "doc"
-sys.path.insert(0, str(DOC / "_ext"))
+sys.path.append(str(DOC / "_ext"))
 
 from parsers import parser_of  # noqa: E402
 

@@ -20,7 +20,7 @@ from dipy_rnn.workflows import cli
 
 ROOT = Path(__file__).parents[2]
 DOC = ROOT / "doc"
-sys.path.insert(0, str(DOC / "_ext"))
+sys.path.append(str(DOC / "_ext"))
 
 from parsers import parser_of  # noqa: E402
 
@@ -28,7 +28,7 @@ README = ROOT / "README.md"
 PAGES = [
     README,
     ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "dipy_rnn" / "models").glob("*.md")),
+    *sorted((ROOT / "dipy_rnn" / "model" / "shipped").glob("*.md")),
     *sorted(DOC.glob("*.rst")),
     *sorted(DOC.glob("*.md")),
     *sorted((DOC / "how_to").glob("*.md")),

@@ -287,7 +287,7 @@ PAIRS = [
     for backend in BACKENDS
     # LocalTracking limits each half, not the whole streamline.
     if (backend in SLOTS or name != "a streamline is too long")
-    # Look-ahead starts along the peaks of a fODF.
+    # Look-ahead starts along the peaks of an fODF.
     and (backend != "look-ahead" or name.endswith(("criterion", "small step")))
 ]
 

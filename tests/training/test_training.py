@@ -687,7 +687,7 @@ def test_packed_sequences_give_the_same_directions_as_single_steps(kind, crossin
 def test_each_point_or_each_streamline_has_the_same_weight(
     weight, loss, error_deg, crossing, monkeypatch
 ):
-    # Without a fODF an untrained network predicts straight ahead. The target of the
+    # Without an fODF an untrained network predicts straight ahead. The target of the
     # first sequence is across that, the three targets of the second one are along it.
     ahead, across = np.array([[0.0, 0, 1]]), np.array([[1.0, 0, 0]])
     two = Sequences(

@@ -379,7 +379,7 @@ def cut_in_half(subject):
 
 
 def another_order(subject):
-    """Give the second subject a fODF of order 6."""
+    """Give the second subject an fODF of order 6."""
     fodf = subject.phantom.fodf(6)
     write_pam(subject.pam.with_name("sub-2.pam5"), fodf, subject.phantom.affine)
 

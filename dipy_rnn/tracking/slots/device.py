@@ -45,7 +45,7 @@ class TorchSlots:
     ----------
     predictor : dipy_rnn.model.Predictor
     criterion : dipy_rnn.stopping.StoppingCriterion
-        The criteria of :mod:`dipy_rnn.stopping` are evaluated on the device. For any
+        The criteria of ``dipy_rnn.stopping`` are evaluated on the device. For any
         other criterion the points are copied to the host at each step, which is slow.
     queue : SeedQueue
     config : TrackingConfig
