@@ -133,7 +133,8 @@ def measure(
     affine : ndarray of shape (4, 4)
         Voxel to mm.
     mask : ndarray of shape (X, Y, Z), bool
-        Voxels in which tracking may continue.
+        Voxels in which tracking may continue; the metric ``"coverage"`` is their
+        visited share.
     pairs : ndarray of shape (N,), int, optional
         As for :func:`partner_distances`.
     bundles : dict of str to dipy_rnn.evaluation.KnownBundle, optional
@@ -162,7 +163,7 @@ def measure(
     ...     tracked, partner_distances(tracked), np.eye(4), np.ones((3, 1, 1), bool))
     >>> share = metrics["between"][0]
     >>> share.label, share.estimates["candidate"].value
-    ('Alike within 2 mm', 1.0)
+    ('Agreement within 2 mm', 1.0)
     """
     visited = {
         key: visited_voxels(by.streamlines, affine, mask.shape)
@@ -258,7 +259,7 @@ def _of_each(
     mask: BoolArray,
     random_seed: int,
 ) -> list[Metric]:
-    """Return the metrics of each tractogram by itself."""
+    """Return the metrics that are computed from each tractogram alone."""
 
     def means(measured: Callable[[AnyArray], float]) -> dict[str, Estimate]:
         return {
