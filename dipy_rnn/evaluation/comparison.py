@@ -272,7 +272,7 @@ def _check_method(method: str, features: FeatureVolume, pam: Any) -> None:
         return
     if pam is None:
         raise ValueError(
-            f"eudx follows peaks, but {features.name} contains none; give a peaks and "
+            f"eudx follows peaks, but {features.name} holds none; give a peaks and "
             "metrics file."
         )
     if not dipy_is_at_least(1, 12):

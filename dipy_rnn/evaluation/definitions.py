@@ -51,7 +51,7 @@ class Metric:
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the metric as metrics.json holds it, with one entry per tracker."""
+        """Return the metric in the form of metrics.json, with one entry per tracker."""
         entry: dict[str, Any] = {
             "name": self.name,
             "label": self.label,

@@ -340,8 +340,7 @@ def angular_difference_deg(streamline: AnyArray, other: AnyArray) -> float:
 
 
 def _angles_deg(directions: FloatArray, others: FloatArray) -> FloatArray:
-    """Return the angles between axes. arctan2 is exact for small angles, unlike
-    arccos."""
+    """Return angles between axes. arctan2 is exact for small angles, unlike arccos."""
     sines = np.linalg.norm(np.cross(directions, others), axis=1)
     cosines = np.abs(np.einsum("ij,ij->i", directions, others))
     angles_deg: FloatArray = np.rad2deg(np.arctan2(sines, cosines))

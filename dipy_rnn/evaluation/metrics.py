@@ -327,7 +327,7 @@ def _of_bundles(
     bundles: Iterable[str],
     random_seed: int,
 ) -> list[dict[str, Any]]:
-    """Return for each bundle its scores by tracker, as metrics.json holds them."""
+    """Return the scores of each bundle by tracker, in the form of metrics.json."""
 
     def valid(key: str, number: int) -> list[AnyArray]:
         return [

@@ -116,8 +116,7 @@ def _seed_key(seed_mm: ArrayLike) -> tuple[float, ...]:
 
 
 def _shapes(streamlines: Iterable[AnyArray], name: str) -> tuple[IntArray, FloatArray]:
-    """Return the indices of streamlines longer than 0, and 24 points on each (N, 24,
-    3)."""
+    """Return the indices of streamlines longer than 0, and their points (N, 24, 3)."""
     lines = as_streamlines(streamlines, name)
     indices = with_length(lines)
     shapes = set_number_of_points([lines[i] for i in indices], _N_POINTS_OF_SHAPE)

@@ -97,8 +97,7 @@ class Estimate:
         return self.value + 1.96 * self.standard_error
 
     def to_json(self) -> dict[str, float | None]:
-        """Return value, standard error and interval; None for a number that is not
-        finite."""
+        """Return value, standard error and interval. NaN and infinity become None."""
         numbers = {
             "value": self.value,
             "standard_error": self.standard_error,

@@ -101,8 +101,7 @@ class Phantom:
     def _near(
         self, part: Bundle | Ball, centres_vox: FloatArray
     ) -> tuple[IntArray, FloatArray]:
-        """Return the voxels that a bundle or ball may reach, and their subvoxels in
-        mm."""
+        """Return the voxels that a bundle or ball may reach; their subvoxels in mm."""
         margin_mm = float(np.linalg.norm(spatial.voxel_sizes(self.affine))) / 2
         centres_mm = spatial.to_mm(centres_vox, self.affine)
         near = np.flatnonzero(part.is_near(centres_mm, margin_mm))

@@ -416,8 +416,7 @@ def _random_segments(
 
 
 def _crossings(maps: Float32Array, one: FloatArray, other: FloatArray) -> FloatArray:
-    """Return where segments cross the interface, on the white matter side, in
-    voxels."""
+    """Return where segments cross the interface, on its white matter side (voxels)."""
     excess, other_excess = _white_excess(maps, one), _white_excess(maps, other)
     forth = (excess > _WHITE_MARGIN) & (other_excess < 0)
     back = (excess < 0) & (other_excess > _WHITE_MARGIN)

@@ -340,8 +340,7 @@ def _how_close(between: Sequence[Metric], keys: Sequence[str]) -> dict[str, Any]
 
 
 def _how_fast(trackers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the content of the card on speed; None if the time of a tracker is
-    unknown."""
+    """Return the content of the card on speed; None if a time is unknown."""
     for name, measure, unit in (
         ("seconds", "Time", "s"),
         ("steps_per_second", "Speed", "steps/s"),

@@ -62,7 +62,7 @@ def new_figure(
     facecolor: str | None = None,
     layout: Literal["constrained"] | None = None,
 ) -> Figure:
-    """Make a figure that matplotlib.pyplot does not know.
+    """Make a figure without matplotlib.pyplot, which would keep it in memory.
 
     Parameters
     ----------

@@ -354,8 +354,7 @@ def draw_pairs(
 def _most_different(
     candidate: Sequence[AnyArray], reference: Sequence[AnyArray], distances: FloatArray
 ) -> list[int]:
-    """Return the indices of the pairs to draw, by decreasing distance, no two
-    similar."""
+    """Return the indices of pairs to draw: by decreasing distance, no two similar."""
     finite = np.flatnonzero(np.isfinite(distances))
     sides = [
         [

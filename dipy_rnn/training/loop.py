@@ -1,5 +1,4 @@
-"""The training loop, and one function for all steps from subjects to a trained
-network."""
+"""The training loop, and a function that prepares subjects and trains a network."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence

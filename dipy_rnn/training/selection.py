@@ -1,5 +1,4 @@
-"""Selection of the training data: clean streamlines, and held-out data for
-validation."""
+"""Selection of training data: clean streamlines, and held-out data for validation."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator

@@ -321,8 +321,7 @@ def _draw_points(
     max_points: int,
     rng: np.random.Generator,
 ) -> tuple[FloatArray, IntArray]:
-    """Return the points of random pieces of streamlines, and the number of points of
-    each."""
+    """Return the points of random pieces, and the number of points of each piece."""
     long_enough = np.flatnonzero(subject.lengths_mm > LEAST_STEPS * step_mm)
     if not len(long_enough):
         raise ValueError(

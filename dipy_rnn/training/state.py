@@ -162,7 +162,7 @@ class TrainingState:
 
     @property
     def is_over(self) -> bool:
-        """Whether the schedule is complete, or the patience is exhausted."""
+        """Whether updates or minutes are used up, or ``patience`` ends the training."""
         patience = self.recipe.patience
         impatient = patience and _rows_since_most(self.history) >= patience
         return self.progress >= 1 or bool(impatient)
@@ -185,8 +185,7 @@ class TrainingState:
         return {"loss": f"{loss / n:.4f}", "degrees": f"{degrees / n:.2f}"}
 
     def draw_batch(self, update: int) -> Batch:
-        """Draw this process's part of the batch of an update. It depends on no other
-        state."""
+        """Draw this process's part of a batch, which depends only on the update."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.random_seed, update])
         # All subjects occur once before one occurs twice.
@@ -208,8 +207,7 @@ class TrainingState:
         return pack(parts)
 
     def update_weights(self, batch: Batch, stop: threading.Event) -> None:
-        """Make one step of the optimiser, and set `stopped` if a process got a
-        signal."""
+        """Make one step of the optimiser. Set `stopped` if any process got a signal."""
         recipe = self.recipe
         batch = batch.to(self.device)
         weight = torch.ones_like(batch.lengths, dtype=torch.float32)
@@ -315,15 +313,13 @@ class TrainingState:
         self.optimiser.load_state_dict(snapshot["optimiser"])
 
     def _shared_sums(self) -> Tensor:
-        """Return the sums averaged over the processes: all processes restore the same
-        ones."""
+        """Return the mean of the sums over the processes; all processes restore it."""
         sums = sum_over_processes(*self.sums.tolist())
         return torch.tensor(sums, dtype=torch.float64) / world_size()
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """Values that identify this training. Cached, because checksums read all
-        subjects."""
+        """Values that identify this training. Cached: checksums read all subjects."""
         recipe = asdict(self.recipe)
         recipe |= recipe.pop("blur")
         return {
