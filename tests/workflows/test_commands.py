@@ -36,7 +36,7 @@ def lengths_mm(streamlines):
     )
 
 
-def test_it_tracks_from_every_seed(subject, messages):
+def test_every_seed_is_tracked(subject, messages):
     streamlines = subject.run("--step_size", 1.0)
     assert len(streamlines) == subject.n_seeds
     assert (lengths_mm(streamlines) > 10).all()
@@ -707,7 +707,7 @@ def test_save_picture_without_matplotlib_is_an_error_at_once(subject, monkeypatc
     )
 
 
-def test_its_options_are_those_of_dipy_track_and_documented_new_ones():
+def test_options_are_those_of_dipy_track_and_some_new_ones():
     from inspect import signature
 
     from dipy.workflows.tracking import LocalFiberTrackingPAMFlow
