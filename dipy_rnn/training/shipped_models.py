@@ -3,8 +3,8 @@
 Phantoms, recipes and numbers of updates are fixed, so on the same machine the command
 gives the same weights each time. The files may differ in a few bytes, because torch
 writes constants in the order of their hashes, which Python randomises (PYTHONHASHSEED).
-``dipy_rnn/models`` holds the models, their cards, and their checksums, which are
-verified when a model is loaded.
+``dipy_rnn/model/shipped`` contains the models, their cards, and their checksums, which
+are verified when a model is loaded.
 """
 
 import argparse
