@@ -1,9 +1,11 @@
 """Checking whether axes of the diffusion gradients are flipped or swapped.
 
 If an axis of the gradients is flipped, or two are swapped, fibre directions are wrong
-and streamlines soon leave the white matter. So seeds are tracked with each of the 24
-orders and signs of the axes: with the correct one streamlines are longest [1]_. The
-fODF is not fitted again: a rotation of the gradients rotates the fODF in each voxel.
+and streamlines soon leave the white matter. So the same seeds are tracked with each
+possible order and sign of the axes: with the correct one, streamlines are longest [1]_.
+There are 24 cases, because a change of the sign of all gradients has no effect. The
+fODF is not fitted again: if the gradients are rotated or mirrored, the fODF in each
+voxel is rotated or mirrored in the same way.
 
 References
 ----------
@@ -56,9 +58,9 @@ def _axis_cases() -> dict[str, FloatArray]:
     return cases
 
 
-#: Matrices that multiply the gradients. Their names say what the rows of a bvec file
-#: become: ``"y x -z"`` swaps the first two rows and negates the third. The other 24
-#: signed permutations differ from these in the sign of all gradients, which has no
+#: Matrices that multiply the gradients, by name. A name says what the rows of a bvec
+#: file become: ``"y x -z"`` swaps the first two rows and negates the third. The other
+#: 24 signed permutations differ from these in the sign of all gradients, which has no
 #: effect.
 AXIS_CASES = _axis_cases()
 
@@ -71,7 +73,8 @@ def reoriented(features: FeatureVolume, case: str) -> FeatureVolume:
     features : dipy_rnn.sampling.FeatureVolume
         Spherical harmonics (kind ``"sh"``) along the voxel axes.
     case : str
-        One of ``AXIS_CASES``.
+        One of ``AXIS_CASES``. Its name says what the rows of the bvec file become:
+        ``"y x -z"`` swaps the first two rows and negates the third.
 
     Returns
     -------
@@ -110,7 +113,7 @@ def reoriented(features: FeatureVolume, case: str) -> FeatureVolume:
 
 @dataclass(frozen=True)
 class CaseLength:
-    """Length of the streamlines with one order and signs of the axes.
+    """Length of the streamlines in one of the 24 cases.
 
     Parameters
     ----------
@@ -122,12 +125,13 @@ class CaseLength:
         Mean length divided by the mean length with unchanged gradients; infinity if
         the latter is 0.
     shortfall_mm : float
-        Mean length of the longest case minus that of this case.
+        Mean length in the case with the longest streamlines, minus the mean length in
+        this case.
     standard_error_mm : float
         Standard error of the shortfall
         (:func:`dipy_rnn.evaluation.paired_difference`).
     is_candidate : bool
-        Whether the case may be correct: it is the longest one, or not clearly shorter.
+        Whether the case may be correct (:meth:`GradientCheck.from_lengths`).
 
     Examples
     --------
@@ -150,7 +154,7 @@ class GradientCheck:
     Parameters
     ----------
     rows : tuple of CaseLength
-        Rows of all cases, the longest first.
+        One row for each case, the longest streamlines first.
 
     Examples
     --------
@@ -181,10 +185,12 @@ of the bvec file and fit again
 
         Notes
         -----
-        A case is not a candidate if the longest case is longer by more than 10 percent
-        and by more than four standard errors of the paired difference. The standard
-        error is computed for independent seeds. Seeds in the same bundle are not
-        independent, which is why the 10 percent are needed as well.
+        A case is a candidate, which means that it may be correct, unless the mean
+        length of the longest case exceeds its mean length by more than 10 percent and
+        by more than four standard errors of the paired difference. The standard error
+        assumes that seeds are independent. Seeds in the same bundle are not, so the
+        standard error can be too small. Therefore the difference must also exceed 10
+        percent.
 
         Examples
         --------
@@ -323,12 +329,12 @@ def check_gradients(
     features : dipy_rnn.sampling.FeatureVolume
         Spherical harmonics (kind ``"sh"``), fitted with the gradients to check.
     stopping_criterion : dipy_rnn.stopping.StoppingCriterion
-        It must not depend on the directions of gradients or fibres. A threshold of FA
-        does not.
+        It must not depend on the directions of the gradients or the fibres. For
+        example, a threshold of FA is allowed.
     seeds : array_like of shape (N, 3)
         Seeds in mm at random positions in the white matter: at least 30, better 1000.
-        They are the same in all cases. The first direction is the largest peak of the
-        fODF of the case.
+        The same seeds are used in all cases. In each case, a streamline starts along
+        the largest peak of the rotated fODF.
     affine : array_like of shape (4, 4)
         Voxel to mm, without shear.
     model : str, Path or dipy_rnn.model.Model, optional

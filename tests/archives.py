@@ -27,7 +27,7 @@ RAW = ModelMetadata("raw", 3, "voxel", layers=1, hidden=2)
 
 
 class Straight(nn.Module):
-    """The smallest network that follows the contract with RAW: it goes straight on."""
+    """The smallest valid network for the metadata RAW. It goes straight on."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ def rewrite(path, change, compression=zipfile.ZIP_STORED):
 
 
 def mutate(content, rng):
-    """Change a few bytes, leave some out, or cut the rest off."""
+    """Change a few bytes, remove some, or truncate the content."""
     content, at = bytearray(content), rng.randrange(len(content))
     which = rng.randrange(4)
     if which == 0:
@@ -89,18 +89,18 @@ def mutate(content, rng):
 
 
 def entry(held, end):
-    """Return the only name of an archive that ends so."""
+    """Return the only name in an archive that ends with the given text."""
     (name,) = [name for name in held if name.endswith(end)]
     return name
 
 
 def entries(metadata=LOCAL, **changes):
-    """Return the JSON entries of metadata, some of them changed."""
+    """Return the JSON entries of metadata with some changes."""
     return {**json.loads(metadata.to_json()), **changes}
 
 
 def volume(channels, kind="sh"):
-    """Return an empty feature volume whose errors call it sub-1."""
+    """Return a feature volume of zeros; errors about it contain its name, sub-1."""
     data = np.zeros((2, 2, 2, channels), np.float32)
     return sampling.FeatureVolume(data, kind, "sub-1")
 

@@ -1,4 +1,4 @@
-"""Subjects of files, and the commands run on them, for the tests of commands."""
+"""Files of subjects, and functions that run the commands on them."""
 
 import sys
 import warnings

@@ -1,4 +1,4 @@
-"""Fixtures of several test modules: harmonics by DIPY, lobes, frames, grids."""
+"""Fixtures that several test modules use: DIPY's harmonics, lobes, frames, grids."""
 
 from itertools import permutations, product
 import logging

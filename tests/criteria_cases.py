@@ -49,7 +49,7 @@ def edge_points(shape):
 
 
 def evaluate(criterion, points, *keys):
-    """Return the reasons at points that all run."""
+    """Return the reasons at points whose streamlines have not ended."""
     reasons = np.zeros(len(points), dtype=np.int64)
     assert evaluate_criterion(criterion, points, reasons, *keys) is None
     return reasons

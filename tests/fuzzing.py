@@ -3,8 +3,8 @@
 Inputs are drawn from a :class:`random.Random`, which comes from hypothesis in the
 tests, and from one seed per input in ``benchmarks/fuzz.py``. `LIBRARY` and `FILES` list
 functions, one for each kind of input. Each takes the generator (and a folder), and
-returns `ACCEPTED` or `REFUSED`, or raises AssertionError if the package handles the
-input badly.
+returns `ACCEPTED` or `REFUSED`, or raises AssertionError if the package neither accepts
+nor refuses the input correctly.
 """
 
 from collections import namedtuple
@@ -220,7 +220,7 @@ class Drawn:
         return self.given[name]
 
     def judge(self, call, *names):
-        """Call a function: it returns, or raises one line that names an argument."""
+        """Check that a function returns, or raises one line that names an argument."""
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             warnings.filterwarnings("ignore", message=".* does not look like")
@@ -703,7 +703,7 @@ class Subject:
         }
 
     def judge(self):
-        """Run the command: it saves a tractogram, or ends with one line of error."""
+        """Check that the command saves a tractogram, or ends with one line of error."""
         before = self.inputs()
         outside = set(self.folder.iterdir())
         status, text = run_command(self.arguments)
@@ -768,7 +768,7 @@ def run_command(arguments):
 
 
 def _one_line(status, text):
-    """Replace the exit status 2 of argparse by the last line, which is the error."""
+    """For the exit status 2 of argparse, return the last line, which is the error."""
     if status != 2:
         return status, text
     last = text.strip().splitlines()[-1]
@@ -799,7 +799,7 @@ IMAGE_TYPES = "u1 i1 i2 u2 i4 u4 i8 u8 f4 f8 f16 c8 c16".split()
 
 
 def fuzz_image(r, folder):
-    """Images with other types, shapes, values and affines, for one or all roles."""
+    """Images with other types, shapes, values and affines, for one or all arguments."""
     subject = Subject(folder)
     roles = r.choice((["pam"], ["stopping"], ["seeding"], ["stopping", "seeding"], []))
     roles = roles or ["pam", "stopping", "seeding"]
@@ -860,7 +860,7 @@ def fuzz_image(r, folder):
 
 
 def _patched(r, content, changes):
-    """Change the scale and shape in the header, which nibabel sets itself."""
+    """Change scale and shape in the header, which nibabel overwrites when it saves."""
     for change, value in changes:
         at = {"scl_slope": 112, "scl_inter": 116, "dim": 40}.get(change)
         if change == "dim":
@@ -1093,7 +1093,7 @@ def fuzz_options(r, folder):
 
 
 def _judge_name(subject):
-    """Check an output name: if it is valid, there is one new file, or else none."""
+    """Check that a valid output name gives one new file, an invalid one no file."""
     status, text = run_command(subject.arguments)
     assert "Traceback" not in text
     some = [path for path in subject.folder.rglob("*") if path.is_file()]

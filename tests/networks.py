@@ -23,7 +23,7 @@ def network(order=8, hidden=12, layers=1, depth=2, gain=1.0, kind=MovingFrameGRU
 
 
 def metadata_of(module, architecture="moving_frame", **changes):
-    """Return the metadata of a MovingFrameGRU, some entries changed."""
+    """Return the metadata of a MovingFrameGRU with some changes."""
     entries = {
         "kind": "sh",
         "channels": COEFFS[module.order],
@@ -50,7 +50,7 @@ def random_points(n, seed=0):
 
 
 def random_path(random_frames, n, n_steps=4, handedness=1.0):
-    """Return points (T, n, 3) and frames (T, n, 3, 3) of a handedness."""
+    """Return points (T, n, 3) and frames (T, n, 3, 3) of a given handedness."""
     points = random_points(n_steps * n).reshape(n_steps, n, 3)
     frames = random_frames(n_steps * n, handedness).reshape(n_steps, n, 3, 3)
     return points, frames

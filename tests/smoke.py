@@ -1,7 +1,7 @@
 """Track a phantom with what is installed: ``python tests/smoke.py``.
 
-Tries out wheels, conda packages and containers, where pytest and what the tests need
-are missing.
+Tests wheels, conda packages and containers, in which pytest and the packages for the
+tests are missing.
 """
 
 from importlib import metadata
@@ -10,7 +10,7 @@ COMMANDS = "dipy_rnn.workflows.cli"
 
 
 def main():
-    """Raise an error if kernels, models or commands are not all there."""
+    """Raise an error if a kernel, a model or a command is missing."""
     from dipy_rnn import rnn_tracking, shipped_models
     from dipy_rnn.phantom import crossing_phantom
     from dipy_rnn.stopping import BinaryStoppingCriterion

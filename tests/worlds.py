@@ -1,4 +1,4 @@
-"""Small worlds shared by the tests of tracking, and how to compare streamlines."""
+"""Small images and phantoms for tests of tracking, and comparison of streamlines."""
 
 from itertools import permutations, product
 
@@ -101,7 +101,7 @@ def run_engine(predictor, criterion, queue, *, n_slots=1, nbr_threads=1, **setti
 
 
 def track_from(predictor, criterion, seeds_vox, directions=None, **settings):
-    """Return the streamlines of seeds. One direction may stand for all seeds."""
+    """Return the streamlines of seeds. A single direction is used for all seeds."""
     if directions is not None:
         directions = np.broadcast_to(directions, np.shape(seeds_vox)).astype(float)
     affine = settings.get("affine", np.eye(4))

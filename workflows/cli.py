@@ -97,7 +97,7 @@ def _run(command: str, flow: Workflow) -> None:
 def _without_none(
     arguments: dict[str, Any], signature: inspect.Signature
 ) -> dict[str, Any]:
-    """Remove arguments that are None: DIPY replaces the word None by it."""
+    """Remove arguments whose value is None: DIPY turns the word None into it."""
     for name, value in arguments.items():
         parameter = signature.parameters[name]
         if value is None and parameter.default is parameter.empty:

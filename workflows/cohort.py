@@ -39,7 +39,8 @@ class Subject:
     Parameters
     ----------
     fodf, stopping, seeding : Path
-        Input files: the fODF, the stopping image, and the seeding mask or list.
+        Input files: the fODF, the stopping image, and the seeding mask or list of
+        seeds.
     tractogram : Path
         Output file.
     gm, csf : Path, optional
@@ -106,7 +107,7 @@ class Outcome:
 def find_subjects(
     paths: Iterable[Sequence[str | Path]], options: TrackingOptions
 ) -> list[Subject]:
-    """Collect the files of each subject from DIPY's iterator over files."""
+    """Collect the files of each subject from DIPY's iterator (get_io_iterator)."""
     subjects = [
         Subject(Path(fodf), Path(stopping), Path(seeding), Path(tractogram))
         for fodf, stopping, seeding, tractogram in paths

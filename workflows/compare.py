@@ -1,4 +1,4 @@
-"""The workflow behind ``dipy_compare_rnn``.
+"""The workflow of ``dipy_compare_rnn``.
 
 Torch is imported when tracking starts, so that the help does not wait for it.
 """
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from dipy_rnn.evaluation.comparison import Tracked
     from dipy_rnn.model import Model
 
-logger = logging.getLogger("dipy")  # DIPY shows and saves the messages of this logger
+logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
 _TRACTOGRAMS = ("out_candidate", "out_reference", "out_yardstick")
 _OUTPUTS = ("out_report", "out_metrics", *_TRACTOGRAMS)  # in the order of run
@@ -54,10 +54,10 @@ class _Comparison:
 
     title: str  # of the page
     tracked: dict[str, Tracked]
-    image: AnyArray  # (X, Y, Z), background of the pictures
+    image: AnyArray  # (X, Y, Z), background of the plots
     affine: FloatArray  # (4, 4), voxel to mm
     mask: BoolArray  # (X, Y, Z), voxels in which tracking may continue
-    inputs: dict[str, str]  # paths by what the files hold
+    inputs: dict[str, str]  # path of each input, by its name on the page
     options: Mapping[str, Any]  # those that the metrics depend on
     model: dict[str, str | int | None] | None = None
     # Index of each candidate's partner in the reference, -1 for none. None if
@@ -121,28 +121,30 @@ class RNNComparisonFlow(
     ) -> None:
         """Workflow for comparing a recurrent network with an algorithm of DIPY.
 
-        Tracks the same seeds from the same first directions with the network, with
-        DIPY's deterministic tracking (see tracking_method), and with that algorithm on
-        another sphere. The last one is the baseline: it tells how much two runs of one
-        algorithm differ. Writes a page to read and to send, its metrics, and the
-        tractograms.
+        Tracks the same seeds (some thousands are enough) from the same first directions
+        with the network, with DIPY's deterministic tracking (see tracking_method), and
+        with that algorithm on another sphere of directions. The last tractogram is the
+        baseline: it tells how much two runs of one algorithm differ. All three use the
+        same options. Writes an HTML page, a file with its metrics, and the tractograms.
 
-        With two tractograms and an image in place of the three files (dipy_compare_rnn
-        candidate.trk reference.trk fa.nii.gz), these tractograms are compared. Nothing
-        is tracked then, and there is no baseline. If both files hold seeds, streamlines
-        of the same seed are compared, otherwise each with the nearest one.
+        If two tractograms and an image are given in place of the three files
+        (dipy_compare_rnn candidate.trk reference.trk fa.nii.gz), these tractograms are
+        compared. Nothing is tracked, and there is no baseline. If both files contain
+        seeds, streamlines of the same seed are compared, otherwise each with the
+        nearest one.
 
         Parameters
         ----------
         pam_files : string or Path
             Path to the peaks and metrics files of dipy_fit_csd, or to NIfTI files with
-            the spherical harmonics of an fODF (see sh_basis). For many subjects, this
-            path may contain wildcards, in quotes; files are paired in sorted order.
+            the spherical harmonics of an fODF (see sh_basis). This path may contain
+            wildcards (in quotes) to process many subjects. The files of all arguments
+            are sorted, and paired in this order.
         stopping_files : string or Path
             Path to images (e.g. FA) used for the stopping criterion.
         seeding_files : string or Path
-            A binary image showing where to seed, or a list of seeds: a file (.txt,
-            .csv, .tsv, .npy) with x, y and z in mm in each row.
+            Path to binary images that show where to seed, or to lists of seeds: files
+            (.txt, .csv, .tsv, .npy) with x, y and z in mm in each row.
         tracking_method : string, optional
             Algorithm of DIPY that the network is compared with: deterministic,
             probabilistic or eudx (which follows the peaks saved in the pam_files).
@@ -151,14 +153,14 @@ class RNNComparisonFlow(
             `stopping_files` are not binary, `stopping_thr` will be used to
             binarize the images.
         stopping_thr : float, optional
-            Threshold applied to the stopping image. Tracking stops where the image is
+            Threshold applied to the stopping image: tracking stops where the image is
             not above it.
         seed_density : int, optional
-            Number of seeds per dimension inside a voxel: 1 means one seed at the
-            centre, 2 means 8 regularly distributed seeds.
+            Number of seeds per dimension inside a voxel: 1 places a seed at its centre,
+            2 places 8 seeds on a regular grid.
         seed_count : int, optional
-            If above 0, this number of seeds at random places in the seeding mask,
-            instead of seed_density. Some thousands are enough for a comparison.
+            If above 0, places this number of seeds at random in the seeding mask,
+            instead of seed_density.
         minlen : int, optional
             Minimum length (mm) of the streamlines.
         maxlen : int, optional
@@ -166,50 +168,52 @@ class RNNComparisonFlow(
         step_size : float, optional
             Step size (in mm) used for tracking.
         pmf_threshold : float, optional
-            Threshold for ODF functions, used by DIPY's algorithm.
+            Threshold of DIPY's algorithm for the values of the fODF.
         max_angle : float, optional
-            Maximum angle between streamline segments (degrees), of all trackers.
+            Maximum angle (degrees) between consecutive segments of a streamline: it
+            ends where the next step would turn by more.
         model_file : string, optional
             Name of a model that comes with dipy_rnn, or path to a model file.
         bundle_files : string or Path, optional
-            Path to known bundles, one file for each bundle, wildcards allowed. A file
-            is a tractogram (.trx, .trk, .tck), or a NIfTI image that is 1 inside the
-            bundle and 2 and 3 in its two end regions. Streamlines are then scored
+            Path to known bundles, one file for each bundle; wildcards are allowed. A
+            file is a tractogram (.trx, .trk, .tck), or a NIfTI image that is 1 inside
+            the bundle and 2 and 3 in its two end regions. Streamlines are scored
             against the bundles. A bundle is named after its file; if names are equal,
             after its folder and file.
         bundle_radius : float, optional
-            For bundles given as tractograms, the distance (mm) from its streamlines
-            up to which voxels belong to a bundle: 0 if the streamlines fill the
-            bundle, half of its width for a centreline.
+            If a bundle is a tractogram, voxels up to this distance (mm) from its
+            streamlines belong to it: 0 if the streamlines fill the bundle, half of the
+            width of the bundle if it is one centreline.
         bundle_end : float, optional
-            For bundles given as tractograms, the distance (mm) from the end points of
-            its streamlines up to which voxels belong to an end region.
+            If a bundle is a tractogram, voxels up to this distance (mm) from the end
+            points of its streamlines belong to its end regions.
         label_file : string or Path, optional
-            Path to an image with labels of grey matter regions. Their connectivity is
-            then compared. With several subjects, all must lie on its grid.
+            Path to an image with labels of grey matter regions, to compare the
+            connectivity of the tractograms. With several subjects, all must lie on its
+            grid.
         sh_basis : string, optional
-            Basis of the spherical harmonics: descoteaux07_legacy (DIPY's default),
-            descoteaux07, tournier07_legacy or tournier07 (MRtrix3). By default the
-            basis of a peaks and metrics file is detected, and a NIfTI file has DIPY's
-            default basis.
+            Basis of the spherical harmonics: descoteaux07_legacy, descoteaux07,
+            tournier07_legacy or tournier07 (MRtrix3). By default it is detected for
+            peaks and metrics files, and is descoteaux07_legacy (DIPY's default) for
+            NIfTI files.
         sh_frame : string, optional
             Axes of the spherical harmonics of a NIfTI file: voxel (DIPY) or scanner
-            (MRtrix3). In peaks and metrics files they are the voxel axes.
+            (MRtrix3). Peaks and metrics files always use the voxel axes.
         nbr_threads : int, optional
             Number of threads to use for the processing. By default, all available
             threads will be used.
         device : string, optional
             Device of the network: cpu or cuda.
         batch_size : int, optional
-            Number of streamlines that are tracked together; 0 chooses it for the
-            device.
+            Number of streamlines that are tracked together; 0 uses the default of the
+            device. The streamlines do not depend on it.
         random_seed : int, optional
-            Seed for the places of seed_count, for probabilistic tracking and for the
-            resamples of standard errors, must be >= 1.
+            Seed of the random numbers for the positions of seeds, for probabilistic
+            tracking and for the resamples of standard errors, must be >= 1.
         out_dir : string or Path, optional
             Output directory.
         out_report : string, optional
-            Name of the page to be saved (.html).
+            Name of the HTML page to be saved (.html).
         out_metrics : string, optional
             Name of the file with the metrics to be saved (.json).
         out_candidate : string, optional
@@ -244,7 +248,7 @@ class RNNComparisonFlow(
         if bundle_files:
             bundle_paths = name_bundles(find_files(bundle_files, "bundle_files"))
         label_path = Path(label_file) if label_file else None
-        # get_io_iterator reads these three variables from this frame.
+        # DIPY looks up these variables, by name, in this function.
         pam_files, stopping_files, seeding_files = pair_files(
             pam_files=pam_files,
             stopping_files=stopping_files,
@@ -391,7 +395,7 @@ def _load_existing(
         has_seeds = all("seeds" in values for _, values in loaded)
         seeds.append([values["seeds"] for _, values in loaded] if has_seeds else None)
     if None in seeds:
-        logger.info("Not both files hold seeds: partners are nearest streamlines")
+        logger.info("A file contains no seeds, so partners are nearest streamlines")
     else:
         logger.info("Partners are streamlines of the same seed")
     streamlines = [by.streamlines for by in tracked.values()]

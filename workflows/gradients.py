@@ -47,10 +47,10 @@ class RNNGradientCheckFlow(
     ) -> None:
         """Workflow for checking whether gradient axes are flipped or swapped.
 
-        Tracks the same seeds with each of the 24 orders and signs of the axes: with the
-        correct one, streamlines are longest. Takes the inputs of dipy_track_rnn; the
-        fODF is not fitted again. Prints a table and the result in one line, and saves
-        the table. The exit status does not depend on the result.
+        Tracks the same seeds with each possible order and sign of the axes (24 cases):
+        with the correct one, streamlines are longest. Takes the inputs of
+        dipy_track_rnn; the fODF is not fitted again. Prints a table and the result in
+        one line, and saves the table. The exit status does not depend on the result.
 
         Parameters
         ----------
@@ -98,8 +98,8 @@ class RNNGradientCheckFlow(
         out_dir : string or Path, optional
             Output directory.
         out_table : string, optional
-            Name of the table to be saved (.csv), with a row for each case, the longest
-            streamlines first. is_candidate is True for each case that may be correct.
+            Name of the table to be saved (.csv). It has a row for each case, the
+            longest streamlines first. is_candidate is True if the case may be correct.
             If it is True only in the row "x y z", the gradients are correct.
 
         References

@@ -34,7 +34,7 @@ class CheckedOutputs:
     def refuse_existing(self, paths: Iterable[AnyPath]) -> None:
         """Raise FileExistsError if a file exists and is not to be overwritten.
 
-        Existing files are allowed with --force, and if existing outputs are skipped.
+        With --force or --skip_existing, existing files are not an error.
         """
         existing = [path for path in paths if Path(path).exists()]
         if existing and not (self._force_overwrite or self._skip):

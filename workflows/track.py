@@ -105,9 +105,8 @@ class RNNTrackingFlow(
             fluid, grey matter, white matter). Streamlines are rejected unless both ends
             are in grey matter or at the border of the image.
         cmc : bool, optional
-            If True, as act, but with the continuous map criterion (CMC): at each point
-            it is drawn at random whether the streamline ends, with probabilities from
-            the partial volumes.
+            If True, as act, but with the continuous map criterion (CMC): at each point,
+            the streamline ends at random, with probabilities from the partial volumes.
         gm_files : string or Path, optional
             Path to partial volume maps of grey matter, for act or cmc. The
             `stopping_files` are then maps of white matter, and csf_files are needed.
@@ -133,8 +132,8 @@ class RNNTrackingFlow(
             and white matter inside the seeding mask. It needs act or cmc.
         select : int, optional
             If above 0, tracking ends when this number of streamlines is selected. Seeds
-            are placed at random. Their largest number is set by seed_count,
-            seeds_per_voxel or seeds_per_mm3, and is 100 per streamline by default.
+            are placed at random. At most as many seeds are tracked as seed_count,
+            seeds_per_voxel or seeds_per_mm3 sets, by default 100 per streamline.
         minlen : int, optional
             Minimum length (mm) of the streamlines.
         maxlen : int, optional
@@ -165,9 +164,10 @@ class RNNTrackingFlow(
             long, 6 no direction, 7 no data, 8 not finite).
         save_picture : bool, optional
             If True, save a picture (.png) of the streamlines over the stopping image,
-            beside the tractogram. It needs matplotlib: pip install "dipy_rnn[viz]".
+            in the folder of the tractogram. It needs matplotlib: pip install
+            "dipy_rnn[viz]".
         downsample : int, optional
-            Save every n-th point of each streamline, and both of its ends.
+            Save every n-th point of each streamline, and its first and last point.
         compress : float, optional
             If above 0, remove points that are within this distance (mm) of the lines
             between the remaining points; 0.1 is a common value.
@@ -176,10 +176,11 @@ class RNNTrackingFlow(
             origin they are off by up to 0.06 mm.
         nbr_threads : int, optional
             Number of threads to use for the processing. By default, all available
-            threads will be used, divided among the processes of the engine; with
-            scheduler, one per subject. The streamlines do not depend on it.
+            threads will be used, divided among the processes of the engine; if
+            scheduler is given, each subject has one thread. The streamlines do not
+            depend on it.
         device : string, optional
-            Device that runs the network: cpu or cuda.
+            Device of the network: cpu or cuda.
         batch_size : int, optional
             Number of streamlines that are tracked together; 0 uses the default of the
             device. The streamlines do not depend on it.

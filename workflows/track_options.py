@@ -65,7 +65,7 @@ class TrackingOptions:
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> TrackingOptions:
-        """Make options from all arguments of :meth:`RNNTrackingFlow.run`, by name."""
+        """Make options from the arguments of :meth:`RNNTrackingFlow.run`, by name."""
         seeding = Seeding(
             **{f.name: arguments[f.name] for f in fields(Seeding) if f.init}
         )
@@ -99,9 +99,8 @@ class TrackingOptions:
         check_least("nbr_parts", self.nbr_parts, 1)
         if self.nbr_parts > 1 and self.seeding.select:
             raise ValueError(
-                "select ends tracking at a number of streamlines, which cannot be "
-                "counted over parts that are tracked at the same time; leave nbr_parts "
-                "out."
+                "select and nbr_parts are given, but streamlines cannot be counted "
+                "over parts that are tracked at the same time; leave one of them out."
             )
 
     @property
@@ -120,7 +119,7 @@ class TrackingOptions:
         return self.engine == "serial" and not self.scheduler
 
     def for_parts(self) -> TrackingOptions:
-        """Return the options for parts: these keep all points, in full precision."""
+        """Return the options for parts, which keep all points in full precision."""
         return replace(
             self, downsample=1, compress=0.0, float16=False, save_picture=False
         )

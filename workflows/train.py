@@ -1,4 +1,4 @@
-"""The workflow behind ``dipy_train_rnn``.
+"""The workflow of ``dipy_train_rnn``.
 
 Torch is imported when training starts, so that the help does not wait for it.
 """
@@ -27,7 +27,7 @@ from dipy_rnn.workflows.inputs import Files, find_files
 if TYPE_CHECKING:
     from dipy_rnn.training import SubjectData
 
-logger = logging.getLogger("dipy")  # its messages are shown and saved by DIPY
+logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
 #: In place of tractograms: make them with DIPY's deterministic tracking.
 DETERMINISTIC = "deterministic"
@@ -79,22 +79,23 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         """Workflow for training a recurrent network for tracking.
 
         Takes the fibre orientation distributions (fODF) of one subject or many and a
-        tractogram of each, and writes a model file for dipy_track_rnn. A folder beside
-        the model file, with its name and _training, receives the log, its curves and a
-        checkpoint, from which --resume continues.
+        tractogram of each, and writes a model file for dipy_track_rnn. The log, its
+        curves and a checkpoint are saved in a folder beside the model file: that of
+        model.pt is model_training. --resume continues from the checkpoint.
 
         Parameters
         ----------
         pam_files : string or Path
             Path to the peaks and metrics files of dipy_fit_csd, or to NIfTI files with
-            the spherical harmonics of an fODF (see sh_basis). For many subjects, this
-            path may contain wildcards, in quotes. Files are paired in sorted order.
+            the spherical harmonics of an fODF (see sh_basis). This path may contain
+            wildcards (in quotes) to process many subjects. The files of all arguments
+            are sorted, and paired in this order.
         tractogram_files : string or Path
             Path to the tractograms to learn from (.trx, .trk, .tck), one for each
             subject. Or the word deterministic: the tractograms are then made with
-            DIPY's deterministic tracking, with seeds all over the fODF.
+            DIPY's deterministic tracking, with seeds in the whole fODF.
         architecture : string, optional
-            moving_frame, or cai2023 for the network of Cai et al. (2023).
+            Architecture of the network: moving_frame, or cai2023 (Cai et al. 2023).
         hidden : int, optional
             Width of the network. 0 for the default of the architecture (moving_frame:
             64; cai2023: 512).
@@ -102,12 +103,12 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
             Number of recurrent layers. 0 for the default of the architecture
             (moving_frame: 1; cai2023: 2).
         teacher : string, optional
-            Target rule, the direction that the network learns to predict. streamline:
-            the direction of the streamline. peak_along: the peak of the fODF nearest to
-            it. between: a direction between the two, with a weight of 0.15 for the
-            streamline. largest_ahead: the largest value of the fODF ahead, as in
-            deterministic tracking. auto: largest_ahead for deterministic tractograms,
-            otherwise peak_along.
+            Target rule: which direction the network learns to predict. streamline: the
+            direction of the streamline. peak_along: the peak of the fODF that the
+            streamline follows. between: a direction between these two, with a weight of
+            0.15 for the streamline. largest_ahead: the largest value of the fODF ahead,
+            as in deterministic tracking. auto: largest_ahead for deterministic
+            tractograms, otherwise peak_along.
         min_step : float, optional
             Smallest step size (mm) to train for.
         max_step : float, optional
@@ -115,8 +116,8 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         n_updates : int, optional
             Number of updates of the weights.
         max_minutes : float, optional
-            Time budget in minutes. Training ends after this time if it has not yet
-            reached n_updates. 0 for no limit.
+            Time limit in minutes; 0 for no limit. Training ends after this time, or
+            earlier when it reaches n_updates.
         batch_size : int, optional
             Number of streamline pieces in a batch, rounded up to a multiple of 8.
         max_points : int, optional
@@ -134,31 +135,33 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         validate_every : int, optional
             Number of updates between validations. Each one saves a checkpoint.
         patience : int, optional
-            Stop early after this number of validations without a larger share of
-            followed streamlines. 0 for never.
+            Stop early if this number of validations in sequence did not increase the
+            share of followed streamlines; 0 to never stop early.
         resume : bool, optional
             If True, continue an interrupted training from its checkpoint. Files and
             options must be the same.
         stopping_files : string or Path, optional
             For deterministic tractograms: path to an image (e.g. FA) of each subject.
-            Streamlines start and stay where it is above stopping_thr. Default: the
-            fibre density of the fODF.
+            Streamlines start and stay where it is above stopping_thr. By default, the
+            image is the fibre density of the fODF.
         stopping_thr : float, optional
-            Threshold applied to the stopping image.
+            Threshold applied to the stopping image: tracking stops where the image is
+            not above it.
         n_streamlines : int, optional
             Number of seeds of a deterministic tractogram.
         sh_basis : string, optional
-            Basis of the spherical harmonics: descoteaux07_legacy (DIPY's default),
-            descoteaux07, tournier07_legacy or tournier07 (MRtrix3). By default it is
-            detected for peaks and metrics files, and DIPY's for NIfTI files.
+            Basis of the spherical harmonics: descoteaux07_legacy, descoteaux07,
+            tournier07_legacy or tournier07 (MRtrix3). By default it is detected for
+            peaks and metrics files, and is descoteaux07_legacy (DIPY's default) for
+            NIfTI files.
         sh_frame : string, optional
             Axes of the spherical harmonics of a NIfTI file: voxel (DIPY) or scanner
-            (MRtrix3). In peaks and metrics files they are along the voxel axes.
+            (MRtrix3). Peaks and metrics files always use the voxel axes.
         nbr_threads : int, optional
             Number of threads to use for the processing. By default, all available
             threads will be used.
         device : string, optional
-            Device on which the network is trained: cpu or cuda.
+            Device of the network: cpu or cuda.
         random_seed : int, optional
             Seed for weights, batches and validation. The same seed gives the same model
             on the same machine, unless max_minutes ends the training.
@@ -242,7 +245,7 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
             logger.info(f"Saved {model_path}; log and curves are in {folder}")
 
     def _check_outputs(self, model_path: Path, checkpoint: Path, resume: bool) -> None:
-        """Check that no model or training would be overwritten without --force."""
+        """Raise an error if files would be overwritten without --force or --resume."""
         if model_path.suffix != ".pt":
             raise ValueError(
                 f"out_model is {model_path.name}; a name that ends in .pt is needed."
@@ -300,7 +303,7 @@ def _load_subject(
     n_streamlines: int,
     random_seed: int,
 ) -> SubjectData:
-    """Load the fODF of a subject, and its tractogram or what makes one."""
+    """Load the fODF of a subject, and load its tractogram or start to make one."""
     from dipy_rnn.training import SubjectData, deterministic_streamlines
 
     features, affine = load_features(pam_path, "sh", *sh_format)
@@ -310,7 +313,7 @@ def _load_subject(
             "unknown; make it again with dipy_fit_csd."
         )
     if tractogram_path is not None:
-        # Points are not checked here: training counts and drops bad streamlines.
+        # Points are not checked here, because training cleans and counts streamlines.
         lines = read_tractogram(tractogram_path, check_points=False)
         streamlines = (line for line, _ in lines)
         name = str(tractogram_path)

@@ -38,8 +38,8 @@ def shape_similarity(
     -------
     similarity : float
         From 0 to 1: the share of clusters of one bundle that are within 6 mm of a
-        cluster of the other one, averaged over both directions. 0 if no streamline of
-        one bundle has a length.
+        cluster of the other one, averaged over both bundles. 0 if one of the bundles
+        has no streamline longer than 0 mm.
 
     Notes
     -----
@@ -214,9 +214,9 @@ def known_bundles(
     shape : tuple of 3 ints
         Number of voxels along each axis.
     radius_mm : float, optional
-        Distance from the streamlines up to which voxels belong to the bundle. 0 if the
-        streamlines fill it, as many true streamlines of a phantom do; half of the
-        width of the bundle for a centreline.
+        Distance from the streamlines up to which voxels belong to the bundle. Give 0 if
+        the streamlines fill the bundle, as many true streamlines of a phantom do. For a
+        centreline, give half of the width of the bundle.
     end_mm : float, optional
         Distance from the end points of the streamlines up to which voxels belong to an
         end region.

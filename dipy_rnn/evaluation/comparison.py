@@ -1,8 +1,9 @@
 """Track the same seeds with a recurrent network and with an algorithm of DIPY.
 
 :func:`track_beside` tracks the same seeds from the same first directions with the
-network, with the algorithm of DIPY, and with that algorithm on another sphere. The
-last one is the self-agreement baseline: it tells how much two runs of one algorithm
+network, with the algorithm of DIPY, and with the same algorithm on another sphere:
+DIPY's algorithms choose each direction from the vertices of a sphere. The third
+tractogram is the self-agreement baseline: it tells how much two runs of one algorithm
 differ. :func:`dipy_rnn.evaluation.metrics.measure` computes the metrics of the result.
 """
 
@@ -48,7 +49,7 @@ class Tracked:
     Parameters
     ----------
     label : str
-        Name of the tracker, shown to readers.
+        Name of the tracker on the page and in the log.
     streamlines : list of N ndarrays of shape (M, 3)
         In mm. If trackers started from the same seeds, streamlines of equal index have
         the same seed, and a seed without a streamline has an empty array.
@@ -142,8 +143,8 @@ def track_beside(
 ) -> dict[str, Tracked]:
     """Track the same seeds with a network and with an algorithm of DIPY.
 
-    All trackers start along the largest peak of the fODF at each seed. Seeds without a
-    peak are left out.
+    At each seed, all trackers start along the largest peak of the fODF. Seeds at which
+    the fODF has no peak are left out.
 
     Parameters
     ----------
@@ -156,14 +157,14 @@ def track_beside(
     features : dipy_rnn.sampling.FeatureVolume
         The fODF.
     method : str, optional
-        One of ``METHODS``.
+        Algorithm of DIPY: ``"deterministic"``, ``"probabilistic"`` or ``"eudx"``.
     pam : dipy.direction.peaks.PeaksAndMetrics, optional
         Peaks that ``"eudx"`` follows, on its sphere. The other methods use its sphere
         only; without it, they use DIPY's default sphere.
     model, min_len, max_len, step_size, max_angle
         As for :func:`dipy_rnn.rnn_tracking`.
     pmf_threshold : float, optional
-        Parameter of DIPY's algorithms.
+        Threshold of DIPY's algorithms for the values of the fODF.
     nbr_threads : int, optional
         0 for every core.
     random_seed : int, optional
@@ -182,7 +183,7 @@ def track_beside(
     ------
     ValueError
         If seeds or affine are invalid, the features are not an fODF, the method is
-        unknown or has no valid peaks, or no seed has a first direction.
+        unknown, ``"eudx"`` has no valid peaks, or the fODF has no peak at any seed.
 
     Examples
     --------
@@ -271,7 +272,7 @@ def _check_method(method: str, features: FeatureVolume, pam: Any) -> None:
         return
     if pam is None:
         raise ValueError(
-            f"eudx follows peaks, and {features.name} holds none; give a peaks and "
+            f"eudx follows peaks, but {features.name} holds none; give a peaks and "
             "metrics file."
         )
     if not dipy_is_at_least(1, 12):
@@ -325,8 +326,8 @@ def _with_first_direction(
 def _other_sphere(sphere: Any) -> tuple[str, Any]:
     """Return another sphere of 724 vertices, after its name.
 
-    It is repulsion724, half of which is DIPY's default sphere, or symmetric724. Both
-    are equally dense.
+    It is repulsion724, or symmetric724 if the given sphere is repulsion724 or half of
+    it, such as DIPY's default sphere. Both are equally dense.
     """
     for name in _SPHERES:
         other = get_sphere(name=name)
@@ -365,7 +366,7 @@ def _peaks_on(
 
 
 def model_facts(model: Model) -> dict[str, str | int | None]:
-    """Return what a report says about a model: a short form of its model card.
+    """Return what a report says about a model.
 
     Parameters
     ----------
@@ -377,7 +378,7 @@ def model_facts(model: Model) -> dict[str, str | int | None]:
     facts : dict of str to str, int or None
         Name, SHA-256 of the file, architecture, number of parameters, frame, orders of
         the spherical harmonics, step sizes, training data and versions of the packages
-        used for training. None for what the metadata does not say.
+        used for training. None if the metadata does not contain the value.
 
     Examples
     --------

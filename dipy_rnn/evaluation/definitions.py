@@ -28,9 +28,9 @@ class Metric:
     better : str
         ``"higher"`` or ``"lower"``; ``""`` if neither is better.
     definition : str
-        One sentence.
+        What the metric measures, in one or two sentences.
     source : str
-        Publication or function.
+        Publication or function that defines or computes the metric.
     estimates : dict of str to Estimate, optional
         By the key of the tracker.
 
@@ -51,7 +51,7 @@ class Metric:
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the metric as metrics.json holds it, with one entry per tracker."""
+        """Return the metric in the form of metrics.json, with one entry per tracker."""
         entry: dict[str, Any] = {
             "name": self.name,
             "label": self.label,
@@ -71,8 +71,8 @@ _METRICS = {
             f"Agreement within {AGREEMENT_MM:g} mm",
             "%",
             "higher",
-            "Share of the seeds whose two streamlines are nowhere more than "
-            f"{AGREEMENT_MM:g} mm apart.",
+            "Share of the pairs of partners whose Hausdorff distance is at most "
+            f"{AGREEMENT_MM:g} mm. If one partner is missing, the pair does not agree.",
             "Hausdorff distance, scipy.spatial.cKDTree",
         ),
         Metric(
@@ -80,7 +80,8 @@ _METRICS = {
             "Hausdorff distance",
             "mm",
             "lower",
-            "How far apart partners are where they are farthest apart.",
+            "Largest distance from a point of one partner to the nearest point of the "
+            "other.",
             "scipy.spatial.cKDTree",
         ),
         Metric(
@@ -88,8 +89,8 @@ _METRICS = {
             "Mean closest-point distance",
             "mm",
             "lower",
-            "Mean distance of the points of one to the nearest of the other, both "
-            "ways.",
+            "Mean distance from the points of one partner to the nearest point of the "
+            "other, averaged over both directions.",
             "Corouge 2004; dipy.tracking.distances.mam_distances",
         ),
         Metric(
@@ -97,7 +98,8 @@ _METRICS = {
             "End-point distance",
             "mm",
             "lower",
-            "Mean distance of the end points, paired in the better way.",
+            "Mean distance of the two pairs of end points, in the order that makes it "
+            "smallest.",
             "Garyfallidis 2012; dipy.segment.metric.mdf",
         ),
         Metric(
@@ -105,7 +107,7 @@ _METRICS = {
             "Angular difference",
             "deg",
             "lower",
-            "Mean angle from each step to the nearest step of the partner.",
+            "Mean angle between each step and the nearest step of the partner.",
             "dipy_rnn.evaluation.angular_difference_deg",
         ),
         Metric(
@@ -113,7 +115,8 @@ _METRICS = {
             "Dice of visited voxels",
             "",
             "higher",
-            "2 |A and B| / (|A| + |B|) of the voxels with a streamline.",
+            "2 |A and B| / (|A| + |B|), with A and B the voxels that each tractogram "
+            "visits.",
             "Dice 1945",
         ),
         Metric(
@@ -121,7 +124,8 @@ _METRICS = {
             "Weighted Dice",
             "",
             "higher",
-            "Dice in which a voxel counts by its share of the streamlines.",
+            "Dice coefficient in which a voxel has the weight of its share of the "
+            "visits.",
             "Cousineau 2017",
         ),
         Metric(
@@ -129,7 +133,8 @@ _METRICS = {
             "Correlation of densities",
             "",
             "higher",
-            "Pearson's, of the streamlines through each voxel that either visits.",
+            "Pearson's correlation of the numbers of streamlines in each voxel that "
+            "either tractogram visits.",
             "numpy.corrcoef",
         ),
         Metric(
@@ -137,8 +142,8 @@ _METRICS = {
             "Correlation of connectivity",
             "",
             "higher",
-            "Pearson's, of the streamlines between each pair of regions that either "
-            "connects.",
+            "Pearson's correlation of the numbers of streamlines between each pair of "
+            "regions that either tractogram connects.",
             "dipy.tracking.utils.connectivity_matrix",
         ),
         Metric(
@@ -162,7 +167,8 @@ _METRICS = {
             "Coverage",
             "%",
             "higher",
-            "Share of the voxels in which tracking may go on that a streamline visits.",
+            "Share of the mask that streamlines visit. The mask is where tracking may "
+            "continue or, for existing tractograms, where the image is above 0.",
             "dipy_rnn.evaluation.coverage",
         ),
         Metric(
@@ -170,7 +176,7 @@ _METRICS = {
             "Valid connections",
             "%",
             "higher",
-            "Share of the seeds whose streamline connects both ends of one bundle.",
+            "Share of the streamlines that connect the two end regions of one bundle.",
             _TRACTOMETER,
         ),
         Metric(
@@ -178,7 +184,7 @@ _METRICS = {
             "Invalid connections",
             "%",
             "lower",
-            "Share that connects ends that belong together in no bundle.",
+            "Share of the streamlines that connect end regions of different bundles.",
             _TRACTOMETER,
         ),
         Metric(
@@ -186,7 +192,7 @@ _METRICS = {
             "No connection",
             "%",
             "lower",
-            "Share of all others.",
+            "Share of all other streamlines, and of seeds without a streamline.",
             _TRACTOMETER,
         ),
         Metric(
@@ -194,7 +200,7 @@ _METRICS = {
             "Valid bundles",
             "",
             "higher",
-            "How many of the {n_bundles} bundles have a valid connection.",
+            "Number of the {n_bundles} bundles that have a valid connection.",
             _TRACTOMETER,
         ),
         Metric(
@@ -211,8 +217,8 @@ _METRICS = {
             "Overreach",
             "%",
             "lower",
-            "Voxels that they visit beside the bundle, by those in it; mean of the "
-            "bundles.",
+            "Number of voxels outside a bundle that its valid connections visit, "
+            "divided by the number of its voxels; mean of the bundles.",
             _TRACTOMETER,
         ),
         Metric(
@@ -220,7 +226,8 @@ _METRICS = {
             "F1",
             "",
             "higher",
-            "Dice of the voxels they visit and the bundle's; mean of the bundles.",
+            "Dice coefficient of the voxels that valid connections visit and the "
+            "voxels of the bundle; mean of the bundles.",
             _TRACTOMETER,
         ),
     )
@@ -233,11 +240,11 @@ def define(name: str, estimates: Mapping[str, Estimate], **values: object) -> Me
     Parameters
     ----------
     name : str
-        One of the metrics above.
+        Name of a metric, such as ``"dice"``: the key of its definition in this module.
     estimates : dict of str to Estimate
         By the key of the tracker.
     **values : object
-        Values of the placeholders in its definition.
+        Values of the placeholders in the definition, such as ``n_bundles``.
 
     Returns
     -------
@@ -246,7 +253,7 @@ def define(name: str, estimates: Mapping[str, Estimate], **values: object) -> Me
     Examples
     --------
     >>> define("valid_bundles", {}, n_bundles=3).definition
-    'How many of the 3 bundles have a valid connection.'
+    'Number of the 3 bundles that have a valid connection.'
     """
     metric = _METRICS[name]
     definition = metric.definition.format(**values)

@@ -7,7 +7,8 @@ seed: :func:`hausdorff_mm`, :func:`mean_closest_point_mm`, :func:`end_point_mm` 
 :func:`mean_curvature_per_mm` measures a single streamline.
 
 Streamlines are arrays of shape (M, 3) in mm (RAS+). Distances are measured between
-their points, so the points should be closer together than the distance of interest.
+their points, so neighbouring points should be closer together than the distances to be
+measured.
 """
 
 from collections.abc import Iterable, Iterator
@@ -120,9 +121,9 @@ def hausdorff_mm(streamline: AnyArray, other: AnyArray) -> float:
 
     Notes
     -----
-    The result is the larger of the two directed distances of
-    :func:`scipy.spatial.distance.directed_hausdorff`. The k-d trees used here take a
-    third of its time for streamlines of 100 points.
+    The result equals the larger of the two directed distances of
+    :func:`scipy.spatial.distance.directed_hausdorff`. It is computed with k-d trees,
+    which take a third of the time for streamlines of 100 points.
 
     Examples
     --------
@@ -339,7 +340,7 @@ def angular_difference_deg(streamline: AnyArray, other: AnyArray) -> float:
 
 
 def _angles_deg(directions: FloatArray, others: FloatArray) -> FloatArray:
-    """Return the angles between axes; arctan2 is exact for small angles, too."""
+    """Return angles between axes. arctan2 is exact for small angles, unlike arccos."""
     sines = np.linalg.norm(np.cross(directions, others), axis=1)
     cosines = np.abs(np.einsum("ij,ij->i", directions, others))
     angles_deg: FloatArray = np.rad2deg(np.arctan2(sines, cosines))
@@ -367,8 +368,8 @@ def mean_curvature_per_mm(streamline: AnyArray) -> float:
     all changes dT, divided by the length from the first to the last mid-point of a
     step.
 
-    In the interior of a circle :func:`dipy.tracking.metrics.mean_curvature` is 1 / R,
-    too. At both ends it is about half of that, so its mean is 1.5 % too small for 100
+    On an arc, :func:`dipy.tracking.metrics.mean_curvature` also computes 1 / R at inner
+    points, but about half of that at both ends. So its mean is 1.5 % too small for 100
     points and 15 % too small for 10 points.
 
     References

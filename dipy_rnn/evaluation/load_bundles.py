@@ -30,8 +30,8 @@ def name_bundles(paths: Sequence[Path]) -> dict[str, Path]:
     Returns
     -------
     paths_by_name : dict of str to Path
-        A name is that of the file without suffix. If two names are equal, all names
-        include the folders below the common folder.
+        A name is that of the file without suffix. If two names are equal, each name
+        also includes the path of the file below the folder that all files share.
 
     Raises
     ------
@@ -76,12 +76,12 @@ def load_truth(
     Parameters
     ----------
     bundle_paths : dict of str to Path
-        By the names of the bundles: tractograms, or label images for
-        :meth:`dipy_rnn.evaluation.KnownBundle.from_labels`.
+        File of each bundle, by the name of the bundle: a tractogram, or a label image
+        for :meth:`dipy_rnn.evaluation.KnownBundle.from_labels`.
     label_path : Path or None
         Image of regions.
     image_path : Path
-        Image on the grid of the subject.
+        Image of the subject; all label images must lie on its grid.
     radius_mm, end_mm : float
         As for :func:`dipy_rnn.evaluation.known_bundles`, for bundles from tractograms.
 

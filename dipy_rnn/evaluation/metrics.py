@@ -133,7 +133,8 @@ def measure(
     affine : ndarray of shape (4, 4)
         Voxel to mm.
     mask : ndarray of shape (X, Y, Z), bool
-        Voxels in which tracking may continue.
+        Voxels in which tracking may continue; the metric ``"coverage"`` is their
+        visited share.
     pairs : ndarray of shape (N,), int, optional
         As for :func:`partner_distances`.
     bundles : dict of str to dipy_rnn.evaluation.KnownBundle, optional
@@ -258,7 +259,7 @@ def _of_each(
     mask: BoolArray,
     random_seed: int,
 ) -> list[Metric]:
-    """Return the metrics of each tractogram by itself."""
+    """Return the metrics that are computed from each tractogram alone."""
 
     def means(measured: Callable[[AnyArray], float]) -> dict[str, Estimate]:
         return {
@@ -326,7 +327,7 @@ def _of_bundles(
     bundles: Iterable[str],
     random_seed: int,
 ) -> list[dict[str, Any]]:
-    """Return for each bundle its scores by tracker, as metrics.json holds them."""
+    """Return the scores of each bundle by tracker, in the form of metrics.json."""
 
     def valid(key: str, number: int) -> list[AnyArray]:
         return [

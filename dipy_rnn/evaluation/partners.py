@@ -1,7 +1,7 @@
 """Partners: which streamline of another tractogram a streamline is compared with.
 
-:func:`find_partners` pairs streamlines of the same seed, or else each with the nearest
-one (:func:`nearest_streamlines`).
+If the seeds are known, :func:`find_partners` pairs streamlines of the same seed.
+Otherwise it pairs each streamline with the nearest one (:func:`nearest_streamlines`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray, IntArray
 from dipy_rnn.evaluation.distances import as_streamlines, with_length
 
-# DIPY's FastStreamlineSearch compares as many points of each streamline.
+# DIPY's FastStreamlineSearch compares the same number of points.
 _N_POINTS_OF_SHAPE = 24
 
 
@@ -31,9 +31,9 @@ def nearest_streamlines(
     -------
     indices, partners : ndarrays of shape (P,), int
         ``others[partners[p]]`` is the nearest to ``streamlines[indices[p]]``. Several
-        streamlines may have the same partner. Streamlines without length have no
-        partner and are no partner, so that P is 0 if one tractogram has none with a
-        length.
+        streamlines may have the same partner. Streamlines of length 0 are left out of
+        both tractograms. P is the number of `streamlines` that are longer, or 0 if
+        there are no such `others`.
 
     Notes
     -----
@@ -41,9 +41,9 @@ def nearest_streamlines(
     each streamline, in the better of the two directions. It is the Euclidean distance
     of two vectors, so a k-d tree finds the exact nearest streamline at any distance.
     This takes a hundredth of the time that
-    :class:`dipy.segment.fss.FastStreamlineSearch` takes to find those within 20 mm.
-    That class averages the distances instead of their squares: of 5000 streamlines of
-    a phantom 0.5 % had another partner there.
+    :class:`dipy.segment.fss.FastStreamlineSearch` needs to find the streamlines within
+    20 mm. That class averages the distances instead of their squares. Of 5000
+    streamlines of a phantom, 0.5 % had another partner by that measure.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def _seed_key(seed_mm: ArrayLike) -> tuple[float, ...]:
 
 
 def _shapes(streamlines: Iterable[AnyArray], name: str) -> tuple[IntArray, FloatArray]:
-    """Return which streamlines have a length, and 24 points (N, 24, 3) on these."""
+    """Return the indices of streamlines longer than 0, and their points (N, 24, 3)."""
     lines = as_streamlines(streamlines, name)
     indices = with_length(lines)
     shapes = set_number_of_points([lines[i] for i in indices], _N_POINTS_OF_SHAPE)

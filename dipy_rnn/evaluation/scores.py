@@ -23,9 +23,9 @@ from dipy_rnn.evaluation.bundles import KnownBundle
 from dipy_rnn.evaluation.distances import as_streamlines
 from dipy_rnn.evaluation.volumes import end_voxels, voxels_of
 
-#: Label of a streamline whose ends lie in end regions of different bundles.
+#: Label of a streamline that connects end regions of different bundles.
 INVALID_CONNECTION = -1
-#: Label of a streamline that connects no two end regions.
+#: Label of a streamline that does not connect two end regions.
 NO_CONNECTION = -2
 
 
@@ -222,8 +222,9 @@ def _connected_bundles(
 class BundleVolumes:
     """Overlap, overreach and F1 of resampled streamlines, for :func:`bootstrapped`.
 
-    Each method takes the sum of `visited` over a resample, an ndarray of shape (V,),
-    and returns what the property of the same name of :class:`Scores` is.
+    Each method computes the property of the same name of :class:`Scores` for a
+    resample. It takes the sum of `visited` over the streamlines of the resample, an
+    ndarray of shape (V,).
 
     Parameters
     ----------
@@ -236,7 +237,8 @@ class BundleVolumes:
     Attributes
     ----------
     visited : scipy.sparse.csr_array of shape (N, V)
-        One column for each bundle and voxel that a valid connection of it visits.
+        One column for each pair of a bundle and a voxel that a valid connection of this
+        bundle visits.
 
     Examples
     --------

@@ -73,8 +73,8 @@ class Estimate:
     value : float
         Computed from all streamlines.
     standard_error : float
-        Standard deviation that the value would have over new sets of streamlines of
-        the same kind; NaN if it is unknown.
+        Estimated standard deviation of the value if tracking were repeated with new
+        seeds; NaN if it is unknown.
 
     Examples
     --------
@@ -97,7 +97,7 @@ class Estimate:
         return self.value + 1.96 * self.standard_error
 
     def to_json(self) -> dict[str, float | None]:
-        """Return value, standard error and interval; None for what is not finite."""
+        """Return value, standard error and interval. NaN and infinity become None."""
         numbers = {
             "value": self.value,
             "standard_error": self.standard_error,
@@ -191,8 +191,8 @@ def bootstrapped(
     Parameters
     ----------
     metric : callable
-        Takes one ndarray of shape (V,) for each tractogram, the sum over its
-        streamlines, and returns a float. Examples are :func:`weighted_dice` and
+        Takes one ndarray of shape (V,) for each tractogram, which is the sum of the
+        rows of its matrix, and returns a float. Examples are :func:`weighted_dice` and
         ``lambda visits, other: dice(visits > 0, other > 0)``.
     *matrices : scipy.sparse.csr_arrays of shape (N, V)
         For each tractogram, what its streamlines visit (:func:`visited_voxels`) or
@@ -221,10 +221,10 @@ def bootstrapped(
     lower than those of all streamlines. An interval of percentiles may therefore miss
     the value of all streamlines.
 
-    The spread is approximate if many voxels hold few streamlines. On a phantom with
-    500 and 2000 pairs it was 0.6 to 0.9 times the spread over new seeds for
-    :func:`dice`, and 1.0 to 1.7 times for :func:`weighted_dice`, :func:`coverage` and
-    :func:`density_correlation`.
+    The standard error is approximate if many voxels contain few streamlines. On a
+    phantom with 500 and 2000 pairs it was 0.6 to 0.9 times the standard deviation over
+    new seeds for :func:`dice`, and 1.0 to 1.7 times for :func:`weighted_dice`,
+    :func:`coverage` and :func:`density_correlation`.
 
     References
     ----------

@@ -203,10 +203,10 @@ def weighted_dice(visits: AnyArray, other: AnyArray) -> float:
     Returns
     -------
     dice : float
-        Share of the visits of a tractogram that lies in voxels visited by both, mean
-        of the two tractograms. 1 if both visit the same voxels, or none; 0 if they
-        share no voxel. A voxel with few streamlines has little weight, unlike in
-        :func:`dice`.
+        Share of the visits of a tractogram that lies in voxels visited by both,
+        averaged over the two tractograms. 1 if both visit the same voxels, or none; 0
+        if they share no voxel. A voxel with few streamlines has little weight, unlike
+        in :func:`dice`.
 
     Notes
     -----
@@ -215,8 +215,8 @@ def weighted_dice(visits: AnyArray, other: AnyArray) -> float:
 
         sum_v' (w_a + w_b) / sum_v (w_a + w_b)
 
-    Each map w is divided by its sum first, so that the larger tractogram does not
-    count for more.
+    Each map w is divided by its sum first, so that both tractograms have the same
+    weight.
 
     References
     ----------

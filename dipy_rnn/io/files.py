@@ -1,4 +1,4 @@
-"""Checks that all readers share, and paths and errors as text for messages."""
+"""Checks of files that all readers use, and text of paths and errors for messages."""
 
 import os
 from pathlib import Path
@@ -42,7 +42,8 @@ def check_size(
     n_bytes : int
         Size of the uncompressed data.
     is_compressed : bool
-        Whether the file holds the data compressed by deflate (gzip, zip, HDF5).
+        Whether the file holds the data compressed by deflate (gzip, zip, HDF5). Then
+        the file may be up to 1032 times smaller than the data.
     what : str, optional
         Name of the data in the error message.
 

@@ -26,7 +26,7 @@ SH_BASES = (
 
 
 def check_sh_format(sh_basis: str | None, sh_frame: str) -> None:
-    """Raise ValueError if a basis or axes of spherical harmonics are unknown.
+    """Raise ValueError if the basis or the axes of spherical harmonics are unknown.
 
     Parameters
     ----------
@@ -77,8 +77,9 @@ def load_features(
     Raises
     ------
     ValueError
-        If the file cannot be read or does not contain an fODF, or if `sh_basis` or
-        `sh_frame` does not apply to it.
+        If the file cannot be read or does not contain an fODF. If `sh_basis` or
+        `sh_frame` is given with `kind` ``"raw"``, or the frame ``"scanner"`` with a
+        peaks and metrics file.
     """
     from dipy_rnn.sampling import fodf_features, pam_features, raw_features
 
@@ -137,9 +138,9 @@ def load_pam(path: Path, *names: str) -> PeaksAndMetrics:
 
     Notes
     -----
-    :func:`dipy.io.peaks.load_pam` also reads the version, which is a string. If a bit
-    is flipped where HDF5 stores strings, HDF5 may loop forever. So no string is read
-    here.
+    :func:`dipy.io.peaks.load_pam` also reads the version, which is a string. If the
+    part of a file in which HDF5 stores strings is damaged, HDF5 may loop forever. So no
+    string is read here.
     """
     from dipy.core.sphere import Sphere
     from dipy.direction.peaks import PeaksAndMetrics

@@ -32,8 +32,8 @@ def load_volume(
     n_axes : int, optional
         Number of axes. A last axis of length 1 beyond these is removed.
     wanted : str, optional
-        Text at the end of the error message for an image with other axes: it says
-        which image is expected.
+        Text that says which image is expected. It ends the error message for an image
+        with another number of axes.
 
     Returns
     -------

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
-POINT_SUFFIXES = (".txt", ".csv", ".tsv", ".npy")  # of lists of seeds
+POINT_SUFFIXES = (".txt", ".csv", ".tsv", ".npy")  # suffixes of lists of seeds
 
 
 def load_subject(
@@ -43,7 +43,7 @@ def load_subject(
     sh_format : tuple of (str or None, str)
         ``sh_basis`` and ``sh_frame`` of :func:`dipy_rnn.io.load_features`.
     n_stopping_axes : int, optional
-        3, or 4 for an image of tissues.
+        Number of axes of the stopping image: 3, or 4 for an image of all tissues.
 
     Returns
     -------
@@ -94,8 +94,10 @@ def load_tissues(
     ----------
     stopping_path : Path
     stopping : ndarray of shape (X, Y, Z, T) or (X, Y, Z)
-        An image of all tissues; or the map of white matter, if the other two maps are
-        given.
+        If the other two maps are given, the map of white matter. Otherwise an image of
+        all tissues: the five of MRtrix3's 5TT images, or three partial volumes in the
+        order cerebrospinal fluid, grey matter, white matter. A partial volume is the
+        share of a tissue in the voxel, from 0 to 1.
     affine : ndarray of shape (4, 4)
         Voxel to mm, of `stopping`.
     gm_path, csf_path : Path, optional

@@ -122,8 +122,8 @@ def write_tractogram(
         Ends in ``.trx``, ``.trk`` or ``.tck``. The file appears when it is complete
         (:func:`dipy_rnn._atomic.atomic_write`).
     streamlines : iterable of (ndarray of shape (M, 3), dict of str to array_like)
-        Points in mm (RAS+), and for each name of `data_types` the values of the
-        streamline, of shape (W,). Streamlines without points are left out.
+        Points in mm (RAS+), and for each name in `data_types` an array of W values of
+        the streamline. Streamlines without points are left out.
     affine : array_like of shape (4, 4)
         Voxel to mm, without shear.
     shape : tuple of 3 int
@@ -145,8 +145,8 @@ def write_tractogram(
     Raises
     ------
     ValueError
-        If an argument is invalid; this is checked before the first streamline is
-        tracked. Or if a streamline is invalid.
+        If an argument is invalid (checked before the first streamline is taken), or if
+        a streamline is invalid.
     OSError
         If the file cannot be written, for example because the disk is full. The error
         names `path`, and no partial file is left.
@@ -243,13 +243,14 @@ def downsample(
     streamlines : iterable of (ndarray of shape (M, 3), object)
         Points in mm, and an object that is passed on unchanged.
     every : int, optional
-        Keep every n-th point, counted from the first point, and the last point.
-        ``tckgen -downsample`` counts from the seed in both directions.
+        If n, keep the first point, every n-th point after it, and the last point.
+        ``tckgen -downsample`` counts differently: from the seed in both directions.
     tolerance_mm : float, optional
-        Then remove points that are within this distance of the remaining streamline,
-        with :func:`dipy.tracking.streamlinespeed.compress_streamlines`. 0.1 mm removes
-        most points. Consecutive points may then be up to 10 mm apart, so a streamline
-        may cross a voxel without a point in it. 0 removes none.
+        If above 0, a second pass removes points that are within this distance of the
+        remaining streamline, with
+        :func:`dipy.tracking.streamlinespeed.compress_streamlines`. 0.1 mm removes most
+        points. Consecutive points may then be up to 10 mm apart, so a streamline may
+        cross a voxel without a point in it.
 
     Returns
     -------
@@ -258,8 +259,7 @@ def downsample(
     Raises
     ------
     ValueError
-        If an argument is invalid; this is checked before the first streamline is
-        tracked.
+        If an argument is invalid; this is checked before the first streamline is taken.
 
     Examples
     --------

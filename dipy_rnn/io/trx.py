@@ -1,10 +1,10 @@
 """TRX files: a writer that holds one batch of streamlines, and a reader.
 
-trx-python writes streamlines that are all in memory; to append to a file it copies the
-arrays again and again. So this module writes the arrays of a ``.trx`` archive [1]_
-itself, with the names and types that trx-python uses. Positions are written into the
-archive as they come. Offsets and values per streamline are smaller: they are collected
-in temporary files and copied into the archive at the end.
+trx-python writes only streamlines that are all in memory. If it appends to a file, it
+copies all earlier arrays each time. So this module writes the arrays of a ``.trx``
+archive [1]_ itself, with the names and types that trx-python uses. Positions are
+written into the archive batch by batch. Offsets and values per streamline are smaller:
+they are collected in temporary files and copied into the archive at the end.
 
 References
 ----------
@@ -31,7 +31,7 @@ DataTypes: TypeAlias = Mapping[str, tuple[int, DTypeLike]]
 Batch: TypeAlias = tuple[AnyArray, IntArray, dict[str, AnyArray]]
 
 _BLOCK = 1 << 20  # bytes copied at a time
-_MAX_UINT32_POINTS = 2**32 - 1  # trx-python writes offsets as uint32 up to this
+_MAX_UINT32_POINTS = 2**32 - 1  # up to this, trx-python writes offsets as uint32
 
 
 def write_trx(
@@ -113,7 +113,8 @@ def read_trx(path: Path) -> Iterator[tuple[AnyArray, dict[str, AnyArray]]]:
     Raises
     ------
     ValueError
-        If the archive is damaged. trx-python raises other errors for other faults.
+        If the zip archive is damaged. For other faults trx-python raises other errors;
+        :func:`dipy_rnn.io.read_tractogram` turns them into ValueError.
     """
     from trx.trx_file_memmap import load
 
@@ -131,7 +132,8 @@ def read_trx(path: Path) -> Iterator[tuple[AnyArray, dict[str, AnyArray]]]:
 def _check_zip(path: Path) -> None:
     """Raise ValueError if a zip file is damaged.
 
-    trx-python maps the file for writing: it would extend a file that is too short.
+    This check comes first, because trx-python maps the file into memory for writing: it
+    would extend a file that is too short.
     """
     with ZipFile(path) as archive:
         for entry in archive.infolist():

@@ -1,4 +1,4 @@
-"""Geometry that bundles and worlds share: curves, frames along them, their reach."""
+"""Geometry of curves that bundles and phantoms use: arc length, normals, reach."""
 
 import numpy as np
 
@@ -56,15 +56,15 @@ def parallel_transport(normal: FloatArray, tangents: FloatArray) -> FloatArray:
     Parameters
     ----------
     normal : ndarray of shape (3,)
-        Vector at the start. Its part across the first tangent is used, scaled to
-        length 1.
+        Vector at the start. Its component perpendicular to the first tangent is used,
+        scaled to length 1.
     tangents : ndarray of shape (N, 3)
         Unit tangents of the curve.
 
     Returns
     -------
     normals : ndarray of shape (N, 3)
-        Unit vectors across the tangents.
+        Unit vectors perpendicular to the tangents.
 
     Examples
     --------
@@ -105,7 +105,7 @@ def reach(points: FloatArray, tangents: FloatArray) -> FloatArray:
     squared = dot(chords, chords)
     along = np.einsum("pqi,pi->pq", chords, tangents)
     aside = np.sqrt(np.maximum(squared - along**2, 0))
-    # On a straight line the distance d is rounding error alone.
+    # On a straight line the distance d is only a rounding error.
     bent = aside > 1e-6 * np.sqrt(squared)
     radii = np.full_like(squared, np.inf)
     smallest: FloatArray = np.divide(squared, 2 * aside, out=radii, where=bent).min(

@@ -5,7 +5,7 @@ fODF as spherical harmonics, and a diffusion-weighted series.  Directions in the
 are along the voxel axes, as everywhere in DIPY.
 
 Bundles and balls are defined in mm (RAS), without a grid.  `Phantom.on_grid` samples
-the same world on any other grid: oblique, flipped or anisotropic.
+the same bundles and balls on any other grid: oblique, flipped or anisotropic.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,8 @@ class Phantom:
     shape : tuple of 3 ints
         Number of voxels along each axis, (X, Y, Z).
     csf : sequence of Ball, optional
-        Free water.  It displaces fibres and grey matter in proportion.
+        Free water.  It replaces fibres and grey matter in proportion to their
+        fractions.
 
     Raises
     ------
@@ -74,7 +75,7 @@ class Phantom:
         self.shape = _checks.check_shape(shape)
 
     def on_grid(self, affine: FloatArray, shape: tuple[int, int, int]) -> "Phantom":
-        """Return the same world on another grid.
+        """Return the same bundles and balls on another grid.
 
         Parameters
         ----------
@@ -100,7 +101,7 @@ class Phantom:
     def _near(
         self, part: Bundle | Ball, centres_vox: FloatArray
     ) -> tuple[IntArray, FloatArray]:
-        """Return the voxels that a part may reach, and their subvoxels in mm."""
+        """Return the voxels that a bundle or ball may reach; their subvoxels in mm."""
         margin_mm = float(np.linalg.norm(spatial.voxel_sizes(self.affine))) / 2
         centres_mm = spatial.to_mm(centres_vox, self.affine)
         near = np.flatnonzero(part.is_near(centres_mm, margin_mm))
@@ -126,8 +127,9 @@ class Phantom:
         Returns
         -------
         fractions : ndarray of shape (X, Y, Z, B), float32
-            Volume fractions, averaged over eight points of the voxel.  If the bundles
-            together would take more than free water leaves, all are scaled down.
+            Volume fractions, averaged over eight points of the voxel.  If the fractions
+            of all bundles and of free water add up to more than 1, those of the bundles
+            are scaled down.
         directions : ndarray of shape (X, Y, Z, B, 3), float32
             Mean directions of the fibres: unit vectors along the voxel axes, zero
             where the fraction is zero.
@@ -302,7 +304,7 @@ class Phantom:
 
         Without noise this is `dipy.sims.voxel.multi_tensor` in every voxel.  There are
         two more tensors, both isotropic: free water (3.0e-3 mm^2/s), and grey matter
-        (0.7e-3 mm^2/s), which fills what water and fibres leave.
+        (0.7e-3 mm^2/s), which fills the rest of the voxel.
 
         Parameters
         ----------
@@ -382,7 +384,7 @@ class Phantom:
         step_mm : float, optional
             Distance between neighbouring points in mm.
         random_seed : int, optional
-            Seed of their places in the cross-section.
+            Seed of their positions in the cross-section.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Phantoms: random bundles, a crossing, a circle.
+"""Functions that make phantoms: random bundles, a crossing, a circle.
 
 All randomness comes from a `random_seed`: the same seed gives the same phantom.
 """
@@ -96,7 +96,7 @@ def _random_bundle(
     profile = ratio ** ramp(np.linspace(0, 1, len(centreline_mm)))
     profile /= profile.max()
 
-    # At the wide end: the least thin half-axis, and the largest wide one.
+    # At the wide end: smallest allowed thin half-axis, and largest allowed wide one.
     thin_mm = scale * 1.2 / profile.min()
     wide_mm = min(scale * 12, 0.8 * reach_mm)
     flatness = _random_flatness(rng, wide_mm / thin_mm)
@@ -179,7 +179,7 @@ def _kissing_bundle(
     centreline_mm = np.concatenate([before, touching, after])
     tangents = unit(np.gradient(centreline_mm, axis=0))
     reach_mm = reach(centreline_mm[::4], tangents[::4]).min()
-    # Tighter bends would be too abrupt at the ends of the contact.
+    # Bends of a smaller radius would be too abrupt at the ends of the contact.
     if reach_mm < max(6 * scale, half_axes_mm.max() / 0.8):
         return None
 
@@ -206,7 +206,7 @@ def _random_ball(
     half_mm: FloatArray,
     scale: float,
 ) -> Ball | None:
-    """Draw a ball of water off all centrelines; None if there is no room for it."""
+    """Draw a ball of water that contains no centreline; None if there is no room."""
     centre_mm = rng.uniform(-half_mm, half_mm)
     free_mm = min(bundle.distance_mm(centre_mm) for bundle in bundles)
     radius_mm = min(scale * rng.uniform(3, 10), free_mm)
@@ -225,11 +225,12 @@ def random_phantom(
     - Most bundles connect two distant places of the field of view and pass through its
       inner third.  Their radius of curvature is at least 4 to 10 mm.
     - Their own radius is 2 to 8 mm, less where the curve is tight.
-    - Half of them fan out (or in) by a factor of up to 2.5.
-    - A third are sheets: up to four times as wide as thick, with a thin half-axis of at
-      least 1.2 mm.
-    - In about half of the phantoms the last bundle kisses another one: it runs along
-      its side for 10 to 25 mm and leaves to the side from which it came.
+    - In half of the bundles the radius changes along the bundle by a factor of up to
+      2.5, so that fibres fan out or converge.
+    - A third of the bundles are sheets: up to four times as wide as thick, with a thin
+      half-axis of at least 1.2 mm.
+    - In about half of the phantoms the last bundle kisses another one: it runs beside
+      the other bundle for 10 to 25 mm without entering it, and then bends away again.
     - Weights are from 0.2 to 1.
     - Up to three balls of free water, of 3 to 10 mm radius, lie off the centrelines.
 

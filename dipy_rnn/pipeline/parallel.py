@@ -1,4 +1,4 @@
-"""Running one function for many jobs: in turn, in processes, or on a cluster."""
+"""Running one function for many jobs: one by one, in processes, or on a cluster."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ _Result = TypeVar("_Result")
 #: Engines of one machine: one job after the other, or several at a time.
 ENGINES = ("serial", "joblib", "ray")
 
-# An engine gets this many jobs per process at a time. Their outcomes come when the last
-# of them has finished. If a process dies, all of them are run again.
+# An engine gets this many jobs per process at a time. It returns their outcomes when
+# the last of these jobs has finished. If a process dies, all of these jobs are run
+# again.
 _JOBS_PER_PROCESS = 4
 
 _PARENT_CHECK_INTERVAL_S = 0.5
@@ -38,8 +39,8 @@ def plan_workers(
         As for :func:`run_jobs`. If `num_processes` is below 0, the number of cores + 1
         is added: -1 means all cores.
     nbr_threads : int
-        Threads of each process; 0 to divide the cores among the processes. A worker of
-        a scheduler then has one thread.
+        Threads of each process. If 0, the cores are divided among the processes; a
+        worker of a dask scheduler has one thread.
 
     Returns
     -------
@@ -139,7 +140,7 @@ def run_jobs(
         while batch := list(islice(remaining, size)):
             try:
                 outcomes = run(batch, n_jobs=num_processes)
-            except Exception:  # a process died, so the results of all are lost
+            except Exception:  # a process died, so all results of the batch are lost
                 outcomes = [_run_alone(run, job) for job in batch]
             yield from zip(batch, outcomes)
     finally:
@@ -179,7 +180,7 @@ def _died(error: BaseException) -> RuntimeError:
 
 @cache  # starts one thread per process
 def _exit_with_parent(parent: int) -> None:
-    """End this process when its parent was killed."""
+    """End this process when its parent has ended."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -190,7 +191,7 @@ def _exit_with_parent(parent: int) -> None:
 
 
 def _start_ray(num_processes: int) -> None:
-    """Start ray with a number of processes: paramap would start one per core."""
+    """Start ray with a number of processes; paramap would start one per core."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # ray sends no statistics
     import ray
 

@@ -1,6 +1,6 @@
 """Placing seeds: in a mask, at random or on a grid, or where grey meets white matter.
 
-`Seeding` holds the options of the commands that say how many seeds there are and where.
+`Seeding` holds the options that set the number and the places of seeds.
 `interface_seeds` places seeds on the interface of grey and white matter.
 """
 
@@ -26,18 +26,20 @@ if TYPE_CHECKING:
 # Random seeds per batch; fewer if tracking ends at a number of streamlines.
 _BATCH_SIZE = 100_000
 _BATCH_SIZE_SELECT = 10_000
-# Limit of the number of seeds, if `select` is given without it.
+# Largest number of seeds per streamline, if `select` is given without a number of
+# seeds.
 _SEEDS_PER_SELECTED = 100
 _MAX_SEEDS = 10**9
-# DIPY adds an integer to random_seed for each voxel and repetition. Consecutive batches
-# are this far apart, so that no number is used in two of them.
+# DIPY adds an integer to random_seed for each voxel and repetition. The random seeds of
+# consecutive batches differ by this number, so that no integer occurs in two batches.
 _RANDOM_SEED_STRIDE = 1_000_003
 
-# Below this sum of the partial volumes a point is outside of the head, as for the ACT
-# of MRtrix3.
+# If the sum of the partial volumes is below this, a point is outside of the head, as in
+# the ACT of MRtrix3.
 _MIN_TISSUE = 0.5
 _NEIGHBOURHOOD = np.ones((3, 3, 3), dtype=bool)
-# A seed has this much more white than grey matter, more than rounding can remove.
+# At a seed, white matter exceeds grey matter by this much, which is more than rounding
+# errors.
 _WHITE_MARGIN = 1e-6
 _N_BISECTIONS = 20
 _SEGMENTS_PER_BATCH = 100_000
@@ -52,13 +54,14 @@ def _draw_random_seed() -> int:
 class Seeding:
     """How many seeds to place, and where.
 
-    If none of `seed_count`, `seeds_per_voxel` and `seeds_per_mm3` is given, seeds are
-    placed on a regular grid by `seed_density`, or at random if `select` is given.
+    If none of `seed_count`, `seeds_per_voxel`, `seeds_per_mm3` and `select` is given,
+    seeds are placed on a regular grid by `seed_density`. Otherwise they are random.
 
     Parameters
     ----------
     seed_density : int, optional
-        Regular seeds per dimension inside a voxel.
+        Number of seeds on a regular grid along each dimension of a voxel: 2 gives 8
+        seeds.
     seed_count : int, optional
         Total number of random seeds.
     seeds_per_voxel : int, optional
@@ -68,11 +71,13 @@ class Seeding:
     seed_at_interface : bool, optional
         Whether to place the random seeds on the interface of grey and white matter.
     select : int, optional
-        If above 0, seeds are random, and tracking ends at this number of selected
-        streamlines; without a number of seeds, 100 are allowed for each of them.
+        If above 0, seeds are random, and tracking ends when this number of streamlines
+        is selected. If no number of seeds is given, at most 100 seeds per streamline to
+        select are placed.
     random_seed : int, optional
         Seed of the random numbers. If 0, a seed is drawn when the object is made:
-        every use of the object then gives the same seeds, another object gives others.
+        all uses of one object give the same seeds, and another object gives other
+        seeds.
 
     Raises
     ------
@@ -95,8 +100,8 @@ class Seeding:
     seed_at_interface: bool = False
     select: int = 0
     random_seed: int = 1
-    # Replaces random_seed 0. It is pickled with the object, so all processes that track
-    # parts of the seeds place the same ones.
+    # Used if random_seed is 0. It is pickled with the object, so all processes that
+    # track parts of the seeds place the same seeds.
     _drawn_random_seed: int = field(
         default_factory=_draw_random_seed, init=False, repr=False, compare=False
     )
@@ -160,7 +165,8 @@ class Seeding:
         Returns
         -------
         n_seeds : int
-            Number of seeds; with `select`, the largest number.
+            Number of seeds. With `select`, it is an upper limit: tracking may end
+            earlier.
         batches : iterator of ndarray of shape (N, 3)
             Seeds in mm.
 
@@ -249,7 +255,7 @@ class Seeding:
     def _batches(
         self, n_seeds: int, n_voxels: int, draw: Callable[..., FloatArray]
     ) -> Iterator[FloatArray]:
-        """Draw seeds in batches: DIPY takes 0.5 kB of memory per seed."""
+        """Draw seeds in batches, because DIPY takes 0.5 kB of memory per seed."""
         size = _BATCH_SIZE_SELECT if self.select else _BATCH_SIZE
         if self.seeds_per_voxel:  # the same number of seeds in each voxel
             size = max(size // n_voxels, 1) * n_voxels
@@ -327,12 +333,13 @@ def interface_seeds(
     and images of three tissues do not distinguish the two. A seed is on the white
     matter side, about a millionth of a voxel from the interface.
 
-    Seeds are distributed uniformly over the area of the interface. They are its
-    crossings with line segments of random position and random direction, as long as the
-    shortest side of a voxel. The expected number of such segments that cross a piece of
-    a surface depends only on its area, not on its position or orientation [1]_. The
-    crossing on a segment is found by bisection. Within one voxel of the border of the
-    image there are fewer seeds, because no segment starts outside of the image.
+    Seeds are distributed uniformly over the area of the interface. Line segments of
+    random position and random direction are drawn, whose length is the shortest side of
+    a voxel. Each crossing of a segment with the interface is a seed. The expected
+    number of such segments that cross a piece of a surface depends only on its area,
+    not on its position or orientation [1]_. The crossing on a segment is found by
+    bisection. Within one voxel of the border of the image there are fewer seeds,
+    because no segment starts outside of the image.
 
     References
     ----------
@@ -382,14 +389,14 @@ def interface_seeds(
 
 
 def _voxels_near_interface(tissues: Tissues, where: BoolArray) -> NDArray[np.intp]:
-    """Return the voxels (N, 3) in which a segment that crosses the interface starts."""
+    """Return the voxels (N, 3) in which segments that cross the interface may start."""
     from scipy.ndimage import binary_dilation, maximum_filter, minimum_filter
 
     more_grey = tissues.gm - tissues.wm
     near = where & (minimum_filter(more_grey, 3, mode="nearest") < 0)
     near &= maximum_filter(more_grey, 3, mode="nearest") > 0
-    # A segment is no longer than a voxel, so it starts in a neighbour of the voxel
-    # that it crosses the interface in.
+    # A segment is no longer than a voxel. So it starts in the voxel in which it crosses
+    # the interface, or in a neighbour of it.
     return np.argwhere(binary_dilation(near, _NEIGHBOURHOOD))
 
 
@@ -409,7 +416,7 @@ def _random_segments(
 
 
 def _crossings(maps: Float32Array, one: FloatArray, other: FloatArray) -> FloatArray:
-    """Return the crossings of segments and interface, on the white side, in voxels."""
+    """Return where segments cross the interface, on its white matter side (voxels)."""
     excess, other_excess = _white_excess(maps, one), _white_excess(maps, other)
     forth = (excess > _WHITE_MARGIN) & (other_excess < 0)
     back = (excess < 0) & (other_excess > _WHITE_MARGIN)
@@ -425,7 +432,7 @@ def _crossings(maps: Float32Array, one: FloatArray, other: FloatArray) -> FloatA
 
 
 def _white_excess(maps: Float32Array, points_vox: FloatArray) -> Float32Array:
-    """Return by how much white exceeds grey matter at points; 0 outside the image."""
+    """Return white matter minus grey matter at points; 0 outside the image."""
     wm, gm, _ = sampling.sample(maps, points_vox)[0].T
     excess: Float32Array = wm - gm
     return excess

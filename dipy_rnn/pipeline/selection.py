@@ -1,8 +1,10 @@
 """Tracking batches of seeds, selecting streamlines, and counting both.
 
 `track_selected` tracks seeds with a network and yields the streamlines whose length and
-ends meet the conditions. `TrackingCounts` counts seeds, streamlines and the reasons why
-tracking stopped, also of streamlines that are not selected.
+ends meet the conditions. An end is valid if tracking stopped there for a valid reason
+(:attr:`dipy_rnn.stopping.StopReason.is_valid_end`). `TrackingCounts` counts seeds,
+streamlines and the reasons why tracking stopped, also of streamlines that are not
+selected.
 """
 
 from __future__ import annotations
@@ -72,8 +74,9 @@ class TrackingCounts:
         Parameters
         ----------
         by_streamline : bool
-            True to count streamlines by the validity of their two ends, as for
-            anatomically constrained tracking; False to count the reasons of all ends.
+            If True, count streamlines: those with two valid ends, and the others by
+            reason, as for anatomically constrained tracking. If False, count the
+            reasons at all ends.
 
         Returns
         -------
@@ -124,7 +127,7 @@ def track_selected(
     stopping_criterion, affine, step_size, **options
         As for :func:`dipy_rnn.tracking.track`.
     counts : TrackingCounts
-        Is updated while streamlines are tracked.
+        Updated while streamlines are tracked.
     min_len, max_len : float
         Shortest and longest length in mm of a selected streamline.
     only_valid_ends : bool, optional
@@ -132,8 +135,8 @@ def track_selected(
     select : int, optional
         If above 0, tracking ends when this number of streamlines is selected.
     progress_of : int, optional
-        If above 0, show the progress: towards `select`, if that is given, or else
-        towards this number of seeds.
+        If above 0, show the progress: the share of `select` if that is given, otherwise
+        the share of this number of seeds.
 
     Returns
     -------
@@ -222,13 +225,13 @@ def _select(
 def show_progress(
     items: Iterable[_Item], total: int, unit: str, done: Callable[[], int]
 ) -> Iterator[_Item]:
-    """Yield items, and show how much is done: a bar, or log messages without terminal.
+    """Yield items, and show the progress: a bar in a terminal, otherwise log messages.
 
     Parameters
     ----------
     items : iterable
     total : int
-        Number at which everything is done.
+        Number that ``done`` returns at the end.
     unit : str
         What is counted, such as ``"seeds"``.
     done : callable

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CHART_INCHES = (3.55, 2.9)
-_MIN_DISTANCE_MM = 0.01  # smaller ones are drawn here, as the axis is logarithmic
+_MIN_DISTANCE_MM = 0.01  # lower end of the logarithmic axis
 
 
 def draw_distances(
@@ -29,8 +29,9 @@ def draw_distances(
     ----------
     distances : dict of str to ndarray of shape (N,)
         In mm, of ``"candidate"`` and optionally of ``"yardstick"``, the self-agreement
-        baseline. Infinite if one of the two streamlines is missing. NaN if both are
-        missing; such pairs are not counted.
+        baseline. Infinite if one of the two partners is missing; such streamlines count
+        in the 100 % but are not drawn. NaN if both are missing; such pairs are not
+        counted.
     labels : dict of str to str
         Name of each of them.
 
@@ -67,7 +68,8 @@ def draw_shares_within(
     Parameters
     ----------
     distances : dict of str to ndarray of shape (N,)
-        As for :func:`draw_distances`. Infinite distances count as not within.
+        As for :func:`draw_distances`. An infinite distance is outside of every
+        distance.
     labels : dict of str to str
         Name of each of them.
 
@@ -172,7 +174,7 @@ def _style(key: str, labels: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _finite_distances(distances_mm: FloatArray) -> FloatArray:
-    """Return the finite distances, raised to the lower end of the axis."""
+    """Return the finite distances; those below the axis become its lower end."""
     return np.maximum(distances_mm[np.isfinite(distances_mm)], _MIN_DISTANCE_MM)
 
 

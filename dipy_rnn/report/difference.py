@@ -1,4 +1,4 @@
-"""Where two tractograms differ: maps of streamline density and of its difference."""
+"""Where two tractograms differ: maps of streamline density and of the difference."""
 
 from __future__ import annotations
 
@@ -133,7 +133,8 @@ class Difference:
         return sheet.figure
 
     def draw_map(self) -> Figure:
-        """Draw the difference in the one of the three planes that shows most of it.
+        """Draw the difference in the plane in which the sum of its absolute values is
+        largest.
 
         Returns
         -------
@@ -186,7 +187,7 @@ class Difference:
     ) -> AxesImage:
         from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
-        # The smaller the difference, the more transparent.
+        # Small differences are transparent, so that the image below stays visible.
         blue, orange = (to_rgb(COLOURS[key]) for key in ("reference", "candidate"))
         stops = [(0.0, blue, 1.0), (0.3, blue, 0.7), (0.5, blue, 0.0)]
         stops += [(1 - at, orange, alpha) for at, _, alpha in stops[::-1]]

@@ -224,9 +224,10 @@ def _estimate(value: float | None) -> Estimate:
 def _decimals(value: float, unit: str, error: float) -> int:
     """Return the number of decimals to show.
 
-    One unit of the last decimal is at most half the standard error. Without an error,
-    whole numbers without a unit have no decimals, and others three significant digits.
-    There are at most four decimals, and at least one for per cent.
+    One unit of the last decimal is at most half of the standard error. If there is no
+    standard error, whole numbers without a unit have no decimals, and other numbers
+    have three significant digits. There are at most four decimals, and per cents have
+    at least one.
     """
     if error:
         decimals = -floor(log10(error / 2))
@@ -242,7 +243,7 @@ def _cells(estimates: Iterable[Estimate | None], unit: str) -> list[_Cell]:
     scale = 100 if unit == "%" else 1
     suffix = {"": "", "deg": "°"}.get(unit, f"\N{NO-BREAK SPACE}{unit}")
     known = [estimate or Estimate(nan) for estimate in estimates]
-    # One number of decimals for the row, so that its columns can be compared.
+    # All numbers of a row have the same decimals, so that columns can be compared.
     errors = [scale * estimate.standard_error for estimate in known]
     error = max(filter(isfinite, errors), default=0)
 
@@ -282,7 +283,7 @@ def _rows(metrics: Iterable[Metric], keys: Sequence[str]) -> list[_Row]:
 def _tracker_rows(
     trackers: Mapping[str, Mapping[str, Any]], keys: Sequence[str]
 ) -> list[_Row]:
-    """Return the rows of counts and times, without those that no tracker has."""
+    """Return the rows of counts and times that at least one tracker has."""
     rows: list[_Row] = []
     for name, label, unit, meaning in _TRACKER_METRICS:
         counts = [_estimate(trackers[key].get(name)) for key in keys]
@@ -317,10 +318,10 @@ def _bundle_rows(
 
 
 def _how_close(between: Sequence[Metric], keys: Sequence[str]) -> dict[str, Any] | None:
-    """Return the content of the card on agreement.
+    """Return the content of the card on agreement, a box at the top of the page.
 
-    It shows the agreement within 2 mm or, without it, the first metric. None if there
-    is no metric, or if the candidate has no value.
+    The card shows the agreement within 2 mm or, if that is missing, the first metric.
+    Return None if there is no metric, or if the candidate has no value.
     """
     if not between:
         return None
@@ -339,7 +340,7 @@ def _how_close(between: Sequence[Metric], keys: Sequence[str]) -> dict[str, Any]
 
 
 def _how_fast(trackers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the content of the card on speed, or None without times of both."""
+    """Return the content of the card on speed; None if a time is unknown."""
     for name, measure, unit in (
         ("seconds", "Time", "s"),
         ("steps_per_second", "Speed", "steps/s"),
@@ -388,9 +389,9 @@ def _embed(figure: Figure) -> dict[str, str | int]:
 def _view(streamlines: Mapping[str, Sequence[AnyArray]]) -> dict[str, Any]:
     """Return the data of the 3D view: both tractograms and the corners around them.
 
-    A point is three 16-bit integers, its coordinates in units of `unit_mm` from the
-    lowest corner. Three times 65535 ends a streamline. In base 64 this takes a third
-    of the bytes of JSON.
+    A point is stored as three 16-bit integers: its coordinates relative to the lowest
+    corner, in units of `unit_mm`. The point (65535, 65535, 65535) ends a streamline. In
+    base 64, this takes a third of the bytes of JSON.
     """
     chosen = {key: choose(streamlines[key], N_IN_3D) for key in _KEYS[:2]}
     points_mm = np.concatenate(
@@ -398,7 +399,8 @@ def _view(streamlines: Mapping[str, Sequence[AnyArray]]) -> dict[str, Any]:
     ).astype(np.float64)
     low, high = points_mm.min(axis=0) - 1, points_mm.max(axis=0) + 1
     end = np.iinfo(np.uint16).max
-    # 0.1 mm is fine enough for a head. 16 bits reach 6.5 m; beyond, the unit grows.
+    # A unit of 0.1 mm is fine enough to draw a head. With it, 16 bits reach 6.5 m. If
+    # the box is larger, the unit is larger.
     unit_mm = max(0.1, float(np.max(high - low)) / (end - 1))
     packed = {}
     for key, lines in chosen.items():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-# Distinguishable for colour-blind readers, on black, on white and in greyscale.
+# Colour-blind readers can distinguish these, on black, on white and in greyscale.
 COLOURS = {"candidate": "#E98300", "reference": "#1F78B4", "yardstick": "#8C8C8C"}
 TEXT_COLOUR, SHEET_COLOUR = "#DDDDDD", "black"
 SHEET_INCHES = 10.8  # width
@@ -62,7 +62,7 @@ def new_figure(
     facecolor: str | None = None,
     layout: Literal["constrained"] | None = None,
 ) -> Figure:
-    """Make a figure that matplotlib.pyplot does not know.
+    """Make a figure without matplotlib.pyplot, which would keep it in memory.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def escape_dollars(text: str) -> str:
 
 
 class BackgroundImage:
-    """An image that is drawn below streamlines, and the box of it that is shown.
+    """An image that is drawn below streamlines, and the box that is shown.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ class BackgroundImage:
         corners_mm = np.concatenate([corners_mm, points_mm])
         low, high = corners_mm.min(axis=0), corners_mm.max(axis=0)
         half = (high - low) / 2 + MARGIN_MM
-        # The panel of a single slice needs room for its labels, too.
+        # If the box is one slice thick, its panels still need room for their labels.
         half = np.maximum(half, half.max() / 4)
         box_mm: FloatArray = (low + high) / 2 + half * np.array([[-1], [1]])
         return box_mm
@@ -241,7 +241,8 @@ class BackgroundImage:
         white = self._black + (self._white - self._black) / brightness
         draw_section(axes, plane, box_mm, section, "gray", self._black, white)
         axes.set_axis_off()
-        # What is drawn later may reach out of the box; the axes keep their limits.
+        # Without this, streamlines that leave the box would change the limits of the
+        # axes.
         axes.autoscale(False)
         text: dict[str, Any] = {
             "transform": axes.transAxes,
@@ -267,7 +268,7 @@ def draw_section(
     vmin: float,
     vmax: float,
 ) -> AxesImage:
-    """Draw a section on top of what is in a panel.
+    """Draw a section on top of the content of a panel.
 
     Parameters
     ----------
@@ -367,7 +368,7 @@ class Sheet:
         ----------
         row : int
         text : str
-            The middle of a text of more than 80 letters is left out.
+            If it has more than 80 letters, its middle is left out.
         """
         if len(text) > _MAX_TITLE_LETTERS:
             half = _MAX_TITLE_LETTERS // 2
@@ -399,7 +400,7 @@ class Sheet:
         ----------
         row : int
         drawn : matplotlib.image.AxesImage
-            What the colours belong to.
+            The image whose colours the bar explains.
         label : str
         """
         left = SHEET_INCHES - _BAR_INCHES + 0.1

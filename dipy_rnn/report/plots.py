@@ -6,8 +6,8 @@ the matplotlib backend of the program stays as it is. matplotlib comes with
 
 Planes are sagittal, coronal and axial in mm (RAS+), whatever the grid of the image.
 Left is drawn on the left, and each panel names its sides. A streamline is drawn where
-it is within 3 mm of the plane, so that each piece is drawn over its own part of the
-image, and the image stays visible.
+it is within 3 mm of the plane, so that each piece is drawn over the part of the image
+that it passes through, and the image stays visible.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ N_PAIRS = 8
 DPI = 150
 
 _DIRECTIONS = "red: left-right, green: front-back, blue: up-down"
-_SEGMENT_MM = 2.0  # a segment is drawn whole or not at all, so it must be short
+_SEGMENT_MM = 2.0  # short, because a segment is drawn completely or not at all
 _SIMILAR_MM, _N_COMPARED = 10.0, 20  # points of a streamline
 
 
@@ -76,7 +76,7 @@ def png(figure: Figure) -> bytes:
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     file = BytesIO()
-    # With a palette, the file has a third of the size.
+    # With a palette, the file is a third as large.
     picture.quantize(256).save(file, format="png")
     return file.getvalue()
 
@@ -114,17 +114,17 @@ def direction_colours(vectors: AnyArray) -> AnyArray:
 def choose(
     streamlines: Iterable[AnyArray], n: int, longest_mm: float = 10.0
 ) -> list[Float32Array]:
-    """Choose streamlines to draw, and reduce their points.
+    """Select streamlines to draw, and remove points of them.
 
     Parameters
     ----------
     streamlines : iterable of ndarrays of shape (M, 3)
         In mm. Streamlines of less than two points are left out.
     n : int
-        Maximum number of streamlines. If there are more, `n` of them are drawn at
-        random with a fixed seed, so that each call chooses the same ones.
+        Maximum number of streamlines. If there are more, `n` of them are selected at
+        random with a fixed seed, so that each call selects the same ones.
     longest_mm : float, optional
-        Maximum length of a segment that replaces shorter ones.
+        Maximum distance between consecutive points after points are removed.
 
     Returns
     -------
@@ -283,12 +283,13 @@ def draw_pairs(
         In mm. Streamlines with the same index are partners.
     distances : ndarray of shape (N,)
         Distance from partner to partner in mm. The `N_PAIRS` (8) pairs of the largest
-        finite distances are drawn. Of pairs within 10 mm of each other on average
-        (:func:`dipy.tracking.distances.bundles_distances_mdf`), only the one of the
-        largest distance is drawn.
+        finite distances are drawn. Two pairs are similar if both their candidates and
+        their references are within 10 mm of each other
+        (:func:`dipy.tracking.distances.bundles_distances_mdf`). Of similar pairs, only
+        the one with the largest distance is drawn.
     image : array_like of shape (X, Y, Z)
-        Shown in a plane through the middle of each pair: the one across the axis along
-        which the pair extends least.
+        Shown in a plane through the middle of each pair. The plane is perpendicular to
+        the axis along which the pair extends least.
     affine : array_like of shape (4, 4)
         Voxel to mm.
 
@@ -353,7 +354,7 @@ def draw_pairs(
 def _most_different(
     candidate: Sequence[AnyArray], reference: Sequence[AnyArray], distances: FloatArray
 ) -> list[int]:
-    """Return the indices of the pairs to draw: far apart, and not similar."""
+    """Return the indices of pairs to draw: by decreasing distance, no two similar."""
     finite = np.flatnonzero(np.isfinite(distances))
     sides = [
         [

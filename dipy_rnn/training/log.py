@@ -1,4 +1,4 @@
-"""Log of a training: a table, drawn curves, and events for TensorBoard."""
+"""Log of a training: a table, a plot of its curves, and events for TensorBoard."""
 
 from __future__ import annotations
 
@@ -49,10 +49,12 @@ class TrainingLog:
 
     def __call__(self, history: list[dict[str, float]]) -> None:
         """Write all rows; only the last one is new. Missing values are left blank."""
-        # Rows may differ: a resumed training may validate although it did not before.
+        # Rows may have different columns: a resumed training may validate although it
+        # did not before the interruption.
         columns = dict.fromkeys(name for row in history for name in row)
         save_table(self._folder / _TABLE, columns, history)
-        # Opened with the first row: a training that fails early leaves no events file.
+        # Opened when the first row is written, so that a training that fails earlier
+        # leaves no events file.
         self._events = self._events or _open_events(self._folder)
         if self._events:
             row = history[-1]

@@ -1,4 +1,4 @@
-"""The training loop, and the whole way from subjects to a trained network."""
+"""The training loop, and a function that prepares subjects and trains a network."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,27 +55,29 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train a network on the streamlines of subjects.
 
-    In a process group of :mod:`torch.distributed`, each process draws its part of a
-    batch. The weights then equal those of one process up to rounding.
+    In a process group of :mod:`torch.distributed`, the processes share each batch: a
+    process draws the sequences of some of its subjects. The weights equal those of one
+    process up to rounding.
 
     Parameters
     ----------
     module : nn.Module
-        One of :data:`dipy_rnn.model.ARCHITECTURES`; trained in place, on its device.
-        At the end it has the weights of the best validation.
+        One of :data:`dipy_rnn.model.ARCHITECTURES`; trained in place, on its device. At
+        the end it has the weights of the best validation
+        (:func:`dipy_rnn.training.state.best_row`).
     subjects : list of dipy_rnn.training.subjects.TrainingSubject
     recipe : dipy_rnn.training.recipe.Recipe
     validate : callable, optional
         Takes the module and returns a dict of metrics, such as
-        :class:`dipy_rnn.training.validation.FreeRunning`. The best validation has the
-        largest ``"followed"``, up to its standard error ``"followed_se"``
-        (:func:`dipy_rnn.training.state.best_row`). None: the last weights are kept.
+        :class:`dipy_rnn.training.validation.FreeRunning`. The best validation is found
+        by its values ``"followed"`` and ``"followed_se"``. If None, the last weights
+        are kept.
     checkpoint : str or Path, optional
         File that is saved at each validation, every minute, and when SIGINT or SIGTERM
         stops the training.
     resume : bool, optional
-        Continue from ``checkpoint``. The weights are those of a training without
-        interruption.
+        Whether to continue from ``checkpoint``. The resulting weights are the same as
+        without the interruption.
     report : callable, optional
         Called after each validation with the history so far, a list of dicts.
     nbr_threads : int, optional
@@ -133,7 +135,7 @@ def fit(
     with (
         _stop_signals() as stop,
         batches as next_batch,
-        # No progress bar without a terminal, and only one for all processes.
+        # Only the first process has a progress bar, and only in a terminal.
         tqdm(
             total=recipe.n_updates,
             initial=state.update,
@@ -195,11 +197,11 @@ def train_network(
     hidden, layers : int, optional
         Width and number of recurrent layers; 0 for the architecture's default.
     validation_subjects, validation_fraction : int, float, optional
-        Number of subjects to hold out, the last ones. If 0, this share of the
-        streamlines of each subject is held out.
+        Number of subjects to hold out: the last ones. If it is 0, the share
+        `validation_fraction` of the streamlines of each subject is held out.
     resume : bool, optional
-        Continue from the checkpoint. Otherwise files of an earlier training are
-        removed.
+        Whether to continue from the checkpoint. If False, the files of an earlier
+        training are removed.
     device : torch.device, optional
         Default: the CPU.
     nbr_threads : int, optional
@@ -320,7 +322,8 @@ def train_network(
                 )
             wait_for_all()
         finally:
-            # They are as large as the data, and are written again to resume.
+            # The prepared subjects are as large as the data. A resumed training writes
+            # them again.
             if rank() == 0:
                 for store in stores:
                     shutil.rmtree(store, ignore_errors=True)
@@ -349,7 +352,7 @@ def _prepare_source(
 
 @contextmanager
 def _batches(state: TrainingState, n_threads: int) -> Iterator[Callable[[], Batch]]:
-    """Draw the next batches in threads, while the network trains on this one."""
+    """Draw the next batches in threads while the network trains."""
     with ThreadPoolExecutor(n_threads) as pool:
         first = state.update + 1
         waiting = deque(
@@ -370,7 +373,7 @@ def _batches(state: TrainingState, n_threads: int) -> Iterator[Callable[[], Batc
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """Let SIGINT and SIGTERM set an event; a second signal acts as usual."""
+    """Let SIGINT and SIGTERM set an event. A second signal has its usual effect."""
     stop = threading.Event()
     # Python lets only the main thread set handlers.
     in_main = threading.current_thread() is threading.main_thread()

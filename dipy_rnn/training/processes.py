@@ -55,8 +55,8 @@ def from_first(make: Callable[[], _T]) -> _T:
     ----------
     make : callable
         Takes no arguments and returns a picklable value. If it raises an error, all
-        processes raise it. Where the error cannot be pickled, the other processes
-        raise a RuntimeError that quotes it.
+        processes raise it. If the error cannot be pickled, the other processes raise a
+        RuntimeError that quotes it.
 
     Returns
     -------
@@ -77,7 +77,8 @@ def from_first(make: Callable[[], _T]) -> _T:
             pickle.dumps(answer[0])
         except Exception as error:
             own, answer = error, [None, _picklable(error)]
-    # The other processes wait here, so the first one must get here in any case.
+    # The other processes wait here, so the first one must reach this line even after an
+    # error.
     distributed.broadcast_object_list(answer)
     if own is not None:
         raise own
@@ -151,7 +152,8 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         device = check_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
-    # A long timeout: the others wait while the first process reads all subjects.
+    # The timeout is long because the other processes wait while the first one reads all
+    # subjects.
     distributed.init_process_group(backend, timeout=timedelta(days=2))
     try:
         yield device

@@ -22,7 +22,7 @@ TARGET_RULES: dict[str, TargetRule | None] = {
 #: What has the same weight in the loss.
 WEIGHTS = ("point", "streamline")
 
-_LARGEST_SEED = (1 << 31) - 2  # plus 1 it is still a 32-bit seed for DIPY's trackers
+_LARGEST_SEED = (1 << 31) - 2  # DIPY's trackers get this seed plus 1, in 32 bits
 
 
 @dataclass(frozen=True)
@@ -38,24 +38,27 @@ class Recipe:
         Number of optimiser steps.
     max_minutes : float, optional
         Time budget in minutes; 0 for no limit. The training ends after this time or
-        after ``n_updates``, whichever comes first; by then the learning rate and the
-        width have their final values. The weights then depend on the machine's speed.
+        after ``n_updates``, whichever comes first. The schedules of the learning rate
+        and of ``width_deg`` are shortened, so that both have their final values at the
+        end. If the time ends the training, the weights depend on the speed of the
+        machine.
     step_mm : tuple of float, optional
         Range in mm from which each update draws its step size, log-uniformly.
     n_references, n_sequences : int, optional
-        Number of subjects in a batch, and of sequences from each.
+        Number of subjects in a batch, and number of sequences from each of them.
     max_points : int, optional
         Number of points of the longest sequence.
     learning_rate : float, optional
         Learning rate of Adam at the start; it falls to zero as half a cosine.
     width_deg : tuple of float, optional
-        Width in degrees of :func:`dipy_rnn.training.state.cosine_loss`, at the start
-        and at the end; None for the plain loss. A width suits a network whose errors
-        are small from the start, as those of an untrained ``MovingFrameGRU``.
+        Width in degrees of the robust loss
+        (:func:`dipy_rnn.training.state.cosine_loss`), at the start and at the end of
+        the training; None for the plain loss. The robust loss needs a network whose
+        errors are small before training, such as ``MovingFrameGRU``.
     teacher : str, optional
         Target rule, one of ``TARGET_RULES``.
     weight : str, optional
-        One of ``WEIGHTS``: each point or each streamline has the same weight.
+        What has the same weight in the loss: each ``"point"`` or each ``"streamline"``.
     blur : InputNoise, optional
         Noise on the inputs of the network.
     validate_every : int, optional
@@ -64,9 +67,9 @@ class Recipe:
         Stop early after this many validations without a larger share of followed
         streamlines; 0 for never.
     replay_points : int, optional
-        Number of warm-up points: points of the forward half that the trained model
-        passes through before the backward half; 0 for all. Written to the model's
-        metadata; the training does not use it.
+        Number of warm-up points. When the trained model tracks, it passes through this
+        number of points of the forward half before it starts the backward half; 0 for
+        all points. Written to the model's metadata; the training does not use it.
     random_seed : int, optional
         The same seed gives the same weights on the same machine with the same number
         of threads.

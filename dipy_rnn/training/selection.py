@@ -1,4 +1,4 @@
-"""Selection of what a training learns from: clean streamlines, a hold-out."""
+"""Selection of training data: clean streamlines, and held-out data for validation."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,8 +19,9 @@ _REPEATED_MM = 1e-3
 # A streamline folds back where the cosine between two successive steps is below this.
 _FOLD_COSINE = -0.9
 _N_CHECKED = 500  # streamlines of a tractogram that are compared with the fODF
-# Least share of points at which the fODF is above its mean along the streamline. It is
-# 0.8 to 0.95 for tractograms of the same subject, and about 0.3 for those of others.
+# Smallest allowed share of points at which the fODF along the streamline is above its
+# mean. The share is 0.8 to 0.95 for a tractogram of the same subject, and about 0.3 for
+# a tractogram of another subject.
 _LEAST_FITTING = 0.5
 
 
@@ -68,11 +69,11 @@ def prepare_subject(
     folder : Path
         Created if it does not exist.
     max_step_mm : float
-        Largest step to train for; shorter streamlines than two of these steps are
-        dropped.
+        Largest step size to train for. Streamlines shorter than two steps of this size
+        are dropped.
     notify : callable, optional
-        Called with a line of text: how many streamlines were kept, and why others
-        were changed or dropped.
+        Called with one line of text: how many streamlines were kept, and how many had
+        which problem.
 
     Returns
     -------
@@ -208,8 +209,8 @@ def clean_streamlines(
 def share_along_fodf(subject: TrainingSubject) -> float:
     """Return the share of points at which the fODF is above its mean.
 
-    The fODF is evaluated along the streamline, and compared with its mean over the
-    sphere.
+    At each point, the value of the fODF in the direction of the streamline is compared
+    with the mean of the fODF over the sphere.
 
     Parameters
     ----------
@@ -218,7 +219,8 @@ def share_along_fodf(subject: TrainingSubject) -> float:
     Returns
     -------
     share : float
-        From 0 to 1; of points on 500 streamlines, the same ones at each call.
+        From 0 to 1. It is computed at points of 500 streamlines, which are the same in
+        each call.
 
     Examples
     --------
@@ -259,13 +261,13 @@ def hold_out(
     ----------
     subjects : list of TrainingSubject
     random_seed : int
-        Draws the streamlines.
+        Seed of the random selection of streamlines.
     n_subjects : int, optional
-        Number of subjects to hold out, the last ones. 0 to hold out streamlines of
-        each subject.
+        Number of subjects to hold out: the last ones. If 0, streamlines of each subject
+        are held out.
     fraction : float, optional
-        Share of the streamlines of each subject, rounded up. At least one streamline
-        of each subject is left for training. Not used with ``n_subjects``.
+        Share of the streamlines of each subject to hold out, rounded up. At least one
+        streamline of each subject is left for training. Not used with ``n_subjects``.
 
     Returns
     -------
@@ -294,7 +296,7 @@ def hold_out(
 
 
 def _longest_run(good: BoolArray) -> slice:
-    """Return the slice of the longest run of True."""
+    """Return the longest run of successive True values, as a slice."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], good, [0]]).astype(np.int8)))
     if not len(edges):
         return slice(0, 0)

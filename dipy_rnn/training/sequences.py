@@ -1,9 +1,9 @@
 """Training sequences: inputs and targets of a network along streamlines.
 
 At each point of a streamline, the inputs are the features and the incoming direction
-that a tracker would have there, and the target is the direction to predict. The inputs
-are noisy in the same way as in tracking: the tracker is slightly off the streamline,
-and its incoming direction is slightly wrong.
+that a tracker would have there, and the target is the direction to predict. Noise is
+added to the inputs, because a tracker is slightly off the true streamline and its
+incoming direction has an error.
 """
 
 from collections.abc import Callable
@@ -39,13 +39,14 @@ class InputNoise:
     """Noise on the inputs of the network during training.
 
     Along a streamline the incoming direction almost equals the target. A network that
-    is trained with exact incoming directions learns to repeat them, and when it tracks,
-    it leaves every bend in a straight line. Therefore incoming directions have errors.
-    As in tracking, the errors are correlated along the streamline, so that the network
-    cannot remove them by averaging over previous points.
+    is trained with exact incoming directions learns to repeat them. When it tracks, it
+    goes straight on in bends. Therefore errors are added to the incoming directions. As
+    in tracking, the errors are correlated along the streamline. So the network cannot
+    remove them by averaging over previous points.
 
-    Two quantities need no noise, since they do not reach the network: the scale of the
-    fODF, which is normalised, and the roll of the moving frame.
+    Two quantities need no noise: the scale of the fODF, which is normalised, and the
+    rotation of the moving frame about the incoming direction, on which the predicted
+    direction does not depend.
 
     Parameters
     ----------
@@ -57,9 +58,9 @@ class InputNoise:
     memory_mm : float, optional
         Correlation length in mm of the errors of directions and features.
     features : tuple of float, optional
-        Range from which each sequence draws the noise on its features, as a share of
-        their norm. Features that are zero, such as orders that were not fitted, stay
-        zero.
+        Range from which each sequence draws the size of the noise on its features, as a
+        share of their norm. No noise is added to features that are zero, such as orders
+        that were not fitted.
 
     Raises
     ------
@@ -153,7 +154,7 @@ class Batch:
     batch_sizes: torch.Tensor
 
     def pack(self, values: torch.Tensor) -> PackedSequence:
-        """Wrap rows, in the order of this batch, for a GRU."""
+        """Wrap rows in the order of this batch as the input of a GRU."""
         return PackedSequence(values, self.batch_sizes)
 
     def to(self, device: torch.device) -> "Batch":
@@ -185,7 +186,8 @@ def pack(parts: list[Sequences]) -> Batch:
     [3.0, 0.0, 6.0]
     """
     lengths = np.concatenate([part.lengths for part in parts])
-    # Packed order: by point number, then the longest sequence first.
+    # Packed order: the first points of all sequences, then the second points, and so
+    # on. Longer sequences come first.
     longest = np.argsort(-lengths, kind="stable")
     starts = (np.cumsum(lengths) - lengths)[longest]
     lengths = lengths[longest]
@@ -224,10 +226,11 @@ def draw_sequences(
     subject : dipy_rnn.training.subjects.TrainingSubject
     n_sequences : int
     frame : str
-        Frame of the model's inputs, ``"local"`` or ``"voxel"``.
+        Frame of the model's inputs: ``"local"``, the moving frame whose third axis is
+        the incoming direction, or ``"voxel"``, the voxel axes.
     step_mm : float
-        Approximate distance between points; each streamline is divided into equal
-        steps.
+        Approximate distance between points. Each streamline is divided into equal steps
+        of about this length.
     max_points : int
         Largest number of points of a sequence.
     rng : numpy.random.Generator
@@ -243,7 +246,7 @@ def draw_sequences(
     Raises
     ------
     ValueError
-        If the subject has no streamline of two steps.
+        If no streamline of the subject is longer than two steps.
 
     Examples
     --------
@@ -262,7 +265,8 @@ def draw_sequences(
     last = np.cumsum(lengths) - 1
     inner = np.delete(np.arange(len(points_mm)), last)
     target = steps[inner]
-    # A step across an exact fold has length 0, and so has its target: no gradient.
+    # A step across an exact fold has length 0. Its target is then 0, which gives no
+    # gradient.
     target /= np.maximum(np.linalg.norm(target, axis=1, keepdims=True), 1e-9)
     points_mm = points_mm[inner]
     lengths = lengths - 1
@@ -278,7 +282,8 @@ def draw_sequences(
         rng, lengths, 3, kept
     )
     incoming /= np.linalg.norm(incoming, axis=1, keepdims=True)
-    # Distance from the streamline: a part for each sequence, and one for each point.
+    # Offset from the streamline: one part is the same for the whole sequence, and a
+    # smaller part differs from point to point.
     aside = noise.position_mm * (
         np.repeat(rng.normal(size=(len(lengths), 3)), lengths, axis=0)
         + 0.3 * rng.normal(size=points_mm.shape)
@@ -316,7 +321,7 @@ def _draw_points(
     max_points: int,
     rng: np.random.Generator,
 ) -> tuple[FloatArray, IntArray]:
-    """Return the points of random pieces in equal steps, and their numbers."""
+    """Return the points of random pieces, and the number of points of each piece."""
     long_enough = np.flatnonzero(subject.lengths_mm > LEAST_STEPS * step_mm)
     if not len(long_enough):
         raise ValueError(
@@ -361,7 +366,7 @@ def _correlated_noise(
 ) -> FloatArray:
     """Return noise (N, channels) of variance 1.
 
-    The correlation between successive points of a sequence is ``kept``.
+    ``kept`` is the correlation between successive points of a sequence.
     """
     noise = rng.normal(size=(lengths.max(), len(lengths), n_channels))
     for i in range(1, len(noise)):

@@ -1,10 +1,10 @@
-"""Train the models that ship: ``python -m dipy_rnn.training.shipped_models``.
+"""Train the shipped models: ``python -m dipy_rnn.training.shipped_models``.
 
 Phantoms, recipes and numbers of updates are fixed, so on the same machine the command
-gives the same weights each time. The files may differ in a few bytes, since torch
-writes constants in the order of their hashes (PYTHONHASHSEED). ``dipy_rnn/models``
-holds the models, their cards, and their checksums, which are verified when a model is
-loaded.
+gives the same weights each time. The files may differ in a few bytes, because torch
+writes constants in the order of their hashes, which Python randomises (PYTHONHASHSEED).
+``dipy_rnn/model/shipped`` contains the models, their cards, and their checksums, which
+are verified when a model is loaded.
 """
 
 import argparse
@@ -49,8 +49,8 @@ RECIPES = {
         ),
         random_seed=2026,
     ),
-    # Follows fibres; trained on true streamlines. Its memory is short: more warm-up
-    # points give the same streamlines (doc/design.md).
+    # Follows fibres. It is trained on true streamlines. More warm-up points than these
+    # give the same streamlines (doc/design.md).
     "default": Recipe(
         n_updates=6000, teacher="between", replay_points=128, random_seed=2026
     ),
@@ -62,8 +62,8 @@ N_HELD_OUT = 6
 
 _ORDER = max(ORDERS)
 _N_STREAMLINES = 300
-# The fODF is fitted where the fraction of fibres is above this, and in a rim of some
-# voxels around, where a fit finds fibres in noise.
+# The fODF is fitted where the fraction of fibres is above this, and in a rim of voxels
+# around it, where the fit finds false fibres in noise.
 _MIN_FRACTION = 0.05
 _RIM_VOXELS = 1
 
@@ -107,7 +107,7 @@ def make_world(random_seed: int, *, through_dwi: bool) -> tuple[Phantom, Float32
             random_seed=random_seed,
         )
     with warnings.catch_warnings():
-        # Very noisy coefficients cause a warning that they may not be an fODF.
+        # For very noisy coefficients, a warning says that they may not be an fODF.
         warnings.simplefilter("ignore", UserWarning)
         return phantom, sampling.with_order(sampling.fodf_features(coeffs).data, _ORDER)
 
@@ -129,7 +129,7 @@ def _fitted_fodf(phantom: Phantom, rng: np.random.Generator) -> FloatArray:
         evals=(along, across, across),
         random_seed=int(rng.integers(1 << 31)),
     )
-    # The response function is somewhat sharper or blunter than the true one.
+    # The response function differs from the true one: it is sharper or blunter.
     across *= rng.uniform(0.7, 1.5)
     model = ConstrainedSphericalDeconvModel(
         gtab, (np.array([along, across, across]), 100.0), sh_order_max=order
@@ -179,7 +179,8 @@ def make_model(name: str, path: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         numbers = range(N_PHANTOMS + N_HELD_OUT)
-        # Spawned, not forked: a fork copies locks of threads, but not the threads.
+        # Processes are spawned, because a fork copies the locks of threads but not the
+        # threads.
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             made = pool.map(partial(_save_phantom, name=name, folder=folder), numbers)
             for _ in made:
@@ -241,7 +242,7 @@ def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(RECIPES), choices=RECIPES)
-    parser.add_argument("--out_dir", default="dipy_rnn/models", type=Path)
+    parser.add_argument("--out_dir", default="dipy_rnn/model/shipped", type=Path)
     arguments = parser.parse_args()
     for name in arguments.names:
         make_model(name, arguments.out_dir / f"{name}.pt")

@@ -46,9 +46,10 @@ def cosine_loss(
     weight : torch.Tensor of shape (N,), optional
         Weight of each point. Default: all points have the same weight.
     width_deg : float, optional
-        Width of a robust loss, as Welsch's: errors far above this angle all have the
-        same loss. Where a fibre may continue in two directions, the plain loss (None)
-        is smallest between them; the robust loss is smallest at the likelier one.
+        Width of a robust loss, which resembles Welsch's: all errors far above this
+        angle have the same loss. None for the plain loss. Where a fibre may continue in
+        two directions, the plain loss is smallest at a direction between them. The
+        robust loss is smallest at the more probable one.
 
     Returns
     -------
@@ -104,7 +105,7 @@ def predict(module: Network, batch: Batch) -> Tensor:
 
 
 class _BatchNetwork(nn.Module):
-    """A network over whole batches, as one call that torch can distribute."""
+    """A module whose forward pass takes a whole batch, for DistributedDataParallel."""
 
     def __init__(self, module: Network) -> None:
         super().__init__()
@@ -127,7 +128,7 @@ class TrainingState:
     Raises
     ------
     ValueError
-        If there are more processes than parts of a batch.
+        If there are more processes than subjects in a batch (``recipe.n_references``).
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class TrainingState:
         self.start = time.monotonic()
         self.elapsed_s = 0.0
         self.progress = 0.0  # from 0 to 1
-        # Sums since the last row: loss, error in degrees, number of updates.
+        # Sums since the last row: losses, errors in degrees, number of updates.
         self.sums = torch.zeros(3, dtype=torch.float64)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] | None = None
@@ -161,21 +162,21 @@ class TrainingState:
 
     @property
     def is_over(self) -> bool:
-        """Whether the schedule is complete, or the patience is exhausted."""
+        """Whether updates or minutes are used up, or ``patience`` ends the training."""
         patience = self.recipe.patience
         impatient = patience and _rows_since_most(self.history) >= patience
         return self.progress >= 1 or bool(impatient)
 
     @property
     def row_is_due(self) -> bool:
-        """Whether a validation is due, also if a signal stopped the training first."""
+        """Whether the next row of the history, with its validation, is due now."""
         last = self.history[-1]["update"] if self.history else 0
         validates_now = self.update % self.recipe.validate_every == 0
         return self.update > last and (validates_now or self.is_over)
 
     @property
     def minute(self) -> int:
-        """Whole minutes so far, the same number in all processes."""
+        """Whole minutes of training so far; the number is the same in all processes."""
         return int(self.elapsed_s / 60)
 
     def means(self) -> dict[str, str]:
@@ -184,7 +185,7 @@ class TrainingState:
         return {"loss": f"{loss / n:.4f}", "degrees": f"{degrees / n:.2f}"}
 
     def draw_batch(self, update: int) -> Batch:
-        """Draw this process's part of a batch; it depends on the update alone."""
+        """Draw this process's part of a batch, which depends only on the update."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.random_seed, update])
         # All subjects occur once before one occurs twice.
@@ -206,7 +207,7 @@ class TrainingState:
         return pack(parts)
 
     def update_weights(self, batch: Batch, stop: threading.Event) -> None:
-        """Make one step of the optimiser; note whether any process is to stop."""
+        """Make one step of the optimiser. Set `stopped` if any process got a signal."""
         recipe = self.recipe
         batch = batch.to(self.device)
         weight = torch.ones_like(batch.lengths, dtype=torch.float32)
@@ -293,7 +294,7 @@ class TrainingState:
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Restore a snapshot; raise ValueError if it is of another training."""
+        """Restore a snapshot; raise ValueError if it belongs to another training."""
         theirs, ours = snapshot.get("identity", {}), self._identity
         for name in ours:
             if theirs.get(name) != ours[name]:
@@ -312,13 +313,13 @@ class TrainingState:
         self.optimiser.load_state_dict(snapshot["optimiser"])
 
     def _shared_sums(self) -> Tensor:
-        """Return sums that are valid in any process that restores them."""
+        """Return the mean of the sums over the processes; all processes restore it."""
         sums = sum_over_processes(*self.sums.tolist())
         return torch.tensor(sums, dtype=torch.float64) / world_size()
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """Identify this training. The checksums read all subjects, so only once."""
+        """Values that identify this training. Cached: checksums read all subjects."""
         recipe = asdict(self.recipe)
         recipe |= recipe.pop("blur")
         return {
@@ -337,9 +338,10 @@ class TrainingState:
 def best_row(history: list[dict[str, float]]) -> dict[str, float]:
     """Return the row of the best validation.
 
-    This is the latest row whose share of followed streamlines is within one standard
-    error of the largest so far. Later weights were trained at a lower learning rate and
-    are more precise, and the largest of many noisy shares is largest partly by chance.
+    This is the latest row whose share of followed streamlines is at most one standard
+    error below the largest share before it. There are two reasons not to take the row
+    of the largest share. Later weights were trained at a lower learning rate and are
+    more precise. And the largest of many noisy shares is partly due to chance.
 
     Parameters
     ----------
@@ -367,7 +369,7 @@ def best_row(history: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _rows_since_most(history: list[dict[str, float]]) -> int:
-    """Return the number of rows after the first one with the largest share."""
+    """Return the number of rows after the row that first had the largest share."""
     followed = [row.get("followed", i) for i, row in enumerate(history)]
     return len(history) - 1 - int(np.argmax(followed)) if history else 0
 

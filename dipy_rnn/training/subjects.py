@@ -2,7 +2,7 @@
 
 On disk a subject is a folder of plain arrays, with the coordinates in single precision.
 Features and coordinates are memory-mapped, so a training reads only what its batches
-need, however many subjects there are.
+need. Memory does not grow with the number of subjects.
 """
 
 from collections.abc import Iterable, Sequence
@@ -69,7 +69,7 @@ class TrainingSubject:
         return len(self.lengths_mm)
 
     def checksum(self) -> int:
-        """Return a number that differs for other streamlines or another volume."""
+        """Return a checksum of the streamlines, the affine and parts of the volume."""
         number = 0
         slabs = self.data[::_CHECKSUM_STRIDE]
         for array in (self.spans, self.points_mm, slabs, self.affine):

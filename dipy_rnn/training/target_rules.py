@@ -1,8 +1,10 @@
 """Target rules: the direction that the network learns to predict at a point.
 
-The simplest target is the direction of the streamline. It is right on the streamline,
-but not for a tracker that is off it. The rules here take the target from the fODF at
-the point itself; where the fODF has several peaks, the rule chooses one.
+The simplest target is the direction of the streamline. It is correct for a tracker on
+the streamline, but not for a tracker beside it. The rules here take the target from the
+fODF at the point itself; where the fODF has several peaks, the rule chooses one. In the
+rules, all directions are in the moving frame, whose third axis is the incoming
+direction.
 """
 
 from collections.abc import Iterator
@@ -42,8 +44,8 @@ def largest_ahead(
         Directions of the streamlines in the frames; not used.
     widest_deg : float, optional
         Largest angle to the third axis, as ``max_angle`` of DIPY's
-        ``deterministic_tracking``. If the largest value is at the rim of this cone,
-        the direction on the rim is returned, whether it is a peak or not.
+        ``deterministic_tracking``. If the largest value is on the border of this cone,
+        that direction is returned although it may not be a peak.
 
     Returns
     -------
@@ -77,12 +79,14 @@ def peak_along(
     along : ndarray of shape (N, 3)
         Directions of the streamlines in the frames.
     straightness : float, optional
-        The peak is chosen by the fODF times the cosine of the angle to ``along``, to
-        this power. The returned direction is the peak of the fODF itself.
+        Exponent n of the choice of the peak. The search starts where f cos^n is
+        largest, with f the fODF and cos the cosine of the angle to ``along``, and
+        climbs to the next peak of f. A larger n prefers peaks close to ``along``, a
+        smaller n prefers large peaks.
     widest_deg : float, optional
         Largest angle to the third axis, slightly below the default limit of 30 degrees
-        of dipy_track_rnn and dipy_track. If no peak is within this cone, the direction
-        of the fODF's largest value on its rim is returned.
+        of dipy_track_rnn and dipy_track. If no peak is within this cone, a direction on
+        its border is returned.
 
     Returns
     -------
@@ -113,9 +117,9 @@ def blend(
 ) -> FloatArray:
     """Return a direction between the peak and the streamline's direction.
 
-    Peaks are noisy, but the streamlines of a phantom are exact. The share of the
-    streamline trains the network to average over the points it has passed. The share
-    of the peak keeps its output close to the fODF at the point.
+    Peaks are noisy, but the streamlines of a phantom are exact. Because of the share of
+    the streamline, the network learns to average over the points it has passed. Because
+    of the share of the peak, its output stays close to the fODF at the point.
 
     Parameters
     ----------
@@ -165,8 +169,8 @@ def deterministic_streamlines(
         Number of seeds, at random points.
     above : tuple of (ndarray of shape (X, Y, Z), float), optional
         Image and threshold. Streamlines start and stay where the image is above the
-        threshold. None: the image is the fibre density (the integral of the fODF over
-        the sphere) divided by its 95th percentile; streamlines start above 0.3 and
+        threshold. If None, the image is the fibre density (the integral of the fODF
+        over the sphere) divided by its 95th percentile; streamlines start above 0.3 and
         stay above 0.1.
     step_mm : float, optional
         Step size in mm.
@@ -225,7 +229,7 @@ def deterministic_streamlines(
 def _directions_ahead(
     order: int, widest_deg: float
 ) -> tuple[FloatArray, Float32Array, IntArray]:
-    """Return a cone of directions, the harmonics there, and their neighbours.
+    """Return directions in a cone, the spherical harmonics there, and their neighbours.
 
     Returns
     -------

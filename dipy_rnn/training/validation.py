@@ -1,7 +1,7 @@
 """Validation by tracking from held-out streamlines.
 
-The error of the next step alone is not sufficient: it stops falling long before the
-tracked streamlines stop improving.
+The error of the next step alone is not sufficient: tracked streamlines continue to
+improve long after it has stopped falling.
 """
 
 from typing import NamedTuple
@@ -25,8 +25,8 @@ from dipy_rnn.training.subjects import TrainingSubject
 
 _N_SEQUENCES = 100  # for the error of the next step
 _MOST_SUBJECTS = 16
-_MOST_VISITING = 20_000  # streamlines of a subject that define where to track
-_SPACING_MM = 0.5  # points are added, since tractograms may be compressed to a few
+_MOST_VISITING = 20_000  # maximum number of streamlines that define where to track
+_SPACING_MM = 0.5  # points are added because compressed tractograms have few
 
 
 class _Task(NamedTuple):
@@ -42,11 +42,12 @@ class _Task(NamedTuple):
 class FreeRunning:
     """Track from held-out streamlines with a network, and count those it follows.
 
-    The network starts in the middle of each streamline, in its direction there. It
-    tracks in the voxels that the subject's streamlines visit, and in their neighbours.
-    A streamline is *followed* if all of its points are within a distance of the tracked
-    one. The tracked one may continue beyond the ends, since ends are determined by the
-    stopping criterion, not by the network.
+    The network starts in the middle of each held-out streamline, in the direction of
+    the streamline there. It tracks in the voxels that the subject's streamlines visit,
+    and in neighbouring voxels. A held-out streamline is *followed* if all of its points
+    are within `limit_mm` of the tracked streamline. The tracked streamline may continue
+    beyond its ends, because the stopping criterion and not the network determines where
+    a streamline ends.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the site must list, held against the package; without building it."""
+"""The lists on the documentation site, compared with the package. It is not built."""
 
 import ast
 from pathlib import Path
@@ -19,13 +19,13 @@ sys.path.append(str(DOC / "_ext"))
 
 from parsers import parser_of  # noqa: E402
 
-NOT_ON_THE_SITE = {"index.md"}  # which is the list of pages for a repository browser
+NOT_ON_THE_SITE = {"index.md"}  # the list of pages for a repository browser
 HOW_TO = [DOC / "dipy_track.md", *sorted((DOC / "how_to").glob("*.md"))]
 FLAG = re.compile(r"--[a-z]\w*")
 
 
 def tables(page):
-    """Yield the rows of each table of a page, cells as their text in Markdown."""
+    """Yield the rows of each table of a page. A cell is its text in Markdown."""
     rows, cells = [], []
     for token in MarkdownIt().enable("table").parse(page.read_text()):
         if token.type == "inline":
@@ -41,7 +41,7 @@ def tables(page):
 
 
 def toctrees():
-    """Return the documents that any toctree lists, below doc/, without suffix."""
+    """Return the documents in all toctrees: paths below doc/ without suffix."""
     listed = set()
     for path in [DOC / "index.rst", *DOC.glob("*/index.rst")]:
         for block in re.findall(
@@ -110,13 +110,13 @@ def test_the_reference_has_every_command():
     assert re.findall(r"^\.\. command:: (\w+)$", page, re.M) == [*project["scripts"]]
 
 
-def test_the_rows_of_imports_are_those_that_are_tested():
+def test_the_page_on_architecture_has_the_tested_rows_of_imports():
     (rows,) = (rows for rows in tables(DOC / "architecture.md") if rows[0][0] == "Row")
     named = [set(re.findall(r"`(\w+)`", folders)) for _, folders in rows[1:]]
     assert named == ROWS
 
 
-def test_the_tutorials_are_those_that_pages_lead_to():
+def test_pages_and_tutorials_link_only_to_existing_tutorials_and_pages():
     names = {path.stem for path in (DOC / "tutorials").glob("*.py")}
     led_to = set(
         re.findall(r"generated/tutorials/(\d\w+)", (DOC / "index.rst").read_text())
@@ -134,7 +134,7 @@ def test_the_tutorials_are_those_that_pages_lead_to():
 
 
 @pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.name)
-def test_flags_of_ours_that_a_table_names_exist(page):
+def test_flags_of_dipy_rnn_in_tables_exist(page):
     ours = {
         flag
         for command in ("dipy_track_rnn", "dipy_train_rnn")
@@ -143,7 +143,7 @@ def test_flags_of_ours_that_a_table_names_exist(page):
     named = set()
     for head, *rows in tables(page):
         columns = [i for i, cell in enumerate(head) if cell in ("Here", "Flag")]
-        if "Why" not in head:  # that of flags that are missing here
+        if "Why" not in head:  # "Why" is a column of the table of missing flags
             named |= {
                 flag for row in rows for i in columns for flag in FLAG.findall(row[i])
             }
@@ -154,7 +154,7 @@ def test_flags_of_ours_that_a_table_names_exist(page):
 @pytest.mark.skipif(not shutil.which("tckgen"), reason="there is no MRtrix3")
 def test_the_table_for_tckgen_has_its_flags():
     shown = subprocess.run(["tckgen", "-help"], capture_output=True, text=True).stdout
-    shown = re.sub(".\b", "", shown)  # bold by overstriking
+    shown = re.sub(".\b", "", shown)  # remove overstriking, which makes text bold
     theirs = set(re.findall(r"^  (-\w+)", shown, re.M)) - {"-help", "-version"}
     named = {
         flag
@@ -165,7 +165,7 @@ def test_the_table_for_tckgen_has_its_flags():
     assert named == theirs
 
 
-def test_the_pictures_are_those_of_the_script(tmp_path):
+def test_the_drawings_of_concepts_are_those_that_the_script_makes(tmp_path):
     script = runpy.run_path(str(DOC / "draw_concepts.py"), run_name="script")
     script["main"](tmp_path)
     drawn = {path.name for path in tmp_path.iterdir()}
@@ -174,7 +174,7 @@ def test_the_pictures_are_those_of_the_script(tmp_path):
     assert all(f"(images/{name})" in pages for name in drawn)
 
 
-def test_links_of_the_repository_lead_to_pages_of_the_site():
+def test_links_between_files_of_the_repository_become_links_between_pages():
     pytest.importorskip("myst_parser", reason="what builds the site is not there")
     from repository import lead_here
 

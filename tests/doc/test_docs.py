@@ -1,4 +1,4 @@
-"""Every block of code on the pages runs, or says why it does not."""
+"""Every block of code on the pages runs, unless the page says why it is not run."""
 
 from pathlib import Path
 import re
@@ -36,7 +36,7 @@ PAGES = [
 TUTORIALS = sorted((DOC / "tutorials").glob("*.py"))
 MARKER = re.compile(r"<!-- not run: \S.+ -->\s*\Z")
 OURS = re.compile(r"dipy_\w+_rnn")
-#: Why what these programs do is not tried here.
+#: Programs that are not run here, and why.
 NOT_RUN = {
     "make": "it installs, or runs the tests",
     "pip": "it installs",
@@ -50,16 +50,16 @@ NOT_RUN = {
     "dipy_fit_csd": "DIPY's; a tutorial runs it",
     "dipy_mask": "DIPY's, a threshold",
     "dipy_track": "DIPY's; the demo runs it",
-    "python": "benchmarks take hours, and heads that are not here",
-    "torchrun": "it wants several GPUs",
+    "python": "benchmarks take hours, and need data that are not in the repository",
+    "torchrun": "it needs several GPUs",
     "dask": "it waits for work; test_cohort.py and a tutorial have a scheduler",
     "#!/bin/sh": "a job of a cluster",
-    "ulimit": "it binds this process",
-    "podman": "it wants an image of a container",
+    "ulimit": "it would limit this process",
+    "podman": "it needs a container image",
     "mrgrid": "MRtrix3's",
-    "dipy_compare_rnn": "its pictures take long; its own tests draw smaller ones",
+    "dipy_compare_rnn": "its plots take long; its own tests draw smaller ones",
 }
-#: What takes long is made small.
+#: Values that replace those of the pages, so that commands take less time.
 INSTEAD = {
     "--seed_count": "40",
     "--select": "10",
@@ -97,14 +97,14 @@ def blocks(page):
 
 
 def command_lines(code):
-    """Return the lines of a block, each with those that go on from it."""
+    """Return the commands of a block. Lines that end in a backslash are joined."""
     code = re.sub(r"\\\n\s*", "", code)
     lines = (line.strip() for line in code.splitlines())
     return [line for line in lines if line and not line.startswith("# ")]
 
 
 def arguments_of(line):
-    """Split a line of a shell into words; variables have the value 1."""
+    """Split a shell command into words; each variable gets the value 1."""
     return shlex.split(re.sub(r"\$\{?\w+\}?", "1", line), comments=True)
 
 
@@ -113,7 +113,7 @@ def python_of(page):
 
 
 def commands():
-    """Return (page, line) for each of our commands on any page, run or not."""
+    """Return (page, line) for each command of dipy_rnn on any page, run or not."""
     found = [
         (page, line)
         for page in PAGES
@@ -133,7 +133,7 @@ def ids(value):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with the files the pages speak of."""
+    """A folder with the files that the pages use."""
     subject = Subject(tmp_path_factory.mktemp("docs"))
     folder, phantom = subject.folder, subject.phantom
     affine, mask = phantom.affine, np.float32(subject.mask)
@@ -175,15 +175,15 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_the_python_of_a_page_runs(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    # Pages go on from the README: its seeds, criterion and fODF are at hand.
+    # Code of other pages uses variables of the README: seeds, criterion and fODF.
     code = python_of(README) * (page != README) + python_of(page)
-    script = folder / f"{page.stem}.py"  # TorchScript wants to read a file
+    script = folder / f"{page.stem}.py"  # TorchScript reads the source from a file
     script.write_text("\n".join(code))
     runpy.run_path(str(script), run_name="page")
 
 
 @pytest.mark.parametrize(("page", "line"), commands(), ids=ids)
-def test_a_command_of_a_page_is_understood(page, line):
+def test_the_options_of_a_command_on_a_page_are_valid(page, line):
     command, *arguments = arguments_of(line)
     parser_of(command).parse_args(arguments)
 
@@ -200,7 +200,7 @@ def test_the_commands_of_a_page_run_unless_it_says_why_not(page, folder, monkeyp
             if command in NOT_RUN or "HOST" in line:
                 continue
             assert OURS.fullmatch(command), (
-                f"{page.name}: nobody knows what to do with {line!r}; if it cannot be "
+                f"{page.name}: {line!r} is not a command of dipy_rnn; if it cannot be "
                 "run, say why above it: <!-- not run: ... -->"
             )
             for i, argument in enumerate(arguments[:-1]):
@@ -217,6 +217,6 @@ def test_there_is_code_to_run():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)
-def test_the_links_of_a_page_lead_somewhere(page):
+def test_the_links_of_a_page_lead_to_existing_files(page):
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / link).exists(), f"{page.name} links to {link}"

@@ -67,7 +67,7 @@ SAME = {
 CASES = {
     "identical": (SHEET, SAME),
     "reversed": ([line[::-1] for line in SHEET], SAME),
-    # Three of the five rows are those of two others.
+    # Three of the five rows are visited by both tractograms.
     "shifted by 2 mm": (
         [line + [0, 2, 0] for line in SHEET],
         SAME
@@ -97,7 +97,8 @@ CASES = {
         | {
             "alike": 0,
             "hausdorff": 5,
-            # Five of eleven points are 1 to 5 mm away, and none of six.
+            # Of the 11 points of the whole line, 5 are 1 to 5 mm away; the 6 points of
+            # the half are at 0 mm.
             "mean_closest_point": 15 / 11 / 2,
             "end_point": 5 / 2,
             "dice": 2 * 30 / (30 + 55),
@@ -135,7 +136,7 @@ def test_metrics_are_those_computed_by_hand(name):
     assert values["length", "reference"] == 10
 
 
-def test_densities_are_correlated():
+def test_the_correlation_of_densities_is_that_computed_by_hand():
     ours = [SHEET[0], SHEET[0], SHEET[1], SHEET[2]]
     theirs = [SHEET[0], SHEET[0], SHEET[0], SHEET[1]]
     values, _ = beside(ours, theirs)
@@ -144,7 +145,7 @@ def test_densities_are_correlated():
     assert values["density_correlation"] == pytest.approx(expected)
 
 
-def test_the_baseline_is_measured_as_the_candidate_is():
+def test_the_baseline_has_the_same_metrics_as_the_candidate():
     tracked = {
         "candidate": Tracked("a", [line + [0, 3, 0] for line in SHEET], 2.0),
         "reference": Tracked("b", SHEET, 4.0),

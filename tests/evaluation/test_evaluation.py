@@ -109,7 +109,8 @@ def test_the_hausdorff_distance_is_scipys():
         (LINE[::-1], 0, 0, 0),
         (LINE + [0, 2, 0], 2, 2, 0),
         (LINE[::-1] + [0, 0, 2], 2, 2, 0),
-        # Along the line: 11 points, of which the first and the last 2 mm stick out.
+        # Shifted by 2 mm along the line: of 11 points, two are 1 and 2 mm beyond the
+        # end of the other line.
         (LINE + [2, 0, 0], (1 + 2) / 11, 2, 0),
         # Its first half: the 5 points of the second half are 1 to 5 mm away.
         (LINE[:6], (1 + 2 + 3 + 4 + 5) / 11 / 2, 5 / 2, 0),
@@ -157,7 +158,7 @@ def test_streamlines_agree_up_to_the_limit():
     assert_array_equal(agreement([LINE], [LINE + [0, 2.1, 0]], limit_mm=2.2), [True])
 
 
-def test_half_a_streamline_does_not_agree_with_the_whole():
+def test_half_of_a_streamline_does_not_agree_with_the_whole():
     assert_array_equal(agreement([LINE, LINE[:6]], [LINE[:6], LINE]), [False, False])
 
 
@@ -223,7 +224,7 @@ def test_partners_have_the_same_seed_if_the_seeds_are_known():
     assert find_partners([], [], [], []).shape == (0,)
 
 
-def test_no_other_streamline_is_nearer():
+def test_the_nearest_streamline_is_that_of_an_exhaustive_search():
     rng = np.random.default_rng(2)
     lines, others = (
         [wander(rng, n) for n in rng.integers(5, 40, size=n_lines)]
@@ -319,7 +320,8 @@ WIDE_MEAN, WIDE_VARIANCE = 39 / 44, 85 / 44 - (39 / 44) ** 2
             11 / 22,
         ),
         # Two of the four: 2 visits in each of the 11 voxels of the row y = 0. Common
-        # voxels hold 28 of 39 visits, and all; the mean of the product is 56 / 22.
+        # voxels contain 28 of the 39 visits, and all visits of the other tractogram;
+        # the mean of the product is 56 / 22.
         (
             TRACTS[:2],
             2 * 11 / (22 + 11),
@@ -345,7 +347,7 @@ def test_overlap_of_volumes_is_that_counted_by_hand(
     assert_allclose(coverage(maps[1], MASK), covered)
 
 
-def test_two_empty_maps_are_the_same_and_cover_nothing():
+def test_two_empty_maps_are_equal_and_cover_nothing():
     nothing = visits([], *GRID)
     assert weighted_dice(nothing, nothing) == dice(nothing > 0, nothing > 0) == 1
     assert coverage(nothing, MASK) == 0
@@ -571,7 +573,7 @@ def test_only_valid_connections_cover_a_bundle():
     assert_allclose(scores.overreaches, [0, 0])
 
 
-def test_of_bundles_with_the_same_ends_the_one_with_most_points_wins():
+def test_of_bundles_with_the_same_ends_the_one_with_most_points_counts():
     round_about = voxels(
         SHAPE, np.s_[:2, 0], (2, 0), np.s_[2:5, 1], (4, 0), np.s_[5:, 0]
     )
@@ -589,7 +591,7 @@ def test_bundles_may_share_an_end_region():
     lines = [
         STRAIGHT,
         path((0, 0, 0), (0, 3, 0), (6, 3, 0)),
-        path((6, 0, 0), (6, 3, 0)),  # from branch to branch
+        path((6, 0, 0), (6, 3, 0)),  # from the end of one branch to that of the other
     ]
     assert_array_equal(score(lines, fork, np.eye(4)).labels, [0, 1, INVALID_CONNECTION])
 
@@ -610,8 +612,9 @@ def test_scores_do_not_depend_on_the_position_of_the_grid():
     assert_array_equal(score(lines, ROWS, affine).labels, [0, INVALID_CONNECTION])
 
 
-def test_one_streamline_among_many_is_scored_as_alone():
-    # Three bundles: two between the same ends, one between one of these and another.
+def test_the_score_of_a_streamline_does_not_depend_on_the_others():
+    # Three bundles: two connect the same end regions, the third connects one of these
+    # and another end region.
     round_about = voxels(
         SHAPE, np.s_[:2, 0], (2, 0), np.s_[2:5, 1], (4, 0), np.s_[5:, 0]
     )
@@ -857,7 +860,7 @@ def masks_dice(visits, other):
     return dice(visits > 0, other > 0)
 
 
-def test_a_resample_of_two_misses_one_half_of_the_time():
+def test_half_of_the_resamples_of_two_streamlines_contain_only_one():
     # Two streamlines with one voxel each: a resample draws both, or one of them twice.
     visited = visited_voxels([LINE[:1], LINE[1:2]], np.eye(4), (2, 1, 1))
     estimate = bootstrapped(covers_all, visited, n_resamples=2000)
@@ -886,7 +889,7 @@ def test_partners_are_resampled_together_and_other_streamlines_are_not():
     assert apart.standard_error > 0.02
 
 
-def test_only_without_partners_the_numbers_of_streamlines_may_differ():
+def test_the_numbers_of_streamlines_may_differ_only_if_they_are_not_paired():
     one, other = visited_voxels(TRACTS, *GRID), visited_voxels(TRACTS[:2], *GRID)
     estimate = bootstrapped(weighted_dice, one, other, paired=False)
     assert_allclose(estimate.value, (28 / 39 + 1) / 2)

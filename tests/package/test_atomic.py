@@ -1,4 +1,4 @@
-"""Files appear completely or not at all, whatever ends the process that writes."""
+"""Files appear completely or not at all, even if the writing process is killed."""
 
 from concurrent.futures import ThreadPoolExecutor
 import errno

@@ -55,7 +55,7 @@ def test_other_counts_are_refused_by_name_and_value(value, message):
         _checks.check_count(value, "n_seeds", 1, 5)
 
 
-def test_a_count_without_a_largest_value_is_finite():
+def test_a_count_without_an_upper_limit_must_be_finite():
     assert _checks.check_count(2**70, "n_seeds") == 2**70
     with pytest.raises(ValueError, match="n_seeds is inf; a whole number from 0 is"):
         _checks.check_count(np.inf, "n_seeds")

@@ -25,7 +25,7 @@ def test_an_odd_argument_is_accepted_or_refused_in_one_line(kind, r):
     LIBRARY[kind](r)
 
 
-# Errors that such arguments have shown
+# Arguments that once caused errors
 
 
 @pytest.mark.parametrize("random_seed", [2**32, 0.5, -1, np.nan])

@@ -90,13 +90,13 @@ def test_the_fodf_is_rotated_as_the_gradients_are(order, harmonics):
         assert (turned.data.dtype, turned.name) == (np.float32, "mine")
 
 
-@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # DIPY's own basis
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # for DIPY's basis
 @pytest.mark.parametrize("case", ["-x y z", "x y -z", "y x z", "z -x y"])
 def test_a_fit_with_rotated_gradients_gives_the_rotated_fodf(case, random_frames):
-    """DIPY's CSD, without its dependence on other axes than those of the gradients.
+    """The result of DIPY's CSD depends a little on the axes of two other inputs.
 
-    The sphere of its constraint is rotated, too, and the response is not sampled at the
-    gradients.
+    Here it depends only on the gradients: the sphere of its constraint is rotated with
+    them, and the response is given as harmonics, not sampled at the gradients.
     """
     sphere = get_sphere(name="symmetric362")
     bvecs = np.vstack([np.zeros(3), random_frames(30, seed=4)[:, 0]])

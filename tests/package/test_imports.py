@@ -31,7 +31,7 @@ ROWS = [
 ]
 ROW_OF = {folder: row for row, folders in enumerate(ROWS) for folder in folders}
 
-# The module that checks the arguments of each kernel, and who else may touch it.
+# For each kernel, the modules that may import it. They check its arguments.
 KERNELS = {
     "_interp": {
         "sampling.interpolate",

@@ -1,4 +1,4 @@
-"""Old paths and names of the public API still work, and warn what to use instead."""
+"""Old paths and names of the public API still work. A warning gives the new name."""
 
 from importlib import import_module
 import warnings
@@ -120,6 +120,6 @@ def test_the_warning_points_to_the_line_of_the_caller():
 
 
 @pytest.mark.parametrize("module", ["sh", "model", "training.references"])
-def test_a_name_that_never_was_is_refused(module):
+def test_a_name_that_did_not_exist_is_refused(module):
     with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
         import_module(f"dipy_rnn.{module}").no_such_name  # noqa: B018

@@ -1,4 +1,4 @@
-"""What is shipped: the archive of sources, the files of a wheel, the kernels' stubs."""
+"""The contents of the source archive and of a wheel, and the stubs of the kernels."""
 
 import ast
 import importlib
@@ -26,7 +26,7 @@ SOURCES = SHIPPED | {".pyx", ".pxd", ".h"}
 
 
 def files_below(folder, kinds):
-    """Return the files of some kinds, or without one, as paths below the folder."""
+    """Return the paths of files below a folder, with one of the suffixes or none."""
     return {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -36,7 +36,7 @@ def files_below(folder, kinds):
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory):
-    """A copy of what packages are made of; kernels that are up to date stay so."""
+    """A copy of the sources with file times, so that kernels are not rebuilt."""
     folder = tmp_path_factory.mktemp("sources")
     made = ("__pycache__", "_build", "generated", "*.so", "*.pyd")
     left_out = shutil.ignore_patterns(*made)
@@ -56,7 +56,7 @@ def run_setup(folder, *arguments):
     assert result.returncode == 0, result.stderr
 
 
-def test_the_archive_of_sources_has_all_that_builds_tests_and_explains(copied):
+def test_the_source_archive_has_all_files_of_build_tests_and_documentation(copied):
     run_setup(copied, "sdist", "--formats=tar", "--dist-dir", "dist")
     (archive,) = (copied / "dist").iterdir()
     with tarfile.open(archive) as tar:
@@ -112,7 +112,7 @@ def test_a_wheel_has_models_types_and_commands_but_neither_sources_nor_tests(cop
 
 
 def names_of_stub(body):
-    """Return public names with the parameters of functions, the names of classes."""
+    """Return public names of a stub: functions with their parameters, and classes."""
     names = {}
     for node in body:
         if isinstance(node, ast.ClassDef):

@@ -64,7 +64,7 @@ def oblique_affine(seed=5):
 
 @pytest.fixture
 def gtab():
-    """Return one b = 0, then b = 1000 s/mm^2 along x, y, z and six others."""
+    """Return b = 0, then b = 1000 s/mm^2 along x, y, z and six other directions."""
     others = np.random.default_rng(0).normal(size=(6, 3))
     others /= np.linalg.norm(others, axis=1, keepdims=True)
     bvecs = np.vstack([np.zeros(3), np.eye(3), others])
@@ -327,7 +327,7 @@ def test_in_about_half_of_the_worlds_the_last_bundle_kisses_another():
             inside = [other.directions(fibre)[1] > 0 for fibre in rim]
             if np.any(inside):
                 continue
-            # The two do not overlap; do they touch, and for long enough?
+            # The two do not overlap. Count them if they touch over at least 8 mm.
             touching = other.directions(outer)[1].reshape(len(RIM), -1) > 0
             length_mm = 0.25 * np.any(touching, axis=0).sum()
             parted = not touching[:, :8].any() and not touching[:, -8:].any()
@@ -480,7 +480,7 @@ def test_water_replaces_fibres(gtab):
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.6])
-def test_water_displaces_fibres_and_grey_matter_alike(gtab, weight):
+def test_water_replaces_fibres_and_grey_matter_in_proportion(gtab, weight):
     # The fraction of water is one half 90 mm from its centre. This surface is almost
     # plane: the eight points of the voxel are 0.5 mm on either side of it.
     phantom = bundle_with_water(Ball((20, 20, -70), 100.0), weight)
@@ -488,7 +488,7 @@ def test_water_displaces_fibres_and_grey_matter_alike(gtab, weight):
     csf = phantom.csf_fraction()[10, 10, 10]
     assert abs(csf - 0.5) < 1e-3
     assert_allclose(fractions[10, 10, 10], weight * (1 - csf), rtol=1e-6)
-    # Along x: water, fibres, and grey matter in the rest.
+    # Along x: the signals of water, of fibres, and of grey matter in the rest.
     shares = [csf, weight * (1 - csf), (1 - weight) * (1 - csf)]
     expected = 100 * np.dot(shares, np.exp([-3.0, -1.7, -0.7]))
     assert_allclose(phantom.dwi(gtab)[10, 10, 10, 1], expected, rtol=1e-5)

@@ -12,7 +12,7 @@ from dipy_rnn import report, spatial
 from dipy_rnn.report import plots
 
 SHAPE = (40, 40, 40)
-# Bright balls in the planes through the streamline below. They calibrate pixels to mm.
+# Bright balls in the planes of the streamline below. They relate pixels to mm.
 MARKS_MM = {
     "sagittal": [[20.0, 6, 8], [20, 32, 34]],
     "coronal": [[6.0, 12, 8], [32, 12, 36]],
@@ -194,7 +194,7 @@ def test_wrong_shapes_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_picture_is_complete_or_absent(tmp_path):
+def test_a_picture_is_saved_completely_or_not_at_all(tmp_path):
     report.save_picture(tmp_path / "a.png", [ALONG_X], np.ones(SHAPE), np.eye(4))
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -181,7 +181,7 @@ def coarse(monkeypatch):
 
 
 class Reader(HTMLParser):
-    """Collect the text of a page, the rows of its tables, and the links it loads."""
+    """Collect the text of a page, the rows of its tables, and links that it loads."""
 
     def __init__(self):
         super().__init__()
@@ -286,7 +286,7 @@ def test_without_a_value_the_card_on_agreement_is_left_out(tmp_path, coarse, kno
     assert reader.rows["Alike within 2 mm"][:2] == [DASH, "71.2 % 70.1 to 72.4"]
 
 
-def test_only_agreement_within_2_mm_is_given_per_100_streamlines(tmp_path, coarse):
+def test_only_the_agreement_within_2_mm_is_given_per_100_streamlines(tmp_path, coarse):
     content = metrics()
     content["between"][0] = replace(
         content["between"][0], name="overlap", label="Common voxels"
@@ -391,8 +391,9 @@ def test_the_3d_view_holds_both_tractograms(page):
 
 @pytest.mark.parametrize(
     ("shift_mm", "scale", "within_mm"),
-    # Half a unit. The unit is 0.1 mm or, for 160 m with 1 mm on either side, that
-    # over 65534. At 400 m, single precision adds 0.03 mm.
+    # The error is at most half a unit. The unit is 0.1 mm, but for a box of 160 m and 1
+    # mm on either side it is the size of the box / 65534. At 400 m from the origin,
+    # single precision adds 0.03 mm.
     [(-5000.0, 1, 0.05), (4e5, 1, 0.07), (0.0, 1e4, 160_002 / 65534 / 2)],
 )
 def test_the_3d_view_is_accurate_at_any_position_and_size(

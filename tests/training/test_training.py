@@ -306,7 +306,8 @@ def test_sequences_start_at_all_points_but_the_last_two():
     sequences = drawn(subject, 200, frame="voxel", step_mm=0.999)
     starts = np.array([points[0] for points in each(sequences, sampled_mm(sequences))])
     along = np.round((starts - 2.0) @ DIRECTION, 3)
-    # Drawn in both directions, and never from where only one step is left.
+    # Sequences are drawn in both directions, and do not start where only one step is
+    # left.
     assert_allclose(np.unique(along), np.arange(9), atol=1e-3)
     assert set(sequences.lengths) == set(range(2, 9))
 
@@ -385,7 +386,8 @@ def test_positions_have_the_noise_that_is_given():
     )
     across = sampled_mm(sequences) - 12.0
     across -= np.outer(across @ DIRECTION, DIRECTION)
-    # Two of three dimensions are across the line. Each point has 0.3 of its own noise.
+    # Two of three dimensions are perpendicular to the line. The noise of a single point
+    # is 0.3 times that of the whole sequence.
     expected = 0.7 * np.sqrt(2 / 3 * (1 + 0.3**2))
     assert_allclose(np.sqrt(np.mean(np.sum(across**2, axis=1))), expected, rtol=0.1)
     assert_allclose(np.abs(sequences.incoming @ DIRECTION), 1, rtol=1e-5)
@@ -412,7 +414,8 @@ def test_incoming_directions_have_the_noise_and_correlation_that_are_given():
     )
     error = np.cross(sequences.incoming, sequences.target)
     turn_deg = np.rad2deg(np.arcsin(np.linalg.norm(error, axis=1)))
-    # Two dimensions are across. The mean square of the range is (4 + 12 + 36) / 3.
+    # Two dimensions are perpendicular to the line. The mean square of a uniform number
+    # in the range is (4 + 12 + 36) / 3.
     assert_allclose(np.sqrt(np.mean(turn_deg**2)), np.sqrt(2 * 52 / 3), rtol=0.1)
     pairs = [pair for one in each(sequences, error) for pair in pairwise(one)]
     before, after = np.moveaxis(np.array(pairs), 1, 0)
@@ -499,9 +502,10 @@ def test_the_largest_value_ahead_is_the_one_that_a_finer_search_finds(harmonics)
         assert (best > values.max(axis=1) - 0.03 * spread).all()
         best_by_search = cone[np.argmax(values, axis=1)]
         away = angles_deg(found, best_by_search)
-        # At the rim the function may still rise beyond the outermost direction.
+        # Near the border of the cone the function may still rise beyond the outermost
+        # direction, so the error may be larger.
         at_rim = best_by_search[:, 2] < cos(np.deg2rad(widest_deg - 2))
-        assert np.mean(away[~at_rim] < limit_deg) > 0.97  # the others are ties
+        assert np.mean(away[~at_rim] < limit_deg) > 0.97  # else two equal maxima
         assert np.mean(away[at_rim] < 2 * limit_deg) > 0.9
         assert angles_deg(found, [0.0, 0, 1]).max() < widest_deg + 0.01
 

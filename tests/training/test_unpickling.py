@@ -1,4 +1,4 @@
-"""What is unpickled: only tensors and plain values, and damage is refused."""
+"""Only tensors and plain values are unpickled, and damaged files are refused."""
 
 import ast
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line_or_loads(tmp_path, seed):
 
 
 def unrestricted(tree):
-    """Yield the calls of a source that may unpickle, or run, what they are given.
+    """Yield the calls in a source that may unpickle any object or run any code.
 
     torch.load is allowed with weights_only=True, np.load without allow_pickle.
     """

@@ -1,5 +1,6 @@
-"""dipy_track_rnn on files of a phantom: every option, and every mistake of a user."""
+"""dipy_track_rnn on files of a phantom: options, mistakes, and shared help texts."""
 
+from inspect import getdoc
 import logging
 from pathlib import Path
 import subprocess
@@ -9,6 +10,7 @@ from commands import Subject, command, load, refusal, write_pam
 from dipy.io.image import save_nifti
 from dipy.io.streamline import load_tractogram
 from dipy.reconst.shm import convert_sh_descoteaux_tournier
+from dipy.workflows.docstring_parser import NumpyDocString
 from dipy.workflows.multi_io import io_iterator
 import numpy as np
 import numpy.testing as npt
@@ -19,7 +21,7 @@ from worlds import OBLIQUE_ROTATION, share_identical, share_within
 
 from dipy_rnn import sampling, spatial
 from dipy_rnn.stopping import StopReason
-from dipy_rnn.workflows import track
+from dipy_rnn.workflows import compare, gradients, track, train
 from dipy_rnn.workflows.inputs import match_files, pair_files
 
 
@@ -34,7 +36,7 @@ def lengths_mm(streamlines):
     )
 
 
-def test_it_tracks_from_every_seed(subject, messages):
+def test_every_seed_is_tracked(subject, messages):
     streamlines = subject.run("--step_size", 1.0)
     assert len(streamlines) == subject.n_seeds
     assert (lengths_mm(streamlines) > 10).all()
@@ -600,7 +602,7 @@ MISTAKES = {
     "parts of a selection": (
         nothing,
         ("--nbr_parts", 2, "--select", 5),
-        "select ends tracking",
+        "select and nbr_parts are given",
     ),
     "act and cmc": (nothing, ("--act", "--cmc"), "act and cmc"),
     "act and a mask": (nothing, ("--act", "--use_binary_mask"), "use_binary_mask"),
@@ -705,7 +707,7 @@ def test_save_picture_without_matplotlib_is_an_error_at_once(subject, monkeypatc
     )
 
 
-def test_its_options_are_those_of_dipy_track_and_documented_new_ones():
+def test_options_are_those_of_dipy_track_and_some_new_ones():
     from inspect import signature
 
     from dipy.workflows.tracking import LocalFiberTrackingPAMFlow
@@ -751,3 +753,33 @@ def test_its_options_are_those_of_dipy_track_and_documented_new_ones():
     assert ours["out_tractogram"].default == "out_tractogram.trx"
     # Since DIPY 1.12 the default is None, which means 30 degrees.
     assert theirs["max_angle"].default in (None, 30) and ours["max_angle"].default == 30
+
+
+@pytest.mark.parametrize(
+    ("flow", "different"),
+    [
+        (
+            gradients.RNNGradientCheckFlow,
+            {"seeding_files", "seed_count", "nbr_threads", "random_seed"},
+        ),
+        (compare.RNNComparisonFlow, {"nbr_threads", "random_seed"}),
+        (
+            train.RNNTrainingFlow,
+            {"stopping_files", "nbr_threads", "batch_size", "random_seed"},
+        ),
+    ],
+)
+def test_shared_options_have_the_help_text_of_dipy_track_rnn(flow, different):
+    def texts(flow):
+        parameters = NumpyDocString(getdoc(flow.run))["Parameters"]
+        return {name: " ".join(lines) for name, _, lines in parameters}
+
+    ours, theirs = texts(flow), texts(track.RNNTrackingFlow)
+    shared = ours.keys() & theirs.keys()
+    assert {name for name in shared if ours[name] != theirs[name]} == different
+    # Of these, one differs only in what follows the first statement.
+    for text in (ours["nbr_threads"], theirs["nbr_threads"]):
+        assert text.startswith(
+            "Number of threads to use for the processing. By default, all available "
+            "threads will be used"
+        )

@@ -33,7 +33,7 @@ def subject(tmp_path):
 
 @pytest.fixture
 def no_page(monkeypatch):
-    """Replace the page, which takes seconds and has tests of its own."""
+    """Do not write the page, which takes seconds and has its own tests."""
 
     def write_report(path, metrics, streamlines, image, affine, distances, pairs=None):
         assert set(streamlines) == set(metrics["trackers"])
@@ -132,7 +132,8 @@ def test_two_existing_tractograms_are_compared(subject):
     assert labels == ["ours.trk", "theirs.tck"]
     assert "seconds" not in metrics["trackers"]["candidate"]
     assert "yardstick" not in metrics["trackers"] and "model" not in metrics
-    # Partners are found in any order. The nearest one may be another one within 2 mm.
+    # The order of streamlines does not matter. The nearest streamline may be another
+    # one that is within 2 mm.
     assert 0 < values["hausdorff", "candidate"] <= 2.001
     assert values["length", "candidate"] == pytest.approx(
         values["length", "reference"], rel=1e-5

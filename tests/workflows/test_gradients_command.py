@@ -1,14 +1,13 @@
 """dipy_check_gradients_rnn on files of a phantom."""
 
 import csv
-from inspect import getdoc, signature
+from inspect import signature
 import re
 import sys
 
 from commands import write_pam
 from dipy.io.image import save_nifti
 from dipy.reconst.shm import convert_sh_descoteaux_tournier
-from dipy.workflows.docstring_parser import NumpyDocString
 import numpy as np
 import pytest
 from worlds import OBLIQUE_ROTATION, affine_of
@@ -16,7 +15,7 @@ from worlds import OBLIQUE_ROTATION, affine_of
 from dipy_rnn import sampling, spatial
 from dipy_rnn.gradient_check import AXIS_CASES
 from dipy_rnn.phantom import random_phantom
-from dipy_rnn.workflows import cli, gradients, track
+from dipy_rnn.workflows import cli, gradients
 
 QUICK = ("--step_size", 1.0, "--nbr_threads", 1, "--seed_count", 200)
 
@@ -169,19 +168,6 @@ def test_a_model_of_other_features_is_an_error(tmp_path, follower):
     save_nifti(field, fodf[..., :3].astype(np.float32), phantom.affine)
     inputs = (field, *paths[1:], "--model_file", follower, "--out_dir", tmp_path)
     assert "field.nii.gz is of kind 'raw'" in refusal(*inputs)
-
-
-def test_shared_options_have_the_help_text_of_dipy_track_rnn():
-    def texts(flow):
-        parameters = NumpyDocString(getdoc(flow.run))["Parameters"]
-        return {name: " ".join(lines) for name, _, lines in parameters}
-
-    ours = texts(gradients.RNNGradientCheckFlow)
-    theirs = texts(track.RNNTrackingFlow)
-    differ = {
-        name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]
-    }
-    assert differ == {"seeding_files", "seed_count", "nbr_threads", "random_seed"}
 
 
 def test_every_option_is_documented():

@@ -1,4 +1,4 @@
-"""dipy_train_rnn on files: all options, and all mistakes that a user can make."""
+"""dipy_train_rnn on files: all options, and mistakes of users."""
 
 import csv
 from pathlib import Path
@@ -158,7 +158,7 @@ def trained(subject, tmp_path):
     return run
 
 
-def test_it_writes_a_model_that_tracks_and_a_log_and_curves(
+def test_a_training_writes_a_log_curves_and_a_model_that_tracks(
     subject, trained, monkeypatch, messages
 ):
     monkeypatch.undo()
@@ -313,7 +313,8 @@ def test_an_interrupted_training_is_resumed(subject, trained, tmp_path):
     assert [path.name for path in out.iterdir()] == ["model_training"]
     left = {path.name for path in (out / "model_training").iterdir()}
     assert {"checkpoint.pt", "log.csv"} <= left and not list(out.rglob("subject_*"))
-    # It is neither started anew by mistake, nor continued with other options.
+    # Without --resume it is not started anew, and with other options it is not
+    # continued.
     line = refusal(*inputs, out_dir=out, **options)
     assert "--resume" in line and "--force" in line
     line = refusal(*inputs, out_dir=out, resume=True, **options | {"n_updates": 5})
