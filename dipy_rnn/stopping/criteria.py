@@ -271,8 +271,8 @@ def decompose(
     Returns
     -------
     kind : type or None
-        Which class of this module it belongs to. None for any other criterion. None
-        also for an instance of a subclass that has its own ``check_point``.
+        The class in this module whose ``check_points`` decides. None for any other
+        criterion, and for a subclass with its own ``check_point`` or ``check_points``.
     maps : tuple of ndarray
         In the order of the constructor. Empty if ``kind`` is None.
     parameters : tuple of float
@@ -287,14 +287,10 @@ def decompose(
     ('ThresholdStoppingCriterion', 1, (0.2,))
     """
     if is_batched(stopping_criterion):
-        for kind in (
-            ThresholdStoppingCriterion,
-            BinaryStoppingCriterion,
-            ActStoppingCriterion,
-            CmcStoppingCriterion,
-        ):
-            if isinstance(stopping_criterion, kind):
-                return kind, stopping_criterion.maps, stopping_criterion.parameters
+        kinds = type(stopping_criterion).__mro__
+        kind = next(kind for kind in kinds if "check_points" in vars(kind))
+        if kind.__module__ == __name__:
+            return kind, stopping_criterion.maps, stopping_criterion.parameters
     return None, (), ()
 
 

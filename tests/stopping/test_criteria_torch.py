@@ -51,6 +51,15 @@ def evaluate_two(criterion):
     return evaluate(points, torch.tensor([False, True]), numbers, numbers)
 
 
+def test_a_subclass_with_its_own_decisions_is_not_evaluated_as_its_parent():
+    class Mine(stopping.BinaryStoppingCriterion):
+        def check_points(self, points_vox, reasons):
+            reasons[reasons == StopReason.RUNNING] = StopReason.INVALID_POINT
+
+    reasons = evaluate_two(Mine(np.ones((3, 3, 3))))
+    assert reasons[1] == StopReason.INVALID_POINT
+
+
 def test_another_criterion_is_evaluated_on_the_host_only_where_it_is_needed():
     class Mine(stopping.BinaryStoppingCriterion):
         def check_point(self, point):

@@ -260,6 +260,11 @@ def test_other_criteria_are_not_decomposed():
         def check_point(self, point):
             return StreamlineStatus.TRACKPOINT
 
+    class MyBatched(stopping.BinaryStoppingCriterion):
+        def check_points(self, points_vox, reasons):
+            reasons[reasons == StopReason.RUNNING] = StopReason.INVALID_POINT
+
     mask = np.ones((2, 2, 2), np.uint8)
-    for criterion in (Floor(), Mine(mask), dipys.BinaryStoppingCriterion(mask)):
+    mine = (Mine(mask), MyBatched(mask))
+    for criterion in (Floor(), *mine, dipys.BinaryStoppingCriterion(mask)):
         assert decompose(criterion) == (None, (), ())
