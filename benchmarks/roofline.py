@@ -37,9 +37,9 @@ import torch
 
 from dipy_rnn import load_model, sampling, spatial
 from dipy_rnn._threads import count_threads
-from dipy_rnn.model import Predictor
 from dipy_rnn.spatial import frames
 from dipy_rnn.tracking import track
+from dipy_rnn.tracking.predictor import Predictor
 
 LARGE = 2048  # rows and columns
 N_COPIED = 1 << 26  # floats

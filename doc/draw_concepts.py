@@ -248,7 +248,7 @@ BOXES = {  # position of the middle, width, text
     "evaluation": ((13.2, 5.9), 2.6, "evaluation, report\nmetrics, plots"),
     "engine": ((7.0, 3.6), 3.2, "tracking.engine\nseeds, slots, threads"),
     "stopping": ((11.4, 3.6), 2.4, "stopping\ncriteria, reasons"),
-    "predictor": ((4.6, 1.4), 2.8, "model.predictor\nnext direction"),
+    "predictor": ((4.6, 1.4), 2.8, "tracking.predictor\nnext direction"),
     "model_file": ((8.6, 1.4), 2.6, "model.file\nmodel files"),
     "training": ((13.0, 1.4), 2.6, "training\nnetworks"),
 }

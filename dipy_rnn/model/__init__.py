@@ -1,4 +1,4 @@
-"""Models: networks, their files, and their predictions on a feature volume."""
+"""Models: networks and their files."""
 
 from dipy_rnn._moved import find_moved
 from dipy_rnn.model.architectures import (
@@ -19,20 +19,17 @@ from dipy_rnn.model.file import (
 from dipy_rnn.model.metadata import ModelFileError, ModelMetadata
 from dipy_rnn.model.model import ROWS_IN_A_BLOCK, Model, as_model, check_device
 from dipy_rnn.model.moving_frame import MovingFrameGRU
-from dipy_rnn.model.predictor import HiddenStates, Predictor
 
 __all__ = [
     "ARCHITECTURES",
     "CHECKSUMS",
     "ROWS_IN_A_BLOCK",
     "Cai2023",
-    "HiddenStates",
     "Model",
     "ModelFileError",
     "ModelMetadata",
     "MovingFrameGRU",
     "Network",
-    "Predictor",
     "architecture_of",
     "as_model",
     "check_device",

@@ -20,7 +20,7 @@ import numpy as np
 from dipy_rnn import sampling, spatial
 from dipy_rnn._checks import as_points
 from dipy_rnn._typing import AnyPath, ArrayLike, FloatArray
-from dipy_rnn.model import Model, Predictor, load_model
+from dipy_rnn.model import Model, load_model
 from dipy_rnn.sampling import FeatureVolume
 from dipy_rnn.spatial import frames
 from dipy_rnn.stopping import StoppingCriterion, StopReason
@@ -32,6 +32,7 @@ from dipy_rnn.tracking.look_ahead import (
     unit_direction,
     without_zeros,
 )
+from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.records import Streamline
 from dipy_rnn.tracking.reference import classify_step, next_direction
 
@@ -215,9 +216,9 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         -------
         directions : ndarray of shape (K, 3)
             Unit vectors, in components along the voxel axes. For an fODF they are its
-            peaks, the largest first. For other features see
-            :meth:`dipy_rnn.model.Predictor.first_directions`. K is 0 if there is no
-            direction, or if the point is outside the image.
+            peaks, the largest first. For other features see ``Predictor.first_directions``
+            (``predictor.py``). K is 0 if there is no direction, or if the point is outside
+            the image.
 
         Raises
         ------

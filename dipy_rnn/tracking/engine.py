@@ -20,9 +20,9 @@ from typing import Protocol
 
 from dipy_rnn import stopping
 from dipy_rnn._threads import torch_threads
-from dipy_rnn.model import Predictor
 from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking.config import TrackingConfig
+from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.records import FinishedStreamlines, Streamline
 from dipy_rnn.tracking.seed_queue import SeedQueue
 from dipy_rnn.tracking.slots.compiled import CompiledSlots
@@ -59,7 +59,7 @@ def run(
 
     Parameters
     ----------
-    predictor : dipy_rnn.model.Predictor
+    predictor : dipy_rnn.tracking.predictor.Predictor
     criterion : dipy_rnn.stopping.StoppingCriterion
     queue : SeedQueue
     config : TrackingConfig

@@ -8,10 +8,10 @@ import numpy as np
 
 from dipy_rnn import sampling, stopping
 from dipy_rnn._typing import FloatArray
-from dipy_rnn.model import Predictor
 from dipy_rnn.stopping import StoppingCriterion, StopReason
 from dipy_rnn.tracking import engine
 from dipy_rnn.tracking.config import TrackingConfig
+from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.records import Streamline
 from dipy_rnn.tracking.seed_queue import SeedQueue
 
@@ -88,7 +88,7 @@ class LookAhead:
 
     Parameters
     ----------
-    predictor : dipy_rnn.model.Predictor
+    predictor : dipy_rnn.tracking.predictor.Predictor
     seeds_mm : ndarray of shape (N, 3)
         In the order in which LocalTracking gets them.
     affine : ndarray of shape (4, 4)
@@ -172,7 +172,7 @@ def track_task(
 
     Parameters
     ----------
-    predictor : dipy_rnn.model.Predictor
+    predictor : dipy_rnn.tracking.predictor.Predictor
     seeds_vox : ndarray of shape (N, 3)
         Voxel coordinates.
     tangents : ndarray of shape (N, 3)

@@ -30,11 +30,11 @@ import numpy as np
 
 from dipy_rnn import spatial, stopping
 from dipy_rnn._typing import AnyArray, FloatArray
-from dipy_rnn.model import HiddenStates, Predictor
 from dipy_rnn.sampling import DATA, OUTSIDE
 from dipy_rnn.spatial import frames
 from dipy_rnn.stopping import StoppingCriterion, StopReason
 from dipy_rnn.tracking.config import TrackingConfig
+from dipy_rnn.tracking.predictor import HiddenStates, Predictor
 from dipy_rnn.tracking.records import Streamline
 
 
@@ -49,7 +49,7 @@ def track_streamline(
 
     Parameters
     ----------
-    predictor : dipy_rnn.model.Predictor
+    predictor : dipy_rnn.tracking.predictor.Predictor
     criterion : dipy_rnn.stopping.StoppingCriterion
     config : TrackingConfig
     seed_mm : ndarray of shape (3,)

@@ -9,8 +9,8 @@ import numpy as np
 
 from dipy_rnn import spatial
 from dipy_rnn._typing import FloatArray, IntArray
-from dipy_rnn.model import Predictor
 from dipy_rnn.spatial import frames
+from dipy_rnn.tracking.predictor import Predictor
 
 # First directions are computed for this many seeds at a time. It is large enough to be
 # efficient, and small enough to limit memory and to give every thread some work.
@@ -27,7 +27,7 @@ class SeedQueue:
 
     Parameters
     ----------
-    predictor : dipy_rnn.model.Predictor
+    predictor : dipy_rnn.tracking.predictor.Predictor
     seeds_mm : ndarray of shape (N, 3)
         float64.
     affine : ndarray of shape (4, 4)

@@ -9,7 +9,7 @@ from dipy_rnn import sampling, spatial
 from dipy_rnn._checks import as_points, check_count, check_number
 from dipy_rnn._threads import count_threads
 from dipy_rnn._typing import AnyPath, ArrayLike, FloatArray
-from dipy_rnn.model import Model, Predictor, load_model
+from dipy_rnn.model import Model, load_model
 from dipy_rnn.sampling import FeatureVolume
 from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking import engine
@@ -19,6 +19,7 @@ from dipy_rnn.tracking.config import (
     check_random_seed,
     length_limits,
 )
+from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.records import Streamline
 from dipy_rnn.tracking.seed_queue import SeedQueue
 
@@ -62,10 +63,9 @@ def rnn_tracking(
         Voxel to mm, without shear.
     seed_directions : array_like of shape (N, 3), optional
         First directions, in components along the voxel axes, of any length. If None,
-        the largest peak of the fODF at each seed
-        (:meth:`dipy_rnn.model.Predictor.first_directions`). A seed gives no streamline
-        if it is outside the image, if it has no peak, or if its direction has length
-        zero.
+        the largest peak of the fODF at each seed (``Predictor.first_directions`` in
+        ``predictor.py``). A seed gives no streamline if it is outside the image, if it
+        has no peak, or if its direction has length zero.
     sh : array_like of shape (X, Y, Z, C), optional
         Spherical harmonics of the fODF, with the voxel axes as x, y and z. Give exactly
         one of ``sh``, ``pam`` and ``features``.

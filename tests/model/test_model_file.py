@@ -29,7 +29,6 @@ from dipy_rnn.model import (
     ModelFileError,
     ModelMetadata,
     MovingFrameGRU,
-    Predictor,
     architecture_of,
     check_device,
     file,
@@ -38,7 +37,7 @@ from dipy_rnn.model import (
     save_model,
     shipped_models,
 )
-from dipy_rnn.model.predictor import ScriptedStates
+from dipy_rnn.tracking.predictor import Predictor, ScriptedStates
 from dipy_rnn.training.shipped_models import write_checksums
 
 

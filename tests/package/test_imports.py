@@ -64,6 +64,7 @@ KNOWS_TORCH = {
     "model",
     "sampling.interpolate_torch",
     "stopping.criteria_torch",
+    "tracking.predictor",
     "tracking.slots.device",
     "training",
 }

@@ -14,10 +14,10 @@ import pytest
 from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of
 
 from dipy_rnn import RNNDirectionGetter, load_model, raw_features, spatial, stopping
-from dipy_rnn.model import Predictor
 from dipy_rnn.sampling import FeatureVolume
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.tracking import TrackingConfig, engine
+from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.records import FinishedStreamlines
 from dipy_rnn.tracking.reference import track_streamline
 from dipy_rnn.tracking.seed_queue import SeedQueue

@@ -24,9 +24,10 @@ from worlds import (
 )
 
 from dipy_rnn import sampling, spatial
-from dipy_rnn.model import Predictor, load_model
+from dipy_rnn.model import load_model
 from dipy_rnn.sampling import DATA
 from dipy_rnn.stopping import BinaryStoppingCriterion, StopReason
+from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.seed_queue import SeedQueue
 
 X = np.array([1.0, 0.0, 0.0])

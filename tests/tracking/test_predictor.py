@@ -13,12 +13,11 @@ from dipy_rnn import _threads, sampling
 from dipy_rnn.model import (
     ModelFileError,
     ModelMetadata,
-    Predictor,
     as_model,
     load_model,
     save_model,
 )
-from dipy_rnn.model.predictor import CompiledStates, ScriptedStates
+from dipy_rnn.tracking.predictor import CompiledStates, Predictor, ScriptedStates
 
 RAW = ModelMetadata("raw", 3, "voxel", 1, 1)
 

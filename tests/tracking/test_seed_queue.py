@@ -10,7 +10,8 @@ from stubs import Recorder
 from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of
 
 from dipy_rnn import spatial
-from dipy_rnn.model import Predictor, load_model
+from dipy_rnn.model import load_model
+from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.seed_queue import SeedQueue
 
 

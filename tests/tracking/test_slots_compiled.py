@@ -15,11 +15,12 @@ from worlds import (
 )
 
 from dipy_rnn import sampling, spatial, stopping
-from dipy_rnn.model import Predictor, load_model
+from dipy_rnn.model import load_model
 from dipy_rnn.sampling import DATA
 from dipy_rnn.spatial import frames
 from dipy_rnn.stopping import BinaryStoppingCriterion, StopReason
 from dipy_rnn.tracking import TrackingConfig
+from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.seed_queue import SeedQueue
 from dipy_rnn.tracking.slots._compiled import SlotArrays
 from dipy_rnn.tracking.slots.compiled import CompiledSlots

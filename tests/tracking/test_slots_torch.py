@@ -14,10 +14,11 @@ from torch.utils._pytree import tree_leaves
 from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of, ends_beyond, everywhere
 
 from dipy_rnn import sampling, spatial, stopping
-from dipy_rnn.model import ModelMetadata, Predictor, load_model, save_model, untrained
+from dipy_rnn.model import ModelMetadata, load_model, save_model, untrained
 from dipy_rnn.sampling.interpolate_torch import TorchRotation, TorchVolume
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.tracking import TrackingConfig, track
+from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.seed_queue import SeedQueue
 from dipy_rnn.tracking.slots.compiled import CompiledSlots
 from dipy_rnn.tracking.slots.device import TorchSlots

@@ -10,9 +10,9 @@ import numpy as np
 
 from dipy_rnn import stopping
 from dipy_rnn._typing import IntArray
-from dipy_rnn.model import Predictor
 from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking.config import TrackingConfig
+from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.records import FinishedStreamlines
 from dipy_rnn.tracking.seed_queue import SeedQueue
 from dipy_rnn.tracking.slots._compiled import SlotArrays
@@ -26,7 +26,7 @@ class CompiledSlots:
 
     Parameters
     ----------
-    predictor : dipy_rnn.model.Predictor
+    predictor : dipy_rnn.tracking.predictor.Predictor
     criterion : dipy_rnn.stopping.StoppingCriterion
     queue : SeedQueue
     config : TrackingConfig

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from dipy_rnn import spatial, stopping
 from dipy_rnn._typing import ArrayLike, IntArray
-from dipy_rnn.model import ROWS_IN_A_BLOCK, Predictor
+from dipy_rnn.model import ROWS_IN_A_BLOCK
 from dipy_rnn.sampling import with_order
 from dipy_rnn.sampling.interpolate_torch import TorchRotation, TorchVolume
 from dipy_rnn.stopping import StoppingCriterion, StopReason
 from dipy_rnn.stopping.criteria_torch import criterion_on
 from dipy_rnn.tracking.config import TrackingConfig
+from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.records import FinishedStreamlines
 from dipy_rnn.tracking.seed_queue import SeedQueue
 
@@ -43,7 +44,7 @@ class TorchSlots:
 
     Parameters
     ----------
-    predictor : dipy_rnn.model.Predictor
+    predictor : dipy_rnn.tracking.predictor.Predictor
     criterion : dipy_rnn.stopping.StoppingCriterion
         The criteria of ``dipy_rnn.stopping`` are evaluated on the device. For any
         other criterion the points are copied to the host at each step, which is slow.
