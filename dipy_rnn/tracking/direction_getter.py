@@ -216,9 +216,9 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         -------
         directions : ndarray of shape (K, 3)
             Unit vectors, in components along the voxel axes. For an fODF they are its
-            peaks, the largest first. For other features see ``Predictor.first_directions``
-            (``predictor.py``). K is 0 if there is no direction, or if the point is outside
-            the image.
+            peaks, the largest first. For other features see
+            ``Predictor.first_directions`` in ``predictor.py``. K is 0 if there is no
+            direction, or if the point is outside the image.
 
         Raises
         ------
