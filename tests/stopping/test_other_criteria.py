@@ -268,3 +268,20 @@ def test_other_criteria_are_not_decomposed():
     mine = (Mine(mask), MyBatched(mask))
     for criterion in (Floor(), *mine, dipys.BinaryStoppingCriterion(mask)):
         assert decompose(criterion) == (None, (), ())
+
+
+@pytest.mark.parametrize("written", [-1, 99])
+def test_a_batch_of_values_that_are_not_reasons_is_refused(written):
+    class Wrong:
+        draws_at_random = False
+
+        def check_point(self, point):
+            return 1
+
+        def check_points(self, points_vox, reasons):
+            reasons[reasons == StopReason.RUNNING] = written
+
+    reasons = np.array([StopReason.RUNNING, StopReason.ENDPOINT], dtype=np.int64)
+    message = f"Wrong.check_points wrote values from {written} to {written}; "
+    with pytest.raises(ValueError, match=message):
+        stopping.evaluate_criterion(Wrong(), np.zeros((2, 3)), reasons)
