@@ -278,7 +278,8 @@ cdef class CompiledMovingFrameGRU:
         for k in range(depth):
             self._lay_out(*self._get(weights, f"deeper.{k}", "", hidden, hidden))
         for k in range(layers):
-            w_input, b_input = self._get(weights, "gru", f"_ih_l{k}", 3 * hidden, hidden)
+            w_input, b_input = self._get(
+                weights, "gru", f"_ih_l{k}", 3 * hidden, hidden)
             w_state, b_state = self._get(
                 weights, "gru", f"_hh_l{k}", 3 * hidden, hidden)
             gates = slice(0, 2 * hidden)  # PyTorch's order: reset, update, candidate

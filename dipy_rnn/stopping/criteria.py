@@ -25,7 +25,7 @@ decides by its other map alone. In CMC the point is invalid. In a mask NaN count
 outside of the tissue.
 """
 
-from typing import Self
+from typing import Any, Self
 
 from dipy.tracking import stopping_criterion as dipy_criteria
 import numpy as np
@@ -290,7 +290,8 @@ def decompose(
         kinds = type(stopping_criterion).__mro__
         kind = next(kind for kind in kinds if "check_points" in vars(kind))
         if kind.__module__ == __name__:
-            return kind, stopping_criterion.maps, stopping_criterion.parameters
+            known: Any = stopping_criterion  # all criteria of this module have these
+            return kind, known.maps, known.parameters
     return None, (), ()
 
 
