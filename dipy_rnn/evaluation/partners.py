@@ -89,7 +89,7 @@ def find_partners(
     Returns
     -------
     partners : ndarray of shape (N,), int
-        Index of the partner in `others`; -1 if there is none.
+        Index of the partner in `others`; -1 without a partner.
 
     Examples
     --------

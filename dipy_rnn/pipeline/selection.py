@@ -60,7 +60,7 @@ class TrackingCounts:
 
     @property
     def mean_length_mm(self) -> float:
-        """Mean length of the selected streamlines; 0 if there is none."""
+        """Mean length of the selected streamlines; 0 without streamlines."""
         return self.steps * self.step_mm / max(self.streamlines, 1)
 
     @property

@@ -199,6 +199,6 @@ class Difference:
 
 
 def _colour_limit(values: FloatArray) -> float:
-    """Return the 99.5th percentile of the values above 0, or 1 if there are none."""
+    """Return the 99.5th percentile of the values above 0, or 1 without such values."""
     values = values[values > 0]
     return float(np.percentile(values, 99.5)) if len(values) else 1.0

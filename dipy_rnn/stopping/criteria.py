@@ -33,7 +33,7 @@ import numpy as np
 from dipy_rnn._checks import as_points, check_number, check_numbers
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray, IntArray, KeyArray
 from dipy_rnn.stopping import _criteria
-from dipy_rnn.stopping.evaluate import StoppingCriterion, is_batched
+from dipy_rnn.stopping.evaluate import StoppingCriterion, deciding_class
 
 # Before hashing, coordinates of seeds are rounded to this many steps per voxel. It is
 # fine enough to distinguish seeds, and coarse enough to remove rounding errors of the
@@ -286,13 +286,11 @@ def decompose(
     >>> kind.__name__, len(maps), parameters
     ('ThresholdStoppingCriterion', 1, (0.2,))
     """
-    if is_batched(stopping_criterion):
-        kinds = type(stopping_criterion).__mro__
-        kind = next(kind for kind in kinds if "check_points" in vars(kind))
-        if kind.__module__ == __name__:
-            known: Any = stopping_criterion  # all criteria of this module have these
-            return kind, known.maps, known.parameters
-    return None, (), ()
+    kind = deciding_class(stopping_criterion)
+    if kind is None or kind.__module__ != __name__:
+        return None, (), ()
+    known: Any = stopping_criterion  # all criteria of this module have these attributes
+    return kind, known.maps, known.parameters
 
 
 def seed_keys(random_seed: int, seeds_vox: ArrayLike) -> KeyArray:

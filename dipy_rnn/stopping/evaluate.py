@@ -78,12 +78,38 @@ class BatchedStoppingCriterion(StoppingCriterion, Protocol):
         """
 
 
+def deciding_class(criterion: StoppingCriterion) -> type | None:
+    """Return the class whose ``check_points`` decides for a criterion.
+
+    Parameters
+    ----------
+    criterion : StoppingCriterion
+
+    Returns
+    -------
+    kind : type or None
+        None if the criterion has no such method. None also if a subclass, or the object
+        itself, overrides ``check_point`` without ``check_points``: the two methods
+        could then decide differently.
+
+    Examples
+    --------
+    >>> from dipy_rnn.stopping import BinaryStoppingCriterion
+    >>> deciding_class(BinaryStoppingCriterion(np.ones((2, 2, 2)))).__name__
+    'BinaryStoppingCriterion'
+    """
+    if "check_point" in getattr(criterion, "__dict__", ()):
+        return None
+    for kind in type(criterion).__mro__:
+        if "check_points" in vars(kind):
+            return kind
+        if "check_point" in vars(kind):
+            return None
+    return None
+
+
 def is_batched(criterion: StoppingCriterion) -> TypeGuard[BatchedStoppingCriterion]:
     """Tell whether a criterion is to be evaluated by its ``check_points``.
-
-    False if it has no such method. False also if a subclass, or the object itself,
-    overrides ``check_point`` without ``check_points``. The two methods could then
-    decide differently.
 
     Parameters
     ----------
@@ -92,6 +118,7 @@ def is_batched(criterion: StoppingCriterion) -> TypeGuard[BatchedStoppingCriteri
     Returns
     -------
     answer : bool
+        Whether there is a :func:`deciding_class`.
 
     Examples
     --------
@@ -99,14 +126,7 @@ def is_batched(criterion: StoppingCriterion) -> TypeGuard[BatchedStoppingCriteri
     >>> is_batched(BinaryStoppingCriterion(np.ones((2, 2, 2))))
     True
     """
-    if "check_point" in getattr(criterion, "__dict__", ()):
-        return False
-    for kind in type(criterion).__mro__:
-        if "check_points" in vars(kind):
-            return True
-        if "check_point" in vars(kind):
-            return False
-    return False
+    return deciding_class(criterion) is not None
 
 
 def is_stateless(stopping_criterion: StoppingCriterion) -> bool:

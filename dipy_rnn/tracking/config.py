@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from dipy_rnn._checks import check_count, check_number
+from dipy_rnn._checks import check_number
 from dipy_rnn._dipy_compat import dipy_is_at_least
 from dipy_rnn._typing import FloatArray
 from dipy_rnn.spatial import voxel_sizes
@@ -139,30 +139,6 @@ def check_max_angle(max_angle: float) -> None:
             f"max_angle is {max_angle}; an angle above 0 and up to 180 degrees "
             "is allowed."
         )
-
-
-def check_random_seed(random_seed: int) -> int:
-    """Return a random seed in the range that DIPY's generators accept.
-
-    Parameters
-    ----------
-    random_seed : int
-
-    Returns
-    -------
-    random_seed : int
-
-    Raises
-    ------
-    ValueError
-        If it is not a whole number from 0 to 2**32 - 1.
-
-    Examples
-    --------
-    >>> check_random_seed(1)
-    1
-    """
-    return check_count(random_seed, "random_seed", 0, 2**32 - 1)
 
 
 def length_limits(min_len: float, max_len: float, step_size: float) -> tuple[int, int]:

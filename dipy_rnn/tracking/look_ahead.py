@@ -125,7 +125,7 @@ class LookAhead:
         """Compute the first directions of this seed and of the next ones."""
         (places,) = np.nonzero((self._seeds_vox == seed).all(axis=1))
         if len(places):
-            # Several seeds may be equal: take the next of them. If there is none,
+            # Several seeds may be equal: take the next of them. After the last of them
             # LocalTracking has started again: take the first.
             later = places[places >= self._next]
             start = later[0] if len(later) else places[0]

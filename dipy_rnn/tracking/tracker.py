@@ -16,7 +16,6 @@ from dipy_rnn.tracking import engine
 from dipy_rnn.tracking.config import (
     TrackingConfig,
     check_max_angle,
-    check_random_seed,
     length_limits,
 )
 from dipy_rnn.tracking.predictor import Predictor
@@ -244,7 +243,7 @@ def track(
             "up to 1 is allowed."
         )
     n_slots = check_count(batch_size, "batch_size")
-    random_seed = check_random_seed(random_seed)
+    random_seed = check_count(random_seed, "random_seed", 0, 2**32 - 1)
     nbr_threads = count_threads(nbr_threads)
     check_max_angle(max_angle)
     model = load_model(model, device=device)
