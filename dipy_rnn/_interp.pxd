@@ -11,6 +11,7 @@ cdef enum:
     OUTSIDE = 0
     EMPTY = 1
     DATA = 2
+    NOTHING_AHEAD = 3
 
 # The quarter turns about x, as sparse matrices in CSR form.
 cdef struct Turns:

@@ -165,8 +165,8 @@ STEPS = [
     ([0.0, 0.0, 1.0], DATA, StopReason.RUNNING),
     ([0.0, 0.0, 1e-12], DATA, StopReason.RUNNING),
     ([1.7, 0.0, 1.0], DATA, StopReason.RUNNING),  # 59.5 degrees
-    ([1.8, 0.0, 1.0], DATA, StopReason.SHARP_TURN),  # 60.9 degrees
-    ([0.0, 0.0, -1.0], DATA, StopReason.SHARP_TURN),
+    ([1.8, 0.0, 1.0], DATA, StopReason.NOTHING_AHEAD),  # 60.9 degrees
+    ([0.0, 0.0, -1.0], DATA, StopReason.NOTHING_AHEAD),
     ([0.0, 0.0, 0.0], DATA, StopReason.NO_DIRECTION),
     ([np.nan, 0.0, 1.0], DATA, StopReason.NOT_FINITE),
     ([0.0, -np.inf, 1.0], DATA, StopReason.NOT_FINITE),

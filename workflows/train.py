@@ -52,8 +52,8 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         hidden: int = 0,
         layers: int = 0,
         teacher: str = "auto",
-        min_step: float = 0.2,
-        max_step: float = 1.5,
+        min_step: float = 0.05,
+        max_step: float = 1.0,
         n_updates: int = 4000,
         max_minutes: float = 0.0,
         batch_size: int = 256,
@@ -110,9 +110,9 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
             as in deterministic tracking. auto: largest_ahead for deterministic
             tractograms, otherwise peak_along.
         min_step : float, optional
-            Smallest step size (mm) to train for.
+            Smallest step size to train for, in edges of a voxel (0.5 is half a voxel).
         max_step : float, optional
-            Largest step size (mm) to train for.
+            Largest step size to train for, in edges of a voxel.
         n_updates : int, optional
             Number of updates of the weights.
         max_minutes : float, optional
@@ -199,7 +199,7 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
             architecture,
             n_updates=n_updates,
             max_minutes=max_minutes,
-            step_mm=(min_step, max_step),
+            step_vox=(min_step, max_step),
             n_references=_N_PARTS,
             n_sequences=int(np.ceil(batch_size / _N_PARTS)),
             max_points=max_points,

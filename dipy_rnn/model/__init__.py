@@ -1,6 +1,7 @@
 """Models: networks and their files."""
 
 from dipy_rnn._moved import find_moved
+from dipy_rnn.model._moving_frame import CompiledRun
 from dipy_rnn.model.architectures import (
     ARCHITECTURES,
     Network,
@@ -16,15 +17,18 @@ from dipy_rnn.model.file import (
     save_model,
     shipped_models,
 )
-from dipy_rnn.model.metadata import ModelFileError, ModelMetadata
+from dipy_rnn.model.inputs import stack_inputs
+from dipy_rnn.model.metadata import INPUT_SIZES, ModelFileError, ModelMetadata
 from dipy_rnn.model.model import ROWS_IN_A_BLOCK, Model, as_model, check_device
 from dipy_rnn.model.moving_frame import MovingFrameGRU
 
 __all__ = [
     "ARCHITECTURES",
     "CHECKSUMS",
+    "INPUT_SIZES",
     "ROWS_IN_A_BLOCK",
     "Cai2023",
+    "CompiledRun",
     "Model",
     "ModelFileError",
     "ModelMetadata",
@@ -38,6 +42,7 @@ __all__ = [
     "read_metadata",
     "save_model",
     "shipped_models",
+    "stack_inputs",
     "untrained",
 ]
 

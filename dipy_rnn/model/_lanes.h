@@ -104,18 +104,18 @@ ALWAYS_INLINE float exponential(float x)
     return sum * power;
 }
 
-/* The gates of a GRU. gates holds n rows of sums for the reset gate, then n rows for
-   the update gate. from_input and from_state hold the two sums of the candidate. The
-   state is updated in place, by PyTorch's equations:
-   h <- (1 - z) tanh(from_input + r from_state) + z h. */
+/* The cell DistanceGRU of moving_frame.py. gates holds n rows of sums for the reset
+   gate, then n rows for the logarithm of the rate. from_input and from_state hold the
+   two sums of the candidate. The state is updated in place. */
 ALWAYS_INLINE void gru_gates(
     const float *gates, const float *from_input, const float *from_state,
-    ptrdiff_t n, float *state)
+    ptrdiff_t n, float step, float rate_limit, float *state)
 {
-    const float *reset = gates, *update = gates + n * LANES;
+    const float *reset = gates, *log_rate = gates + n * LANES;
     for (ptrdiff_t i = 0; i < n * LANES; i++) {
         float r = 1.0f / (1.0f + exponential(-reset[i]));
-        float z = 1.0f / (1.0f + exponential(-update[i]));
+        float rate = log_rate[i] > rate_limit ? rate_limit : log_rate[i];
+        float z = exponential(-step * exponential(rate));
         float candidate = from_input[i] + r * from_state[i];
         candidate = 1.0f - 2.0f / (1.0f + exponential(2.0f * candidate));
         state[i] = candidate + z * (state[i] - candidate);

@@ -4,7 +4,18 @@ from typing_extensions import Buffer, disjoint_base
 
 from dipy_rnn._typing import AnyArray, ByteArray, Float32Array, FloatArray
 from dipy_rnn.model.moving_frame import FrameConstants
-from dipy_rnn.sampling import Turns
+from dipy_rnn.sampling import Cone, Turns
+
+@disjoint_base
+class CompiledRun:
+    def __new__(
+        cls,
+        cone: Cone,
+        n_coeffs: int,
+        step_vox: float,
+        max_angle_deg: float,
+        pmf_threshold: float,
+    ) -> CompiledRun: ...
 
 @disjoint_base
 class CompiledMovingFrameGRU:
@@ -27,6 +38,7 @@ class CompiledMovingFrameGRU:
     # Points and frames may be the views of SlotArrays.
     def next_directions(
         self,
+        run: CompiledRun,
         volume: Float32Array,
         volume_order: int,
         turns: Turns,

@@ -9,15 +9,15 @@ block, and lanes never mix. The result of a streamline is therefore the same, bi
 bit, for any number of streamlines and any place among them.
 """
 
-from libc.math cimport sqrt, sqrtf
+from libc.math cimport fmaxf, log, sqrt, sqrtf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 import numpy as np
 
 from dipy_rnn._interp cimport (
-    BLOCK, MAX_COEFFS, MAX_ORDER, Turns, multiples, rotate_points, sample_points,
-    turns_of,
+    BLOCK, DATA, MAX_COEFFS, MAX_ORDER, NOTHING_AHEAD, Turns, multiples, rotate_points,
+    sample_points, turns_of,
 )
 
 cdef extern from "_lanes.h":
@@ -32,7 +32,7 @@ cdef extern from "_lanes.h":
     void dense(const layer* weights, const float* x, float* out) noexcept nogil
     void gru_gates(
         const float* gates, const float* from_input, const float* from_state,
-        Py_ssize_t n, float* state) noexcept nogil
+        Py_ssize_t n, float step, float rate_limit, float* state) noexcept nogil
     void leaky(Py_ssize_t n, float* x) noexcept nogil
 
 cdef enum:
@@ -43,11 +43,35 @@ cdef enum:
     FROM_INPUT = 1
     FROM_STATE = 2
     PER_LAYER = 3
+    # Invariants of the conditions of the run, and of the direction ahead.
+    CONDITIONS = 2
+    OF_AHEAD = 6
+    # Neighbours of a vertex of a cone, and rows of the matrix of its parabola.
+    NEAR = 8
+    TERMS = 5
+
+
+cdef struct run_conditions:
+    float log_step  # the step size in edges of a voxel
+    float step
+    float angle  # of the cone, in radians
+    float pmf_threshold
+
+
+cdef struct cone_tables:
+    layer matrix
+    const float* directions
+    const float* parabola
+    const float* tangents
+    const int* near
+    Py_ssize_t n_inside
+    float cosine, sine, reach
 
 
 cdef wide_void core(
     const layer* layers, Py_ssize_t depth, Py_ssize_t n_layers, Py_ssize_t hidden,
-    const float* invariants, float* state, float* work, float* factors
+    const float* invariants, float step, float rate_limit, float* state, float* work,
+    float* factors
 ) noexcept nogil:
     """Compute the factors of a block from its invariants, and update its state."""
     cdef:
@@ -78,7 +102,8 @@ cdef wide_void core(
         dense(&gru[GATES], pair, gates)
         dense(&gru[FROM_INPUT], pair, candidate)
         dense(&gru[FROM_STATE], pair + rows, from_state)
-        gru_gates(gates, candidate, from_state, hidden, state + k * rows)
+        gru_gates(gates, candidate, from_state, hidden, step, rate_limit,
+                  state + k * rows)
         memcpy(pair, state + k * rows, rows * sizeof(float))
     layers += PER_LAYER * n_layers
     memcpy(pair + rows, pair, rows * sizeof(float))
@@ -89,40 +114,150 @@ cdef wide_void core(
 
 
 cdef wide_void to_direction(
-    const float* factors, const float* vectors, Py_ssize_t n_vectors,
-    Py_ssize_t n_points, float* directions
+    const float* factors, const float* vectors, const float* ahead,
+    Py_ssize_t n_vectors, Py_ssize_t n_points, float* directions
 ) noexcept nogil:
-    """Write unit directions in the moving frames, point by point."""
+    """Write unit directions in the moving frames, point by point.
+
+    ``vectors`` are those across the tangent: slopes and reference axes. ``n_vectors``
+    counts ``ahead`` and the tangent, too.
+    """
     cdef:
         float x[BLOCK]
         float y[BLOCK]
+        float z[BLOCK]
         const float* along
         const float* across
         const float* vx
         const float* vy
         float length
+        Py_ssize_t flat = n_vectors - 2
         Py_ssize_t k, p
 
     for p in range(BLOCK):
-        x[p] = 0.0
-        y[p] = 0.0
-    for k in range(n_vectors):
+        x[p] = ahead[p]
+        y[p] = ahead[BLOCK + p]
+    for k in range(flat + 1):
         along = factors + k * BLOCK
         across = factors + (n_vectors + k) * BLOCK
-        vx = vectors + k * BLOCK
-        vy = vectors + (n_vectors + k) * BLOCK
+        vx = vectors + k * BLOCK if k < flat else ahead
+        vy = vectors + (flat + k) * BLOCK if k < flat else ahead + BLOCK
         for p in range(BLOCK):
             x[p] += along[p] * vx[p] - across[p] * vy[p]
             y[p] += along[p] * vy[p] + across[p] * vx[p]
-        if k < n_vectors - 2:  # the last two are reference axes, not slopes
-            for p in range(BLOCK):
-                x[p] += vx[p]
-                y[p] += vy[p]
+    along = factors + flat * BLOCK
+    for p in range(BLOCK):
+        z[p] = ahead[2 * BLOCK + p] * (1.0 + along[p]) + along[BLOCK + p]
     for p in range(n_points):
-        length = sqrtf(x[p] * x[p] + y[p] * y[p] + 1.0)
+        length = sqrtf(x[p] * x[p] + y[p] * y[p] + z[p] * z[p])
+        length = fmaxf(length, 1e-12)
         directions[3 * p] = x[p] / length
         directions[3 * p + 1] = y[p] / length
-        directions[3 * p + 2] = 1.0 / length
+        directions[3 * p + 2] = z[p] / length
+
+
+cdef wide_void largest_ahead(
+    const float* block, const cone_tables* cone, float pmf_threshold, float* values,
+    float* ahead, unsigned char* found
+) noexcept nogil:
+    """Write the direction of the largest value in the cone: ``Cone.largest``.
+
+    ``values`` is room for the values at the vertices. ``ahead`` holds x, then y, then z
+    of all points.
+    """
+    cdef:
+        float height[BLOCK]
+        float highest[BLOCK]
+        int vertex[BLOCK]
+        float terms[TERMS]
+        float rise, slope, determinant, along, across, length
+        const float* row
+        const float* parabola
+        const float* tangents
+        const int* near
+        Py_ssize_t p, v, i, k
+
+    dense(&cone.matrix, block, values)
+    for p in range(BLOCK):
+        height[p] = values[p]
+        highest[p] = values[p]
+        vertex[p] = 0
+    for v in range(1, cone.n_inside):
+        row = values + v * BLOCK
+        for p in range(BLOCK):
+            vertex[p] = <int>v if row[p] > height[p] else vertex[p]
+            height[p] = row[p] if row[p] > height[p] else height[p]
+    for v in range(cone.matrix.n_out):
+        row = values + v * BLOCK
+        for p in range(BLOCK):
+            highest[p] = row[p] if row[p] > highest[p] else highest[p]
+    for p in range(BLOCK):
+        found[p] = height[p] > 0.0 and height[p] >= pmf_threshold * highest[p]
+        near = cone.near + vertex[p] * NEAR
+        parabola = cone.parabola + vertex[p] * NEAR * TERMS
+        tangents = cone.tangents + vertex[p] * 6
+        for i in range(TERMS):
+            terms[i] = 0.0
+        for k in range(NEAR):
+            rise = values[near[k] * BLOCK + p] - height[p]
+            for i in range(TERMS):
+                terms[i] += parabola[i * NEAR + k] * rise
+        determinant = terms[2] * terms[4] - terms[3] * terms[3]
+        if determinant > 0.0 and terms[2] < 0.0:
+            along = (terms[3] * terms[1] - terms[4] * terms[0]) / determinant
+            across = (terms[3] * terms[0] - terms[2] * terms[1]) / determinant
+        else:
+            slope = sqrtf(terms[0] * terms[0] + terms[1] * terms[1])
+            slope = slope if slope > 0.0 else 1.0
+            along = terms[0] * cone.reach / slope
+            across = terms[1] * cone.reach / slope
+        length = sqrtf(along * along + across * across)
+        if length > cone.reach:
+            along *= cone.reach / length
+            across *= cone.reach / length
+        for k in range(3):
+            ahead[k * BLOCK + p] = (
+                cone.directions[3 * vertex[p] + k]
+                + along * tangents[k] + across * tangents[3 + k])
+        length = sqrtf(
+            ahead[p] * ahead[p] + ahead[BLOCK + p] * ahead[BLOCK + p]
+            + ahead[2 * BLOCK + p] * ahead[2 * BLOCK + p])
+        for k in range(3):
+            ahead[k * BLOCK + p] /= length
+        if ahead[2 * BLOCK + p] < cone.cosine:
+            length = sqrtf(
+                ahead[p] * ahead[p] + ahead[BLOCK + p] * ahead[BLOCK + p])
+            ahead[2 * BLOCK + p] = cone.cosine if length > 0.0 else 1.0
+            for k in range(2):
+                ahead[k * BLOCK + p] *= cone.sine / length if length > 0.0 else 0.0
+
+
+cdef wide_void conditions_of(
+    const float* ahead, const float* vectors, Py_ssize_t n_flat,
+    const run_conditions* run, float* invariants
+) noexcept nogil:
+    """Write the invariants of the run and of ``ahead``.
+
+    The reference axes are the last two of the ``n_flat`` vectors.
+    """
+    cdef:
+        const float* x = ahead
+        const float* y = ahead + BLOCK
+        const float* ax
+        const float* ay
+        Py_ssize_t p, k
+
+    for p in range(BLOCK):
+        invariants[p] = run.log_step
+        invariants[BLOCK + p] = run.angle
+        invariants[2 * BLOCK + p] = ahead[2 * BLOCK + p]
+        invariants[3 * BLOCK + p] = sqrtf(x[p] * x[p] + y[p] * y[p])
+    for k in range(2):
+        ax = vectors + (n_flat - 2 + k) * BLOCK
+        ay = vectors + (2 * n_flat - 2 + k) * BLOCK
+        for p in range(BLOCK):
+            invariants[(4 + k) * BLOCK + p] = x[p] * ax[p] + y[p] * ay[p]
+            invariants[(6 + k) * BLOCK + p] = y[p] * ax[p] - x[p] * ay[p]
 
 
 cdef wide_void invariants_of(
@@ -224,19 +359,92 @@ cdef wide_void invariants_of(
 cdef void sample_invariants(
     const float[:, :, :, ::1] volume, const double* points, const double* frames,
     Py_ssize_t n_points, double handedness, Py_ssize_t volume_order,
-    const Turns* turns, Py_ssize_t order, const float* slope, float coarse, float fade,
-    float* invariants, float* vectors, unsigned char* status
+    const Turns* turns, const cone_tables* cone, const run_conditions* run,
+    Py_ssize_t order, Py_ssize_t n_invariants, const float* slope, float coarse,
+    float fade, float* values, float* invariants, float* vectors, float* ahead,
+    unsigned char* status
 ) noexcept nogil:
-    """Sample up to BLOCK points and write their invariants and vectors."""
+    """Sample up to BLOCK points and write their invariants, vectors and ``ahead``."""
     cdef:
         float rows[MAX_COEFFS * BLOCK]
         float block[MAX_COEFFS * BLOCK]
+        unsigned char found[BLOCK]
+        Py_ssize_t p
 
     sample_points(volume, points, n_points, True, rows, status)
     rotate_points(
         rows, n_points, volume.shape[3], volume_order, frames, handedness, turns, block)
+    largest_ahead(block, cone, run.pmf_threshold, values, ahead, found)
+    for p in range(n_points):
+        if status[p] == DATA and not found[p]:
+            status[p] = NOTHING_AHEAD
     invariants_of(
         block, volume.shape[3], order, slope, coarse, fade, invariants, vectors)
+    conditions_of(
+        ahead, vectors, order // 2 + 2, run,
+        invariants + (n_invariants - CONDITIONS - OF_AHEAD) * BLOCK)
+
+
+cdef object in_panels(weight, bias, layer* target):
+    """Store a layer in panels (``_lanes.h``). Rows of zeros fill the last panel.
+
+    Return the arrays, which keep the memory alive.
+    """
+    n_out, n_in = weight.shape
+    padding = -n_out % PANEL
+    weight = np.pad(weight, ((0, padding), (0, 0)))
+    weight = np.ascontiguousarray(weight.reshape(-1, PANEL, n_in).transpose(0, 2, 1))
+    bias = np.pad(bias, (0, padding))
+    cdef:
+        float[:, :, ::1] weight_view = weight
+        float[::1] bias_view = bias
+    target.weights = &weight_view[0, 0, 0]
+    target.bias = &bias_view[0]
+    target.n_in = n_in
+    target.n_out = n_out + padding
+    return weight, bias
+
+
+cdef class CompiledRun:
+    """The conditions of a run, and the tables of its cone.
+
+    Parameters
+    ----------
+    cone : dipy_rnn.sampling.Cone
+    n_coeffs : int
+        Number of coefficients of the volume.
+    step_vox : float
+        Step size in edges of a voxel.
+    max_angle_deg : float
+        Angle of the cone.
+    pmf_threshold : float
+    """
+
+    cdef:
+        cone_tables cone
+        run_conditions conditions
+        object arrays
+
+    def __cinit__(self, cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold):
+        cdef:
+            float[:, ::1] directions = cone.directions
+            float[:, :, ::1] parabola = cone.parabola
+            float[:, :, ::1] tangents = cone.tangents
+            int[:, ::1] near = cone.near
+        matrix = np.ascontiguousarray(cone.matrix[:n_coeffs].T)
+        zeros = np.zeros(len(matrix), np.float32)
+        self.arrays = cone, in_panels(matrix, zeros, &self.cone.matrix)
+        self.cone.directions = &directions[0, 0]
+        self.cone.parabola = &parabola[0, 0, 0]
+        self.cone.tangents = &tangents[0, 0, 0]
+        self.cone.near = &near[0, 0]
+        self.cone.n_inside = directions.shape[0]
+        self.cone.cosine, self.cone.sine = cone.cosine, cone.sine
+        self.cone.reach = cone.reach
+        self.conditions.step = step_vox
+        self.conditions.log_step = log(step_vox)
+        self.conditions.angle = np.deg2rad(max_angle_deg)
+        self.conditions.pmf_threshold = pmf_threshold
 
 
 cdef class CompiledMovingFrameGRU:
@@ -257,7 +465,7 @@ cdef class CompiledMovingFrameGRU:
 
     cdef readonly Py_ssize_t depth, layers, hidden
     cdef Py_ssize_t order, n_invariants, n_vectors
-    cdef float coarse, fade
+    cdef float coarse, fade, rate_limit
     cdef float[::1] slope
     cdef layer* network
     cdef object arrays
@@ -267,38 +475,37 @@ cdef class CompiledMovingFrameGRU:
         self.order, self.n_invariants = constants.order, constants.n_invariants
         self.n_vectors = constants.n_vectors
         self.slope, self.coarse = constants.slope, constants.coarse
-        self.fade = constants.fade
+        self.fade, self.rate_limit = constants.fade, constants.rate_limit
         self.arrays = []
         self.network = <layer*>malloc(
             (3 + depth + PER_LAYER * layers) * sizeof(layer))
         if self.network == NULL:
             raise MemoryError
-        n_factors = 2 * constants.n_vectors
-        self._lay_out(*self._get(weights, "input", "", hidden, constants.n_invariants))
+        self._lay_out(*self._get(weights, "input", hidden, constants.n_invariants))
         for k in range(depth):
-            self._lay_out(*self._get(weights, f"deeper.{k}", "", hidden, hidden))
+            self._lay_out(*self._get(weights, f"deeper.{k}", hidden, hidden))
         for k in range(layers):
             w_input, b_input = self._get(
-                weights, "gru", f"_ih_l{k}", 3 * hidden, hidden)
+                weights, f"gru.{k}.from_input", 3 * hidden, hidden)
             w_state, b_state = self._get(
-                weights, "gru", f"_hh_l{k}", 3 * hidden, hidden)
-            gates = slice(0, 2 * hidden)  # PyTorch's order: reset, update, candidate
+                weights, f"gru.{k}.from_state", 3 * hidden, hidden)
+            gates = slice(0, 2 * hidden)  # reset gate, rate, candidate
             candidate = slice(2 * hidden, 3 * hidden)
             self._lay_out(
                 np.hstack([w_input[gates], w_state[gates]]),
                 b_input[gates] + b_state[gates])
             self._lay_out(w_input[candidate], b_input[candidate])
             self._lay_out(w_state[candidate], b_state[candidate])
-        self._lay_out(*self._get(weights, "joined", "", hidden, 2 * hidden))
-        self._lay_out(*self._get(weights, "head", "", n_factors, hidden))
+        self._lay_out(*self._get(weights, "joined", hidden, 2 * hidden))
+        self._lay_out(*self._get(weights, "head", constants.n_factors, hidden))
 
     def __dealloc__(self):
         free(self.network)
 
-    def _get(self, weights, layer, which, n_out, n_in):
+    def _get(self, weights, layer, n_out, n_in):
         arrays = ()
         for name, shape in (("weight", (n_out, n_in)), ("bias", (n_out,))):
-            name = f"{layer}.{name}{which}"
+            name = f"{layer}.{name}"
             array = weights[name]
             if array.shape != shape or array.dtype != np.float32:
                 raise ValueError(
@@ -308,36 +515,25 @@ cdef class CompiledMovingFrameGRU:
         return arrays
 
     def _lay_out(self, weight, bias):
-        """Store a layer in panels (``_lanes.h``). Rows of zeros fill the last panel."""
-        n_out, n_in = weight.shape
-        padding = -n_out % PANEL
-        weight = np.pad(weight, ((0, padding), (0, 0)))
-        weight = np.ascontiguousarray(
-            weight.reshape(-1, PANEL, n_in).transpose(0, 2, 1))
-        bias = np.pad(bias, (0, padding))
-        cdef:
-            float[:, :, ::1] weight_view = weight
-            float[::1] bias_view = bias
-            layer* added = self.network + len(self.arrays)
-        added.weights = &weight_view[0, 0, 0]
-        added.bias = &bias_view[0]
-        added.n_in = n_in
-        added.n_out = n_out + padding
-        self.arrays.append((weight, bias))  # keeps the memory alive
+        """Add a layer."""
+        self.arrays.append(
+            in_panels(weight, bias, self.network + len(self.arrays)))
 
     def init_state(self, n):
         """Return fresh states (zeros) for whole blocks of streamlines."""
         return np.zeros((-(-n // BLOCK), self.layers, self.hidden, BLOCK), np.float32)
 
     def next_directions(
-        self, const float[:, :, :, ::1] volume, Py_ssize_t volume_order, tuple turns,
-        const double[:, ::1] points, const double[:, :, ::1] frames, double handedness,
+        self, CompiledRun run, const float[:, :, :, ::1] volume,
+        Py_ssize_t volume_order, tuple turns, const double[:, ::1] points, const double[:, :, ::1] frames, double handedness,
         float[:, :, :, ::1] state, float[:, ::1] directions, unsigned char[::1] status
     ):
         """Write the next unit directions of streamlines. Update their states.
 
         Parameters
         ----------
+        run : CompiledRun
+            For this number of coefficients.
         volume : array of shape (X, Y, Z, C)
             Coefficients in ``tournier07``, not legacy, of ``volume_order``.
         volume_order : int
@@ -355,25 +551,30 @@ cdef class CompiledMovingFrameGRU:
         directions : array of shape (n, 3)
             Output, in the moving frames.
         status : array of shape (n,)
-            Output: OUTSIDE, EMPTY or DATA.
+            Output: OUTSIDE, EMPTY, NOTHING_AHEAD or DATA.
         """
         cdef:
             Py_ssize_t n_points = points.shape[0]
             Py_ssize_t n_blocks = (n_points + BLOCK - 1) // BLOCK
             Py_ssize_t block, start, n
             Turns tables = turns_of(turns)
+            Py_ssize_t n_values = run.cone.matrix.n_out * BLOCK
             Py_ssize_t n_factors = (2 * self.n_vectors + PANEL) * BLOCK
             Py_ssize_t n_work = 8 * (self.hidden + PANEL) * BLOCK
+            float ahead[3 * BLOCK]
+            float* values
             float* invariants
             float* vectors
             float* factors
             float* work
 
-        invariants = <float*>malloc(
-            (self.n_invariants * BLOCK + 2 * n_factors + n_work) * sizeof(float))
-        if invariants == NULL:
+        values = <float*>malloc(
+            (n_values + self.n_invariants * BLOCK + 2 * n_factors + n_work)
+            * sizeof(float))
+        if values == NULL:
             raise MemoryError
         with nogil:
+            invariants = values + n_values
             vectors = invariants + self.n_invariants * BLOCK
             factors = vectors + n_factors
             work = factors + n_factors
@@ -382,11 +583,13 @@ cdef class CompiledMovingFrameGRU:
                 n = min(BLOCK, n_points - start)
                 sample_invariants(
                     volume, &points[start, 0], &frames[start, 0, 0], n, handedness,
-                    volume_order, &tables, self.order, &self.slope[0], self.coarse,
-                    self.fade, invariants, vectors, &status[start])
+                    volume_order, &tables, &run.cone, &run.conditions, self.order,
+                    self.n_invariants, &self.slope[0], self.coarse, self.fade, values,
+                    invariants, vectors, ahead, &status[start])
                 core(
                     self.network, self.depth, self.layers, self.hidden, invariants,
-                    &state[block, 0, 0, 0], work, factors)
+                    run.conditions.step, self.rate_limit, &state[block, 0, 0, 0], work,
+                    factors)
                 to_direction(
-                    factors, vectors, self.n_vectors, n, &directions[start, 0])
-            free(invariants)
+                    factors, vectors, ahead, self.n_vectors, n, &directions[start, 0])
+            free(values)

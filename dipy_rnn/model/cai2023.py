@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 
 class Cai2023(nn.Module):
@@ -39,15 +40,17 @@ class Cai2023(nn.Module):
     --------
     >>> model = Cai2023(order=4, hidden=8)
     >>> direction, state = model(torch.zeros(2, 15), torch.zeros(2, 3),
-    ...                          model.init_state(2))
+    ...                          model.init_state(2), torch.zeros(2, 0))
     >>> direction.shape, state.shape
     (torch.Size([2, 3]), torch.Size([2, 2, 8]))
     """
 
     #: Frame of its features and directions, as in the metadata of a model file.
     frame = "voxel"
+    #: Its declared inputs, as in the metadata of a model file.
+    inputs = ()
     #: Entries of the metadata that the architecture requires.
-    required: ClassVar[dict[str, str]] = {}
+    required: ClassVar[dict[str, Any]] = {"inputs": inputs}
     #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`. An untrained
     #: network has large errors, where the gradient of the robust loss vanishes.
     recipe: ClassVar[dict[str, Any]] = {"learning_rate": 3e-4, "width_deg": None}
@@ -77,16 +80,27 @@ class Cai2023(nn.Module):
         return torch.zeros(self.layers, n, self.hidden, device=self.head.weight.device)
 
     def forward(
-        self, features: Tensor, direction: Tensor, state: Tensor
+        self, features: Tensor, direction: Tensor, state: Tensor, inputs: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the next directions of n streamlines."""
-        encoded, context = self.encode(features, direction)
+        """Return the next directions of n streamlines. ``inputs`` (n, 0) is empty."""
+        encoded, context = self.encode(features, direction, inputs)
         memory, state = self.gru(encoded.unsqueeze(0), state)
         return self.decode(encoded, memory[0], context), state
 
-    def encode(self, features: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, features: Tensor, direction: Tensor, inputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the input of the GRU (n, hidden), and the given direction (n, 3)."""
         return self.mlp(torch.cat([features, direction], dim=1)), direction
+
+    def recall(self, encoded: Tensor, inputs: Tensor, batch_sizes: Tensor) -> Tensor:
+        """Run the GRU over packed sequences, from fresh states. Only for training.
+
+        ``encoded`` and the result are (N, hidden), packed
+        (:class:`torch.nn.utils.rnn.PackedSequence`).
+        """
+        memory: PackedSequence = self.gru(PackedSequence(encoded, batch_sizes))[0]
+        return memory.data
 
     def decode(self, encoded: Tensor, memory: Tensor, context: Tensor) -> Tensor:
         """Return unit directions (n, 3), in components along the voxel axes.

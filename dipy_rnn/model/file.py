@@ -11,11 +11,13 @@ an archive before torch loads code from it.
 The contract of the network, with float32 tensors (``doc/model_file.md``)::
 
     init_state(n: int) -> state                          (layers, n, hidden), zeros
-    forward(features, direction, state) -> (direction, state)
-            (n, C)    (n, 3)               (n, 3)
+    forward(features, direction, state, inputs) -> (direction, state)
+            (n, C)    (n, 3)            (n, W)      (n, 3)
 
 Each of the n rows is a streamline. C is the number of features. ``direction`` is the
-incoming direction in the input, and the next direction in the output. Row ``i`` of the
+incoming direction in the input, and the next direction in the output. ``inputs`` are
+the declared inputs (``inputs`` of :class:`dipy_rnn.model.ModelMetadata`). A network of
+format 1 declares none and has no such argument. Row ``i`` of the
 output must depend only on row ``i`` of the input. An output direction of length zero
 ends the streamline.
 """
@@ -31,16 +33,19 @@ from torch import nn
 
 from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, AnyPath, Float32Array
-from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU
+from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU, CompiledRun
 from dipy_rnn.model.archive import METADATA_NAME, packed, read_archive, read_content
-from dipy_rnn.model.metadata import ModelFileError, ModelMetadata
+from dipy_rnn.model.inputs import stack_inputs
+from dipy_rnn.model.metadata import INPUT_SIZES, ModelFileError, ModelMetadata
 from dipy_rnn.model.model import Model, check_device, quiet_jit
-from dipy_rnn.sampling import quarter_turns
+from dipy_rnn.sampling import cone_of, quarter_turns
 
 #: The checksums of the shipped models, in the format of ``sha256sum --check``.
 CHECKSUMS = "SHA256SUMS"
 
 _SHIPPED = "dipy_rnn.model.shipped"
+# The conditions under which a kernel is compared with the TorchScript.
+_STEP_VOX, _ANGLE_DEG = 0.5, 60.0
 
 
 def shipped_models() -> list[str]:
@@ -188,7 +193,8 @@ def save_model(module: nn.Module, metadata: ModelMetadata, path: AnyPath) -> Non
     >>> import tempfile
     >>> from dipy_rnn.model import MovingFrameGRU
     >>> network = MovingFrameGRU(order=4, hidden=8)
-    >>> metadata = ModelMetadata("sh", 15, "local", layers=1, hidden=8)
+    >>> metadata = ModelMetadata("sh", 15, "local", layers=1, hidden=8,
+    ...                          inputs=network.inputs)
     >>> path = Path(tempfile.mkdtemp()) / "small.pt"
     >>> save_model(network, metadata, path)
     >>> load_model(path).metadata.orders
@@ -248,8 +254,14 @@ def _check_compiled(
     n, order = len(features), model.metadata.order
     directions, status = np.empty((n, 3), np.float32), np.empty(n, np.uint8)
     compiled_state, state = compiled.init_state(n), model.init_state(n)
+    cone = cone_of(order, _ANGLE_DEG)
+    run = CompiledRun(cone, features.shape[1], _STEP_VOX, _ANGLE_DEG, 0.0)
+    values = {"step_vox": _STEP_VOX, "max_angle_deg": _ANGLE_DEG}
+    ahead, _ = cone.largest(features, 0.0)
+    inputs = stack_inputs(model.metadata.inputs or (), values | {"ahead": ahead}, n)
     for _ in range(3):  # in the first step the state is zero
         compiled.next_directions(
+            run,
             np.ascontiguousarray(features[:, None, None]),
             order,
             quarter_turns(order),
@@ -260,7 +272,7 @@ def _check_compiled(
             directions,
             status,
         )
-        expected, state = model.step(features, direction, state)
+        expected, state = model.step(features, direction, state, inputs)
         if not np.allclose(directions, expected, atol=1e-4):
             raise ModelFileError(
                 f"its architecture is {model.metadata.architecture!r}, but its "
@@ -279,6 +291,10 @@ def _check_contract(model: Model, path: AnyPath) -> None:
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     direction = np.tile([0.0, 0.0, 1.0], (n, 1))
     shape = (metadata.layers, n, metadata.hidden)
+    inputs = None
+    if metadata.inputs is not None:
+        values = dict.fromkeys(INPUT_SIZES, 1.0)
+        inputs = stack_inputs(metadata.inputs, values, n)
     try:
         state = model.init_state(n)
         if tuple(state.shape) != shape:
@@ -287,7 +303,7 @@ def _check_contract(model: Model, path: AnyPath) -> None:
             )
         if state.dtype != torch.float32 or state.any():
             raise ModelFileError(f"init_state({n}) is not all float32 zeros")
-        together, after = model.step(features, direction, state)
+        together, after = model.step(features, direction, state, inputs)
         if together.shape != (n, 3) or tuple(after.shape) != shape:
             raise ModelFileError(
                 f"forward returns shapes {together.shape} and {tuple(after.shape)}, "
@@ -299,7 +315,12 @@ def _check_contract(model: Model, path: AnyPath) -> None:
             )
         for i in range(n):
             row = slice(i, i + 1)
-            alone, _ = model.step(features[row], direction[row], model.init_state(1))
+            alone, _ = model.step(
+                features[row],
+                direction[row],
+                model.init_state(1),
+                None if inputs is None else inputs[row],
+            )
             if not np.allclose(alone, together[row], atol=1e-3, equal_nan=True):
                 raise ModelFileError(
                     "a row of its output depends on the other rows (batch statistics?)"

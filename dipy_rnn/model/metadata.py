@@ -10,7 +10,11 @@ from dipy_rnn.model.architectures import ARCHITECTURES
 from dipy_rnn.sampling import sh_order
 
 FORMAT = "dipy_rnn model"
-FORMAT_VERSION = 1
+#: Format 2 has declared inputs.
+FORMAT_VERSIONS = (1, 2)
+
+#: What a network may declare as inputs, and how many numbers each of them has.
+INPUT_SIZES = {"step_vox": 1, "step_mm": 1, "max_angle_deg": 1, "ahead": 3}
 
 #: Largest number of floats in the state of a streamline; cai2023 has 1024.
 STATE_LIMIT = 1 << 14
@@ -45,12 +49,26 @@ class ModelMetadata:
         ``"power"``: the features at a point are divided by the root of their summed
         squares, so that the scale of the fODF has no effect. ``"none"``: they are not
         changed.
+    inputs : tuple of str, optional
+        Declared inputs: what the network gets in addition to features and incoming
+        direction, in this order. ``"step_vox"``: the step size divided by the edge of
+        a voxel (:func:`dipy_rnn.spatial.voxel_edge`). ``"step_mm"``: the step size in
+        mm. ``"max_angle_deg"``: the angle of the cone in which the next direction may
+        lie, in degrees. ``"ahead"``: the direction of the fODF's largest value in this
+        cone, a unit vector in the frame of the features (only for ``"sh"``). None is
+        format 1: the network has no such argument, and a streamline ends where its
+        direction is not in the cone.
+    step_vox : tuple of float, optional
+        Smallest and largest step for which the network was trained, divided by the
+        edge of a voxel. A network that gets ``"step_vox"`` gets the nearest value in
+        this range.
     step_mm : tuple of float, optional
-        Smallest and largest step for which the network was trained, in mm.
+        Smallest and largest step in mm. Others are refused. Models of format 1 have it.
     architecture : str, optional
         Name among :data:`dipy_rnn.model.ARCHITECTURES`, or ``""`` for any other
         network. On the CPU ``"moving_frame"`` runs as a kernel (a compiled function of
-        this package). All others run as TorchScript.
+        this package). All others run as TorchScript. It is ``""`` for files of format
+        1, whose architectures had no declared inputs.
     replay_points : int, optional
         Length of the warm-up pass. Before the backward half, the network sees this many
         points of the forward half in reverse: those nearest to the seed, or all if
@@ -76,6 +94,8 @@ class ModelMetadata:
     hidden: int
     orders: tuple[int, ...] = ()
     normalisation: str = "none"
+    inputs: tuple[str, ...] | None = None
+    step_vox: tuple[float, float] = (0.0, float("inf"))
     step_mm: tuple[float, float] = (0.0, float("inf"))
     architecture: str = ""
     replay_points: int | None = None
@@ -124,6 +144,18 @@ class ModelMetadata:
                 "frame is 'local'; features of kind 'sh' are needed, as no others can "
                 "be rotated"
             )
+        if self.inputs is not None:
+            if not isinstance(self.inputs, (tuple, list)) or any(
+                name not in INPUT_SIZES for name in self.inputs
+            ):
+                raise ModelFileError(
+                    f"inputs is {self.inputs!r}; {', '.join(INPUT_SIZES)} are allowed"
+                )
+            if self.kind != "sh" and "ahead" in self.inputs:
+                raise ModelFileError(
+                    "inputs has 'ahead', which features of kind 'sh' have; leave it out"
+                )
+            object.__setattr__(self, "inputs", tuple(self.inputs))
         if self.architecture:
             for name, needed in ARCHITECTURES[self.architecture].required.items():
                 if getattr(self, name) != needed:
@@ -136,15 +168,17 @@ class ModelMetadata:
             raise ModelFileError(
                 f"replay_points is {warm_up!r}; give an integer from 0 up, or null"
             )
-        try:
-            low, high = map(float, self.step_mm)
-        except (TypeError, ValueError, OverflowError):
-            low, high = np.nan, np.nan
-        if not 0 <= low <= high:
-            raise ModelFileError(
-                f"step_mm is {self.step_mm!r}; give the smallest and largest step in mm"
-            )
-        object.__setattr__(self, "step_mm", (low, high))
+        for name in ("step_vox", "step_mm"):
+            try:
+                low, high = map(float, getattr(self, name))
+            except (TypeError, ValueError, OverflowError):
+                low, high = np.nan, np.nan
+            if not 0 <= low <= high:
+                raise ModelFileError(
+                    f"{name} is {getattr(self, name)!r}; give the smallest and largest "
+                    "step"
+                )
+            object.__setattr__(self, name, (low, high))
 
     @property
     def order(self) -> int:
@@ -153,7 +187,10 @@ class ModelMetadata:
 
     def to_json(self) -> str:
         """Return the text of ``metadata.json`` in the archive."""
-        entries = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        version = 1 if self.inputs is None else 2
+        entries = {"format": FORMAT, "format_version": version, **asdict(self)}
+        if version == 1:
+            del entries["inputs"], entries["step_vox"]
         if self.kind == "sh":
             entries |= {"basis": "tournier07", "legacy": False}
         return json.dumps(entries, indent=1)
@@ -168,10 +205,11 @@ class ModelMetadata:
         if not isinstance(entries, dict) or entries.pop("format", None) != FORMAT:
             raise ModelFileError(f"its metadata is not that of a {FORMAT}")
         version = entries.pop("format_version", None)
-        if version != FORMAT_VERSION:
+        if version not in FORMAT_VERSIONS:
             raise ModelFileError(
                 f"its format version is {version!r} and this dipy_rnn reads "
-                f"{FORMAT_VERSION}: update dipy_rnn, or train the model again"
+                f"{' and '.join(map(str, FORMAT_VERSIONS))}: update dipy_rnn, or train "
+                "the model again"
             )
         basis = (entries.pop("basis", "tournier07"), entries.pop("legacy", False))
         if basis != ("tournier07", False):
@@ -181,12 +219,19 @@ class ModelMetadata:
             )
         known = cls.__dataclass_fields__.keys()
         required = {"kind", "channels", "frame", "layers", "hidden"}
+        if version == 1:
+            known = known - {"inputs", "step_vox"}
+            # The architectures of format 1 had no declared inputs.
+            entries["architecture"] = ""
+        else:
+            required |= {"inputs"}
         if unknown := sorted(entries.keys() - known):
             raise ModelFileError(f"its metadata has unknown entries: {unknown}")
         if missing := sorted(required - entries.keys()):
             raise ModelFileError(f"its metadata lacks {missing}")
-        if not isinstance(entries.get("orders", []), list):
-            raise ModelFileError(f"orders is {entries['orders']!r}; give a list")
+        for name in ("orders", "inputs"):
+            if not isinstance(entries.get(name, []), list):
+                raise ModelFileError(f"{name} is {entries[name]!r}; give a list")
         if not isinstance(entries.get("provenance", {}), dict):
             raise ModelFileError("provenance is not a JSON object")
         entries["orders"] = tuple(entries.get("orders", ()))

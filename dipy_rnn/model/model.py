@@ -46,7 +46,7 @@ class Model:
     >>> model = load_model("default")
     >>> direction, state = model.step(
     ...     np.zeros((2, 45), np.float32), np.array([[0, 0, 1]] * 2),
-    ...     model.init_state(2))
+    ...     model.init_state(2), np.ones((2, 5), np.float32))
     >>> direction.shape
     (2, 3)
     """
@@ -74,7 +74,11 @@ class Model:
         return state.to(self.device).clone()
 
     def step(
-        self, features: Float32Array, direction: AnyArray, state: Tensor
+        self,
+        features: Float32Array,
+        direction: AnyArray,
+        state: Tensor,
+        inputs: Float32Array | None = None,
     ) -> tuple[Float32Array, Tensor]:
         """Return the next directions of n streamlines, and their new hidden states.
 
@@ -86,6 +90,9 @@ class Model:
             Incoming unit directions, in the moving frames or along the voxel axes
             (``metadata.frame``).
         state : torch.Tensor of shape (layers, n, hidden)
+        inputs : ndarray of shape (n, W), optional
+            Declared inputs, float32 (:func:`dipy_rnn.model.stack_inputs`). None for a
+            model of format 1.
 
         Returns
         -------
@@ -95,25 +102,34 @@ class Model:
         """
         n = len(features)
         padding = (0, 0, 0, -n % ROWS_IN_A_BLOCK)
-        inputs = torch.from_numpy(features).to(self.device)
+        seen = torch.from_numpy(features).to(self.device)
         incoming = torch.from_numpy(direction.astype(np.float32)).to(self.device)
+        declared = None
+        if inputs is not None:
+            declared = pad(torch.from_numpy(inputs).to(self.device), padding, value=1.0)
         answer, state = self.propagate(
-            pad(inputs, padding), pad(incoming, padding), pad(state, padding)
+            pad(seen, padding), pad(incoming, padding), pad(state, padding), declared
         )
         return answer[:n].cpu().numpy(), state[:, :n]
 
     def propagate(
-        self, features: Tensor, direction: Tensor, state: Tensor
+        self,
+        features: Tensor,
+        direction: Tensor,
+        state: Tensor,
+        inputs: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Call the network with tensors. :meth:`step` does the same for arrays.
 
         Parameters
         ----------
         features : torch.Tensor of shape (n, C)
-            float32 on the device of the model, as the other two. n should be a multiple
+            float32 on the device of the model, as the others. n should be a multiple
             of ``ROWS_IN_A_BLOCK``. Otherwise the last digits of a row depend on n.
         direction : torch.Tensor of shape (n, 3)
         state : torch.Tensor of shape (layers, n, hidden)
+        inputs : torch.Tensor of shape (n, W), optional
+            None for a model of format 1.
 
         Returns
         -------
@@ -126,7 +142,11 @@ class Model:
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
             self._no_cudnn(),
         ):
-            answer: tuple[Tensor, Tensor] = self._module(features, direction, state)
+            answer: tuple[Tensor, Tensor]
+            if inputs is None:
+                answer = self._module(features, direction, state)
+            else:
+                answer = self._module(features, direction, state, inputs)
         return answer
 
     def _no_cudnn(self) -> AbstractContextManager[None]:
@@ -192,18 +212,25 @@ class Model:
             return data
         return with_order(data, wanted.order)
 
-    def check_step(self, step_mm: float) -> None:
-        """Raise ModelFileError if a step is outside the range of the training.
+    def check_step(self, step_mm: float, step_vox: float) -> None:
+        """Raise an error or warn if a step is outside the range of the training.
 
         Parameters
         ----------
         step_mm : float
             Step in mm.
+        step_vox : float
+            Step divided by the edge of a voxel.
 
         Raises
         ------
         ModelFileError
-            If it is outside ``metadata.step_mm``.
+            If ``step_mm`` is outside ``metadata.step_mm``.
+
+        Warns
+        -----
+        UserWarning
+            If ``step_vox`` is outside ``metadata.step_vox``.
         """
         low, high = self.metadata.step_mm
         # The tolerance is for rounding errors: 0.2 mm may be given as 0.19999999.
@@ -211,6 +238,14 @@ class Model:
             raise ModelFileError(
                 f"step_size is {step_mm:g} mm, but the model {self.name} was trained "
                 f"for {low:g} to {high:g} mm: choose a step in this range."
+            )
+        low, high = self.metadata.step_vox
+        if not low * (1 - 1e-6) <= step_vox <= high * (1 + 1e-6):
+            warnings.warn(
+                f"step_size is {step_mm:g} mm, {step_vox:.3g} edges of a voxel; the "
+                f"model {self.name} was trained for {low:g} to {high:g} edges. It "
+                "tracks, but results with such steps were not tested.",
+                stacklevel=3,
             )
 
 
@@ -242,7 +277,8 @@ def as_model(
     Examples
     --------
     >>> from dipy_rnn.model import MovingFrameGRU
-    >>> metadata = ModelMetadata("sh", 15, "local", layers=1, hidden=8)
+    >>> metadata = ModelMetadata("sh", 15, "local", layers=1, hidden=8,
+    ...                          inputs=MovingFrameGRU.inputs)
     >>> as_model(MovingFrameGRU(order=4, hidden=8), metadata).metadata.order
     4
     """

@@ -2,13 +2,18 @@
 
 It follows the contract of a model file (:mod:`dipy_rnn.model.file`)::
 
-    init_state(n) -> state                                   (layers, n, hidden), zeros
-    forward(features, direction, state) -> direction, state  (n, C), (n, 3), ...
+    init_state(n) -> state                            (layers, n, hidden), zeros
+    forward(features, direction, state, inputs)       (n, C), (n, 3), .., (n, 5)
+        -> direction, state
 
-A step is split into ``encode``, a GRU and ``decode``. Training can then run the GRU on
-whole packed sequences, while tracking runs it point by point. In shapes, n is the
-number of streamlines, C the number of coefficients, K = order / 2 the number of slopes,
-and S the number of invariants.
+Its declared inputs are the step size in voxel edges, ``max_angle`` in degrees, and the
+direction ``ahead`` of the fODF's largest value in the cone
+(:mod:`dipy_rnn.sampling.cone`).
+
+A step is split into ``encode``, a GRU and ``decode``. Training can then encode and
+decode whole batches, and run only the GRU point by point. In shapes, n is the number of
+streamlines, C the number of coefficients, K = order / 2 the number of slopes, and S the
+number of invariants.
 
 ``_moving_frame.pyx`` computes the same in a kernel (a compiled function).
 """
@@ -29,6 +34,8 @@ from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU
 _LOBE_DEG = 9.0
 # If the peak is nearer than this, the direction of a reference axis is mostly noise.
 _FADE_DEG = 3.0
+#: Logarithm of the largest rate at which a state decays, in 1 / voxel edge.
+RATE_LIMIT = 10.0
 
 
 class MovingFrameGRU(nn.Module):
@@ -41,7 +48,11 @@ class MovingFrameGRU(nn.Module):
     - the coefficients of m = 0;
     - the power of each pair of +m and -m;
     - each pair, rotated by m times the angle of a reference axis. There are two
-      reference axes.
+      reference axes;
+    - the conditions of the run: the logarithm of the step size in voxel edges, and
+      ``max_angle`` in radians;
+    - the direction ``ahead`` of the fODF's largest value in the cone: its components
+      along and across the tangent, and those along and across each reference axis.
 
     The *slope* of l = 2, 4 .. is its pair of m = 1, scaled: a vector perpendicular to
     the tangent, in the direction in which this part of the fODF increases. The first
@@ -52,15 +63,18 @@ class MovingFrameGRU(nn.Module):
     the pairs that are rotated to it, are therefore scaled towards zero. Otherwise
     rounding errors would change the input of the network.
 
-    **Output.** The step is the tangent plus a vector perpendicular to it, scaled to
-    length 1. This vector is the sum of the slopes, plus the slopes and the reference
-    axes multiplied by *factors*. The network returns two factors for each of them: one
-    for the vector itself, and one for the vector rotated by 90 degrees. The direction
-    therefore rotates with the frame. If all factors are zero, the step is Newton's step
-    towards the peak of a single fibre. The network learns the deviations from this
-    step. In a straight bundle the tangent is at the peak of a symmetric lobe, where all
-    slopes and reference axes are zero. A straight bundle is therefore tracked without
-    drift for any weights.
+    **Output.** The step is ``ahead`` plus a deviation, scaled to length 1. The
+    deviation is the sum of these vectors, each multiplied by a *factor*: the slopes,
+    the reference axes, ``ahead`` and the tangent. The part of a vector that is
+    perpendicular to the tangent has a second factor, for the same vector rotated by 90
+    degrees. The direction therefore rotates with the frame. If all factors are zero,
+    the network is deterministic tracking. In a straight bundle, the tangent is at the
+    peak of a symmetric lobe. There all vectors but the tangent and ``ahead``, which are
+    equal, are zero. A straight bundle is therefore tracked without drift for any
+    weights.
+
+    **Memory.** The state of a GRU decays at each step. Here it decays with the distance
+    (:class:`DistanceGRU`), so that the memory does not depend on the step size.
 
     Parameters
     ----------
@@ -78,18 +92,22 @@ class MovingFrameGRU(nn.Module):
     >>> model = MovingFrameGRU(order=4, hidden=8)
     >>> seen = torch.zeros(1, 15); seen[0, 3] = 1.0  # a lobe straight ahead
     >>> direction, state = model(seen, torch.tensor([[0.0, 0.0, 1.0]]),
-    ...                          model.init_state(1))
+    ...                          model.init_state(1),
+    ...                          torch.tensor([[0.5, 30.0, 0.0, 0.0, 1.0]]))
     >>> direction.tolist()
     [[0.0, 0.0, 1.0]]
     """
 
     #: Frame of its features and directions, as in the metadata of a model file.
     frame = "local"
+    #: Its declared inputs, as in the metadata of a model file.
+    inputs = ("step_vox", "max_angle_deg", "ahead")
     #: Entries of the metadata that the architecture requires.
-    required: ClassVar[dict[str, str]] = {
+    required: ClassVar[dict[str, Any]] = {
         "kind": "sh",
         "frame": "local",
         "normalisation": "power",
+        "inputs": inputs,
     }
     #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`.
     recipe: ClassVar[dict[str, Any]] = {}
@@ -114,6 +132,7 @@ class MovingFrameGRU(nn.Module):
         constants = FrameConstants.of(order)
         self.order = order
         self.n_slopes = len(ls) - 1
+        self.n_vectors = constants.n_vectors
         self.layers = layers
         self.hidden = hidden
         self.coarse = constants.coarse
@@ -129,9 +148,9 @@ class MovingFrameGRU(nn.Module):
             self.register_buffer(name, value, persistent=False)
         self.input = nn.Linear(constants.n_invariants, hidden)
         self.deeper = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(depth))
-        self.gru = nn.GRU(hidden, hidden, layers)
+        self.gru = nn.ModuleList(DistanceGRU(hidden) for _ in range(layers))
         self.joined = nn.Linear(2 * hidden, hidden)
-        self.head = nn.Linear(hidden, 2 * self.n_slopes + 4)
+        self.head = nn.Linear(hidden, constants.n_factors)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -171,36 +190,87 @@ class MovingFrameGRU(nn.Module):
         return torch.zeros(self.layers, n, self.hidden, device=self.slope.device)
 
     def forward(
-        self, features: Tensor, direction: Tensor, state: Tensor
+        self, features: Tensor, direction: Tensor, state: Tensor, inputs: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the next directions of n streamlines, and their states.
 
         ``direction`` is not used, as the incoming direction is z of the moving frame.
+        ``inputs`` (n, 5) are the declared inputs.
         """
-        invariants, vectors = self.invariants(features)
-        factors, state = self.core(invariants, state)
-        return self.to_direction(factors, vectors), state
+        encoded, context = self.encode(features, direction, inputs)
+        states: list[Tensor] = []
+        memory = encoded
+        for k, layer in enumerate(self.gru):
+            memory = layer(layer.from_input(memory), state[k], inputs[:, :1])
+            states.append(memory)
+        return self.decode(encoded, memory, context), torch.stack(states)
 
-    def encode(self, features: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the input of the GRU (n, hidden), and vectors (n, 2, K + 2).
+    def encode(
+        self, features: Tensor, direction: Tensor, inputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the input of the GRU (n, hidden), and vectors (n, 3, K + 4).
 
         The vectors are those of :meth:`invariants`.
         """
-        invariants, vectors = self.invariants(features)
-        return self.embed(invariants), vectors
+        invariants, vectors = self.invariants(features, inputs)
+        encoded = nn.functional.leaky_relu(self.input(invariants), 0.1)
+        for layer in self.deeper:
+            encoded = encoded + nn.functional.leaky_relu(layer(encoded), 0.1)
+        return encoded, vectors
 
     def decode(self, encoded: Tensor, memory: Tensor, vectors: Tensor) -> Tensor:
         """Return unit directions (n, 3) in the moving frame.
 
         ``encoded`` and ``memory`` are the input and the output of the GRU (n, hidden).
         """
-        return self.to_direction(self.factors(encoded, memory), vectors)
+        joined = self.joined(torch.cat([encoded, memory], dim=1))
+        factors = self.head(nn.functional.leaky_relu(joined, 0.1))
+        along = factors[:, : self.n_vectors]
+        across = factors[:, self.n_vectors :]
+        x, y, z = vectors[:, 0], vectors[:, 1], vectors[:, 2]
+        # The tangent has no part across, and its factor is the last one.
+        turned_x, turned_y = x[:, :-1], y[:, :-1]
+        direction = torch.stack(
+            [
+                (along * x).sum(1) - (across * turned_y).sum(1) + x[:, -2],
+                (along * y).sum(1) + (across * turned_x).sum(1) + y[:, -2],
+                (along * z).sum(1) + z[:, -2],
+            ],
+            dim=1,
+        )
+        return nn.functional.normalize(direction, dim=1)
 
-    def invariants(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return invariants of the roll (n, S), and vectors (n, 2, K + 2).
+    def recall(self, encoded: Tensor, inputs: Tensor, batch_sizes: Tensor) -> Tensor:
+        """Run the GRU over packed sequences, from fresh states. Only for training.
 
-        The vectors are perpendicular to the tangent, with components along e1 and e2:
-        the K slopes, and the two reference axes. This part has no weights.
+        Parameters
+        ----------
+        encoded : torch.Tensor of shape (N, hidden)
+            Points of all sequences, packed (:class:`torch.nn.utils.rnn.PackedSequence`).
+        inputs : torch.Tensor of shape (N, 5)
+        batch_sizes : torch.Tensor of shape (T,)
+
+        Returns
+        -------
+        memory : torch.Tensor of shape (N, hidden)
+        """
+        sizes = batch_sizes.tolist()
+        steps = inputs[:, :1].split(sizes)
+        memory = encoded
+        for layer in self.gru:
+            state = encoded.new_zeros(sizes[0], self.hidden)
+            states = []
+            for seen, step, n in zip(layer.from_input(memory).split(sizes), steps, sizes):
+                state = layer(seen, state[:n], step)
+                states.append(state)
+            memory = torch.cat(states)
+        return memory
+
+    def invariants(self, features: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return invariants of the roll (n, S), and vectors (n, 3, K + 4).
+
+        The vectors are the K slopes, the two reference axes, ``ahead`` and the tangent.
+        This part has no weights.
         """
         plus = features.index_select(1, self.plus)
         minus = features.index_select(1, self.minus)
@@ -216,53 +286,69 @@ class MovingFrameGRU(nn.Module):
         cosine = cosine.index_select(2, self.m_of_pair) * fade.unsqueeze(2)
         sine = sine.index_select(2, self.m_of_pair) * fade.unsqueeze(2)
         p, q = plus.unsqueeze(1), minus.unsqueeze(1)
+        ahead = inputs[:, 2:5].unsqueeze(2)
+        x, y = ahead[:, 0], ahead[:, 1]
         invariants = torch.cat(
             [
                 features.index_select(1, self.even),
                 plus * plus + minus * minus,
                 (p * cosine + q * sine).flatten(1),
                 (q * cosine - p * sine).flatten(1),
+                torch.log(inputs[:, :1]),
+                torch.deg2rad(inputs[:, 1:2]),
+                ahead[:, 2],
+                torch.sqrt(x * x + y * y),
+                x * axes[:, 0] + y * axes[:, 1],
+                y * axes[:, 0] - x * axes[:, 1],
             ],
             dim=1,
         )
-        return invariants, torch.cat([slopes, axes], dim=2)
+        flat = torch.cat([slopes, axes], dim=2)
+        flat = torch.cat([flat, torch.zeros_like(flat[:, :1])], dim=1)
+        tangent = torch.zeros_like(ahead)
+        tangent[:, 2] = 1.0
+        return invariants, torch.cat([flat, ahead, tangent], dim=2)
 
-    @torch.jit.export
-    def core(self, invariants: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return factors (n, 2 K + 4) for the vectors, and the state."""
-        encoded = self.embed(invariants)
-        memory, state = self.gru(encoded.unsqueeze(0), state)
-        return self.factors(encoded, memory[0]), state
 
-    def embed(self, invariants: Tensor) -> Tensor:
-        """Return the input of the GRU (n, hidden)."""
-        encoded = nn.functional.leaky_relu(self.input(invariants), 0.1)
-        for layer in self.deeper:
-            encoded = encoded + nn.functional.leaky_relu(layer(encoded), 0.1)
-        return encoded
+class DistanceGRU(nn.Module):
+    """A GRU cell whose state decays with the distance, not with the number of steps.
 
-    def factors(self, encoded: Tensor, memory: Tensor) -> Tensor:
-        """Return factors (n, 2 K + 4).
+    A GRU moves its state towards a candidate, and keeps a share of the old state. Here
+    the share is exp(-rate * step). The network computes the rate. While rate and
+    candidate are constant, two steps of half the size give the same state as one step.
+    The reset gate and the candidate are those of :class:`torch.nn.GRUCell`.
 
-        First those of the vectors, then those of the vectors rotated by 90 degrees.
+    Parameters
+    ----------
+    hidden : int
+        Width.
+
+    Examples
+    --------
+    >>> cell = DistanceGRU(8)
+    >>> seen, state = cell.from_input(torch.ones(1, 8)), torch.zeros(1, 8)
+    >>> cell(seen, state, torch.tensor([[0.5]])).shape
+    torch.Size([1, 8])
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.rate_limit = RATE_LIMIT
+        self.from_input = nn.Linear(hidden, 3 * hidden)
+        self.from_state = nn.Linear(hidden, 3 * hidden)
+
+    def forward(self, seen: Tensor, state: Tensor, step: Tensor) -> Tensor:
+        """Return the new states (n, hidden).
+
+        ``seen`` (n, 3 hidden) is ``from_input`` of the cell's input, and ``step``
+        (n, 1) is the step size in voxel edges.
         """
-        joined = self.joined(torch.cat([encoded, memory], dim=1))
-        factors: Tensor = self.head(nn.functional.leaky_relu(joined, 0.1))
-        return factors
-
-    def to_direction(self, factors: Tensor, vectors: Tensor) -> Tensor:
-        """Return unit directions (n, 3) in the moving frame."""
-        along, across = factors[:, : self.n_slopes + 2], factors[:, self.n_slopes + 2 :]
-        x, y = vectors[:, 0], vectors[:, 1]
-        deviation = torch.stack(
-            [
-                (along * x - across * y).sum(1) + x[:, : self.n_slopes].sum(1),
-                (along * y + across * x).sum(1) + y[:, : self.n_slopes].sum(1),
-                torch.ones_like(x[:, 0]),
-            ],
-            dim=1,
-        )
-        return nn.functional.normalize(deviation, dim=1)
+        kept = self.from_state(state)
+        of_seen, of_kept = seen.chunk(3, dim=1), kept.chunk(3, dim=1)
+        reset = torch.sigmoid(of_seen[0] + of_kept[0])
+        rate = torch.exp(torch.clamp(of_seen[1] + of_kept[1], max=self.rate_limit))
+        candidate = torch.tanh(of_seen[2] + reset * of_kept[2])
+        return candidate + torch.exp(-rate * step) * (state - candidate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,17 +367,20 @@ class FrameConstants:
     fade : float
         Square of an angle in radians. If the vector from which a reference axis is made
         has this squared length, the axis and its pairs are scaled by one half.
+    rate_limit : float, optional
+        Logarithm of the largest rate of a :class:`DistanceGRU`.
 
     Examples
     --------
     >>> FrameConstants.of(8).n_invariants
-    105
+    113
     """
 
     order: int
     slope: Float32Array
     coarse: float
     fade: float
+    rate_limit: float = RATE_LIMIT
 
     @classmethod
     def of(cls, order: int) -> Self:
@@ -306,18 +395,24 @@ class FrameConstants:
 
     @property
     def n_vectors(self) -> int:
-        """Number of slopes and reference axes."""
-        return self.order // 2 + 2
+        """Number of slopes, and of other vectors: two axes, ``ahead``, the tangent."""
+        return self.order // 2 + 4
+
+    @property
+    def n_factors(self) -> int:
+        """Number of factors: one along each vector, and one across each but the last."""
+        return 2 * self.n_vectors - 1
 
     @property
     def n_invariants(self) -> int:
         """Number of invariants.
 
         One for each coefficient of m = 0. Five for each pair of +m and -m: its power,
-        and two components along each of the two reference axes.
+        and two components along each of the two reference axes. Two conditions of the
+        run. Six components of ``ahead``.
         """
         n_pairs = (self.order // 2) * (self.order // 2 + 1)
-        return self.order // 2 + 1 + 5 * n_pairs
+        return self.order // 2 + 1 + 5 * n_pairs + 2 + 6
 
 
 def newton_slopes(order: int) -> FloatArray:

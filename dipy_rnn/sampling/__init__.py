@@ -1,5 +1,6 @@
 """Feature volumes: interpolation at points, rotation into frames, first directions."""
 
+from dipy_rnn.sampling.cone import Cone, cone_of, into_cone
 from dipy_rnn.sampling.features import (
     BASES,
     SH_FRAMES,
@@ -10,7 +11,14 @@ from dipy_rnn.sampling.features import (
     pam_features,
     raw_features,
 )
-from dipy_rnn.sampling.interpolate import DATA, EMPTY, OUTSIDE, local_maxima, sample
+from dipy_rnn.sampling.interpolate import (
+    DATA,
+    EMPTY,
+    NOTHING_AHEAD,
+    OUTSIDE,
+    local_maxima,
+    sample,
+)
 from dipy_rnn.sampling.peaks import MAX_PEAKS, first_directions
 from dipy_rnn.sampling.rotation import (
     MAX_ORDER,
@@ -28,12 +36,16 @@ __all__ = [
     "EMPTY",
     "MAX_ORDER",
     "MAX_PEAKS",
+    "NOTHING_AHEAD",
     "OUTSIDE",
     "SH_FRAMES",
+    "Cone",
     "FeatureVolume",
     "Turns",
+    "cone_of",
     "first_directions",
     "fodf_features",
+    "into_cone",
     "local_maxima",
     "looks_like_fodf",
     "pam_basis",

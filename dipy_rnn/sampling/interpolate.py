@@ -33,7 +33,7 @@ from dipy_rnn.sampling.rotation import (
 
 #: The status of a point: outside of the image, inside with all features zero, or inside
 #: with data.
-OUTSIDE, EMPTY, DATA = range(3)
+OUTSIDE, EMPTY, DATA, NOTHING_AHEAD = range(4)
 
 _NO_FRAMES = np.empty((0, 3, 3))
 

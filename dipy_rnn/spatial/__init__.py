@@ -7,6 +7,7 @@ from dipy_rnn.spatial.affine import (
     handedness,
     to_mm,
     to_voxels,
+    voxel_edge,
     voxel_sizes,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "handedness",
     "to_mm",
     "to_voxels",
+    "voxel_edge",
     "voxel_sizes",
 ]

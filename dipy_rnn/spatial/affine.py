@@ -110,6 +110,26 @@ def voxel_sizes(affine: FloatArray) -> FloatArray:
     return sizes_mm
 
 
+def voxel_edge(affine: FloatArray) -> float:
+    """Return the edge length of a cube that has the volume of a voxel.
+
+    Parameters
+    ----------
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+
+    Returns
+    -------
+    edge_mm : float
+
+    Examples
+    --------
+    >>> voxel_edge(np.diag([-1.0, 2.0, 4.0, 1.0]))
+    2.0
+    """
+    return float(np.cbrt(np.prod(voxel_sizes(affine))))
+
+
 def axes(affine: FloatArray) -> FloatArray:
     """Return the voxel axes as unit vectors in RAS+.
 

@@ -17,15 +17,16 @@ class StopReason(IntEnum):
 
     Examples
     --------
-    >>> StopReason.SHARP_TURN.message
-    'a step would turn by more than max_angle'
+    >>> StopReason.NOTHING_AHEAD.message
+    'there is no direction within max_angle'
     """
 
     RUNNING = 0
     ENDPOINT = 1
     OUTSIDE_IMAGE = 2
     INVALID_POINT = 3
-    SHARP_TURN = 4
+    NOTHING_AHEAD = 4
+    SHARP_TURN = 4  # former name of NOTHING_AHEAD
     MAX_LENGTH = 5
     NO_DIRECTION = 6
     NO_DATA = 7
@@ -59,7 +60,7 @@ _TABLE: dict[StopReason, tuple[str, StreamlineStatus]] = {
         "it entered tissue that the criterion excludes",
         StreamlineStatus.INVALIDPOINT,
     ),
-    StopReason.SHARP_TURN: ("a step would turn by more than max_angle", _TRACKPOINT),
+    StopReason.NOTHING_AHEAD: ("there is no direction within max_angle", _TRACKPOINT),
     StopReason.MAX_LENGTH: ("it would be longer than max_len", _TRACKPOINT),
     StopReason.NO_DIRECTION: ("the model gave no direction", _TRACKPOINT),
     StopReason.NO_DATA: ("the features are zero there", _TRACKPOINT),
@@ -88,9 +89,9 @@ def format_tally(counts: Mapping[StopReason, int]) -> str:
 
     Examples
     --------
-    >>> print(format_tally({StopReason.ENDPOINT: 3, StopReason.SHARP_TURN: 1}))
+    >>> print(format_tally({StopReason.ENDPOINT: 3, StopReason.NOTHING_AHEAD: 1}))
      75.0 %         3  the stopping criterion was met
-     25.0 %         1  a step would turn by more than max_angle
+     25.0 %         1  there is no direction within max_angle
     """
     total = sum(counts.values())
     lines = [

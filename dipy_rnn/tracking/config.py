@@ -12,6 +12,9 @@ from dipy_rnn._dipy_compat import dipy_is_at_least
 from dipy_rnn._typing import FloatArray
 from dipy_rnn.spatial import voxel_sizes
 
+#: DIPY's default of ``pmf_threshold``.
+PMF_THRESHOLD = 0.1
+
 _MOST_POINTS = 2**31
 
 
@@ -28,8 +31,13 @@ class TrackingConfig:
     step_vox : ndarray of shape (3,)
         Step size divided by the size of a voxel along each axis. A step is the unit
         direction (along the voxel axes) times this vector, in voxel coordinates.
-    min_cosine : float
-        Cosine of the largest angle between two steps.
+    step_mm : float
+        Step size in mm.
+    max_angle_deg : float
+        Angle in degrees of the cone in which the next direction may lie.
+    pmf_threshold : float
+        A streamline ends if the largest value of the fODF in the cone is below this
+        share of the largest value in any direction.
     max_points : int
         A streamline ends when it has one point more than this, in both halves together.
         This point is not removed. A caller can therefore recognise the streamline, and
@@ -54,7 +62,9 @@ class TrackingConfig:
 
     affine: FloatArray
     step_vox: FloatArray
-    min_cosine: float
+    step_mm: float
+    max_angle_deg: float
+    pmf_threshold: float
     max_points: int
     max_half_points: int
     warm_up_points: int
@@ -68,6 +78,7 @@ class TrackingConfig:
         *,
         step_size: float,
         max_angle: float,
+        pmf_threshold: float = PMF_THRESHOLD,
         max_points: int,
         max_half_points: int | None = None,
         warm_up_points: int | None = None,
@@ -83,7 +94,8 @@ class TrackingConfig:
         step_size : float
             Step in mm.
         max_angle : float
-            Largest angle between two steps, in degrees.
+            See ``max_angle_deg`` of :class:`TrackingConfig`.
+        pmf_threshold : float, optional
         max_points : int
             See :class:`TrackingConfig`.
         max_half_points : int, optional
@@ -100,9 +112,10 @@ class TrackingConfig:
         Raises
         ------
         ValueError
-            If ``max_angle`` is not a number above 0 and up to 180 degrees.
+            If ``max_angle`` is not a number above 0 and up to 180 degrees, or
+            ``pmf_threshold`` is not a number from 0 to 1.
         """
-        check_max_angle(max_angle)
+        check_cone(max_angle, pmf_threshold)
         if max_half_points is None:
             max_half_points = max_points + 2
         if warm_up_points is None or warm_up_points > max_half_points:
@@ -110,7 +123,9 @@ class TrackingConfig:
         return cls(
             affine=np.ascontiguousarray(affine, dtype=np.float64),
             step_vox=step_size / voxel_sizes(affine),
-            min_cosine=float(np.cos(np.deg2rad(max_angle))),
+            step_mm=float(step_size),
+            max_angle_deg=float(max_angle),
+            pmf_threshold=float(pmf_threshold),
             max_points=max_points,
             max_half_points=max_half_points,
             warm_up_points=warm_up_points,
@@ -119,12 +134,31 @@ class TrackingConfig:
         )
 
 
-def check_max_angle(max_angle: float) -> None:
-    """Raise ValueError if an angle is not above 0 and up to 180 degrees.
+    @property
+    def step_edges(self) -> float:
+        """Step size divided by the edge of a voxel (:func:`dipy_rnn.spatial.voxel_edge`)."""
+        return float(np.cbrt(np.prod(self.step_vox)))
+
+    @property
+    def cone_deg(self) -> float:
+        """Angle of the cone for an fODF, which is the same in opposite directions."""
+        return min(self.max_angle_deg, 90.0)
+
+    @property
+    def min_cosine(self) -> float:
+        """Cosine of ``max_angle_deg``."""
+        return float(np.cos(np.deg2rad(self.max_angle_deg)))
+
+
+def check_cone(max_angle: float, pmf_threshold: float) -> None:
+    """Raise ValueError if an angle or a threshold of the fODF is out of range.
 
     Parameters
     ----------
     max_angle : float
+        Above 0 and up to 180 degrees.
+    pmf_threshold : float
+        From 0 to 1.
 
     Raises
     ------
@@ -132,8 +166,12 @@ def check_max_angle(max_angle: float) -> None:
 
     Examples
     --------
-    >>> check_max_angle(30)
+    >>> check_cone(30, 0.1)
     """
+    if not 0 <= check_number(pmf_threshold, "pmf_threshold") <= 1:
+        raise ValueError(
+            f"pmf_threshold is {pmf_threshold}; a number from 0 to 1 is allowed."
+        )
     if not 0 < check_number(max_angle, "max_angle") <= 180:
         raise ValueError(
             f"max_angle is {max_angle}; an angle above 0 and up to 180 degrees "

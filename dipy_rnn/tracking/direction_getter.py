@@ -24,7 +24,7 @@ from dipy_rnn.model import Model, load_model
 from dipy_rnn.sampling import FeatureVolume
 from dipy_rnn.spatial import frames
 from dipy_rnn.stopping import StoppingCriterion, StopReason
-from dipy_rnn.tracking.config import check_max_angle
+from dipy_rnn.tracking.config import PMF_THRESHOLD, TrackingConfig, check_cone
 from dipy_rnn.tracking.look_ahead import (
     LookAhead,
     Task,
@@ -34,7 +34,7 @@ from dipy_rnn.tracking.look_ahead import (
 )
 from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.records import Streamline
-from dipy_rnn.tracking.reference import classify_step, next_direction
+from dipy_rnn.tracking.reference import bend, classify_step, next_direction
 
 if TYPE_CHECKING:
     from dipy.tracking.stopping_criterion import StreamlineStatus
@@ -59,7 +59,11 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
     model : str, Path or dipy_rnn.model.Model, optional
         Name of a shipped model, or a model file. ``"default"`` if None.
     max_angle : float, optional
-        A streamline ends where the angle between two steps would be larger (degrees).
+        Angle in degrees of the cone around the incoming direction in which the next
+        direction is sought.
+    pmf_threshold : float, optional
+        A streamline ends where the largest value of the fODF in the cone is below this
+        share of the largest value in any direction.
     seeds : array_like of shape (N, 3), optional
         The seeds in mm that LocalTracking gets, in the same order. The streamlines of
         4096 seeds are then tracked together, before LocalTracking requests them. The
@@ -116,13 +120,16 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         affine: ArrayLike | None = None,
         model: AnyPath | Model | None = None,
         max_angle: float = 60.0,
+        pmf_threshold: float = PMF_THRESHOLD,
         seeds: ArrayLike | None = None,
         nbr_threads: int = 1,
         device: str | None = None,
     ) -> None:
         affine = np.eye(4) if affine is None else spatial.check_affine(affine)
-        check_max_angle(max_angle)
-        self._max_angle = max_angle
+        check_cone(max_angle, pmf_threshold)
+        self._max_angle = float(max_angle)
+        self._pmf_threshold = float(pmf_threshold)
+        self._affine = affine
         self._predictor = Predictor(
             features,
             load_model(model, device=device),
@@ -143,6 +150,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         affine: ArrayLike | None = None,
         model: AnyPath | Model | None = None,
         max_angle: float = 60.0,
+        pmf_threshold: float = PMF_THRESHOLD,
         basis_type: str | None = None,
         legacy: bool = True,
         sh_frame: str = "voxel",
@@ -156,7 +164,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         ----------
         shcoeff : array_like of shape (X, Y, Z, C)
             Of an even order, 4 or higher.
-        affine, model, max_angle
+        affine, model, max_angle, pmf_threshold
             See :class:`RNNDirectionGetter`.
         basis_type : str, optional
             ``"descoteaux07"`` (also if None) or ``"tournier07"``.
@@ -199,6 +207,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             affine=affine,
             model=model,
             max_angle=max_angle,
+            pmf_threshold=pmf_threshold,
             seeds=seeds,
             nbr_threads=nbr_threads,
             device=device,
@@ -253,8 +262,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         Returns
         -------
         failed : int
-            0, or 1 if a step is not possible (no data, no direction, or a turn of more
-            than ``max_angle``). In this case ``direction`` does not change.
+            0, or 1 if a step is not possible (no data, or no direction within
+            ``max_angle``). In this case ``direction`` does not change.
 
         Raises
         ------
@@ -264,7 +273,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
 
         Notes
         -----
-        This method is for callers in Python. DIPY's trackers do not call it.
+        This method is for callers in Python. DIPY's trackers do not call it. As it gets
+        no step size, the network gets a step of half the edge of a voxel.
         LocalTracking calls :meth:`generate_streamline`. ParticleFilteringTracking calls
         neither.
         """
@@ -276,11 +286,21 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         tangent = unit_direction(direction)
         frame = frames.from_tangents(tangent[None], self._predictor.axes)
         predictor = self._predictor
-        answers, status = predictor.states(1).predict(
+        config = TrackingConfig.of(
+            self._affine,
+            step_size=0.5 * spatial.voxel_edge(self._affine),
+            max_angle=self._max_angle,
+            pmf_threshold=self._pmf_threshold,
+            max_points=2,
+        )
+        answers, status = predictor.states(1, config).predict(
             np.array(point, dtype=float)[None], frame
         )
         following = next_direction(answers[0], frame[0], in_frame=predictor.in_frame)
-        min_cosine = np.cos(np.deg2rad(self._max_angle))
+        min_cosine = config.min_cosine
+        if predictor.has_cone:
+            following = bend(following, frame[0], config.cone_deg)
+            min_cosine = -np.inf
         reason = classify_step(following, frame[0], status[0], min_cosine)
         if reason is not StopReason.RUNNING:
             return 1
@@ -338,14 +358,17 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
                 "fixedstep=False is not possible with RNNDirectionGetter; its model "
                 "takes steps of a fixed length in mm."
             )
-        self._predictor.model.check_step(step_size)
+        step_vox = step_size / np.array(voxel_size)
+        self._predictor.model.check_step(step_size, float(np.cbrt(np.prod(step_vox))))
         # The seed is in memory of DIPY that is valid only during the call: copy it.
         seed, points = np.array(seed), np.asarray(streamline)
         tangent, caller = unit_direction(direction), _caller()
         task = Task(
             stopping_criterion,
-            tuple(step_size / np.array(voxel_size)),
+            float(step_size),
+            tuple(step_vox),
             self._max_angle,
+            self._pmf_threshold,
             len(points),
             getattr(caller, "unidirectional", False),
             getattr(caller, "random_seed", None) or 0,

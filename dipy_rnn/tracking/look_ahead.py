@@ -28,10 +28,14 @@ class Task:
     Parameters
     ----------
     stopping_criterion : dipy_rnn.stopping.StoppingCriterion
+    step_mm : float
+        Step size in mm.
     step_vox : tuple of 3 float
         Step size divided by the size of a voxel along each axis.
     max_angle : float
-        Largest angle between two steps, in degrees.
+        Angle of the cone in which the next direction is sought, in degrees.
+    pmf_threshold : float
+        See :class:`TrackingConfig`.
     max_half_points : int
         Largest number of points of one half, the seed included.
     unidirectional : bool
@@ -42,13 +46,15 @@ class Task:
     Examples
     --------
     >>> criterion = stopping.BinaryStoppingCriterion(np.ones((2, 2, 2)))
-    >>> Task(criterion, (0.5, 0.5, 0.5), 60, 501, False, 0).config(None).max_points
+    >>> Task(criterion, 1.0, (0.5, 0.5, 0.5), 60, 0.1, 501, False, 0).config(None).max_points
     1002
     """
 
     stopping_criterion: StoppingCriterion
+    step_mm: float
     step_vox: tuple[float, ...]
     max_angle: float
+    pmf_threshold: float
     max_half_points: int
     unidirectional: bool
     random_seed: int
@@ -67,8 +73,9 @@ class Task:
         """
         config = TrackingConfig.of(
             np.eye(4),
-            step_size=1.0,
+            step_size=self.step_mm,
             max_angle=self.max_angle,
+            pmf_threshold=self.pmf_threshold,
             max_points=2 * self.max_half_points,
             max_half_points=self.max_half_points,
             warm_up_points=warm_up_points,

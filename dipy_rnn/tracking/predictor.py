@@ -10,12 +10,14 @@ import torch
 from dipy_rnn import sampling, spatial
 from dipy_rnn._threads import count_threads, torch_threads
 from dipy_rnn._typing import ByteArray, Float32Array, FloatArray, IntArray
+from dipy_rnn.model import INPUT_SIZES, CompiledRun, stack_inputs
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from dipy_rnn.model.model import Model
-    from dipy_rnn.sampling import FeatureVolume
+    from dipy_rnn.sampling import Cone, FeatureVolume
+    from dipy_rnn.tracking.config import TrackingConfig
 
 
 class Predictor:
@@ -64,6 +66,8 @@ class Predictor:
         self.handedness = spatial.handedness(axes)
         self.in_frame = model.metadata.frame == "local"
         self.normalise = model.metadata.normalisation == "power"
+        # Models of format 1 know no cone.
+        self.has_cone = model.metadata.inputs is not None
 
     def first_directions(self, points_vox: FloatArray, max_peaks: int) -> FloatArray:
         """Return the directions in which streamlines may start.
@@ -80,8 +84,8 @@ class Predictor:
         directions : ndarray of shape (N, K, 3)
             Unit vectors, in components along the voxel axes. For an fODF they are its
             peaks, the largest first, and K is ``max_peaks``. For other features K is 1:
-            the direction that the network returns for an incoming direction of length
-            zero. Rows are zero if a seed has fewer directions.
+            the direction that the network returns if the incoming direction and the
+            declared inputs are zeros. Rows are zero if a seed has fewer directions.
         """
         if self.has_peaks:
             return sampling.first_directions(
@@ -102,22 +106,56 @@ class Predictor:
                 features,
                 np.zeros((len(features), 3)),
                 self.model.init_state(len(features)),
+                self._no_inputs(len(features)),
             )
         answer = answers.astype(np.float64)
         length = np.linalg.norm(answer, axis=1, keepdims=True)
         found = np.isfinite(length) & (length > 0) & features.any(axis=1, keepdims=True)
         return np.where(found, answer / np.where(found, length, 1.0), 0.0)[:, None]
 
-    def states(self, n: int) -> HiddenStates:
+    def _no_inputs(self, n: int) -> Float32Array | None:
+        """Return declared inputs (n, W) that are zeros, or None in format 1."""
+        names = self.model.metadata.inputs
+        if names is None:
+            return None
+        return stack_inputs(names, dict.fromkeys(INPUT_SIZES, 0.0), n)
+
+    def conditions(self, config: TrackingConfig) -> dict[str, float]:
+        """Return the declared inputs that are the same for all points of a run.
+
+        Parameters
+        ----------
+        config : TrackingConfig
+
+        Returns
+        -------
+        conditions : dict of str to float
+            ``step_vox`` is the nearest value for which the model was trained.
+        """
+        step_vox = np.clip(config.step_edges, *self.model.metadata.step_vox)
+        return {
+            "step_vox": float(step_vox),
+            "step_mm": config.step_mm,
+            "max_angle_deg": config.cone_deg,
+        }
+
+    def states(self, n: int, config: TrackingConfig) -> HiddenStates:
         """Return the hidden states of n new streamlines, which are zeros.
+
+        Parameters
+        ----------
+        n : int
+        config : TrackingConfig
+            Its step size, ``max_angle`` and ``pmf_threshold`` are inputs of the
+            network, or determine them.
 
         Returns
         -------
         states : HiddenStates
         """
         if self.model.compiled is None:
-            return ScriptedStates(self, n)
-        return CompiledStates(self, n)
+            return ScriptedStates(self, n, config)
+        return CompiledStates(self, n, config)
 
 
 class HiddenStates(Protocol):
@@ -143,9 +181,10 @@ class HiddenStates(Protocol):
             model is ``"local"``, otherwise along the voxel axes. The next call may
             overwrite them.
         status : ndarray of shape (n,)
-            uint8. Whether a point is outside of the image, inside with all features
-            zero, or inside with data: :data:`dipy_rnn.sampling.OUTSIDE`, ``EMPTY`` or
-            ``DATA``.
+            uint8. What was found at a point. :data:`dipy_rnn.sampling.OUTSIDE`: it is
+            outside of the image. ``EMPTY``: all features are zero. ``NOTHING_AHEAD``:
+            the fODF has no value above the threshold in the cone ahead (only with a
+            model of format 2). ``DATA``: otherwise.
         """
 
     def reset(self, rows: IntArray) -> None:
@@ -163,14 +202,24 @@ class CompiledStates:
     predictor : Predictor
         Its model has a kernel.
     n : int
+    config : TrackingConfig
     """
 
-    def __init__(self, predictor: Predictor, n: int) -> None:
+    def __init__(self, predictor: Predictor, n: int, config: TrackingConfig) -> None:
         network = predictor.model.compiled
         assert network is not None
         self._network = network
         self._volume = predictor.data
-        self._order = sampling.sh_order(predictor.data.shape[3])
+        n_coeffs = predictor.data.shape[3]
+        self._order = sampling.sh_order(n_coeffs)
+        conditions = predictor.conditions(config)
+        self._run = CompiledRun(
+            sampling.cone_of(self._order, config.cone_deg),
+            n_coeffs,
+            conditions["step_vox"],
+            conditions["max_angle_deg"],
+            config.pmf_threshold,
+        )
         self._turns = sampling.quarter_turns(self._order)
         self._handedness = predictor.handedness
         self._states = self._network.init_state(n)
@@ -182,6 +231,7 @@ class CompiledStates:
     ) -> tuple[Float32Array, ByteArray]:
         """As :meth:`HiddenStates.predict`."""
         self._network.next_directions(
+            self._run,
             self._volume,
             self._order,
             self._turns,
@@ -217,31 +267,55 @@ class ScriptedStates:
     ----------
     predictor : Predictor
     n : int
+    config : TrackingConfig
     """
 
-    def __init__(self, predictor: Predictor, n: int) -> None:
+    def __init__(self, predictor: Predictor, n: int, config: TrackingConfig) -> None:
         self._predictor = predictor
         self._states = predictor.model.init_state(n)
+        self._inputs = predictor.model.metadata.inputs
+        self._conditions = predictor.conditions(config)
+        self._pmf_threshold = config.pmf_threshold
+        self._cone: Cone | None = None
+        if predictor.has_cone and predictor.has_peaks:
+            order = sampling.sh_order(predictor.data.shape[3])
+            self._cone = sampling.cone_of(order, config.cone_deg)
 
     def predict(
         self, points_vox: FloatArray | Buffer, frames: FloatArray | Buffer
     ) -> tuple[Float32Array, ByteArray]:
         """As :meth:`HiddenStates.predict`."""
         predictor, rows = self._predictor, np.asarray(frames)
-        if predictor.in_frame:
-            direction = np.broadcast_to([0.0, 0.0, 1.0], (len(rows), 3))
-        else:
-            direction = rows[:, 2]
         features, inside = sampling.sample(
             predictor.data,
             points_vox,
-            rows if predictor.in_frame else None,
             handedness=predictor.handedness,
             normalise=predictor.normalise,
         )
-        answers, self._states = predictor.model.step(features, direction, self._states)
         status = np.where(features.any(axis=1), sampling.DATA, sampling.EMPTY)
         status[~inside] = sampling.OUTSIDE
+        in_frames = features
+        if predictor.in_frame or self._cone is not None:
+            in_frames = sampling.rotate(
+                features, rows, handedness=predictor.handedness
+            )
+        direction = rows[:, 2]
+        if predictor.in_frame:
+            features = in_frames
+            direction = np.broadcast_to([0.0, 0.0, 1.0], (len(rows), 3))
+        values: dict[str, float | FloatArray] = dict(self._conditions)
+        if self._cone is not None:
+            ahead, found = self._cone.largest(in_frames, self._pmf_threshold)
+            status[(status == sampling.DATA) & ~found] = sampling.NOTHING_AHEAD
+            values["ahead"] = (
+                ahead if predictor.in_frame else spatial.frames.to_axes(ahead, rows)
+            )
+        inputs = None
+        if self._inputs is not None:
+            inputs = stack_inputs(self._inputs, values, len(rows))
+        answers, self._states = predictor.model.step(
+            features, direction, self._states, inputs
+        )
         return np.ascontiguousarray(answers), status.astype(np.uint8)
 
     def reset(self, rows: IntArray) -> None:

@@ -34,7 +34,7 @@ class Streamline:
     Examples
     --------
     >>> line = Streamline(np.zeros((1, 3)), 0, np.zeros(3), StopReason.ENDPOINT,
-    ...                   StopReason.SHARP_TURN)
+    ...                   StopReason.NOTHING_AHEAD)
     >>> line.has_valid_ends
     False
     """

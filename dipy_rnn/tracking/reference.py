@@ -6,8 +6,9 @@ A streamline is tracked in three passes:
 
    a. The network gets the features at the last point, and returns a direction. It also
       updates its hidden state. The direction is called the *answer* of the model.
-   b. If there are no data at this point, if the answer is not a direction, or if it
-      turns by more than the largest angle, the half ends.
+   b. If there are no data at this point, if the fODF has no value above the threshold
+      in the cone ahead, or if the answer is not a direction, the half ends. An answer
+      outside the cone is moved to its border.
    c. A step of fixed length in mm along the direction gives the next point. If the
       stopping criterion ends tracking there, the half ends without this point.
    d. The moving frame follows by parallel transport. If there are too many points, the
@@ -30,7 +31,7 @@ import numpy as np
 
 from dipy_rnn import spatial, stopping
 from dipy_rnn._typing import AnyArray, FloatArray
-from dipy_rnn.sampling import DATA, OUTSIDE
+from dipy_rnn.sampling import EMPTY, NOTHING_AHEAD, OUTSIDE
 from dipy_rnn.spatial import frames
 from dipy_rnn.stopping import StoppingCriterion, StopReason
 from dipy_rnn.tracking.config import TrackingConfig
@@ -77,14 +78,14 @@ def track_streamline(
     ('OUTSIDE_IMAGE', 12, 11)
     """
     half = _Half(predictor, criterion, config, seed_mm)
-    states = predictor.states(1)
+    states = predictor.states(1, config)
     frame = frames.from_tangents(first_direction[None], predictor.axes)
     forward, forward_frames, forward_stop = half.track(
         states, frame, n_before=0, sign=1
     )
     backward, backward_stop = [half.seed_vox], forward_stop
     if not config.unidirectional and len(forward) <= config.max_points:
-        states = predictor.states(1)
+        states = predictor.states(1, config)
         frame = _warm_up(states, forward, forward_frames, config)
         backward, _, backward_stop = half.track(
             states, frame, n_before=len(forward) - 1, sign=-1
@@ -108,6 +109,8 @@ class _Half:
         seed_mm: FloatArray,
     ) -> None:
         self.in_frame = predictor.in_frame
+        self.has_cone = predictor.has_cone
+        self.min_cosine = -np.inf if predictor.has_cone else config.min_cosine
         self.criterion = criterion
         self.config = config
         self.seed_vox = spatial.to_voxels(seed_mm, config.affine)
@@ -126,7 +129,9 @@ class _Half:
         while True:
             answers, status = states.predict(points[-1][None], frame)
             direction = next_direction(answers[0], frame[0], in_frame=self.in_frame)
-            reason = classify_step(direction, frame[0], status[0], config.min_cosine)
+            if self.has_cone:
+                direction = bend(direction, frame[0], config.cone_deg)
+            reason = classify_step(direction, frame[0], status[0], self.min_cosine)
             if reason is StopReason.RUNNING:
                 tangent = direction / np.linalg.norm(direction)
                 point = points[-1] + tangent * config.step_vox
@@ -203,6 +208,42 @@ def next_direction(
     return answer @ frame if in_frame else answer
 
 
+def bend(direction: FloatArray, frame: FloatArray, cone_deg: float) -> FloatArray:
+    """Move a direction outside the cone to its border.
+
+    Parameters
+    ----------
+    direction : ndarray of shape (3,)
+        In components along the voxel axes, of any length.
+    frame : ndarray of shape (3, 3)
+        The moving frame. ``e3`` is the axis of the cone.
+    cone_deg : float
+        Angle of the cone in degrees.
+
+    Returns
+    -------
+    direction : ndarray of shape (3,)
+        Of length 1 if it was moved, otherwise unchanged. A direction opposite to the
+        axis becomes the axis.
+
+    Examples
+    --------
+    >>> bend(np.array([2.0, 0, 0]), np.eye(3), 45.0).round(3).tolist()
+    [0.707, 0.0, 0.707]
+    """
+    cosine, sine = np.cos(np.deg2rad(cone_deg)), np.sin(np.deg2rad(cone_deg))
+    length, axis = np.linalg.norm(direction), frame[2]
+    if not np.isfinite(length) or length == 0 or direction @ axis >= cosine * length:
+        return direction
+    across = direction / length
+    across = across - (across @ axis) * axis
+    across_length = np.linalg.norm(across)
+    if across_length == 0:
+        return axis
+    moved: FloatArray = cosine * axis + sine / across_length * across
+    return moved
+
+
 def classify_step(
     direction: FloatArray, frame: FloatArray, status: int, min_cosine: float
 ) -> StopReason:
@@ -215,10 +256,10 @@ def classify_step(
     frame : ndarray of shape (3, 3)
         The moving frame. ``e3`` is the incoming direction.
     status : int
-        Whether the point is outside of the image, inside with all features zero, or
-        inside with data: :data:`dipy_rnn.sampling.OUTSIDE`, ``EMPTY`` or ``DATA``.
+        What was found at the point: :data:`dipy_rnn.sampling.OUTSIDE`, ``EMPTY``,
+        ``NOTHING_AHEAD`` or ``DATA`` (:class:`dipy_rnn.tracking.predictor.HiddenStates`).
     min_cosine : float
-        Cosine of the largest angle between two steps.
+        The smallest cosine of the angle between the direction and the tangent.
 
     Returns
     -------
@@ -227,17 +268,19 @@ def classify_step(
     Examples
     --------
     >>> classify_step(np.array([1.0, 0, 0]), np.eye(3), DATA, 0.5).name
-    'SHARP_TURN'
+    'NOTHING_AHEAD'
     """
     if status == OUTSIDE:
         return StopReason.OUTSIDE_IMAGE
-    if status != DATA:
+    if status == EMPTY:
         return StopReason.NO_DATA
+    if status == NOTHING_AHEAD:
+        return StopReason.NOTHING_AHEAD
     length = np.linalg.norm(direction)
     if not np.isfinite(length):
         return StopReason.NOT_FINITE
     if length == 0:
         return StopReason.NO_DIRECTION
     if direction / length @ frame[2] < min_cosine:
-        return StopReason.SHARP_TURN
+        return StopReason.NOTHING_AHEAD
     return StopReason.RUNNING

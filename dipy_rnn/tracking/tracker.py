@@ -14,8 +14,9 @@ from dipy_rnn.sampling import FeatureVolume
 from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking import engine
 from dipy_rnn.tracking.config import (
+    PMF_THRESHOLD,
     TrackingConfig,
-    check_max_angle,
+    check_cone,
     length_limits,
 )
 from dipy_rnn.tracking.predictor import Predictor
@@ -37,6 +38,7 @@ def rnn_tracking(
     max_len: float = 500,
     step_size: float = 0.2,
     max_angle: float = 60.0,
+    pmf_threshold: float = PMF_THRESHOLD,
     basis_type: str | None = None,
     legacy: bool = True,
     nbr_threads: int = 0,
@@ -82,7 +84,11 @@ def rnn_tracking(
     step_size : float, optional
         Step in mm.
     max_angle : float, optional
-        A streamline ends where the angle between two steps would be larger (degrees).
+        Angle in degrees of the cone around the incoming direction in which the next
+        direction is sought.
+    pmf_threshold : float, optional
+        A streamline ends where the largest value of the fODF in the cone is below this
+        share of the largest value in any direction.
     basis_type : str, optional
         Basis of ``sh``: ``"descoteaux07"`` (also if None) or ``"tournier07"``.
     legacy : bool, optional
@@ -149,6 +155,7 @@ def rnn_tracking(
         max_len=max_len,
         step_size=step_size,
         max_angle=max_angle,
+        pmf_threshold=pmf_threshold,
         nbr_threads=nbr_threads,
         random_seed=random_seed,
         seed_buffer_fraction=seed_buffer_fraction,
@@ -175,6 +182,7 @@ def track(
     max_len: float = 500,
     step_size: float = 0.2,
     max_angle: float = 60.0,
+    pmf_threshold: float = PMF_THRESHOLD,
     nbr_threads: int = 0,
     random_seed: int = 0,
     seed_buffer_fraction: float = 1.0,
@@ -188,8 +196,8 @@ def track(
     Parameters
     ----------
     seeds, stopping_criterion, affine, features, seed_directions, model, max_len,
-    step_size, max_angle, nbr_threads, random_seed, seed_buffer_fraction, batch_size,
-    device
+    step_size, max_angle, pmf_threshold, nbr_threads, random_seed,
+    seed_buffer_fraction, batch_size, device
         See :func:`rnn_tracking`. A streamline that would be longer than ``max_len``
         ends with the first point that is too many. ``rnn_tracking`` discards it.
 
@@ -245,13 +253,14 @@ def track(
     n_slots = check_count(batch_size, "batch_size")
     random_seed = check_count(random_seed, "random_seed", 0, 2**32 - 1)
     nbr_threads = count_threads(nbr_threads)
-    check_max_angle(max_angle)
+    check_cone(max_angle, pmf_threshold)
     model = load_model(model, device=device)
-    model.check_step(step_size)
+    model.check_step(step_size, step_size / spatial.voxel_edge(affine))
     config = TrackingConfig.of(
         affine,
         step_size=step_size,
         max_angle=max_angle,
+        pmf_threshold=pmf_threshold,
         max_points=max_points,
         warm_up_points=model.metadata.replay_points,
         random_seed=random_seed,

@@ -267,7 +267,7 @@ def train_network(
             checkpoint.unlink(missing_ok=True)
         orders: dict[str, int] = {}
         for load, store in zip(sources, stores):
-            name, order = _prepare_source(load, store, recipe.step_mm[1], say)
+            name, order = _prepare_source(load, store, recipe.step_vox[1], say)
             orders[name] = order
             first = next(iter(orders))
             if order != orders[first]:
@@ -338,7 +338,7 @@ def train_network(
 def _prepare_source(
     load: Callable[[], SubjectData],
     store: Path,
-    max_step_mm: float,
+    max_step_vox: float,
     notify: Callable[[str], object],
 ) -> tuple[str, int]:
     """Prepare a subject; return the name and the order of its fODF.
@@ -346,7 +346,7 @@ def _prepare_source(
     The subject is released on return, so that only one is in memory at a time.
     """
     source = load()
-    prepare_subject(source, store, max_step_mm=max_step_mm, notify=notify)
+    prepare_subject(source, store, max_step_vox=max_step_vox, notify=notify)
     return source.fodf_name, sh_order(source.data.shape[3])
 
 

@@ -22,6 +22,8 @@ TARGET_RULES: dict[str, TargetRule | None] = {
 #: What has the same weight in the loss.
 WEIGHTS = ("point", "streamline")
 
+# Angles of cones are multiples of this. The tables of each angle are made once.
+_ANGLE_DEG = 5.0
 _LARGEST_SEED = (1 << 31) - 2  # DIPY's trackers get this seed plus 1, in 32 bits
 
 
@@ -42,8 +44,12 @@ class Recipe:
         and of ``width_deg`` are shortened, so that both have their final values at the
         end. If the time ends the training, the weights depend on the speed of the
         machine.
-    step_mm : tuple of float, optional
-        Range in mm from which each update draws its step size, log-uniformly.
+    step_vox : tuple of float, optional
+        Range in edges of a voxel from which each part of a batch draws its step size,
+        log-uniformly.
+    max_angle_deg : tuple of float, optional
+        Range in degrees from which each part of a batch draws the angle of the cone in
+        which the target may lie, in multiples of 5 degrees.
     n_references, n_sequences : int, optional
         Number of subjects in a batch, and number of sequences from each of them.
     max_points : int, optional
@@ -87,7 +93,8 @@ class Recipe:
 
     n_updates: int = 4000
     max_minutes: float = 0.0
-    step_mm: tuple[float, float] = (0.2, 1.5)
+    step_vox: tuple[float, float] = (0.05, 1.0)
+    max_angle_deg: tuple[float, float] = (15.0, 90.0)
     n_references: int = 8
     n_sequences: int = 32
     max_points: int = 48
@@ -121,12 +128,20 @@ class Recipe:
             raise ValueError(
                 f"random_seed is {self.random_seed}; {_LARGEST_SEED} or less is needed."
             )
-        steps = check_numbers(self.step_mm, "step_mm")
-        if steps.shape != (2,) or not 0 < steps[0] <= steps[1] < np.inf:
-            raise ValueError(
-                f"step_mm is {' to '.join(f'{step:g}' for step in steps.ravel())}; two "
-                "lengths above 0 mm are needed, the smaller one first."
-            )
+        for name, most, kind in (
+            ("step_vox", np.inf, "lengths above 0 voxel edges"),
+            ("max_angle_deg", 90, "angles above 0 and up to 90 degrees"),
+        ):
+            values = check_numbers(getattr(self, name), name)
+            if (
+                values.shape != (2,)
+                or not 0 < values[0] <= values[1] <= most
+                or values[1] == np.inf
+            ):
+                raise ValueError(
+                    f"{name} is {' to '.join(f'{v:g}' for v in values.ravel())}; two "
+                    f"{kind} are needed, the smaller one first."
+                )
         if self.width_deg is not None:
             widths = check_numbers(self.width_deg, "width_deg")
             if widths.shape != (2,) or not ((0 < widths) & (widths < np.inf)).all():
@@ -144,6 +159,25 @@ class Recipe:
                     f"{name} is {getattr(self, name)!r}; {', '.join(allowed)} are "
                     "allowed."
                 )
+
+    def draw_max_angle(self, rng: np.random.Generator) -> float:
+        """Draw the angle of a cone in degrees.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        max_angle_deg : float
+
+        Examples
+        --------
+        >>> Recipe(max_angle_deg=(30, 30)).draw_max_angle(np.random.default_rng(0))
+        30.0
+        """
+        drawn = _ANGLE_DEG * round(rng.uniform(*self.max_angle_deg) / _ANGLE_DEG)
+        return float(np.clip(drawn, *self.max_angle_deg))
 
     @classmethod
     def of(cls, architecture: str, **changes: Any) -> Self:
@@ -212,7 +246,8 @@ def describe(
         hidden=module.hidden,
         orders=orders,
         normalisation="power",
-        step_mm=recipe.step_mm,
+        inputs=module.inputs,
+        step_vox=recipe.step_vox,
         architecture=architecture_of(module),
         replay_points=recipe.replay_points or None,
         provenance={

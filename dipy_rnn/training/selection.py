@@ -58,7 +58,7 @@ def prepare_subject(
     source: SubjectData,
     folder: Path,
     *,
-    max_step_mm: float,
+    max_step_vox: float,
     notify: Callable[[str], object] | None = None,
 ) -> TrainingSubject:
     """Clean and check a subject, and write it to disk for training.
@@ -68,8 +68,8 @@ def prepare_subject(
     source : SubjectData
     folder : Path
         Created if it does not exist.
-    max_step_mm : float
-        Largest step size to train for. Streamlines shorter than two steps of this size
+    max_step_vox : float
+        Largest step size to train for, in edges of a voxel. Streamlines shorter than two steps of this size
         are dropped.
     notify : callable, optional
         Called with one line of text: how many streamlines were kept, and how many had
@@ -95,12 +95,12 @@ def prepare_subject(
     >>> phantom = crossing_phantom(90)
     >>> source = SubjectData("fODF", "bundles", fodf_features(phantom.fodf(4)).data,
     ...                      phantom.affine, phantom.streamlines(5)[0])
-    >>> subject = prepare_subject(source, Path(tempfile.mkdtemp()), max_step_mm=1.5,
+    >>> subject = prepare_subject(source, Path(tempfile.mkdtemp()), max_step_vox=1.0,
     ...                           notify=print)
     bundles: 10 read, 10 kept
     """
     name = source.tractogram_name
-    least_mm = LEAST_STEPS * max_step_mm
+    least_mm = LEAST_STEPS * max_step_vox * spatial.voxel_edge(source.affine)
     shape = source.data.shape[:3]
     counts: Counter[str] = Counter()
     kept = clean_streamlines(source.streamlines, source.affine, shape, least_mm, counts)
@@ -232,14 +232,15 @@ def share_along_fodf(subject: TrainingSubject) -> float:
     >>> share_along_fodf(subject)
     1.0
     """
+    longest_vox = subject.lengths_mm.max() / spatial.voxel_edge(subject.affine)
     features = draw_sequences(
         subject,
         _N_CHECKED,
         frame="local",
-        step_mm=float(min(1.0, subject.lengths_mm.max() / 2.01)),
+        step_vox=float(min(0.5, longest_vox / 2.01)),
         max_points=10,
         rng=np.random.default_rng(0),
-        noise=InputNoise(position_mm=0.0, direction_deg=(0.0, 0.0)),
+        noise=InputNoise(position_vox=0.0, direction_deg=(0.0, 0.0)),
     ).features
     ls = np.arange(0, sh_order(features.shape[1]) + 1, 2)
     # Along the third axis of the frame a function is sum_l c_l0 sqrt((2 l + 1) / 4 pi).

@@ -6,18 +6,18 @@ added to the inputs, because a tracker is slightly off the true streamline and i
 incoming direction has an error.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from dipy.tracking.streamline import set_number_of_points
 import numpy as np
 import torch
-from torch.nn.utils.rnn import PackedSequence
 
 from dipy_rnn import _checks, sampling, spatial
 from dipy_rnn._moved import find_moved
 from dipy_rnn._typing import Float32Array, FloatArray, IntArray
+from dipy_rnn.model import stack_inputs
 from dipy_rnn.spatial import frames
 from dipy_rnn.training.subjects import TrainingSubject
 
@@ -30,8 +30,11 @@ LEAST_STEPS = 2.001
 _LEAST_SPREAD = 1e-9
 
 #: Returns target directions (N, 3), given the coefficients (N, C) in the frames of the
-#: streamlines, and the streamlines' directions (N, 3) in these frames.
-TargetRule: TypeAlias = Callable[[Float32Array, FloatArray], FloatArray]
+#: streamlines, the streamlines' directions (N, 3) in these frames, the angle of the cone
+#: in which the target may lie (degrees), and a random generator.
+TargetRule: TypeAlias = Callable[
+    [Float32Array, FloatArray, float, np.random.Generator], FloatArray
+]
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,14 @@ class InputNoise:
 
     Parameters
     ----------
-    position_mm : float, optional
-        Standard deviation of the distance from the streamline in mm.
+    position_vox : float, optional
+        Standard deviation of the distance from the streamline, in edges of a voxel.
     direction_deg : tuple of float, optional
         Range in degrees from which each sequence draws the standard deviation of its
         incoming directions.
-    memory_mm : float, optional
-        Correlation length in mm of the errors of directions and features.
+    memory_vox : float, optional
+        Correlation length of the errors of directions and features, in edges of a
+        voxel.
     features : tuple of float, optional
         Range from which each sequence draws the size of the noise on its features, as a
         share of their norm. No noise is added to features that are zero, such as orders
@@ -69,24 +73,25 @@ class InputNoise:
 
     Examples
     --------
-    >>> InputNoise().position_mm
-    0.7
+    >>> InputNoise().position_vox
+    0.35
     """
 
-    position_mm: float = 0.7
+    position_vox: float = 0.35
     direction_deg: tuple[float, float] = (4.0, 15.0)
-    memory_mm: float = 2.0
+    memory_vox: float = 1.0
     features: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.position_mm < np.inf:
+        if not 0 <= self.position_vox < np.inf:
             raise ValueError(
-                f"position_mm is {self.position_mm}; a distance of 0 mm or more is "
-                "needed."
+                f"position_vox is {self.position_vox}; a distance of 0 voxel edges or "
+                "more is needed."
             )
-        if not self.memory_mm >= 0:
+        if not self.memory_vox >= 0:
             raise ValueError(
-                f"memory_mm is {self.memory_mm}; a length of 0 mm or more is needed."
+                f"memory_vox is {self.memory_vox}; a length of 0 voxel edges or more "
+                "is needed."
             )
         for name in ("direction_deg", "features"):
             values = getattr(self, name)
@@ -108,19 +113,24 @@ class Sequences:
         Number of points of each sequence.
     features : ndarray of shape (N, C)
         Features at the points, float32.
-    incoming, target : ndarray of shape (N, 3)
+    incoming : ndarray of shape (N, 3)
+        Unit directions in the frame of the model.
+    inputs : ndarray of shape (N, W)
+        Declared inputs of the model, float32.
+    target : ndarray of shape (N, 3)
         Unit directions in the frame of the model.
 
     Examples
     --------
     >>> x = np.zeros((3, 3))
-    >>> Sequences(np.array([2, 1]), x, x, x).lengths.tolist()
+    >>> Sequences(np.array([2, 1]), x, x, x, x).lengths.tolist()
     [2, 1]
     """
 
     lengths: IntArray
     features: Float32Array
     incoming: FloatArray
+    inputs: Float32Array
     target: FloatArray
 
 
@@ -131,7 +141,11 @@ class Batch:
     Parameters
     ----------
     features : torch.Tensor of shape (N, C)
-    incoming, target : torch.Tensor of shape (N, 3)
+    incoming : torch.Tensor of shape (N, 3)
+        Unit directions in the frame of the model.
+    inputs : torch.Tensor of shape (N, W)
+        Declared inputs of the model.
+    target : torch.Tensor of shape (N, 3)
         Unit directions in the frame of the model.
     lengths : torch.Tensor of shape (N,)
         For each point, the number of points of its sequence.
@@ -142,26 +156,24 @@ class Batch:
     Examples
     --------
     >>> x = torch.zeros(3, 3)
-    >>> batch = Batch(x, x, x, torch.tensor([2, 2, 1]), torch.tensor([2, 1]))
-    >>> batch.pack(x).batch_sizes.tolist()
+    >>> batch = Batch(x, x, x, x, torch.tensor([2, 2, 1]), torch.tensor([2, 1]))
+    >>> batch.to(torch.device("cpu")).batch_sizes.tolist()
     [2, 1]
     """
 
     features: torch.Tensor
     incoming: torch.Tensor
+    inputs: torch.Tensor
     target: torch.Tensor
     lengths: torch.Tensor
     batch_sizes: torch.Tensor
-
-    def pack(self, values: torch.Tensor) -> PackedSequence:
-        """Wrap rows in the order of this batch as the input of a GRU."""
-        return PackedSequence(values, self.batch_sizes)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device; torch needs the batch sizes on the CPU."""
         return Batch(
             self.features.to(device),
             self.incoming.to(device),
+            self.inputs.to(device),
             self.target.to(device),
             self.lengths.to(device),
             self.batch_sizes,
@@ -182,7 +194,7 @@ def pack(parts: list[Sequences]) -> Batch:
     Examples
     --------
     >>> x = np.arange(9.0).reshape(3, 3)
-    >>> pack([Sequences(np.array([1, 2]), x, x, x)]).features[:, 0].tolist()
+    >>> pack([Sequences(np.array([1, 2]), x, x, x, x)]).features[:, 0].tolist()
     [3.0, 0.0, 6.0]
     """
     lengths = np.concatenate([part.lengths for part in parts])
@@ -202,6 +214,7 @@ def pack(parts: list[Sequences]) -> Batch:
     return Batch(
         rows("features"),
         rows("incoming"),
+        rows("inputs"),
         rows("target"),
         torch.from_numpy(np.broadcast_to(lengths, alive.shape)[alive]),
         torch.from_numpy(alive.sum(axis=1)),
@@ -213,7 +226,9 @@ def draw_sequences(
     n_sequences: int,
     *,
     frame: str,
-    step_mm: float,
+    inputs: Sequence[str] = (),
+    step_vox: float,
+    max_angle_deg: float = 90.0,
     max_points: int,
     rng: np.random.Generator,
     noise: InputNoise | None = None,
@@ -228,9 +243,13 @@ def draw_sequences(
     frame : str
         Frame of the model's inputs: ``"local"``, the moving frame whose third axis is
         the incoming direction, or ``"voxel"``, the voxel axes.
-    step_mm : float
-        Approximate distance between points. Each streamline is divided into equal steps
-        of about this length.
+    inputs : sequence of str, optional
+        Declared inputs of the model (:data:`dipy_rnn.model.metadata.INPUT_SIZES`).
+    step_vox : float
+        Approximate distance between points, in edges of a voxel. Each streamline is
+        divided into equal steps of about this length.
+    max_angle_deg : float, optional
+        Angle of the cone in which the target of a rule may lie.
     max_points : int
         Largest number of points of a sequence.
     rng : numpy.random.Generator
@@ -253,12 +272,14 @@ def draw_sequences(
     >>> line = np.column_stack([np.linspace(1, 9, 30), np.full(30, 5), np.full(30, 5)])
     >>> subject = TrainingSubject.of(np.ones((10, 10, 10, 15), np.float32), np.eye(4),
     ...                              [line])
-    >>> sequences = draw_sequences(subject, 2, frame="voxel", step_mm=1.0, max_points=5,
+    >>> sequences = draw_sequences(subject, 2, frame="voxel", step_vox=1.0, max_points=5,
     ...                            rng=np.random.default_rng(0))
     >>> sequences.features.shape[1]
     15
     """
     noise = noise or InputNoise()
+    edge_mm = spatial.voxel_edge(subject.affine)
+    step_mm = step_vox * edge_mm
     points_mm, lengths = _draw_points(subject, n_sequences, step_mm, max_points, rng)
     axes = spatial.axes(subject.affine)
     steps = np.diff(points_mm, axis=0) @ axes  # along the voxel axes
@@ -271,7 +292,7 @@ def draw_sequences(
     points_mm = points_mm[inner]
     lengths = lengths - 1
     first = np.cumsum(lengths) - lengths
-    kept = np.exp(-step_mm / noise.memory_mm) if noise.memory_mm else 0.0
+    kept = np.exp(-step_vox / noise.memory_vox) if noise.memory_vox else 0.0
 
     # Incoming directions: those of the streamline, with correlated errors.
     incoming = np.roll(target, 1, axis=0)
@@ -284,7 +305,7 @@ def draw_sequences(
     incoming /= np.linalg.norm(incoming, axis=1, keepdims=True)
     # Offset from the streamline: one part is the same for the whole sequence, and a
     # smaller part differs from point to point.
-    aside = noise.position_mm * (
+    aside = noise.position_vox * edge_mm * (
         np.repeat(rng.normal(size=(len(lengths), 3)), lengths, axis=0)
         + 0.3 * rng.normal(size=points_mm.shape)
     )
@@ -297,21 +318,30 @@ def draw_sequences(
     features, _ = sampling.sample(subject.data, points_vox, normalise=True)
     if max(noise.features) > 0:
         features = _with_noise(features, lengths, noise.features, kept, rng)
-    if frame == "voxel" and target_rule is None:
-        return Sequences(lengths, features, incoming, target)
-    local = frames.from_tangents(incoming, axes)
-    features_local = sampling.rotate(
-        features, local, handedness=spatial.handedness(axes)
-    )
-    target_local = frames.to_local(target, local)
-    if target_rule is not None:
-        target_local = target_rule(features_local, target_local)
-    if frame == "voxel":
-        return Sequences(
-            lengths, features, incoming, frames.to_axes(target_local, local)
+    values: dict[str, float | FloatArray] = {
+        "step_vox": step_vox,
+        "step_mm": step_mm,
+        "max_angle_deg": max_angle_deg,
+    }
+    in_frames = frame == "local"
+    if in_frames or target_rule is not None or "ahead" in inputs:
+        local = frames.from_tangents(incoming, axes)
+        features_local = sampling.rotate(
+            features, local, handedness=spatial.handedness(axes)
         )
-    ahead = np.broadcast_to([0.0, 0.0, 1.0], target.shape)
-    return Sequences(lengths, features_local, ahead, target_local)
+        target_local = frames.to_local(target, local)
+        if target_rule is not None:
+            target_local = target_rule(features_local, target_local, max_angle_deg, rng)
+        target = target_local if in_frames else frames.to_axes(target_local, local)
+        if "ahead" in inputs:
+            order = sampling.sh_order(features.shape[1])
+            ahead, _ = sampling.cone_of(order, max_angle_deg).largest(features_local, 0)
+            values["ahead"] = ahead if in_frames else frames.to_axes(ahead, local)
+        if in_frames:
+            features = features_local
+            incoming = np.broadcast_to([0.0, 0.0, 1.0], target.shape)
+    stacked = stack_inputs(inputs, values, len(features))
+    return Sequences(lengths, features, incoming, stacked, target)
 
 
 def _draw_points(

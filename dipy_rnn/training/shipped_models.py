@@ -45,7 +45,7 @@ RECIPES = {
         n_updates=6000,
         teacher="largest_ahead",
         blur=InputNoise(
-            position_mm=1.0, direction_deg=(4.0, 30.0), features=(0.0, 0.4)
+            position_vox=0.5, direction_deg=(4.0, 30.0), features=(0.0, 0.4)
         ),
         random_seed=2026,
     ),
@@ -151,8 +151,14 @@ def _save_phantom(index: int, *, name: str, folder: Path) -> None:
     phantom, data = make_world(random_seed, through_dwi=index % 2 == 0)
     streamlines: Iterable[FloatArray]
     if name == "deterministic":
+        rng = np.random.default_rng(random_seed)
         streamlines = deterministic_streamlines(
-            data, phantom.affine, _N_STREAMLINES, random_seed=random_seed
+            data,
+            phantom.affine,
+            _N_STREAMLINES,
+            step_vox=rng.uniform(0.1, 0.6),
+            max_angle_deg=RECIPES[name].draw_max_angle(rng),
+            random_seed=random_seed,
         )
     else:
         n_each = -(-_N_STREAMLINES // len(phantom.bundles))

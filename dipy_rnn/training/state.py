@@ -94,14 +94,14 @@ def predict(module: Network, batch: Batch) -> Tensor:
     --------
     >>> from dipy_rnn.model import MovingFrameGRU
     >>> x = torch.zeros(3, 3)
-    >>> batch = Batch(torch.ones(3, 15), x, x, torch.tensor([2, 2, 1]),
-    ...               torch.tensor([2, 1]))
+    >>> batch = Batch(torch.ones(3, 15), x, torch.ones(3, 5), x,
+    ...               torch.tensor([2, 2, 1]), torch.tensor([2, 1]))
     >>> predict(MovingFrameGRU(4, 8), batch).shape
     torch.Size([3, 3])
     """
-    encoded, context = module.encode(batch.features, batch.incoming)
-    memory, _ = module.gru(batch.pack(encoded))
-    return module.decode(encoded, memory.data, context)
+    encoded, context = module.encode(batch.features, batch.incoming, batch.inputs)
+    memory = module.recall(encoded, batch.inputs, batch.batch_sizes)
+    return module.decode(encoded, memory, context)
 
 
 class _BatchNetwork(nn.Module):
@@ -190,20 +190,23 @@ class TrainingState:
         rng = np.random.default_rng([recipe.random_seed, update])
         # All subjects occur once before one occurs twice.
         chosen = np.resize(rng.permutation(len(self.subjects)), recipe.n_references)
-        step_mm = float(np.exp(rng.uniform(*np.log(recipe.step_mm))))
-        parts = [
-            draw_sequences(
-                self.subjects[chosen[i]],
-                recipe.n_sequences,
-                frame=self.module.frame,
-                step_mm=step_mm,
-                max_points=recipe.max_points,
-                rng=np.random.default_rng([recipe.random_seed, update, i]),
-                noise=recipe.blur,
-                target_rule=TARGET_RULES[recipe.teacher],
+        parts = []
+        for i in range(rank(), len(chosen), world_size()):
+            rng = np.random.default_rng([recipe.random_seed, update, i])
+            parts.append(
+                draw_sequences(
+                    self.subjects[chosen[i]],
+                    recipe.n_sequences,
+                    frame=self.module.frame,
+                    inputs=self.module.inputs,
+                    step_vox=float(np.exp(rng.uniform(*np.log(recipe.step_vox)))),
+                    max_angle_deg=recipe.draw_max_angle(rng),
+                    max_points=recipe.max_points,
+                    rng=rng,
+                    noise=recipe.blur,
+                    target_rule=TARGET_RULES[recipe.teacher],
+                )
             )
-            for i in range(rank(), len(chosen), world_size())
-        ]
         return pack(parts)
 
     def update_weights(self, batch: Batch, stop: threading.Event) -> None:

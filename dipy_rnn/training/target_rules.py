@@ -10,10 +10,11 @@ direction.
 from collections.abc import Iterator
 from functools import cache
 
-from dipy.data import get_sphere
+from dipy.data import default_sphere, get_sphere
 from dipy.tracking.stopping_criterion import ThresholdStoppingCriterion
 from dipy.tracking.tracker import deterministic_tracking
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from dipy_rnn import spatial
 from dipy_rnn._typing import AnyArray, Float32Array, FloatArray, IntArray
@@ -21,54 +22,73 @@ from dipy_rnn.sampling import sh_order
 from dipy_rnn.tracking import lengths_for_dipy
 
 _N_DIRECTIONS = 1500  # about 3 degrees apart in a cone of 70 degrees
-_N_NEAR = 20  # neighbours of a direction, up to 7 degrees away
-_N_CLIMBS = 3  # steps of a hill climb to the peak
-_WIDEST_DEG = 45.0  # largest angle of a step of deterministic tracking
+_N_NEAR = 20  # neighbours of a direction
+_N_CLIMBS = 3
+_N_ROTATIONS = 8  # of the sphere, for the points of one subject in a batch
+_LENGTHS_VOX = np.array([1.0, 250.0])  # limits of deterministic streamlines
 
 
 def largest_ahead(
     coeffs: AnyArray,
-    along: FloatArray | None = None,
-    *,
-    widest_deg: float = _WIDEST_DEG,
+    along: FloatArray,
+    max_angle_deg: float,
+    rng: np.random.Generator,
 ) -> FloatArray:
-    """Return the direction of the fODF's largest value ahead.
+    """Return the direction of the fODF's largest value in the cone, as DIPY finds it.
 
-    This is the rule of deterministic tracking.
+    This is the rule of deterministic tracking. DIPY takes the direction from the
+    vertices of its default sphere. Here the sphere is rotated at random, so that the
+    network learns the mean over all rotations.
 
     Parameters
     ----------
     coeffs : ndarray of shape (N, C)
         The fODF in the frame of each streamline (:func:`dipy_rnn.sampling.rotate`).
-    along : ndarray of shape (N, 3), optional
+    along : ndarray of shape (N, 3)
         Directions of the streamlines in the frames; not used.
-    widest_deg : float, optional
-        Largest angle to the third axis, as ``max_angle`` of DIPY's
-        ``deterministic_tracking``. If the largest value is on the border of this cone,
+    max_angle_deg : float
+        Angle of the cone around the third axis. If the largest value is on its border,
         that direction is returned although it may not be a peak.
+    rng : numpy.random.Generator
 
     Returns
     -------
     directions : ndarray of shape (N, 3)
-        Unit vectors in the frames, exact to about one degree.
+        Unit vectors in the frames. The third axis if there is no vertex in the cone.
 
     Examples
     --------
     >>> lobe = np.zeros((1, 15)); lobe[0, [3, 10]] = 2.0, 2.5  # straight ahead
-    >>> bool(largest_ahead(lobe)[0, 2] > 0.99)
+    >>> ahead = largest_ahead(lobe, None, 45.0, np.random.default_rng(0))
+    >>> bool(ahead[0, 2] > 0.99)
     True
     """
-    directions, harmonics, _ = _directions_ahead(sh_order(coeffs.shape[1]), widest_deg)
-    best: IntArray = np.argmax(coeffs.astype(np.float32) @ harmonics, axis=1)
-    return directions[best]
+    from dipy.reconst.shm import real_sh_tournier
+
+    order = sh_order(coeffs.shape[1])
+    directions = np.tile([0.0, 0.0, 1.0], (len(coeffs), 1))
+    # A rotation for each part of the points.
+    for part in np.array_split(np.arange(len(coeffs)), _N_ROTATIONS):
+        vertices = default_sphere.vertices @ Rotation.random(random_state=rng).as_matrix()
+        vertices = vertices * np.where(vertices[:, 2:] < 0, -1.0, 1.0)
+        vertices = vertices[vertices[:, 2] > np.cos(np.deg2rad(max_angle_deg))]
+        if not len(vertices):
+            continue
+        colatitude = np.arccos(vertices[:, 2])
+        azimuth = np.arctan2(vertices[:, 1], vertices[:, 0])
+        harmonics = real_sh_tournier(order, colatitude, azimuth, legacy=False)[0]
+        values = coeffs[part].astype(np.float32) @ harmonics.T.astype(np.float32)
+        directions[part] = vertices[np.argmax(values, axis=1)]
+    return directions
 
 
 def peak_along(
     coeffs: AnyArray,
     along: FloatArray,
+    max_angle_deg: float = 90.0,
+    rng: np.random.Generator | None = None,
     *,
     straightness: float = 8,
-    widest_deg: float = 28.0,
 ) -> FloatArray:
     """Return the peak of the fODF that the streamline follows.
 
@@ -78,20 +98,21 @@ def peak_along(
         The fODF in the frame of each streamline.
     along : ndarray of shape (N, 3)
         Directions of the streamlines in the frames.
+    max_angle_deg : float, optional
+        Angle of the cone around the third axis. If no peak is in this cone, a direction
+        on its border is returned.
+    rng : numpy.random.Generator, optional
+        Not used.
     straightness : float, optional
         Exponent n of the choice of the peak. The search starts where f cos^n is
         largest, with f the fODF and cos the cosine of the angle to ``along``, and
         climbs to the next peak of f. A larger n prefers peaks close to ``along``, a
         smaller n prefers large peaks.
-    widest_deg : float, optional
-        Largest angle to the third axis, slightly below the default limit of 30 degrees
-        of dipy_track_rnn and dipy_track. If no peak is within this cone, a direction on
-        its border is returned.
 
     Returns
     -------
     directions : ndarray of shape (N, 3)
-        Unit vectors in the frames.
+        Unit vectors in the frames, exact to about two degrees.
 
     Examples
     --------
@@ -100,7 +121,7 @@ def peak_along(
     True
     """
     directions, harmonics, near = _directions_ahead(
-        sh_order(coeffs.shape[1]), widest_deg
+        sh_order(coeffs.shape[1]), max_angle_deg
     )
     values = np.maximum(coeffs.astype(np.float32) @ harmonics, 0)
     cosine = np.maximum(along.astype(np.float32) @ directions.T.astype(np.float32), 0)
@@ -113,7 +134,12 @@ def peak_along(
 
 
 def blend(
-    coeffs: AnyArray, along: FloatArray, *, share: float = 0.15, **chosen: float
+    coeffs: AnyArray,
+    along: FloatArray,
+    max_angle_deg: float = 90.0,
+    rng: np.random.Generator | None = None,
+    *,
+    share: float = 0.15,
 ) -> FloatArray:
     """Return a direction between the peak and the streamline's direction.
 
@@ -127,10 +153,10 @@ def blend(
         The fODF in the frame of each streamline.
     along : ndarray of shape (N, 3)
         Directions of the streamlines in the frames.
+    max_angle_deg, rng
+        As for :func:`peak_along`.
     share : float, optional
         Weight of the streamline's direction; the peak has the rest.
-    **chosen
-        Options of :func:`peak_along`.
 
     Returns
     -------
@@ -143,7 +169,8 @@ def blend(
     >>> blend(lobe, np.array([[0.0, 0.28, 0.96]]), share=0.5)[0, 1:].round(1)
     array([0.1, 1. ])
     """
-    directions = (1 - share) * peak_along(coeffs, along, **chosen) + share * along
+    peaks = peak_along(coeffs, along, max_angle_deg, rng)
+    directions = (1 - share) * peaks + share * along
     norm: FloatArray = np.linalg.norm(directions, axis=1, keepdims=True)
     return directions / norm
 
@@ -154,7 +181,8 @@ def deterministic_streamlines(
     n_seeds: int,
     *,
     above: tuple[AnyArray, float] | None = None,
-    step_mm: float = 0.5,
+    step_vox: float = 0.25,
+    max_angle_deg: float = 45.0,
     random_seed: int = 0,
 ) -> Iterator[FloatArray]:
     """Make a training tractogram with DIPY's deterministic tracking.
@@ -172,8 +200,10 @@ def deterministic_streamlines(
         threshold. If None, the image is the fibre density (the integral of the fODF
         over the sphere) divided by its 95th percentile; streamlines start above 0.3 and
         stay above 0.1.
-    step_mm : float, optional
-        Step size in mm.
+    step_vox : float, optional
+        Step size in edges of a voxel.
+    max_angle_deg : float, optional
+        ``max_angle`` of DIPY's tracking.
     random_seed : int, optional
 
     Returns
@@ -209,6 +239,8 @@ def deterministic_streamlines(
     rng = np.random.default_rng(random_seed)
     chosen = voxels[rng.integers(len(voxels), size=n_seeds)]
     seeds_vox = chosen + rng.uniform(-0.5, 0.5, chosen.shape)
+    edge_mm = spatial.voxel_edge(affine)
+    step_mm = step_vox * edge_mm
     streamlines: Iterator[FloatArray] = deterministic_tracking(
         spatial.to_mm(seeds_vox, affine),
         ThresholdStoppingCriterion(np.array(image, dtype=np.float64), stopping_thr),
@@ -217,9 +249,9 @@ def deterministic_streamlines(
         basis_type="tournier07",
         legacy=False,
         sphere=get_sphere(name="symmetric724"),
-        max_angle=_WIDEST_DEG,
+        max_angle=max_angle_deg,
         step_size=step_mm,
-        **lengths_for_dipy(2, 500, step_mm),
+        **lengths_for_dipy(*_LENGTHS_VOX * edge_mm, step_mm),
         random_seed=random_seed + 1,  # for 0 DIPY takes the seed from the clock
     )
     return streamlines

@@ -59,10 +59,10 @@ class FreeRunning:
         Input noise and target rule for the error of the next step.
     n_streamlines : int, optional
         Largest number of streamlines, over all subjects.
-    step_mm : float, optional
-        Step size of tracking in mm, clipped to the range of the recipe.
+    step_vox : float, optional
+        Step size of tracking in edges of a voxel, clipped to the range of the recipe.
     max_angle_deg : float, optional
-        Largest angle between two steps in degrees.
+        ``max_angle`` of tracking, clipped to the range of the recipe.
     limit_mm : float, optional
         Distance in mm within which a streamline counts as followed.
     nbr_threads : int, optional
@@ -94,15 +94,15 @@ class FreeRunning:
         recipe: Recipe,
         *,
         n_streamlines: int = 200,
-        step_mm: float = 1.0,
+        step_vox: float = 0.5,
         max_angle_deg: float = 60.0,
         limit_mm: float = 2.0,
         nbr_threads: int = 1,
         random_seed: int = 0,
     ) -> None:
         self._metadata = metadata
-        self._step_mm = float(np.clip(step_mm, *recipe.step_mm))
-        self._max_angle_deg = max_angle_deg
+        self._step_vox = float(np.clip(step_vox, *recipe.step_vox))
+        self._max_angle_deg = float(np.clip(max_angle_deg, *recipe.max_angle_deg))
         self._limit_mm = limit_mm
         self._nbr_threads = nbr_threads
         rng = np.random.default_rng(random_seed)
@@ -119,7 +119,9 @@ class FreeRunning:
                     subject,
                     int(np.ceil(_N_SEQUENCES / len(subjects))),
                     frame=metadata.frame,
-                    step_mm=self._step_mm,
+                    inputs=metadata.inputs or (),
+                    step_vox=self._step_vox,
+                    max_angle_deg=self._max_angle_deg,
                     max_points=recipe.max_points,
                     rng=rng,
                     noise=recipe.blur,
@@ -170,7 +172,7 @@ class FreeRunning:
             seed_directions=task.directions,
             model=model,
             max_len=longest_mm,
-            step_size=self._step_mm,
+            step_size=self._step_vox * spatial.voxel_edge(subject.affine),
             max_angle=self._max_angle_deg,
             nbr_threads=self._nbr_threads,
         ):

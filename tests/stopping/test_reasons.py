@@ -33,7 +33,7 @@ def test_the_valid_ends_are_those_of_dipy():
 def test_a_tally_has_the_most_frequent_reason_first_and_none_that_did_not_occur():
     counts = {
         StopReason.NOT_FINITE: 0,
-        StopReason.SHARP_TURN: 1,
+        StopReason.NOTHING_AHEAD: 1,
         StopReason.ENDPOINT: 1169,
         StopReason.NO_DATA: 30,
     }
@@ -55,7 +55,7 @@ def test_a_tally_of_no_streamline_says_so(counts):
 
 def test_fates_say_how_many_streamlines_are_kept_and_why_others_are_rejected():
     end, outside = StopReason.ENDPOINT, StopReason.OUTSIDE_IMAGE
-    fluid, turn = StopReason.INVALID_POINT, StopReason.SHARP_TURN
+    fluid, turn = StopReason.INVALID_POINT, StopReason.NOTHING_AHEAD
     counts = {
         (end, outside): 500,
         (end, end): 100,

@@ -250,13 +250,13 @@ WORLDS = {
     "no warm-up pass": {"ENDPOINT", "NO_DIRECTION"},
     "no backward half": {"ENDPOINT", "NO_DIRECTION"},
     "a half is full": {"ENDPOINT", "MAX_LENGTH"},
-    "circles": {"SHARP_TURN", "MAX_LENGTH"},
-    "circles with sharp turns": {"SHARP_TURN"},
+    "circles": {"NOTHING_AHEAD", "MAX_LENGTH"},
+    "circles with sharp turns": {"NOTHING_AHEAD"},
     "binary criterion": {"ENDPOINT"},
     "threshold criterion": {"ENDPOINT"},
     "act criterion": {"ENDPOINT"},
     "cmc criterion": {"ENDPOINT", "INVALID_POINT"},
-    "small angle, small step": {"ENDPOINT", "SHARP_TURN"},
+    "small angle, small step": {"ENDPOINT", "NOTHING_AHEAD"},
     "a streamline is too long": {"MAX_LENGTH"},
 }
 

@@ -11,7 +11,7 @@ from dipy_rnn.tracking.records import FinishedStreamlines
 ENDPOINT, OUTSIDE, TURN = (
     StopReason.ENDPOINT,
     StopReason.OUTSIDE_IMAGE,
-    StopReason.SHARP_TURN,
+    StopReason.NOTHING_AHEAD,
 )
 
 

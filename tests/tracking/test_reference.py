@@ -46,11 +46,11 @@ def test_the_table_of_steps_has_every_reason_of_a_step():
 def test_the_angle_is_that_to_the_incoming_direction():
     along_y = np.array([0.0, 5.0, 0.0])
     assert classify_step(along_y, FRAME, DATA, 0.99) is StopReason.RUNNING
-    assert classify_step(along_y, np.eye(3), DATA, 0.99) is StopReason.SHARP_TURN
+    assert classify_step(along_y, np.eye(3), DATA, 0.99) is StopReason.NOTHING_AHEAD
 
 
 @pytest.mark.parametrize("length", [1e-6, 1.0, 1e6])
 def test_the_largest_angle_itself_is_allowed(length):
     across = np.array([length, 0.0, 0.0])
     assert classify_step(across, np.eye(3), DATA, 0.0) is StopReason.RUNNING
-    assert classify_step(across, np.eye(3), DATA, 1e-9) is StopReason.SHARP_TURN
+    assert classify_step(across, np.eye(3), DATA, 1e-9) is StopReason.NOTHING_AHEAD

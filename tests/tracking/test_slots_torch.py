@@ -342,7 +342,7 @@ def test_the_reason_of_each_end_is_returned(follower):
     )
     assert share_same(ours, theirs, 0) == 1
     reasons = [line.forward_stop.name for line in ours]
-    assert reasons == ["NO_DATA", "SHARP_TURN", "NO_DATA", "NO_DATA", "NO_DATA"]
+    assert reasons == ["NO_DATA", "NOTHING_AHEAD", "NO_DATA", "NO_DATA", "NO_DATA"]
 
 
 def test_nan_from_a_model_ends_a_streamline_and_never_becomes_a_point(tmp_path):

@@ -218,7 +218,7 @@ def test_return_all_false_keeps_streamlines_with_two_valid_ends(follower):
         *arguments, features=options["features"], model=follower, step_size=1.0
     )
     assert line.forward_stop == StopReason.OUTSIDE_IMAGE
-    assert line.backward_stop == StopReason.SHARP_TURN
+    assert line.backward_stop == StopReason.NOTHING_AHEAD
     assert not line.has_valid_ends
 
 
@@ -247,7 +247,7 @@ def test_the_reason_of_each_end_is_returned(follower):
         reasons[line.forward_stop] += 1
     assert reasons == {
         StopReason.NO_DATA: 1,
-        StopReason.SHARP_TURN: 1,
+        StopReason.NOTHING_AHEAD: 1,
         StopReason.ENDPOINT: 1,
     }
 

@@ -14,7 +14,8 @@ from libc.stdint cimport int64_t, uint64_t
 
 import numpy as np
 
-from dipy_rnn._interp cimport DATA, OUTSIDE
+from dipy_rnn._interp cimport EMPTY, OUTSIDE
+from dipy_rnn._interp cimport NOTHING_AHEAD as STATUS_NOTHING_AHEAD
 
 from dipy_rnn.stopping.reasons import StopReason as _StopReason
 
@@ -27,7 +28,7 @@ cdef enum:
 cdef:
     int64_t RUNNING = _StopReason.RUNNING
     int64_t OUTSIDE_IMAGE = _StopReason.OUTSIDE_IMAGE
-    int64_t SHARP_TURN = _StopReason.SHARP_TURN
+    int64_t NOTHING_AHEAD = _StopReason.NOTHING_AHEAD
     int64_t MAX_LENGTH = _StopReason.MAX_LENGTH
     int64_t NO_DIRECTION = _StopReason.NO_DIRECTION
     int64_t NO_DATA = _StopReason.NO_DATA
@@ -71,12 +72,13 @@ cdef inline void transport(double* frame, const double* tangent) noexcept nogil:
 
 cdef inline int64_t classify_step(
     const float* answer, const double* frame, unsigned char status, bint in_frame,
-    double min_cosine, double* tangent
+    double min_cosine, bint has_cone, double* tangent
 ) noexcept nogil:
     """Write the unit tangent of a model's answer, in components along the voxel axes.
 
     Return RUNNING, or the reason why the streamline cannot take the step. If the answer
-    has no direction, the tangent is the incoming one.
+    has no direction, the tangent is the incoming one. With a cone, a tangent outside of
+    it is moved to its border. Without a cone, it is a reason to end.
     """
     cdef:
         double length
@@ -96,15 +98,40 @@ cdef inline int64_t classify_step(
             tangent[k] = frame[6 + k]
     if status == OUTSIDE:
         return OUTSIDE_IMAGE
-    if status != DATA:
+    if status == EMPTY:
         return NO_DATA
+    if status == STATUS_NOTHING_AHEAD:
+        return NOTHING_AHEAD
     if not isfinite(length):
         return NOT_FINITE
     if length == 0.0:
         return NO_DIRECTION
     if dot(tangent, frame + 6) < min_cosine:
-        return SHARP_TURN
+        if not has_cone:
+            return NOTHING_AHEAD
+        bend(tangent, frame + 6, min_cosine)
     return RUNNING
+
+
+cdef inline void bend(
+    double* tangent, const double* axis, double cosine
+) noexcept nogil:
+    """Move a tangent to the border of the cone: ``bend`` in ``reference.py``."""
+    cdef:
+        double across[3]
+        double along = dot(tangent, axis)
+        double scale = 0.0
+        Py_ssize_t k
+
+    for k in range(3):
+        across[k] = tangent[k] - along * axis[k]
+    along = sqrt(dot(across, across))
+    if along > 0.0:
+        scale = sqrt(1.0 - cosine * cosine) / along
+    else:
+        cosine = 1.0
+    for k in range(3):
+        tangent[k] = cosine * axis[k] + scale * across[k]
 
 
 cdef class SlotArrays:
@@ -115,6 +142,8 @@ cdef class SlotArrays:
     n_slots : int
         More than 0.
     config : dipy_rnn.tracking.config.TrackingConfig
+    has_cone : bool
+        Whether directions outside of the cone are moved to its border.
     """
 
     cdef:
@@ -122,7 +151,7 @@ cdef class SlotArrays:
         const double[:, ::1] affine
         double min_cosine
         Py_ssize_t max_points, max_half_points, warm_up_points
-        bint unidirectional
+        bint unidirectional, has_cone
 
     cdef public:
         double[:, ::1] position
@@ -141,9 +170,12 @@ cdef class SlotArrays:
         # The seed, the forward half, then the backward half.
         double[:, :, ::1] points
 
-    def __init__(self, n_slots, config):
+    def __init__(self, n_slots, config, has_cone):
         self.step_vox, self.affine = config.step_vox, config.affine
+        self.has_cone = has_cone
         self.min_cosine = config.min_cosine
+        if has_cone:
+            self.min_cosine = np.cos(np.deg2rad(config.cone_deg))
         self.max_points = config.max_points
         self.max_half_points = config.max_half_points
         self.warm_up_points = config.warm_up_points
@@ -232,7 +264,7 @@ cdef class SlotArrays:
                     continue
                 self.reasons[n] = classify_step(
                     &answers[n, 0], &self.frame[n, 0, 0], status[n], in_frame,
-                    self.min_cosine, &self.tangent[n, 0])
+                    self.min_cosine, self.has_cone, &self.tangent[n, 0])
                 self._propose(n)
 
     cdef void _propose(self, Py_ssize_t n) noexcept nogil:

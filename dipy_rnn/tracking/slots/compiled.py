@@ -67,8 +67,8 @@ class CompiledSlots:
         self._queue = queue
         self._random_seed = config.random_seed
         self._draws = getattr(criterion, "draws_at_random", False)
-        self._arrays = SlotArrays(n_slots, config)
-        self._states = predictor.states(n_slots)
+        self._arrays = SlotArrays(n_slots, config, predictor.has_cone)
+        self._states = predictor.states(n_slots, config)
         self._reset = np.empty(n_slots, np.int64)
         self._finished = np.empty(n_slots, np.int64)
         self._refill(np.arange(n_slots, dtype=np.int64))

@@ -271,7 +271,7 @@ class TorchSlots:
         # Later rows override earlier ones.
         reasons = torch.zeros_like(self.phase)
         for holds, reason in (
-            (cosine < self.config.min_cosine, StopReason.SHARP_TURN),
+            (cosine < self.config.min_cosine, StopReason.NOTHING_AHEAD),
             (finite & ~found, StopReason.NO_DIRECTION),
             (~finite, StopReason.NOT_FINITE),
             (no_data, StopReason.NO_DATA),

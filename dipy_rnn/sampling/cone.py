@@ -1,0 +1,223 @@
+"""The largest value of an fODF in the cone ahead of a streamline.
+
+``max_angle`` of DIPY's trackers is a cone around the incoming direction.
+Deterministic tracking takes the direction of the fODF's largest value in this cone. It
+ends if this value is below ``pmf_threshold`` times the largest value in any direction.
+DIPY evaluates the fODF at the vertices of a fixed sphere. Here the vertices belong to
+the moving frame, and a parabola gives the direction between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from dipy_rnn._typing import AnyArray, BoolArray, Float32Array, FloatArray, Int32Array
+
+# Distance between vertices in the cone, and between those around it. The lobe of an
+# fODF of order 8 has half of its height at 16 degrees from its peak.
+_SPACING_DEG = 6.0
+_SPACING_AROUND_DEG = 12.0
+_N_NEAR = 8  # neighbours of a vertex
+_REACH = 1.2  # largest distance of a maximum from its vertex, in distances of rings
+
+
+@dataclass(frozen=True, eq=False)
+class Cone:
+    """Directions in a cone around the third axis of a frame.
+
+    Make it with :func:`cone_of`.
+
+    Parameters
+    ----------
+    cosine, sine : float
+        Of the angle of the cone, which is 90 degrees at most.
+    reach : float
+        Largest distance in radians of a maximum from the vertex with the largest value.
+    matrix : ndarray of shape (C, V)
+        float32. Coefficients times this matrix are the values at the vertices. The
+        vertices in the cone come first.
+    directions : ndarray of shape (D, 3)
+        float32. The vertices in the cone.
+    near : ndarray of shape (D, 8)
+        int32. The nearest vertices of each vertex in the cone, opposite ones included.
+    parabola : ndarray of shape (D, 5, 8)
+        float32. The differences between the values of the nearest vertices and the
+        value of the vertex, times this matrix, are the slopes along two tangents, and
+        the second derivatives 11, 12 and 22.
+    tangents : ndarray of shape (D, 2, 3)
+        float32. Two perpendicular tangents at each vertex in the cone.
+
+    Examples
+    --------
+    >>> cone = cone_of(8, 30.0)
+    >>> len(cone.directions), cone.matrix.shape
+    (95, (45, 229))
+    """
+
+    cosine: float
+    sine: float
+    reach: float
+    matrix: Float32Array
+    directions: Float32Array
+    near: Int32Array
+    parabola: Float32Array
+    tangents: Float32Array
+
+    def largest(
+        self, coeffs: AnyArray, pmf_threshold: float
+    ) -> tuple[FloatArray, BoolArray]:
+        """Return the direction of the largest value in the cone, and if it counts.
+
+        Parameters
+        ----------
+        coeffs : ndarray of shape (N, C)
+            The fODF in the frame of each streamline (:func:`dipy_rnn.sampling.rotate`).
+        pmf_threshold : float
+            A value counts if it is above 0, and at least this share of the largest
+            value in any direction.
+
+        Returns
+        -------
+        directions : ndarray of shape (N, 3)
+            Unit vectors in the frames, exact to about half a degree.
+        found : ndarray of shape (N,), bool
+            Whether the largest value in the cone counts.
+
+        Examples
+        --------
+        >>> lobe = np.zeros((1, 15)); lobe[0, [3, 10]] = 2.0, 2.5  # straight ahead
+        >>> directions, found = cone_of(4, 30.0).largest(lobe, 0.1)
+        >>> directions.round(2).tolist(), found.tolist()
+        ([[0.0, 0.0, 1.0]], [True])
+        """
+        values = coeffs.astype(np.float32) @ self.matrix
+        vertex = np.argmax(values[:, : len(self.directions)], axis=1)
+        rows = np.arange(len(values))
+        height = values[rows, vertex]
+        found = (height > 0) & (height >= pmf_threshold * values.max(axis=1))
+        rise = values[rows[:, None], self.near[vertex]] - height[:, None]
+        a, b, aa, ab, bb = np.einsum("nij,nj->in", self.parabola[vertex], rise)
+        determinant = aa * bb - ab * ab
+        is_maximum = (determinant > 0) & (aa < 0)
+        determinant = np.where(is_maximum, determinant, 1.0)
+        slope = np.hypot(a, b)
+        uphill = self.reach / np.where(slope > 0, slope, 1.0)
+        step = np.where(
+            is_maximum,
+            [(ab * b - bb * a) / determinant, (ab * a - aa * b) / determinant],
+            [a * uphill, b * uphill],
+        )
+        length = np.hypot(*step)
+        step *= self.reach / np.maximum(length, self.reach)
+        directions = self.directions[vertex].astype(np.float64)
+        directions += np.einsum("in,nij->nj", step, self.tangents[vertex])
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        return into_cone(directions, self.cosine, self.sine), found
+
+
+def into_cone(directions: FloatArray, cosine: float, sine: float) -> FloatArray:
+    """Move directions outside a cone to its border.
+
+    Parameters
+    ----------
+    directions : ndarray of shape (N, 3)
+        Unit vectors. The axis of the cone is the third axis.
+    cosine, sine : float
+        Of the angle of the cone.
+
+    Returns
+    -------
+    directions : ndarray of shape (N, 3)
+        Unit vectors. A direction opposite to the axis has no nearest border; it becomes
+        the axis.
+
+    Examples
+    --------
+    >>> into_cone(np.array([[0.0, 1, 0]]), 0.8, 0.6).tolist()
+    [[0.0, 0.6, 0.8]]
+    """
+    across = np.hypot(directions[:, 0], directions[:, 1])
+    outside = directions[:, 2] < cosine
+    scale = np.where(outside, sine, 1.0) / np.where(outside & (across > 0), across, 1.0)
+    along = np.where(across > 0, np.where(outside, cosine, directions[:, 2]), 1.0)
+    moved: FloatArray = directions * scale[:, None]
+    moved[:, 2] = along
+    return moved
+
+
+@cache
+def cone_of(order: int, max_angle_deg: float) -> Cone:
+    """Return the cone for fODFs of a spherical harmonic order.
+
+    Parameters
+    ----------
+    order : int
+        Even spherical harmonic order.
+    max_angle_deg : float
+        Angle between the axis and the border, above 0. As an fODF has the same value in
+        opposite directions, an angle above 90 degrees is the same as 90 degrees.
+
+    Returns
+    -------
+    cone : Cone
+
+    Examples
+    --------
+    >>> bool(cone_of(4, 60.0).directions[:, 2].min() > 0.4999)
+    True
+    """
+    from dipy.reconst.shm import real_sh_tournier
+
+    angle = np.deg2rad(min(max_angle_deg, 90.0))
+    n_rings = max(2, int(np.ceil(angle / np.deg2rad(_SPACING_DEG))))
+    inside = _rings(np.linspace(0, angle, n_rings + 1), np.deg2rad(_SPACING_DEG))
+    n_around = int(np.ceil((np.pi / 2 - angle) / np.deg2rad(_SPACING_AROUND_DEG) - 1e-9))
+    colatitudes = np.linspace(angle, np.pi / 2, n_around + 1)[1:]
+    vertices = np.concatenate(
+        [inside, _rings(colatitudes, np.deg2rad(_SPACING_AROUND_DEG))]
+    )
+    azimuth = np.arctan2(vertices[:, 1], vertices[:, 0])
+    colatitude = np.arccos(np.clip(vertices[:, 2], -1, 1))
+    matrix = real_sh_tournier(order, colatitude, azimuth, legacy=False)[0].T
+    both = np.concatenate([vertices, -vertices])
+    near = np.argsort(-inside @ both.T, axis=1, kind="stable")[:, 1 : _N_NEAR + 1]
+    # Tangents along the meridian and along the ring.
+    ring = np.stack([-np.sin(azimuth), np.cos(azimuth), np.zeros(len(azimuth))], 1)
+    ring = ring[: len(inside)]
+    tangents = np.stack([np.cross(ring, inside), ring], axis=1)
+    flat = both[near] / np.einsum("dkj,dj->dk", both[near], inside)[..., None]
+    a, b = np.einsum("dij,dkj->idk", tangents, flat)
+    parabola = np.linalg.pinv(np.stack([a, b, a * a / 2, a * b, b * b / 2], axis=2))
+    return Cone(
+        cosine=float(np.cos(angle)),
+        sine=float(np.sin(angle)),
+        reach=_REACH * angle / n_rings,
+        matrix=np.ascontiguousarray(matrix, dtype=np.float32),
+        directions=inside.astype(np.float32),
+        near=(near % len(vertices)).astype(np.int32),
+        parabola=parabola.astype(np.float32),
+        tangents=tangents.astype(np.float32),
+    )
+
+
+def _rings(colatitudes: FloatArray, spacing: float) -> FloatArray:
+    """Return unit vectors (N, 3) on rings around the third axis, evenly spaced."""
+    parts = [np.empty((0, 3))]
+    for i, colatitude in enumerate(colatitudes):
+        across = np.sin(colatitude)
+        n = max(6, int(np.ceil(2 * np.pi * across / spacing))) if colatitude > 0 else 1
+        azimuth = 2 * np.pi / n * (np.arange(n) + i % 2 / 2)
+        parts.append(
+            np.stack(
+                [
+                    across * np.cos(azimuth),
+                    across * np.sin(azimuth),
+                    np.full(n, np.cos(colatitude)),
+                ],
+                axis=1,
+            )
+        )
+    return np.concatenate(parts)
