@@ -19,7 +19,8 @@ from torch import Tensor
 from dipy_rnn import spatial, stopping
 from dipy_rnn._typing import ArrayLike, IntArray
 from dipy_rnn.model import ROWS_IN_A_BLOCK
-from dipy_rnn.sampling import with_order
+from dipy_rnn.sampling import cone_of, with_order
+from dipy_rnn.sampling.cone_torch import TorchCone
 from dipy_rnn.sampling.interpolate_torch import TorchRotation, TorchVolume
 from dipy_rnn.stopping import StoppingCriterion, StopReason
 from dipy_rnn.stopping.criteria_torch import criterion_on
@@ -125,13 +126,20 @@ class TorchSlots:
             data = with_order(data, metadata.order)
         self.volume = TorchVolume(data, device)
         self.rotation: TorchRotation | None = None
-        if predictor.in_frame:
+        self.in_frame = predictor.in_frame
+        if self.in_frame or (predictor.has_cone and predictor.has_peaks):
             self.rotation = TorchRotation(metadata.order, self.handedness, device)
         self.criterion = criterion_on(device, criterion)
 
         def constant(values: ArrayLike, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 
+        self.cone: TorchCone | None = None
+        self.conditions = predictor.conditions(config)
+        if predictor.has_cone and predictor.has_peaks:
+            cone = cone_of(metadata.order, config.cone_deg)
+            self.cone = TorchCone(cone, device)
+        self.has_cone = predictor.has_cone
         self.step_vox = constant(config.step_vox)
         self.reverse = constant([[1.0], [-1.0], [-1.0]])  # spatial.frames.reverse
         self.ahead = constant([0.0, 0.0, 1.0], torch.float32)
@@ -253,32 +261,80 @@ class TorchSlots:
             scale = (1.0 / power).masked_fill(no_data, 0.0)
             features = features * scale.float()[:, None]
         incoming = self.frame[:, 2]
-        if self.rotation is None:
-            direction = incoming.float()
-        else:
-            features = self.rotation(features, self.frame)
-            direction = self.ahead.expand(len(features), 3)
-        answer, self.state = self.model.propagate(features, direction, self.state)
-        answer = answer.double()
+        in_frames = features
         if self.rotation is not None:
-            answer = (answer[:, :, None] * self.frame).sum(dim=1)
+            in_frames = self.rotation(features, self.frame)
+        nothing_ahead = torch.zeros_like(inside)
+        ahead: Tensor | None = None
+        if self.cone is not None:
+            ahead, found = self.cone.largest(in_frames, self.config.pmf_threshold)
+            nothing_ahead = ~found
+        if self.in_frame:
+            features = in_frames
+            direction = self.ahead.expand(len(features), 3)
+        else:
+            direction = incoming.float()
+            if ahead is not None:
+                ahead = self._along_axes(ahead).float()
+        answer, self.state = self.model.propagate(
+            features, direction, self.state, self._inputs(ahead)
+        )
+        answer = answer.double()
+        if self.in_frame:
+            answer = self._along_axes(answer)
 
         length = torch.linalg.vector_norm(answer, dim=1)
         finite = torch.isfinite(length)
         found = finite & (length > 0)
         tangents = torch.where(found[:, None], answer / length[:, None], incoming)
-        cosine = (tangents * incoming).sum(dim=1)
+        sharp = torch.zeros_like(found)
+        if self.has_cone:
+            tangents = self._bend(tangents)
+        else:
+            cosine = (tangents * incoming).sum(dim=1)
+            sharp = cosine < self.config.min_cosine
         # Later rows override earlier ones.
         reasons = torch.zeros_like(self.phase)
         for holds, reason in (
-            (cosine < self.config.min_cosine, StopReason.NOTHING_AHEAD),
+            (sharp, StopReason.NOTHING_AHEAD),
             (finite & ~found, StopReason.NO_DIRECTION),
             (~finite, StopReason.NOT_FINITE),
+            (nothing_ahead, StopReason.NOTHING_AHEAD),
             (no_data, StopReason.NO_DATA),
             (~inside, StopReason.OUTSIDE_IMAGE),
         ):
             reasons = reasons.masked_fill(holds, reason)
         return tangents, reasons
+
+    def _along_axes(self, directions: Tensor) -> Tensor:
+        """Return directions (n, 3) of the moving frames along the voxel axes."""
+        return (directions[:, :, None] * self.frame).sum(dim=1)
+
+    def _inputs(self, ahead: Tensor | None) -> Tensor | None:
+        """Return the declared inputs (n, W) of the model. None in format 1."""
+        names = self.model.metadata.inputs
+        if names is None:
+            return None
+        n = len(self.phase)
+        columns = [torch.empty(n, 0, device=self.device)]
+        for name in names:
+            if name == "ahead":
+                assert ahead is not None
+                columns.append(ahead)
+            else:
+                columns.append(columns[0].new_full((n, 1), self.conditions[name]))
+        return torch.cat(columns, dim=1)
+
+    def _bend(self, tangents: Tensor) -> Tensor:
+        """Move tangents outside the cone to its border: ``bend`` in ``reference.py``."""
+        axis = self.frame[:, 2]
+        along = (tangents * axis).sum(dim=1, keepdim=True)
+        across = tangents - along * axis
+        length = torch.linalg.vector_norm(across, dim=1, keepdim=True)
+        angle = np.deg2rad(self.config.cone_deg)
+        moved = np.cos(angle) * axis + np.sin(angle) * across / length
+        moved = torch.where(length > 0, moved, axis)
+        return torch.where(along < np.cos(angle), moved, tangents)
 
     def _turn_back(self, turned: Tensor) -> None:
         """Start the warm-up pass of the slots in a mask (n,).
