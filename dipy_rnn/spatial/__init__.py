@@ -8,6 +8,7 @@ from dipy_rnn.spatial.affine import (
     to_mm,
     to_voxels,
     voxel_sizes,
+    without_shear,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "to_mm",
     "to_voxels",
     "voxel_sizes",
+    "without_shear",
 ]

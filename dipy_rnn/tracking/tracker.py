@@ -59,7 +59,7 @@ def rnn_tracking(
     stopping_criterion : dipy_rnn.stopping.StoppingCriterion
         Where streamlines end.
     affine : array_like of shape (4, 4)
-        Voxel to mm, without shear.
+        Voxel to mm, with up to 0.1 degrees of shear.
     seed_directions : array_like of shape (N, 3), optional
         First directions, in components along the voxel axes, of any length. If None,
         the largest peak of the fODF at each seed (``Predictor.first_directions`` in

@@ -546,7 +546,7 @@ MISTAKES = {
     "a shear": (
         put("fa.nii.gz", lambda s: (s.mask, s.phantom.affine + np.eye(4, k=1))),
         (),
-        "fa.nii.gz contains shear",
+        "fa.nii.gz contains 26.57 degrees of shear",
     ),
     "four-dimensional mask": (
         put("seeds.nii.gz", lambda s: (np.stack([s.mask] * 2, 3), s.phantom.affine)),
