@@ -32,6 +32,8 @@ from dipy_rnn._checks import FARTHEST_MM, as_float64
 from dipy_rnn._typing import ArrayLike, FloatArray
 
 _MOST_SHEAR_DEG = 0.1
+# The tolerance of dipy.io.utils.is_header_compatible, relative and absolute.
+_GRID_TOLERANCE = 1e-3
 _SMALLEST_VOXEL_MM = 1e-6
 
 
@@ -187,6 +189,32 @@ def without_shear(affine: ArrayLike) -> FloatArray:
     grid = affine.copy()
     grid[:3, :3] = axes(affine) * voxel_sizes(affine)
     return grid
+
+
+def is_same_grid(affine: FloatArray, other: FloatArray) -> bool:
+    """Tell whether the affines of two images of one shape describe the same grid.
+
+    Parameters
+    ----------
+    affine, other : ndarray of shape (4, 4)
+        Voxel to mm.
+
+    Returns
+    -------
+    is_same : bool
+        Whether no element differs by more than 0.001 plus 0.1 % of its value in
+        `other`. This is the tolerance for affines of
+        :func:`dipy.io.utils.is_header_compatible`.
+
+    Examples
+    --------
+    >>> rounded = np.diag([1.9999, 2.0, 2.0001, 1.0])
+    >>> is_same_grid(np.diag([2.0, 2.0, 2.0, 1.0]), rounded)
+    True
+    >>> is_same_grid(np.diag([-2.0, 2.0, 2.0, 1.0]), rounded)
+    False
+    """
+    return np.allclose(affine, other, rtol=_GRID_TOLERANCE, atol=_GRID_TOLERANCE)
 
 
 def handedness(affine: FloatArray) -> float:

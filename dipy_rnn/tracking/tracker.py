@@ -298,8 +298,8 @@ def _one_of(
         return sampling.fodf_features(shcoeff, basis_type=basis_type, legacy=legacy)
     if pam is not None:
         theirs = getattr(pam, "affine", None)
-        if theirs is not None and not np.allclose(
-            spatial.check_affine(theirs, "pam.affine"), affine, atol=1e-3
+        if theirs is not None and not spatial.is_same_grid(
+            spatial.check_affine(theirs, "pam.affine"), affine
         ):
             raise ValueError(
                 "pam.affine and affine differ; resample the fODF, or the images of the "

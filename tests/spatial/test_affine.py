@@ -2,7 +2,9 @@
 
 import re
 
+from dipy.io.utils import is_header_compatible
 from dipy.tracking.local_tracking import LocalTracking
+import nibabel as nib
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
@@ -184,3 +186,18 @@ def test_without_shear_an_affine_of_right_angles_stays(oblique_affine):
         assert_allclose(spatial.without_shear(affine), affine, atol=1e-12)
     with pytest.raises(ValueError, match="degrees of shear"):
         spatial.without_shear(sheared(0.2, 0, 1, 2.0))
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.9, 1.1, 3.0])
+@pytest.mark.parametrize("element", [(0, 0), (1, 0), (0, 3), (1, 3)])
+def test_two_affines_are_of_one_grid_if_dipy_says_so(element, scale):
+    # The tolerance is 0.001, plus 0.1 % of the element: 2, 0, 90 and -120.
+    other = LAS.copy()
+    other[element] += scale * (1e-3 + 1e-3 * abs(LAS[element]))
+    images = [
+        nib.Nifti1Image(np.zeros((4, 5, 6), np.uint8), affine)
+        for affine in (other, LAS)
+    ]
+    is_same = spatial.is_same_grid(other, LAS)
+    assert is_same == (scale < 1)
+    assert is_same == is_header_compatible(*images)
