@@ -336,7 +336,7 @@ def check_gradients(
         The same seeds are used in all cases. In each case, a streamline starts along
         the largest peak of the rotated fODF.
     affine : array_like of shape (4, 4)
-        Voxel to mm, without shear.
+        Voxel to mm, with up to 0.1 degrees of shear.
     model : str, Path or dipy_rnn.model.Model, optional
         Name of a shipped model or a model file; ``"default"`` if None.
     step_size : float, optional

@@ -92,6 +92,7 @@ NUMBERS = (
 )
 AFFINES = {
     "singular": lambda a: a * [1, 1, 0, 1],
+    "rounded": lambda a: np.round(turn() @ a, 4),
     "sheared": lambda a: a + np.eye(4, k=1) * 0.5,
     "tiny": lambda a: a * [1e-12, 1e-12, 1e-12, 1],
     "small": lambda a: a * [1e-4, 1e-4, 1e-4, 1],
@@ -374,12 +375,13 @@ def fuzz_direction_getter(r):
         getter = RNNDirectionGetter.from_shcoeff(
             given.pop("shcoeff"), model=model(), **given
         )
-        affine = np.eye(4) if given["affine"] is None else given["affine"]
+        affine = given["affine"]
+        affine = np.eye(4) if affine is None else spatial.without_shear(affine)
         lines = LocalTracking(
             getter,
             stopping.BinaryStoppingCriterion(np.ones(np.shape(drawn["shcoeff"])[:3])),
             world().seeds,
-            np.asarray(affine, dtype=float),
+            affine,
             step_size=1.0,
             maxlen=50,
         )

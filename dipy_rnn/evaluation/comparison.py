@@ -153,7 +153,7 @@ def track_beside(
     stopping_criterion : dipy_rnn.stopping.StoppingCriterion
         Any stopping criterion of DIPY.
     affine : array_like of shape (4, 4)
-        Voxel to mm, without shear.
+        Voxel to mm, with up to 0.1 degrees of shear.
     features : dipy_rnn.sampling.FeatureVolume
         The fODF.
     method : str, optional

@@ -10,11 +10,11 @@ import numpy as np
 
 from dipy_rnn._typing import AnyArray, FloatArray
 from dipy_rnn.io.files import check_is_file, check_size, first_line, shown
+from dipy_rnn.spatial import check_affine, is_same_grid
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
-_AFFINE_TOLERANCE = 1e-3  # largest difference between elements of equal affines
 _RESAMPLE = (
     "resample one onto the other's grid (nibabel.processing.resample_from_to, or "
     "mrgrid of MRtrix3)."
@@ -51,7 +51,6 @@ def load_volume(
     import nibabel as nib
 
     from dipy_rnn._checks import check_numbers
-    from dipy_rnn.spatial import check_affine
 
     check_is_file(path)
     try:
@@ -104,7 +103,8 @@ def check_same_grid(
     Raises
     ------
     ValueError
-        If the shapes or the affines differ. The error names both files.
+        If the shapes differ, or the affines differ by more than
+        :func:`dipy_rnn.spatial.is_same_grid` allows. The error names both files.
 
     Examples
     --------
@@ -115,7 +115,5 @@ def check_same_grid(
         raise ValueError(
             f"{other_path} has the shape {other_shape} and {path} {shape}; {_RESAMPLE}"
         )
-    if other_affine is not None and not np.allclose(
-        affine, other_affine, atol=_AFFINE_TOLERANCE
-    ):
+    if other_affine is not None and not is_same_grid(affine, other_affine):
         raise ValueError(f"{other_path} and {path} have different affines; {_RESAMPLE}")

@@ -125,7 +125,7 @@ def write_tractogram(
         Points in mm (RAS+), and for each name in `data_types` an array of W values of
         the streamline. Streamlines without points are left out.
     affine : array_like of shape (4, 4)
-        Voxel to mm, without shear.
+        Voxel to mm, with up to 0.1 degrees of shear.
     shape : tuple of 3 int
         Shape of the image in which the streamlines were tracked, for the header.
     data_types : dict of str to (int, dtype), optional

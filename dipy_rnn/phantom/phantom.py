@@ -36,7 +36,8 @@ class Phantom:
     bundles : sequence of Bundle
         B bundles, at least one.
     affine : ndarray of shape (4, 4)
-        Voxel to mm (RAS), without shear; voxel i is centred on coordinate i.
+        Voxel to mm (RAS), with up to 0.1 degrees of shear; voxel i is centred on
+        coordinate i.
     shape : tuple of 3 ints
         Number of voxels along each axis, (X, Y, Z).
     csf : sequence of Ball, optional

@@ -307,7 +307,7 @@ def interface_seeds(
     ----------
     tissues : dipy_rnn.stopping.Tissues
     affine : array_like of shape (4, 4)
-        Voxel to mm, without shear.
+        Voxel to mm, with up to 0.1 degrees of shear.
     n_seeds : int
         Number of seeds.
     mask : array_like of shape (X, Y, Z), optional

@@ -65,7 +65,7 @@ class Difference:
     Raises
     ------
     ValueError
-        If `image` or `affine` has another shape, or the affine shears.
+        If `image` or `affine` has another shape, or the affine is invalid.
 
     Examples
     --------

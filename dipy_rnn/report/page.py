@@ -105,7 +105,7 @@ def write_report(
     ValueError
         If the numbers of streamlines, distances and pairs differ, if `pairs` holds
         invalid indices, if `image` or `affine` has another shape, or if the affine
-        shears.
+        is invalid.
     ImportError
         If jinja2, matplotlib or plotly is not installed.
 

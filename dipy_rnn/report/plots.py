@@ -172,7 +172,7 @@ def save_picture(
     Raises
     ------
     ValueError
-        If `image` or `affine` has another shape, or the affine shears.
+        If `image` or `affine` has another shape, or the affine is invalid.
     ImportError
         If matplotlib is not installed.
 
@@ -217,7 +217,7 @@ def draw_tractograms(
     Raises
     ------
     ValueError
-        If `image` or `affine` has another shape, or the affine shears.
+        If `image` or `affine` has another shape, or the affine is invalid.
     ImportError
         If matplotlib is not installed.
 
@@ -300,7 +300,7 @@ def draw_pairs(
     Raises
     ------
     ValueError
-        If `image` or `affine` has another shape, or the affine shears.
+        If `image` or `affine` has another shape, or the affine is invalid.
     ImportError
         If matplotlib is not installed.
 

@@ -5,10 +5,12 @@ from dipy_rnn.spatial.affine import (
     axes,
     check_affine,
     handedness,
+    is_same_grid,
     to_mm,
     to_voxels,
     voxel_edge,
     voxel_sizes,
+    without_shear,
 )
 
 __all__ = [
@@ -16,8 +18,10 @@ __all__ = [
     "check_affine",
     "frames",
     "handedness",
+    "is_same_grid",
     "to_mm",
     "to_voxels",
     "voxel_edge",
     "voxel_sizes",
+    "without_shear",
 ]

@@ -15,6 +15,11 @@ There are three spaces:
     rotation and a mirror. There is no offset and no scale. In all docstrings "along the
     voxel axes" means: in this space.
 
+Headers store affines with few digits. The voxel axes of such an affine are not exactly
+perpendicular: it has a small shear. Up to 0.1 degrees of shear are accepted. Positions
+are converted with the affine itself. Directions are converted with the rotation (or the
+rotation and mirror) that is nearest to it (:func:`axes`).
+
 Other modules convert coordinates with these functions. There are two exceptions, which
 contain the same arithmetic. ``tracking/slots/_compiled.pyx`` converts finished
 streamlines in its kernel. ``tracking/look_ahead.py`` adds numbers in the order of
@@ -26,9 +31,9 @@ import numpy as np
 from dipy_rnn._checks import FARTHEST_MM, as_float64
 from dipy_rnn._typing import ArrayLike, FloatArray
 
-# The tolerance for shear in DIPY's LocalTracking.
-_SHEAR_TOLERANCE = 1e-5
-
+_MOST_SHEAR_DEG = 0.1
+# The tolerance of dipy.io.utils.is_header_compatible, relative and absolute.
+_GRID_TOLERANCE = 1e-3
 _SMALLEST_VOXEL_MM = 1e-6
 
 
@@ -38,7 +43,8 @@ def check_affine(affine: ArrayLike, name: str = "affine") -> FloatArray:
     Parameters
     ----------
     affine : array_like of shape (4, 4)
-        Voxel to mm: rotation, mirror, scale and translation, without shear.
+        Voxel to mm: rotation, mirror, scale and translation. Up to 0.1 degrees of
+        shear are accepted.
     name : str, optional
         Its name in error messages: an argument or a file.
 
@@ -49,8 +55,9 @@ def check_affine(affine: ArrayLike, name: str = "affine") -> FloatArray:
     Raises
     ------
     ValueError
-        If it is not a finite, invertible 4 x 4 matrix without shear. Also if voxels are
-        smaller than 1e-6 mm, or an entry is above 1e6 or below -1e6.
+        If it is not a finite, invertible 4 x 4 matrix. If two voxel axes are more than
+        0.1 degrees from perpendicular. Also if voxels are smaller than 1e-6 mm, or an
+        entry is above 1e6 or below -1e6.
 
     Examples
     --------
@@ -79,14 +86,21 @@ def check_affine(affine: ArrayLike, name: str = "affine") -> FloatArray:
             f"{name} has voxels of {sizes.min():g} mm; {_SMALLEST_VOXEL_MM:g} mm or "
             "more is needed, check its units."
         )
-    products = affine[:3, :3].T @ affine[:3, :3]
-    # DIPY's tolerance does not detect shear of voxels that are much smaller than 1 mm.
-    tolerance = _SHEAR_TOLERANCE * sizes.max() * min(1.0, sizes.max())
-    if not np.allclose(np.triu(products, 1), 0, atol=tolerance):
+    shear_deg = _shear_deg(affine)
+    if shear_deg > _MOST_SHEAR_DEG:
         raise ValueError(
-            f"{name} contains shear; resample the data onto a grid of right angles."
+            f"{name} contains {shear_deg:.4g} degrees of shear; up to "
+            f"{_MOST_SHEAR_DEG:g} degrees are allowed, resample the data onto a grid "
+            "of right angles."
         )
     return affine
+
+
+def _shear_deg(affine: FloatArray) -> float:
+    """Return the largest deviation from a right angle between two voxel axes."""
+    units = affine[:3, :3] / voxel_sizes(affine)
+    cosines = np.triu(units.T @ units, 1)
+    return float(np.rad2deg(np.arcsin(min(np.abs(cosines).max(), 1.0))))
 
 
 def voxel_sizes(affine: FloatArray) -> FloatArray:
@@ -145,12 +159,82 @@ def axes(affine: FloatArray) -> FloatArray:
         components along the voxel axes, ``axes @ d`` is the same direction in RAS+.
         ``axes.T`` is the inverse.
 
+    Notes
+    -----
+    If the affine has a small shear, this is the orthogonal matrix that is nearest to
+    the normalised columns of the affine, in the Frobenius norm: the orthogonal factor
+    of their polar decomposition. It has the handedness of the affine.
+
     Examples
     --------
     >>> axes(np.diag([-2.0, 2.0, 3.0, 1.0])) @ [1.0, 0.0, 0.0]
     array([-1.,  0.,  0.])
     """
-    return affine[:3, :3] / voxel_sizes(affine)
+    left, _, right = np.linalg.svd(affine[:3, :3] / voxel_sizes(affine))
+    nearest: FloatArray = left @ right
+    return nearest
+
+
+def without_shear(affine: ArrayLike) -> FloatArray:
+    """Return the affine of the same voxels, with axes that are exactly perpendicular.
+
+    Use it for DIPY's :class:`~dipy.tracking.local_tracking.LocalTracking`, which
+    refuses most affines that were rounded. Convert the seeds with the same affine.
+
+    Parameters
+    ----------
+    affine : array_like of shape (4, 4)
+        Voxel to mm, with up to 0.1 degrees of shear.
+
+    Returns
+    -------
+    affine : ndarray of shape (4, 4)
+        Voxel to mm. The origin and the voxel sizes are those of the given affine. The
+        axes are the nearest ones without shear (:func:`axes`).
+
+    Raises
+    ------
+    ValueError
+        As :func:`check_affine`.
+
+    Examples
+    --------
+    >>> rounded = np.diag([2.0, 2.0, 2.0, 1.0])
+    >>> rounded[0, 1] = 1e-4
+    >>> grid = without_shear(rounded)
+    >>> [round(abs(float(a[:, 0] @ a[:, 1])), 5) for a in (rounded, grid)]
+    [0.0002, 0.0]
+    """
+    affine = check_affine(affine)
+    grid = affine.copy()
+    grid[:3, :3] = axes(affine) * voxel_sizes(affine)
+    return grid
+
+
+def is_same_grid(affine: FloatArray, other: FloatArray) -> bool:
+    """Tell whether the affines of two images of one shape describe the same grid.
+
+    Parameters
+    ----------
+    affine, other : ndarray of shape (4, 4)
+        Voxel to mm.
+
+    Returns
+    -------
+    is_same : bool
+        Whether no element differs by more than 0.001 plus 0.1 % of its value in
+        `other`. This is the tolerance for affines of
+        :func:`dipy.io.utils.is_header_compatible`.
+
+    Examples
+    --------
+    >>> rounded = np.diag([1.9999, 2.0, 2.0001, 1.0])
+    >>> is_same_grid(np.diag([2.0, 2.0, 2.0, 1.0]), rounded)
+    True
+    >>> is_same_grid(np.diag([-2.0, 2.0, 2.0, 1.0]), rounded)
+    False
+    """
+    return np.allclose(affine, other, rtol=_GRID_TOLERANCE, atol=_GRID_TOLERANCE)
 
 
 def handedness(affine: FloatArray) -> float:

@@ -55,7 +55,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         The input of the network. To give an fODF instead, use :meth:`from_shcoeff`.
     affine : array_like of shape (4, 4), optional
         Voxel to mm, the same as for LocalTracking. The identity if None. It is used for
-        the directions of the voxel axes in RAS+.
+        the directions of the voxel axes in RAS+. LocalTracking itself refuses most
+        rounded affines: see :func:`dipy_rnn.spatial.without_shear`.
     model : str, Path or dipy_rnn.model.Model, optional
         Name of a shipped model, or a model file. ``"default"`` if None.
     max_angle : float, optional

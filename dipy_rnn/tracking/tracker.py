@@ -61,7 +61,7 @@ def rnn_tracking(
     stopping_criterion : dipy_rnn.stopping.StoppingCriterion
         Where streamlines end.
     affine : array_like of shape (4, 4)
-        Voxel to mm, without shear.
+        Voxel to mm, with up to 0.1 degrees of shear.
     seed_directions : array_like of shape (N, 3), optional
         First directions, in components along the voxel axes, of any length. If None,
         the largest peak of the fODF at each seed (``Predictor.first_directions`` in
@@ -307,8 +307,8 @@ def _one_of(
         return sampling.fodf_features(shcoeff, basis_type=basis_type, legacy=legacy)
     if pam is not None:
         theirs = getattr(pam, "affine", None)
-        if theirs is not None and not np.allclose(
-            spatial.check_affine(theirs, "pam.affine"), affine, atol=1e-3
+        if theirs is not None and not spatial.is_same_grid(
+            spatial.check_affine(theirs, "pam.affine"), affine
         ):
             raise ValueError(
                 "pam.affine and affine differ; resample the fODF, or the images of the "

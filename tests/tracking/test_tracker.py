@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from dipy.direction.peaks import PeaksAndMetrics
 from dipy.tracking.stopping_criterion import (
     BinaryStoppingCriterion,
     CmcStoppingCriterion,
@@ -301,12 +302,22 @@ def test_a_seed_outside_or_a_direction_of_length_zero_gives_no_streamline(follow
 
 
 def test_a_pam_of_another_grid_is_refused(noisy):
-    from dipy.direction.peaks import PeaksAndMetrics
-
     pam = PeaksAndMetrics()
     pam.shm_coeff, pam.B, pam.affine = noisy.features.data, None, np.eye(4)
     with pytest.raises(ValueError, match=r"pam\.affine"):
         rnn_tracking(noisy.seeds, noisy.criterion, noisy.affine, pam=pam)
+
+
+def test_the_affine_of_a_pam_may_differ_by_a_rounding_error(noisy, newton):
+    pam = PeaksAndMetrics()
+    pam.shm_coeff, pam.B = noisy.features.data, None
+    options = {"model": newton, "step_size": 1.0}
+    arguments = noisy.seeds, noisy.criterion, noisy.affine
+    lines = []
+    for pam.affine in (noisy.affine, noisy.affine + 9e-4):
+        pam.affine[3] = [0, 0, 0, 1]
+        lines.append(list(rnn_tracking(*arguments, pam=pam, **options)))
+    assert share_identical(*lines, 0.0) == 1
 
 
 def test_no_seeds_give_no_streamlines(noisy, newton):
