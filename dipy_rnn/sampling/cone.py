@@ -14,7 +14,14 @@ from functools import cache
 
 import numpy as np
 
-from dipy_rnn._typing import AnyArray, BoolArray, Float32Array, FloatArray, Int32Array
+from dipy_rnn._typing import (
+    AnyArray,
+    BoolArray,
+    Float32Array,
+    FloatArray,
+    Int32Array,
+    IntArray,
+)
 
 # Distance between vertices in the cone, and between those around it. The lobe of an
 # fODF of order 8 has half of its height at 16 degrees from its peak.
@@ -94,11 +101,30 @@ class Cone:
         ([[0.0, 0.0, 1.0]], [True])
         """
         values = coeffs.astype(np.float32) @ self.matrix
-        vertex = np.argmax(values[:, : len(self.directions)], axis=1)
-        rows = np.arange(len(values))
-        height = values[rows, vertex]
+        vertex: IntArray = np.argmax(values[:, : len(self.directions)], axis=1)
+        height = values[np.arange(len(values)), vertex]
         found = (height > 0) & (height >= pmf_threshold * values.max(axis=1))
-        rise = values[rows[:, None], self.near[vertex]] - height[:, None]
+        return self.peak_near(values, vertex), found
+
+    def peak_near(self, values: Float32Array, vertex: IntArray) -> FloatArray:
+        """Return the maximum of a parabola through the values around a vertex.
+
+        Parameters
+        ----------
+        values : ndarray of shape (N, V)
+            float32. Values of each fODF at all vertices.
+        vertex : ndarray of shape (N,)
+            A vertex in the cone whose value is not below those of its neighbours in the
+            cone.
+
+        Returns
+        -------
+        directions : ndarray of shape (N, 3)
+            Unit vectors in the cone. If the parabola has no maximum, the direction is
+            uphill from the vertex.
+        """
+        rows = np.arange(len(values))
+        rise = values[rows[:, None], self.near[vertex]] - values[rows, vertex][:, None]
         a, b, aa, ab, bb = np.einsum("nij,nj->in", self.parabola[vertex], rise)
         determinant = aa * bb - ab * ab
         is_maximum = (determinant > 0) & (aa < 0)
@@ -110,12 +136,11 @@ class Cone:
             [(ab * b - bb * a) / determinant, (ab * a - aa * b) / determinant],
             [a * uphill, b * uphill],
         )
-        length = np.hypot(*step)
-        step *= self.reach / np.maximum(length, self.reach)
+        step *= self.reach / np.maximum(np.hypot(*step), self.reach)
         directions = self.directions[vertex].astype(np.float64)
         directions += np.einsum("in,nij->nj", step, self.tangents[vertex])
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        return into_cone(directions, self.cosine, self.sine), found
+        return into_cone(directions, self.cosine, self.sine)
 
 
 def into_cone(directions: FloatArray, cosine: float, sine: float) -> FloatArray:

@@ -8,8 +8,6 @@ direction.
 """
 
 from collections.abc import Iterator
-from functools import cache
-
 from dipy.data import default_sphere, get_sphere
 from dipy.tracking.stopping_criterion import ThresholdStoppingCriterion
 from dipy.tracking.tracker import deterministic_tracking
@@ -17,13 +15,12 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dipy_rnn import spatial
-from dipy_rnn._typing import AnyArray, Float32Array, FloatArray, IntArray
-from dipy_rnn.sampling import sh_order
+from dipy_rnn._typing import AnyArray, FloatArray, IntArray
+from dipy_rnn.sampling import cone_of, sh_order
 from dipy_rnn.tracking import lengths_for_dipy
 
-_N_DIRECTIONS = 1500  # about 3 degrees apart in a cone of 70 degrees
-_N_NEAR = 20  # neighbours of a direction
-_N_CLIMBS = 3
+_N_CLIMBS = 6  # from vertex to vertex of a cone, towards a peak
+_LEAST_COSINE = 1e-3  # smaller ones have a logarithm that is too large
 _N_ROTATIONS = 8  # of the sphere, for the points of one subject in a batch
 _LENGTHS_VOX = np.array([1.0, 250.0])  # limits of deterministic streamlines
 
@@ -112,7 +109,7 @@ def peak_along(
     Returns
     -------
     directions : ndarray of shape (N, 3)
-        Unit vectors in the frames, exact to about two degrees.
+        Unit vectors in the frames, exact to about half a degree.
 
     Examples
     --------
@@ -120,17 +117,25 @@ def peak_along(
     >>> bool(peak_along(lobe, np.array([[0.0, 0.28, 0.96]]))[0, 2] > 0.99)
     True
     """
-    directions, harmonics, near = _directions_ahead(
-        sh_order(coeffs.shape[1]), max_angle_deg
-    )
-    values = np.maximum(coeffs.astype(np.float32) @ harmonics, 0)
-    cosine = np.maximum(along.astype(np.float32) @ directions.T.astype(np.float32), 0)
-    best: IntArray = np.argmax(values * cosine**straightness, axis=1)
+    cone = cone_of(sh_order(coeffs.shape[1]), max_angle_deg)
+    n_inside = len(cone.directions)
+    values = coeffs.astype(np.float32) @ cone.matrix
+    inside = np.maximum(values[:, :n_inside], 0)
+    cosine = np.maximum(along.astype(np.float32) @ cone.directions.T, 0)
+    weight = np.exp(straightness * np.log(np.maximum(cosine, _LEAST_COSINE)))
+    vertex: IntArray = np.argmax(inside * weight, axis=1)
     rows = np.arange(len(values))
     for _ in range(_N_CLIMBS):
-        around = near[best]
-        best = around[rows, np.argmax(values[rows[:, None], around], axis=1)]
-    return directions[best]
+        around = cone.near[vertex]
+        # A neighbour may be outside the cone, or stand for the opposite direction.
+        there = cone.directions[np.minimum(around, n_inside - 1)]
+        towards = np.einsum("nj,nkj->nk", cone.directions[vertex], there)
+        can_climb = (around < n_inside) & (towards > 0)
+        heights = np.where(can_climb, values[rows[:, None], around], -np.inf)
+        best = np.argmax(heights, axis=1)
+        higher = heights[rows, best] > values[rows, vertex]
+        vertex = np.where(higher, around[rows, best], vertex)
+    return cone.peak_near(values, vertex)
 
 
 def blend(
@@ -255,29 +260,3 @@ def deterministic_streamlines(
         random_seed=random_seed + 1,  # for 0 DIPY takes the seed from the clock
     )
     return streamlines
-
-
-@cache
-def _directions_ahead(
-    order: int, widest_deg: float
-) -> tuple[FloatArray, Float32Array, IntArray]:
-    """Return directions in a cone, the spherical harmonics there, and their neighbours.
-
-    Returns
-    -------
-    directions : ndarray of shape (D, 3)
-        On a spiral around the third axis.
-    harmonics : ndarray of shape (C, D)
-    near : ndarray of shape (D, 20)
-        Indices of the nearest directions.
-    """
-    from dipy.reconst.shm import real_sh_tournier
-
-    turn = np.arange(_N_DIRECTIONS)
-    z = 1 - (1 - np.cos(np.deg2rad(widest_deg))) * turn / (_N_DIRECTIONS - 1)
-    azimuth = np.pi * (3 - np.sqrt(5)) * turn
-    across = np.sqrt(1 - z**2)
-    directions = np.stack([across * np.cos(azimuth), across * np.sin(azimuth), z], 1)
-    harmonics = real_sh_tournier(order, np.arccos(z), azimuth, legacy=False)[0]
-    near = np.argsort(-directions @ directions.T, axis=1)[:, :_N_NEAR]
-    return directions, harmonics.T.astype(np.float32), near
