@@ -22,7 +22,7 @@ from dipy_rnn.tracking import lengths_for_dipy
 _N_CLIMBS = 6  # from vertex to vertex of a cone, towards a peak
 _LEAST_COSINE = 1e-3  # smaller ones have a logarithm that is too large
 _N_ROTATIONS = 8  # of the sphere, for the points of one subject in a batch
-_LENGTHS_VOX = np.array([1.0, 250.0])  # limits of deterministic streamlines
+_LENGTHS_VOX = np.array([3.0, 250.0])  # limits of deterministic streamlines
 
 
 def largest_ahead(
