@@ -97,8 +97,8 @@ class RNNComparisonFlow(
         stopping_thr: float = 0.2,
         seed_density: int = 1,
         seed_count: int = 0,
-        minlen: int = 2,
-        maxlen: int = 500,
+        minlen: float = 2.0,
+        maxlen: float = 500.0,
         step_size: float = 0.5,
         pmf_threshold: float = 0.1,
         max_angle: float = 30.0,
@@ -162,9 +162,9 @@ class RNNComparisonFlow(
         seed_count : int, optional
             If above 0, places this number of seeds at random in the seeding mask,
             instead of seed_density.
-        minlen : int, optional
+        minlen : float, optional
             Minimum length (mm) of the streamlines.
-        maxlen : int, optional
+        maxlen : float, optional
             Maximum length (mm) of the streamlines.
         step_size : float, optional
             Step size (in mm) used for tracking.
