@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 import time
 from typing import TYPE_CHECKING
@@ -163,7 +163,7 @@ def _track_in_parts(subject: Subject, options: TrackingOptions) -> Outcome:
     """Track the parts of a subject at the same time, and join them in one file."""
     n = options.nbr_parts
     image, affine = io.load_volume(subject.stopping, options.n_stopping_axes)
-    counts, seconds = TrackingCounts(options.step_size), 0.0
+    counts, seconds = TrackingCounts(options.step_mm(affine)), 0.0
     with atomic_write(subject.tractogram) as path:
         folder = path.parent / "parts"
         folder.mkdir()
@@ -174,14 +174,16 @@ def _track_in_parts(subject: Subject, options: TrackingOptions) -> Outcome:
         for _, outcome in _run(parts, options.for_parts()):
             if isinstance(outcome, Exception):
                 raise outcome
-            counts += outcome.counts or TrackingCounts(options.step_size)
+            counts += outcome.counts or TrackingCounts(counts.step_mm)
             seconds += outcome.seconds
         lines = chain.from_iterable(
             io.read_tractogram(part.tractogram) for part in parts
         )
         _write(path, lines, image, affine, options)
     if options.save_picture:
-        _save_picture(subject.tractogram, counts.streamlines, image, affine)
+        from dipy_rnn.report import save_picture_of
+
+        save_picture_of(subject.tractogram, counts.streamlines, image, affine)
     return Outcome(subject, "tracked", counts, seconds)
 
 
@@ -207,7 +209,7 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
         (options.sh_basis, options.sh_frame),
         n_stopping_axes=options.n_stopping_axes,
     )
-    tissues = None
+    step_size, tissues = options.step_mm(affine), None
     criterion: StoppingCriterion
     if options.is_constrained:
         tissues = io.load_tissues(
@@ -216,14 +218,14 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
         if options.act:
             criterion = tissues.act_criterion()
         else:
-            criterion = tissues.cmc_criterion(options.step_size, voxel_sizes(affine))
+            criterion = tissues.cmc_criterion(step_size, voxel_sizes(affine))
     else:
         criterion = make_criterion(image, options.use_binary_mask, options.stopping_thr)
     n_seeds, batches = options.seeding.place(seeding, affine, subject.seeding, tissues)
     begin = n_seeds * subject.part // subject.n_parts
     end = n_seeds * (subject.part + 1) // subject.n_parts
 
-    counts = TrackingCounts(options.step_size)
+    counts = TrackingCounts(step_size)
     streamlines = track_selected(
         slice_batches(batches, begin, end),
         criterion,
@@ -231,13 +233,15 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
         counts,
         min_len=options.minlen,
         max_len=options.maxlen,
-        step_size=options.step_size,
+        step_size=step_size,
         only_valid_ends=options.is_constrained and not options.keep_rejected,
         select=options.seeding.select,
         progress_of=end - begin if options.is_local else 0,
         features=features,
         model=model,
         max_angle=options.max_angle,
+        max_cross=options.max_cross,
+        unidirectional=options.unidirectional,
         nbr_threads=options.nbr_threads,
         random_seed=options.seeding.random_seed,
         seed_buffer_fraction=options.seed_buffer_fraction,
@@ -250,7 +254,9 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
         )
         _write(subject.tractogram, lines, image, affine, options)
     if options.save_picture:
-        _save_picture(subject.tractogram, counts.streamlines, image, affine)
+        from dipy_rnn.report import save_picture_of
+
+        save_picture_of(subject.tractogram, counts.streamlines, image, affine)
     return Outcome(subject, "tracked", counts, time.monotonic() - start)
 
 
@@ -269,17 +275,3 @@ def _write(
         data_types=options.data_types,
         dtype=options.dtype,
     )
-
-
-def _save_picture(
-    path: Path, n_streamlines: int, image: AnyArray, affine: FloatArray
-) -> None:
-    """Draw some streamlines of a tractogram file over the stopping image."""
-    from dipy_rnn.report import N_DRAWN, save_picture
-
-    every = -(-max(n_streamlines, 1) // N_DRAWN)
-    lines = [line for line, _ in islice(io.read_tractogram(path), 0, None, every)]
-    if image.ndim == 4:
-        image = image[..., 2]  # white matter, in images of three and of five tissues
-    title = f"every {every}th of {n_streamlines}" if every > 1 else ""
-    save_picture(path.with_suffix(".png"), lines, image, affine, title=title)

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
-from importlib import metadata
 import json
 import logging
-import os
 from pathlib import Path
-import platform
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -27,7 +24,6 @@ from dipy_rnn.io import (
     load_pam,
     load_subject,
     load_volume,
-    read_tractogram,
 )
 from dipy_rnn.pipeline import Seeding
 from dipy_rnn.workflows.inputs import Files, find_files, pair_files
@@ -45,7 +41,12 @@ logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
 _TRACTOGRAMS = ("out_candidate", "out_reference", "out_yardstick")
 _OUTPUTS = ("out_report", "out_metrics", *_TRACTOGRAMS)  # in the order of run
-_PACKAGES = ("dipy_rnn", "dipy", "torch", "numpy", "scipy", "nibabel", "plotly")
+# Options of tracking, in the order in which the page lists them.
+_OPTIONS = (
+    *("model_file", "tracking_method", "use_binary_mask", "stopping_thr"),
+    *("seed_density", "seed_count", "minlen", "maxlen", "step_size", "pmf_threshold"),
+    *("max_angle", "random_seed"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +97,8 @@ class RNNComparisonFlow(
         stopping_thr: float = 0.2,
         seed_density: int = 1,
         seed_count: int = 0,
-        minlen: int = 2,
-        maxlen: int = 500,
+        minlen: float = 2.0,
+        maxlen: float = 500.0,
         step_size: float = 0.5,
         pmf_threshold: float = 0.1,
         max_angle: float = 30.0,
@@ -161,9 +162,9 @@ class RNNComparisonFlow(
         seed_count : int, optional
             If above 0, places this number of seeds at random in the seeding mask,
             instead of seed_density.
-        minlen : int, optional
+        minlen : float, optional
             Minimum length (mm) of the streamlines.
-        maxlen : int, optional
+        maxlen : float, optional
             Maximum length (mm) of the streamlines.
         step_size : float, optional
             Step size (in mm) used for tracking.
@@ -258,20 +259,8 @@ class RNNComparisonFlow(
         io_it = self.get_io_iterator()
 
         check_installed(("jinja2", "matplotlib", "plotly"), "The report", "viz")
-        options: dict[str, Any] = {
-            "model_file": model_file,
-            "tracking_method": tracking_method,
-            "use_binary_mask": use_binary_mask,
-            "stopping_thr": stopping_thr,
-            "seed_density": seed_density,
-            "seed_count": seed_count,
-            "minlen": minlen,
-            "maxlen": maxlen,
-            "step_size": step_size,
-            "pmf_threshold": pmf_threshold,
-            "max_angle": max_angle,
-            "random_seed": random_seed,
-        }
+        arguments = locals()
+        options = {name: arguments[name] for name in _OPTIONS}
         if not self._compares_existing:
             from dipy_rnn.model import load_model
 
@@ -326,7 +315,8 @@ def _track(
     batch_size: int,
 ) -> _Comparison:
     """Load a subject and track it with all trackers."""
-    from dipy_rnn.evaluation.comparison import model_facts, track_beside
+    from dipy_rnn.evaluation.comparison import track_beside
+    from dipy_rnn.evaluation.facts import model_facts
     from dipy_rnn.stopping import make_criterion
 
     features, stopping, mask, affine = load_subject(
@@ -380,27 +370,12 @@ def _load_existing(
     candidate_path: Path, reference_path: Path, image_path: Path, random_seed: int
 ) -> _Comparison:
     """Load two existing tractograms and find which streamlines are partners."""
-    from dipy_rnn.evaluation import find_partners
-    from dipy_rnn.evaluation.comparison import Tracked
+    from dipy_rnn.evaluation.comparison import load_beside
 
     image, affine = load_volume(image_path)
-    paths = {"candidate": candidate_path, "reference": reference_path}
-    names = {key: path.name for key, path in paths.items()}
-    if len(set(names.values())) == 1:
-        names = {key: str(path) for key, path in paths.items()}
-    tracked, seeds = {}, []
-    for key, path in paths.items():
-        loaded = list(read_tractogram(path))
-        tracked[key] = Tracked(names[key], [line for line, _ in loaded])
-        has_seeds = all("seeds" in values for _, values in loaded)
-        seeds.append([values["seeds"] for _, values in loaded] if has_seeds else None)
-    if None in seeds:
-        logger.info("A file contains no seeds, so partners are nearest streamlines")
-    else:
-        logger.info("Partners are streamlines of the same seed")
-    streamlines = [by.streamlines for by in tracked.values()]
+    tracked, pairs = load_beside(candidate_path, reference_path)
     return _Comparison(
-        title=f"{names['candidate']} beside {names['reference']}",
+        title=" beside ".join(by.label for by in tracked.values()),
         tracked=tracked,
         image=image,
         affine=affine,
@@ -411,7 +386,7 @@ def _load_existing(
             "image": str(image_path),
         },
         options={"random_seed": random_seed},
-        pairs=find_partners(*streamlines, *seeds),
+        pairs=pairs,
     )
 
 
@@ -424,8 +399,8 @@ def _report(
 ) -> None:
     """Compute the metrics, and save them and the page."""
     from dipy_rnn._atomic import atomic_write
-    from dipy_rnn._threads import count_threads
     from dipy_rnn.evaluation.definitions import Metric
+    from dipy_rnn.evaluation.facts import machine_facts
     from dipy_rnn.evaluation.metrics import measure, partner_distances
     from dipy_rnn.report import write_report
 
@@ -446,13 +421,7 @@ def _report(
         "title": subject.title,
         "date": date.today().isoformat(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in _PACKAGES},
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "cores": os.cpu_count(),
-            "threads": count_threads(nbr_threads),
-        },
+        **machine_facts(nbr_threads),
         "inputs": subject.inputs,
         "options": subject.options,
     }

@@ -13,7 +13,7 @@ from dipy_rnn._checks import check_installed
 from dipy_rnn.workflows.cohort import COLUMNS, Outcome, find_subjects, track_subjects
 from dipy_rnn.workflows.inputs import Files, pair_files
 from dipy_rnn.workflows.outputs import CheckedOutputs
-from dipy_rnn.workflows.track_options import TrackingOptions
+from dipy_rnn.workflows.track_options import STEP_SIZE, TrackingOptions
 
 logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
@@ -46,10 +46,13 @@ class RNNTrackingFlow(
         seeds_per_mm3: float = 0.0,
         seed_at_interface: bool = False,
         select: int = 0,
-        minlen: int = 2,
-        maxlen: int = 500,
-        step_size: float = 0.5,
+        minlen: float = 2.0,
+        maxlen: float = 500.0,
+        step_size: float = STEP_SIZE,
+        step_vox: float = 0.0,
         max_angle: float = 30.0,
+        max_cross: int = 1,
+        unidirectional: bool = False,
         model_file: str = "default",
         sh_basis: str | None = None,
         sh_frame: str = "voxel",
@@ -134,15 +137,24 @@ class RNNTrackingFlow(
             If above 0, tracking ends when this number of streamlines is selected. Seeds
             are placed at random. At most as many seeds are tracked as seed_count,
             seeds_per_voxel or seeds_per_mm3 sets, by default 100 per streamline.
-        minlen : int, optional
+        minlen : float, optional
             Minimum length (mm) of the streamlines.
-        maxlen : int, optional
+        maxlen : float, optional
             Maximum length (mm) of the streamlines.
         step_size : float, optional
             Step size (in mm) used for tracking.
+        step_vox : float, optional
+            If above 0, step size in voxels, instead of step_size: 0.5 is half the edge
+            of a voxel. The edge is the cube root of the volume of the voxel.
         max_angle : float, optional
             Maximum angle (degrees) between consecutive segments of a streamline: it
             ends where the next step would turn by more.
+        max_cross : int, optional
+            Maximum number of peaks of the fODF to track from each seed, the largest
+            first; 0 or -1 tracks all peaks.
+        unidirectional : bool, optional
+            If True, track only to one side of the seed: along the direction of the peak
+            that points up (superior).
         model_file : string, optional
             Name of a model that comes with dipy_rnn, or path to a model file.
         sh_basis : string, optional
@@ -251,7 +263,9 @@ class RNNTrackingFlow(
 
         from dipy_rnn.model import load_model
 
-        load_model(model_file, device=device).check_step(step_size)
+        model = load_model(model_file, device=device)
+        if not step_vox:  # otherwise the step is known when the images are loaded
+            model.check_step(step_size)
         errors: list[Exception] = []
         try:
             for outcome in track_subjects(due, options):
@@ -283,11 +297,14 @@ def _log(outcome: Outcome, options: TrackingOptions) -> None:
         return
     logger.info(
         f"{subject.fodf}: {counts.seeds} seeds, {counts.without_direction} without a "
-        f"fibre direction, {counts.streamlines} streamlines of {options.minlen} to "
-        f"{options.maxlen} mm. "
+        f"fibre direction, {counts.streamlines} streamlines of {options.minlen:g} to "
+        f"{options.maxlen:g} mm, with steps of {counts.step_mm:g} mm. "
         + ("All streamlines:" if options.is_constrained else "Why tracking stopped:")
     )
-    for row in counts.table(by_streamline=options.is_constrained).splitlines():
+    table = counts.table(
+        by_streamline=options.is_constrained, n_ends=2 - options.unidirectional
+    )
+    for row in table.splitlines():
         logger.info(row)
     if not counts.streamlines:
         logger.warning(

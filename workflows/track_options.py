@@ -12,13 +12,15 @@ import numpy as np
 from dipy_rnn._checks import check_least
 from dipy_rnn.io import check_sh_format
 from dipy_rnn.pipeline import Seeding, plan_workers
+from dipy_rnn.spatial import voxel_sizes
 from dipy_rnn.workflows.inputs import Files
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-    from dipy_rnn._typing import ArrayLike
+    from dipy_rnn._typing import ArrayLike, FloatArray
     from dipy_rnn.tracking import Streamline
+STEP_SIZE = 0.5  # mm, by default
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,13 @@ class TrackingOptions:
     gm_files: Files
     csf_files: Files
     keep_rejected: bool
-    minlen: int
-    maxlen: int
+    minlen: float
+    maxlen: float
     step_size: float
+    step_vox: float
     max_angle: float
+    max_cross: int
+    unidirectional: bool
     model_file: str
     sh_basis: str | None
     sh_frame: str
@@ -89,10 +94,21 @@ class TrackingOptions:
                 "use_binary_mask is for binary masks, but act and cmc take tissue "
                 "maps; leave it out."
             )
+        if self.is_constrained and self.unidirectional:
+            raise ValueError(
+                "unidirectional streamlines have one tracked end, but act and cmc test "
+                "both ends; leave it out."
+            )
         if bool(self.gm_files) != bool(self.csf_files):
             raise ValueError(
                 "gm_files and csf_files need each other; give both, or give an image "
                 "of all tissues as stopping_files."
+            )
+        check_least("step_vox", self.step_vox, 0)
+        if self.step_vox and self.step_size != STEP_SIZE:
+            raise ValueError(
+                f"step_size is {self.step_size:g} and step_vox {self.step_vox:g}; both "
+                "set the step: give one of them."
             )
         check_least("downsample", self.downsample, 1)
         check_least("compress", self.compress, 0)
@@ -117,6 +133,15 @@ class TrackingOptions:
     def is_local(self) -> bool:
         """Whether this process tracks the subjects, one after the other."""
         return self.engine == "serial" and not self.scheduler
+
+    def step_mm(self, affine: FloatArray) -> float:
+        """Return the step in mm on the grid of a subject.
+
+        It is rounded to nanometres, as voxel sizes in NIfTI files are float32.
+        """
+        if not self.step_vox:
+            return self.step_size
+        return round(self.step_vox * float(voxel_sizes(affine).prod()) ** (1 / 3), 6)
 
     def for_parts(self) -> TrackingOptions:
         """Return the options for parts, which keep all points in full precision."""

@@ -9,7 +9,8 @@ differ. :func:`dipy_rnn.evaluation.metrics.measure` computes the metrics of the 
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from hashlib import sha256
+import logging
+from pathlib import Path
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -25,11 +26,15 @@ import numpy as np
 
 from dipy_rnn import _checks, sampling, spatial
 from dipy_rnn._dipy_compat import dipy_is_at_least
-from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, FloatArray
-from dipy_rnn.model import Model, model_path
+from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, FloatArray, IntArray
+from dipy_rnn.evaluation.partners import find_partners
+from dipy_rnn.io import read_tractogram
+from dipy_rnn.model import Model
 from dipy_rnn.sampling import FeatureVolume, sh_order
 from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking import lengths_for_dipy, rnn_tracking
+
+logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
 _TRACKERS = {
     "deterministic": deterministic_tracking,
@@ -365,38 +370,55 @@ def _peaks_on(
     )
 
 
-def model_facts(model: Model) -> dict[str, str | int | None]:
-    """Return what a report says about a model.
+def load_beside(
+    candidate: Path, reference: Path
+) -> tuple[dict[str, Tracked], IntArray]:
+    """Load two tractogram files, and find which streamlines are partners.
+
+    Partners are streamlines of the same seed if both files contain seeds, otherwise
+    nearest streamlines (:func:`dipy_rnn.evaluation.find_partners`).
 
     Parameters
     ----------
-    model : dipy_rnn.model.Model
-        Loaded from a file.
+    candidate, reference : Path
+        Tractogram files.
 
     Returns
     -------
-    facts : dict of str to str, int or None
-        Name, SHA-256 of the file, architecture, number of parameters, frame, orders of
-        the spherical harmonics, step sizes, training data and versions of the packages
-        used for training. None if the metadata does not contain the value.
+    tracked : dict of str to Tracked
+        ``"candidate"`` and ``"reference"``. The labels are the names of the files, or
+        their paths if the names are equal.
+    partners : ndarray of shape (N,), int
+        For each streamline of the candidate, the index of its partner in the reference;
+        -1 without a partner.
+
+    Raises
+    ------
+    ValueError, OSError
+        If a file cannot be read.
 
     Examples
     --------
-    >>> from dipy_rnn import load_model
-    >>> model_facts(load_model("default"))["architecture"]
-    'moving_frame'
+    >>> import tempfile
+    >>> from dipy_rnn.io import write_tractogram
+    >>> path = Path(tempfile.mkdtemp()) / "one.trk"
+    >>> write_tractogram(path, [(np.ones((2, 3)), {})], np.eye(4), (3, 3, 3))
+    1
+    >>> tracked, partners = load_beside(path, path)
+    >>> list(tracked), len(tracked["candidate"].streamlines)
+    (['candidate', 'reference'], 1)
     """
-    metadata = model.metadata
-    provenance = metadata.provenance
-    versions = provenance.get("versions", {}).items()
-    return {
-        "name": model.name,
-        "sha256": sha256(model_path(model.name).read_bytes()).hexdigest(),
-        "architecture": metadata.architecture or "a network of its own",
-        "parameters": provenance.get("parameters"),
-        "frame": metadata.frame,
-        "orders": ", ".join(map(str, metadata.orders)) or None,
-        "steps": "{:g} to {:g} mm".format(*metadata.step_mm),
-        "trained on": provenance.get("data"),
-        "with": ", ".join(f"{name} {version}" for name, version in versions) or None,
-    }
+    paths = {"candidate": candidate, "reference": reference}
+    is_same_name = candidate.name == reference.name
+    tracked, seeds = {}, []
+    for key, path in paths.items():
+        loaded = list(read_tractogram(path))
+        label = str(path) if is_same_name else path.name
+        tracked[key] = Tracked(label, [line for line, _ in loaded])
+        has_seeds = all("seeds" in values for _, values in loaded)
+        seeds.append([values["seeds"] for _, values in loaded] if has_seeds else None)
+    if None in seeds:
+        logger.info("A file contains no seeds, so partners are nearest streamlines")
+    else:
+        logger.info("Partners are streamlines of the same seed")
+    return tracked, find_partners(*(by.streamlines for by in tracked.values()), *seeds)

@@ -4,6 +4,7 @@ If the seeds are known, :func:`find_partners` pairs streamlines of the same seed
 Otherwise it pairs each streamline with the nearest one (:func:`nearest_streamlines`).
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from dipy.tracking.streamline import set_number_of_points
@@ -72,7 +73,8 @@ def find_partners(
     """Find a partner in another tractogram for each streamline.
 
     If the seeds of both tractograms are given, partners are streamlines of the same
-    seed. Otherwise the partner is the nearest one (:func:`nearest_streamlines`).
+    seed: the nearest of them, if there are several (``max_cross``). Otherwise the
+    partner is the nearest of all (:func:`nearest_streamlines`).
 
     Parameters
     ----------
@@ -101,8 +103,16 @@ def find_partners(
     [0]
     """
     if seeds is not None and other_seeds is not None:
-        index_of = {_seed_key(seed): i for i, seed in enumerate(other_seeds)}
-        found = [index_of.get(_seed_key(seed), -1) for seed in seeds]
+        of_seed: defaultdict[tuple[float, ...], list[int]] = defaultdict(list)
+        for i, seed in enumerate(other_seeds):
+            of_seed[_seed_key(seed)].append(i)
+        found = []
+        for line, seed in zip(streamlines, seeds):
+            same = of_seed.get(_seed_key(seed), [-1])
+            if len(same) > 1:
+                _, nearest = nearest_streamlines([line], [others[i] for i in same])
+                same = [same[i] for i in nearest] or [-1]
+            found.append(same[0])
         return np.array(found, dtype=int)
     partners = np.full(len(streamlines), -1)
     indices, nearest = nearest_streamlines(streamlines, others)

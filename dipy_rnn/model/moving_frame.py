@@ -260,7 +260,9 @@ class MovingFrameGRU(nn.Module):
         for layer in self.gru:
             state = encoded.new_zeros(sizes[0], self.hidden)
             states = []
-            for seen, step, n in zip(layer.from_input(memory).split(sizes), steps, sizes):
+            for seen, step, n in zip(
+                layer.from_input(memory).split(sizes), steps, sizes
+            ):
                 state = layer(seen, state[:n], step)
                 states.append(state)
             memory = torch.cat(states)

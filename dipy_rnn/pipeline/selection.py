@@ -44,6 +44,9 @@ class TrackingCounts:
     ends : collections.Counter of tuple of 2 dipy_rnn.stopping.StopReason
         Number of streamlines, selected or not, for each pair of reasons (forward,
         backward).
+    without_direction : int, optional
+        Number of seeds at which the fODF has no direction to start along. They are
+        among `seeds`.
 
     Examples
     --------
@@ -57,18 +60,14 @@ class TrackingCounts:
     streamlines: int = 0
     steps: int = 0
     ends: Counter[tuple[StopReason, StopReason]] = field(default_factory=Counter)
+    without_direction: int = 0
 
     @property
     def mean_length_mm(self) -> float:
         """Mean length of the selected streamlines; 0 without streamlines."""
         return self.steps * self.step_mm / max(self.streamlines, 1)
 
-    @property
-    def without_direction(self) -> int:
-        """Number of seeds at which the fODF has no direction to start along."""
-        return self.seeds - sum(self.ends.values())
-
-    def table(self, *, by_streamline: bool) -> str:
+    def table(self, *, by_streamline: bool, n_ends: int = 2) -> str:
         """Format how often tracking stopped for which reasons.
 
         Parameters
@@ -77,6 +76,9 @@ class TrackingCounts:
             If True, count streamlines: those with two valid ends, and the others by
             reason, as for anatomically constrained tracking. If False, count the
             reasons at all ends.
+        n_ends : int, optional
+            Number of ends of a streamline at which tracking stopped: 1 if it was
+            unidirectional.
 
         Returns
         -------
@@ -89,7 +91,7 @@ class TrackingCounts:
             return format_fates(self.ends)
         stops: Counter[StopReason] = Counter()
         for ends, n in self.ends.items():
-            for stop in ends:
+            for stop in ends[:n_ends]:
                 stops[stop] += n
         return format_tally(stops)
 
@@ -101,6 +103,7 @@ class TrackingCounts:
             self.streamlines + other.streamlines,
             self.steps + other.steps,
             self.ends + other.ends,
+            self.without_direction + other.without_direction,
         )
 
 
@@ -198,11 +201,15 @@ def _track_batches(
     from dipy_rnn.tracking import track
 
     for seeds in batches:
-        done = counts.seeds
+        done = 0
         for line in track(seeds, stopping_criterion, affine, **options):
-            counts.seeds = done + line.seed_index + 1
+            if line.seed_index >= done:  # the first streamline of this seed
+                counts.seeds += line.seed_index + 1 - done
+                counts.without_direction += line.seed_index - done
+                done = line.seed_index + 1
             yield line
-        counts.seeds = done + len(seeds)
+        counts.seeds += len(seeds) - done
+        counts.without_direction += len(seeds) - done
 
 
 def _select(

@@ -17,6 +17,7 @@ from dipy_rnn.report.plots import (
     draw_tractograms,
     png,
     save_picture,
+    save_picture_of,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "draw_tractograms",
     "png",
     "save_picture",
+    "save_picture_of",
     "write_report",
 ]
 

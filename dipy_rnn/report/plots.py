@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ import numpy as np
 
 from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array, FloatArray
+from dipy_rnn.io import read_tractogram
 from dipy_rnn.report.panels import (
     COLOURS,
     MARGIN_MM,
@@ -191,6 +193,49 @@ def save_picture(
     content = png(draw_tractograms({title: streamlines}, image, affine))
     with atomic_write(path) as partial:
         partial.write_bytes(content)
+
+
+def save_picture_of(
+    tractogram: Path, n_streamlines: int, image: AnyArray, affine: FloatArray
+) -> None:
+    """Save a plot of a tractogram file beside the file, as PNG.
+
+    Parameters
+    ----------
+    tractogram : Path
+        Tractogram file. The plot has the same name, with the suffix ``.png``.
+    n_streamlines : int
+        Number of streamlines in the file. If it is large, every n-th of them is drawn.
+    image : ndarray of shape (X, Y, Z) or (X, Y, Z, T)
+        Drawn below the streamlines. Of an image of T tissues, white matter is drawn.
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+
+    Raises
+    ------
+    ValueError, ImportError
+        As :func:`save_picture`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from dipy_rnn.io import write_tractogram
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> phantom = crossing_phantom()
+    >>> path = Path(tempfile.mkdtemp()) / "phantom.trk"
+    >>> lines = ((line, {}) for line in phantom.streamlines(20)[0])
+    >>> n = write_tractogram(path, lines, phantom.affine, phantom.shape)
+    >>> save_picture_of(path, n, phantom.mask(), phantom.affine)
+    >>> path.with_suffix(".png").exists()
+    True
+    """
+    every = -(-max(n_streamlines, 1) // N_DRAWN)
+    lines = [line for line, _ in islice(read_tractogram(tractogram), 0, None, every)]
+    if image.ndim == 4:
+        image = image[..., 2]  # white matter, in images of three and of five tissues
+    title = f"every {every}th of {n_streamlines}" if every > 1 else ""
+    save_picture(tractogram.with_suffix(".png"), lines, image, affine, title=title)
 
 
 def draw_tractograms(

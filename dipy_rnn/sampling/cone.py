@@ -199,7 +199,9 @@ def cone_of(order: int, max_angle_deg: float) -> Cone:
     angle = np.deg2rad(min(max_angle_deg, 90.0))
     n_rings = max(2, int(np.ceil(angle / np.deg2rad(_SPACING_DEG))))
     inside = _rings(np.linspace(0, angle, n_rings + 1), np.deg2rad(_SPACING_DEG))
-    n_around = int(np.ceil((np.pi / 2 - angle) / np.deg2rad(_SPACING_AROUND_DEG) - 1e-9))
+    n_around = int(
+        np.ceil((np.pi / 2 - angle) / np.deg2rad(_SPACING_AROUND_DEG) - 1e-9)
+    )
     colatitudes = np.linspace(angle, np.pi / 2, n_around + 1)[1:]
     vertices = np.concatenate(
         [inside, _rings(colatitudes, np.deg2rad(_SPACING_AROUND_DEG))]

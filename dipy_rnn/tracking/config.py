@@ -133,7 +133,6 @@ class TrackingConfig:
             random_seed=random_seed,
         )
 
-
     @property
     def step_edges(self) -> float:
         """Step size divided by the edge of a voxel (:func:`dipy_rnn.spatial.voxel_edge`)."""

@@ -55,7 +55,7 @@ def run(
     n_slots: int = 0,
     nbr_threads: int = 1,
 ) -> Iterator[Streamline]:
-    """Track all seeds of a queue.
+    """Track all starts of a queue.
 
     Parameters
     ----------
@@ -72,7 +72,8 @@ def run(
     Yields
     ------
     streamline : Streamline
-        In the order of the seeds. Skipped seeds have none.
+        In the order of the starts: by seed, then by first direction. Skipped starts
+        have none.
     """
     groups = _groups(predictor, criterion, queue, config, n_slots, nbr_threads)
     waiting: dict[int, Streamline] = {}
@@ -84,8 +85,8 @@ def run(
         while groups:
             with torch_threads(1):  # each thread of the engine calls torch
                 for finished in advance_all(lambda each: each.advance(_STEPS), groups):
-                    for line in finished.split(queue.seeds_mm):
-                        waiting[line.seed_index] = line
+                    lines = finished.split(queue.seeds_mm, queue.max_peaks)
+                    waiting.update(zip(finished.start_index.tolist(), lines))
             groups = [slots for slots in groups if slots.busy]
             while due in waiting or due in queue.skipped:
                 if due in waiting:

@@ -296,9 +296,7 @@ class ScriptedStates:
         status[~inside] = sampling.OUTSIDE
         in_frames = features
         if predictor.in_frame or self._cone is not None:
-            in_frames = sampling.rotate(
-                features, rows, handedness=predictor.handedness
-            )
+            in_frames = sampling.rotate(features, rows, handedness=predictor.handedness)
         direction = rows[:, 2]
         if predictor.in_frame:
             features = in_frames

@@ -68,8 +68,8 @@ class FinishedStreamlines:
 
     Parameters
     ----------
-    seed_index : ndarray of shape (k,)
-        Indices of their seeds.
+    start_index : ndarray of shape (k,)
+        Indices of their starts (:class:`dipy_rnn.tracking.seed_queue.SeedQueue`).
     n_points : ndarray of shape (k,)
         Numbers of points.
     n_forward : ndarray of shape (k,)
@@ -86,7 +86,7 @@ class FinishedStreamlines:
     (0, 3)
     """
 
-    seed_index: IntArray
+    start_index: IntArray
     n_points: IntArray
     n_forward: IntArray
     points_mm: FloatArray
@@ -106,13 +106,17 @@ class FinishedStreamlines:
             )
         )
 
-    def split(self, seeds_mm: FloatArray) -> Iterator[Streamline]:
+    def split(
+        self, seeds_mm: FloatArray, starts_per_seed: int = 1
+    ) -> Iterator[Streamline]:
         """Yield each streamline as a record of its own.
 
         Parameters
         ----------
         seeds_mm : ndarray of shape (N, 3)
             All seeds of the run.
+        starts_per_seed : int, optional
+            Largest number of starts of a seed.
 
         Yields
         ------
@@ -120,18 +124,19 @@ class FinishedStreamlines:
         """
         ends = np.cumsum(self.n_points)
         for index, n_points, n_forward, end, forward_stop, backward_stop in zip(
-            self.seed_index.tolist(),
+            self.start_index.tolist(),
             self.n_points.tolist(),
             self.n_forward.tolist(),
             ends.tolist(),
             self.forward_stop.tolist(),
             self.backward_stop.tolist(),
         ):
+            seed_index = index // starts_per_seed
             yield Streamline(
                 # A copy, as a view would keep the whole block in memory.
                 self.points_mm[end - n_points : end].copy(),
-                index,
-                seeds_mm[index],
+                seed_index,
+                seeds_mm[seed_index],
                 _REASONS[forward_stop],
                 _REASONS[backward_stop],
                 n_forward,

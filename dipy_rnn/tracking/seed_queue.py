@@ -1,4 +1,7 @@
-"""A queue of seeds with first directions, from which free slots take the next seeds."""
+"""A queue of seeds with first directions, from which free slots take the next starts.
+
+A *start* is a seed with one of its first directions. Each start gives a streamline.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,16 @@ from dipy_rnn.tracking.predictor import Predictor
 # efficient, and small enough to limit memory and to give every thread some work.
 _SEEDS_AHEAD = 1024
 
-# Seed indices, seeds in voxels, first frames.
-_Seeds: TypeAlias = tuple[IntArray, FloatArray, FloatArray]
+# Start indices, seeds in voxels, first frames.
+_Starts: TypeAlias = tuple[IntArray, FloatArray, FloatArray]
 
 
 class SeedQueue:
     """The seeds of a run in their order, with their first directions.
 
-    A seed is skipped if it is outside the image or has no first direction.
+    The first direction number k of the seed number i is the start number
+    ``i * max_peaks + k``. A start is skipped if the seed is outside the image, or has
+    fewer first directions.
 
     Parameters
     ----------
@@ -35,6 +40,8 @@ class SeedQueue:
     directions : ndarray of shape (N, 3), optional
         First directions, in components along the voxel axes, of any length. A direction
         of length zero means that there is none. If None, the predictor computes them.
+    max_peaks : int, optional
+        Largest number of first directions of a seed.
     n_ahead : int, optional
         Number of seeds whose first directions are computed at a time.
 
@@ -59,11 +66,14 @@ class SeedQueue:
         affine: FloatArray,
         directions: FloatArray | None = None,
         *,
+        max_peaks: int = 1,
         n_ahead: int = _SEEDS_AHEAD,
     ) -> None:
         #: All seeds of the run, of shape (N, 3).
         self.seeds_mm = seeds_mm
-        #: Indices of seeds that were skipped.
+        #: Largest number of starts of a seed.
+        self.max_peaks = max_peaks
+        #: Indices of starts that were skipped.
         self.skipped: set[int] = set()
         self._predictor = predictor
         self._affine = affine
@@ -71,18 +81,19 @@ class SeedQueue:
         self._n_ahead = min(n_ahead, _SEEDS_AHEAD)
         self._lock = Lock()
         self._next = 0
-        self._ready: _Seeds = (
+        self._ready: _Starts = (
             np.empty(0, np.int64),
             np.empty((0, 3)),
             np.empty((0, 3, 3)),
         )
 
     def __len__(self) -> int:
-        """Return the number of seeds left, including those that will be skipped."""
-        return len(self.seeds_mm) - self._next + len(self._ready[0])
+        """Return the number of starts left, including those that will be skipped."""
+        n_seeds = len(self.seeds_mm) - self._next
+        return n_seeds * self.max_peaks + len(self._ready[0])
 
-    def take(self, n: int) -> _Seeds:
-        """Take the next seeds. Several threads may call this.
+    def take(self, n: int) -> _Starts:
+        """Take the next starts. Several threads may call this.
 
         Parameters
         ----------
@@ -91,10 +102,10 @@ class SeedQueue:
         Returns
         -------
         index : ndarray of shape (k,)
-            Seed indices. If k is below n, no further seeds are left, or another thread
-            is preparing the last ones.
+            Start indices. If k is below n, no further starts are left, or another
+            thread is preparing the last ones.
         seeds_vox : ndarray of shape (k, 3)
-            Voxel coordinates.
+            Seeds in voxel coordinates.
         first_frames : ndarray of shape (k, 3, 3)
             Moving frames at the seeds. ``e3`` is the first direction.
         """
@@ -106,7 +117,7 @@ class SeedQueue:
                     self._ready = index[n:], seeds_vox[n:], first_frames[n:]
                     return index[:n], seeds_vox[:n], first_frames[:n]
                 self._next = stop = min(start + self._n_ahead, len(self.seeds_mm))
-            # A thread that finds too few seeds prepares more, without the lock. Other
+            # A thread that finds too few starts prepares more, without the lock. Other
             # threads can prepare the next ones at the same time.
             prepared = self._prepare(start, stop)
             with self._lock:
@@ -117,21 +128,23 @@ class SeedQueue:
                     np.concatenate([first_frames, prepared[2]]),
                 )
 
-    def _prepare(self, start: int, stop: int) -> _Seeds:
-        """Return the seeds of a range, except those that are skipped."""
+    def _prepare(self, start: int, stop: int) -> _Starts:
+        """Return the starts of a range of seeds, except those that are skipped."""
         seeds_vox = spatial.to_voxels(self.seeds_mm[start:stop], self._affine)
         predictor = self._predictor
         if self._directions is None:
-            first = predictor.first_directions(seeds_vox, 1)[:, 0]
+            first = predictor.first_directions(seeds_vox, self.max_peaks)
         else:
-            first = self._directions[start:stop]
-        length = np.linalg.norm(first, axis=1)
+            first = self._directions[start:stop, None]
+        length = np.linalg.norm(first, axis=2)
         limits = np.array(predictor.data.shape[:3]) - 0.5
         inside = ((seeds_vox >= -0.5) & (seeds_vox < limits)).all(axis=1)
-        good = inside & (length > 0)
-        self.skipped.update((start + np.flatnonzero(~good)).tolist())
-        kept = np.flatnonzero(good)
+        good = inside[:, None] & (length > 0)
+        seed, peak = np.nonzero(good)
+        index = (start + seed) * self.max_peaks + peak
+        every = np.arange(start * self.max_peaks, stop * self.max_peaks)
+        self.skipped.update(np.setdiff1d(every, index, assume_unique=True).tolist())
         first_frames = frames.from_tangents(
-            first[kept] / length[kept, None], predictor.axes
+            first[good] / length[good][:, None], predictor.axes
         )
-        return start + kept, seeds_vox[kept], first_frames
+        return index, seeds_vox[seed], first_frames

@@ -39,6 +39,8 @@ def rnn_tracking(
     step_size: float = 0.2,
     max_angle: float = 60.0,
     pmf_threshold: float = PMF_THRESHOLD,
+    max_cross: int = 1,
+    unidirectional: bool = False,
     basis_type: str | None = None,
     legacy: bool = True,
     nbr_threads: int = 0,
@@ -64,9 +66,10 @@ def rnn_tracking(
         Voxel to mm, with up to 0.1 degrees of shear.
     seed_directions : array_like of shape (N, 3), optional
         First directions, in components along the voxel axes, of any length. If None,
-        the largest peak of the fODF at each seed (``Predictor.first_directions`` in
-        ``predictor.py``). A seed gives no streamline if it is outside the image, if it
-        has no peak, or if its direction has length zero.
+        the largest peaks of the fODF at each seed (see ``max_cross``, and
+        ``Predictor.first_directions`` in ``predictor.py``). A seed gives no streamline
+        if it is outside the image, if it has no peak, or if its direction has length
+        zero.
     sh : array_like of shape (X, Y, Z, C), optional
         Spherical harmonics of the fODF, with the voxel axes as x, y and z. Give exactly
         one of ``sh``, ``pam`` and ``features``.
@@ -89,6 +92,16 @@ def rnn_tracking(
     pmf_threshold : float, optional
         A streamline ends where the largest value of the fODF in the cone is below this
         share of the largest value in any direction.
+    max_cross : int, optional
+        Largest number of peaks of the fODF that are tracked from each seed. Each peak
+        gives a streamline. If 0 or -1, all peaks are tracked (5 at most). Features
+        that are not an fODF have one first direction at each seed. It cannot be given
+        together with ``seed_directions``.
+    unidirectional : bool, optional
+        If True, track only from the seed along the first direction. The seed is then
+        the first point of each streamline. Of the two directions of a peak, the one
+        that points up is tracked (:mod:`dipy_rnn.sampling.peaks`). Give
+        ``seed_directions`` to choose the direction.
     basis_type : str, optional
         Basis of ``sh``: ``"descoteaux07"`` (also if None) or ``"tournier07"``.
     legacy : bool, optional
@@ -120,8 +133,9 @@ def rnn_tracking(
     Returns
     -------
     streamlines : generator
-        Yields ndarrays of shape (M, 3) in mm, in the order of the seeds. With
-        ``save_seeds``, yields tuples of such an array and the seed in mm.
+        Yields ndarrays of shape (M, 3) in mm, in the order of the seeds. Streamlines of
+        one seed are in the order of its peaks, the largest first. With ``save_seeds``,
+        yields tuples of a streamline and its seed in mm.
 
     Raises
     ------
@@ -156,6 +170,8 @@ def rnn_tracking(
         step_size=step_size,
         max_angle=max_angle,
         pmf_threshold=pmf_threshold,
+        max_cross=max_cross,
+        unidirectional=unidirectional,
         nbr_threads=nbr_threads,
         random_seed=random_seed,
         seed_buffer_fraction=seed_buffer_fraction,
@@ -183,6 +199,8 @@ def track(
     step_size: float = 0.2,
     max_angle: float = 60.0,
     pmf_threshold: float = PMF_THRESHOLD,
+    max_cross: int = 1,
+    unidirectional: bool = False,
     nbr_threads: int = 0,
     random_seed: int = 0,
     seed_buffer_fraction: float = 1.0,
@@ -196,15 +214,15 @@ def track(
     Parameters
     ----------
     seeds, stopping_criterion, affine, features, seed_directions, model, max_len,
-    step_size, max_angle, pmf_threshold, nbr_threads, random_seed,
-    seed_buffer_fraction, batch_size, device
+    step_size, max_angle, pmf_threshold, max_cross, unidirectional, nbr_threads,
+    random_seed, seed_buffer_fraction, batch_size, device
         See :func:`rnn_tracking`. A streamline that would be longer than ``max_len``
         ends with the first point that is too many. ``rnn_tracking`` discards it.
 
     Returns
     -------
     streamlines : generator of Streamline
-        In the order of the seeds.
+        In the order of the seeds, and of their peaks.
 
     Raises
     ------
@@ -237,6 +255,7 @@ def track(
                 f"seed_directions has {len(seed_directions)} rows and seeds "
                 f"{len(seeds)}: give one direction for each seed."
             )
+    max_peaks = _count_peaks(max_cross, seed_directions is not None)
     if not callable(getattr(stopping_criterion, "check_point", None)):
         raise ValueError(
             f"stopping_criterion is of type {type(stopping_criterion).__name__}; one "
@@ -263,6 +282,7 @@ def track(
         pmf_threshold=pmf_threshold,
         max_points=max_points,
         warm_up_points=model.metadata.replay_points,
+        unidirectional=unidirectional,
         random_seed=random_seed,
     )
     predictor = Predictor(features, model, spatial.axes(affine), nbr_threads)
@@ -271,6 +291,7 @@ def track(
         seeds,
         affine,
         seed_directions,
+        max_peaks=max_peaks,
         n_ahead=max(1, int(np.ceil(seed_buffer_fraction * len(seeds)))),
     )
     tracked = engine.run(
@@ -317,6 +338,17 @@ def _one_of(
         return sampling.pam_features(pam)
     assert features is not None
     return features
+
+
+def _count_peaks(max_cross: int, has_directions: bool) -> int:
+    """Return the largest number of first directions of a seed."""
+    n = check_count(max_cross, "max_cross", -1)
+    if has_directions and n != 1:
+        raise ValueError(
+            f"max_cross is {n}, but seed_directions gives one direction for each seed; "
+            "leave one of them out."
+        )
+    return min(n, sampling.MAX_PEAKS) if n > 0 else sampling.MAX_PEAKS
 
 
 def _seeded(tracked: Iterable[Streamline], random_seed: int) -> Iterator[Streamline]:

@@ -8,6 +8,7 @@ direction.
 """
 
 from collections.abc import Iterator
+
 from dipy.data import default_sphere, get_sphere
 from dipy.tracking.stopping_criterion import ThresholdStoppingCriterion
 from dipy.tracking.tracker import deterministic_tracking
@@ -66,7 +67,9 @@ def largest_ahead(
     directions = np.tile([0.0, 0.0, 1.0], (len(coeffs), 1))
     # A rotation for each part of the points.
     for part in np.array_split(np.arange(len(coeffs)), _N_ROTATIONS):
-        vertices = default_sphere.vertices @ Rotation.random(random_state=rng).as_matrix()
+        vertices = (
+            default_sphere.vertices @ Rotation.random(random_state=rng).as_matrix()
+        )
         vertices = vertices * np.where(vertices[:, 2:] < 0, -1.0, 1.0)
         vertices = vertices[vertices[:, 2] > np.cos(np.deg2rad(max_angle_deg))]
         if not len(vertices):

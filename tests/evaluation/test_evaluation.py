@@ -224,6 +224,14 @@ def test_partners_have_the_same_seed_if_the_seeds_are_known():
     assert find_partners([], [], [], []).shape == (0,)
 
 
+def test_of_several_streamlines_of_a_seed_the_partner_is_the_nearest():
+    lines = [LINE, LINE + [0, 5, 0], NOTHING]
+    others = [LINE, LINE + [0, 6, 0], LINE + [0, 1, 0], LINE + [0, 5, 0]]
+    seeds = [[1.0, 0, 0]] * 3
+    other_seeds = [[2.0, 0, 0], [1.0, 0, 0], [1.0, 0, 0], [2.0, 0, 0]]
+    assert_array_equal(find_partners(lines, others, seeds, other_seeds), [2, 1, -1])
+
+
 def test_the_nearest_streamline_is_that_of_an_exhaustive_search():
     rng = np.random.default_rng(2)
     lines, others = (

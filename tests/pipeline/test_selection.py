@@ -50,6 +50,23 @@ def test_all_batches_are_tracked_as_one(inputs):
     assert counts.mean_length_mm == np.mean(steps) * STEP_MM
 
 
+@pytest.mark.parametrize(("n", "n_seeds"), [(0, 4), (3, 3)])
+def test_seeds_are_counted_once_if_they_have_several_streamlines(inputs, n, n_seeds):
+    # No peak, one peak, two peaks where the bundles cross, and no peak.
+    outside, alone, crossing = [1e3, 0, 0], [-12.0, 0, 0], [0.0, 0, 0]
+    batches = [np.array([outside, alone]), np.array([crossing, outside])]
+    lines, counts = select((batches, *inputs[1:]), max_cross=2, select=n)
+    assert len(lines) == counts.streamlines == sum(counts.ends.values()) == 3
+    assert (counts.seeds, counts.without_direction) == (n_seeds, n_seeds - 2)
+    assert [line.seed_mm.tolist() for line in lines] == [alone, crossing, crossing]
+
+
+def test_the_one_end_of_a_unidirectional_streamline_is_counted_once(inputs):
+    lines, counts = select(inputs, unidirectional=True)
+    table = counts.table(by_streamline=False, n_ends=1)
+    assert [int(row.split()[2]) for row in table.splitlines()] == [len(lines)] == [6]
+
+
 def test_streamlines_outside_of_the_limits_are_counted_but_not_selected(inputs):
     lengths = [len(line.points_mm) for line in select(inputs)[0]]
     for conditions in ({"min_len": max(lengths) + 1}, {"max_len": min(lengths) - 1}):
@@ -61,7 +78,9 @@ def test_streamlines_outside_of_the_limits_are_counted_but_not_selected(inputs):
 def test_only_streamlines_with_valid_ends_are_selected(inputs):
     # Nearly every step turns by more than this angle.
     lines, counts = select(inputs, max_angle=0.01, only_valid_ends=True)
-    invalid = sum(n for ends, n in counts.ends.items() if StopReason.NOTHING_AHEAD in ends)
+    invalid = sum(
+        n for ends, n in counts.ends.items() if StopReason.NOTHING_AHEAD in ends
+    )
     assert len(lines) == 6 - invalid and invalid > 0
 
 

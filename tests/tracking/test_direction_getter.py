@@ -90,6 +90,50 @@ def test_local_tracking_and_the_engine_give_the_same_streamlines(newton, sizes):
     assert share_identical(theirs, ours) >= 0.995
 
 
+@pytest.mark.parametrize("n_peaks", [1, 2, None])
+@pytest.mark.parametrize("unidirectional", [False, True])
+def test_local_tracking_and_the_engine_track_the_same_peaks(
+    newton, n_peaks, unidirectional
+):
+    world = NoisyWorld(n_seeds=25)
+    getter = RNNDirectionGetter(world.features, affine=world.affine, model=newton)
+    with warnings.catch_warnings():  # DIPY warns of unidirectional tracking
+        warnings.simplefilter("ignore", UserWarning)
+        tracker = LocalTracking(
+            getter,
+            world.criterion,
+            world.seeds,
+            world.affine,
+            1.0,
+            max_cross=n_peaks,
+            maxlen=1000,
+            minlen=1,
+            unidirectional=unidirectional,
+            save_seeds=True,
+            return_all=False,
+        )
+    theirs, their_seeds = zip(*tracker)
+    ours, our_seeds = zip(
+        *rnn_tracking(
+            world.seeds,
+            world.criterion,
+            world.affine,
+            features=world.features,
+            model=newton,
+            step_size=1.0,
+            max_cross=n_peaks or -1,
+            unidirectional=unidirectional,
+            save_seeds=True,
+            min_len=0,
+            return_all=False,
+        )
+    )
+    npt.assert_allclose(our_seeds, their_seeds, atol=1e-9)
+    assert share_identical(theirs, ours) >= 0.99
+    if n_peaks != 1:
+        assert len(ours) > len({tuple(seed) for seed in our_seeds})
+
+
 def test_the_shipped_model_gives_the_same_streamlines_through_both_interfaces():
     world = NoisyWorld(n_seeds=25)
     directions = np.random.default_rng(0).normal(size=(25, 3))

@@ -50,7 +50,7 @@ def test_both_ends_of_a_streamline_must_be_valid(reason):
 
 
 def block(*lines):
-    """Make a block of (seed index, x coordinates, n_forward, both stops)."""
+    """Make a block of (start index, x coordinates, n_forward, both stops)."""
     index, xs, n_forward, forward_stop, backward_stop = zip(*lines)
     return FinishedStreamlines(
         np.array(index),
@@ -74,6 +74,12 @@ def assert_is(line, index, xs, n_forward, forward_stop, backward_stop):
     assert (line.seed_index, line.n_forward) == (index, n_forward)
     assert line.forward_stop is forward_stop
     assert line.backward_stop is backward_stop
+
+
+def test_several_starts_have_one_seed():
+    lines = block(FIRST, SECOND, THIRD).split(SEEDS, 4)  # starts 7, 0 and 3
+    for line, index, expected in zip(lines, (1, 0, 0), (FIRST, SECOND, THIRD)):
+        assert_is(line, index, *expected[1:])
 
 
 def test_a_block_is_split_into_records():
@@ -109,5 +115,5 @@ def test_blocks_are_joined_in_their_order():
 def test_no_block_gives_an_empty_block():
     joined = FinishedStreamlines.joined([])
     assert joined.points_mm.shape == (0, 3)
-    assert len(joined.seed_index) == len(joined.n_points) == 0
+    assert len(joined.start_index) == len(joined.n_points) == 0
     assert list(joined.split(SEEDS)) == []

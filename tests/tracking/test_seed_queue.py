@@ -55,6 +55,32 @@ def test_taking_no_seed_and_taking_from_an_empty_queue():
         assert len(empty) == 0
 
 
+class FewPeaks(Recorder):
+    """A predictor for which a seed at x has x first directions, of length 1, 2 .."""
+
+    def first_directions(self, points_vox, max_peaks):
+        numbers = np.arange(1.0, max_peaks + 1)
+        found = numbers <= points_vox[:, :1]
+        return np.where(found, numbers, 0)[..., None] * [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("n_ahead", [1, 3])
+@pytest.mark.parametrize("n", [1, 100])
+def test_each_first_direction_of_a_seed_is_a_start(n, n_ahead):
+    xs = [2.0, 0.0, 1.0, 40.0, 7.0]
+    seeds = np.column_stack([xs, np.ones((5, 2))])
+    predictor = FewPeaks(shape=(30, 3, 3))
+    queue = SeedQueue(predictor, seeds, np.eye(4), max_peaks=3, n_ahead=n_ahead)
+    assert len(queue) == 15
+    index, seeds_vox, first_frames = take_all(queue, n)
+    assert len(queue) == 0
+    # Of the seed number i, the starts are 3 i, 3 i + 1 and 3 i + 2.
+    assert index.tolist() == [0, 1, 6, 12, 13, 14]
+    assert queue.skipped == {2, 3, 4, 5, 7, 8, 9, 10, 11}
+    assert seeds_vox[:, 0].tolist() == [2, 2, 1, 7, 7, 7]
+    npt.assert_allclose(first_frames[:, 2], [[1.0, 0, 0]] * 6)
+
+
 @pytest.mark.parametrize("peaks", [True, False])
 def test_seeds_and_frames_do_not_depend_on_how_many_are_prepared_at_a_time(peaks):
     world = NoisyWorld(affine_of((2.0, 3.0, 4.0), OBLIQUE_ROTATION))

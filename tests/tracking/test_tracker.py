@@ -21,10 +21,12 @@ from worlds import (
     share_identical,
 )
 
-from dipy_rnn import rnn_tracking, sampling, stopping
-from dipy_rnn.phantom import circle_phantom
+from dipy_rnn import rnn_tracking, sampling, spatial, stopping
+from dipy_rnn.model import load_model
+from dipy_rnn.phantom import circle_phantom, crossing_phantom
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.tracking import track
+from dipy_rnn.tracking.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +322,95 @@ def test_the_affine_of_a_pam_may_differ_by_a_rounding_error(noisy, newton):
     assert share_identical(*lines, 0.0) == 1
 
 
+@pytest.mark.parametrize("max_cross", [2, -1])
+def test_two_bundles_that_cross_at_a_seed_give_a_streamline_each(max_cross):
+    phantom = crossing_phantom(90)  # both bundles go 21.6 mm from 0 to either side
+    seed = np.zeros(3)
+    lines, seeds = zip(
+        *rnn_tracking(
+            [seed, [1e3, 0, 0], [-15.0, 0, 0]],
+            BinaryStoppingCriterion(phantom.mask()),
+            phantom.affine,
+            sh=phantom.fodf(),
+            step_size=1.0,
+            max_cross=max_cross,
+            save_seeds=True,
+        )
+    )
+    npt.assert_allclose(seeds, [seed, seed, [-15.0, 0, 0]], atol=1e-12)
+    for line in lines:
+        # Straight along one of the axes, through the seed, from end to end.
+        extent = np.sort(np.ptp(line, axis=0))
+        npt.assert_allclose(extent, [0, 0, 2 * 21.6], atol=2.5)
+    axes = [int(np.argmax(np.ptp(line, axis=0))) for line in lines]
+    assert sorted(axes[:2]) == [0, 1] and axes[2] == 0
+
+
+def test_streamlines_of_a_seed_come_in_the_order_of_its_peaks(noisy, newton):
+    options = {"features": noisy.features, "model": newton, "step_size": 1.0}
+    arguments = noisy.criterion, noisy.affine
+    axes = spatial.axes(noisy.affine)
+    predictor = Predictor(noisy.features, load_model(newton), axes, 1)
+    seeds_vox = spatial.to_voxels(noisy.seeds, noisy.affine)
+    peaks = predictor.first_directions(seeds_vox, 3)
+    assert 3 > (n_peaks := peaks.any(axis=2).sum(axis=1)).min() and n_peaks.max() > 1
+    alone = [
+        list(track(noisy.seeds, *arguments, seed_directions=peaks[:, k], **options))
+        for k in range(3)
+    ]
+    expected = sorted(
+        ((line.seed_index, k, line) for k in range(3) for line in alone[k]),
+        key=lambda each: each[:2],
+    )
+    for way in ({"batch_size": 5}, {"nbr_threads": 2, "seed_buffer_fraction": 0.1}):
+        lines = list(track(noisy.seeds, *arguments, max_cross=3, **options, **way))
+        assert [line.seed_index for line in lines] == [i for i, _, _ in expected]
+        for line in lines:
+            npt.assert_array_equal(line.seed_mm, noisy.seeds[line.seed_index])
+        points = [line.points_mm for line in lines]
+        assert share_identical(points, [e.points_mm for _, _, e in expected]) >= 0.99
+
+
+def test_features_without_peaks_have_one_first_direction_for_any_max_cross(follower):
+    lines = list(
+        track(
+            [[4.0, 1, 1], [5.0, 1, 1]],
+            everywhere((9, 3, 3)),
+            np.eye(4),
+            features=sampling.raw_features(np.full((9, 3, 3, 3), 1.0)),
+            model=follower,
+            step_size=1.0,
+            max_cross=4,
+        )
+    )
+    assert [line.seed_index for line in lines] == [0, 1]
+
+
+def test_unidirectional_streamlines_start_at_the_seed(follower):
+    field = np.broadcast_to([1.0, 0.0, 0.0], (30, 3, 3, 3))
+
+    def lines(**options):
+        return list(
+            rnn_tracking(
+                [[20.0, 1, 1], [9.0, 1, 1]],
+                everywhere(field.shape[:3]),
+                np.eye(4),
+                features=sampling.raw_features(field),
+                seed_directions=[[1.0, 0, 0], [0.9, 0, 0]],
+                model=follower,
+                step_size=1.0,
+                min_len=0,
+                unidirectional=True,
+                **options,
+            )
+        )
+
+    both = lines(return_all=False)  # the image has 30 voxels along x
+    npt.assert_allclose(both[0], np.column_stack([np.arange(20, 30), *[[1] * 10] * 2]))
+    npt.assert_allclose(both[1][:, 0], np.arange(9, 30))
+    assert [len(line) for line in lines(max_len=15)] == [10]
+
+
 def test_no_seeds_give_no_streamlines(noisy, newton):
     assert (
         list(
@@ -431,6 +522,10 @@ def test_arguments_are_not_changed(noisy, newton):
         ({"random_seed": -1}, "random_seed"),
         ({"seed_buffer_fraction": 0}, "seed_buffer_fraction"),
         ({"seed_directions": [[1.0, 0, 0]]}, "seed_directions"),
+        ({"seed_directions": np.ones((60, 3)), "max_cross": 2}, "seed_directions"),
+        ({"max_cross": -2}, "max_cross"),
+        ({"max_cross": 1.5}, "max_cross"),
+        ({"max_cross": None}, "max_cross"),
         ({"affine": np.zeros((4, 4))}, "affine"),
         ({"affine": np.eye(3)}, "affine"),
         ({"stopping_criterion": None}, "stopping_criterion"),

@@ -556,7 +556,9 @@ def test_the_target_stays_in_the_cone_and_on_the_side_of_the_peak(lobes):
 
 
 # Vertices of DIPY's sphere are 8 degrees apart.
-@pytest.mark.parametrize(("target_rule", "limit_deg"), [(largest_ahead, 7), (peak_along, 3)])
+@pytest.mark.parametrize(
+    ("target_rule", "limit_deg"), [(largest_ahead, 7), (peak_along, 3)]
+)
 @pytest.mark.parametrize("frame", ["local", "voxel"])
 def test_a_target_rule_returns_the_peak_not_the_streamline(
     target_rule, limit_deg, frame, lobes, oblique_affine
@@ -784,7 +786,9 @@ def test_batches_vary_and_have_all_subjects_before_one_occurs_twice(
         dice = np.random.default_rng()
         dice.bit_generator.state = rng.bit_generator.state
         calls.append((len(subject), step_vox, dice.random()))
-        return draw_sequences(subject, *arguments, step_vox=step_vox, rng=rng, **options)
+        return draw_sequences(
+            subject, *arguments, step_vox=step_vox, rng=rng, **options
+        )
 
     monkeypatch.setattr(state, "draw_sequences", recording)
     fit(untrained(), subjects, small_recipe(n_updates=3, n_references=7))

@@ -79,7 +79,7 @@ def test_a_process_that_dies_fails_only_its_own_job():
 
 def test_counts_of_parts_are_added():
     parts = [
-        TrackingCounts(0.5, 4, n, steps, Counter({"end": n}))
+        TrackingCounts(0.5, 4, n, steps, Counter({"end": n}), 4 - n)
         for n, steps in ((0, 0), (1, 20), (3, 12))
     ]
     whole = sum(parts, TrackingCounts(0.5))

@@ -204,6 +204,84 @@ def test_step_and_lengths_are_in_mm(subject):
         assert len(subject.run("--step_size", 1.0, option, limit)) == n
 
 
+def test_lengths_may_have_decimals(subject, messages):
+    lengths = lengths_mm(subject.run("--step_size", 0.5, "--minlen", 2, "--maxlen", 60))
+    assert " streamlines of 2 to 60 mm, with steps of 0.5 mm." in messages.text
+    # Lengths are counted in points, as in DIPY: n steps of 0.5 mm are n + 1 points.
+    longest = lengths.max()
+    assert longest % 0.5 < 1e-3 or longest % 0.5 > 0.499
+    for more, n in ((0.5, 1), (1.0, 0)):
+        kept = subject.run("--step_size", 0.5, "--minlen", round(longest + more, 1))
+        assert (len(kept) > 0) == n
+
+
+def test_the_step_may_be_in_voxels(subject, tmp_path, messages):
+    # On voxels of 1 x 2 x 4 mm, the cube root of the volume is 2 mm.
+    phantom = subject.phantom.on_grid(
+        np.array([[1.0, 0, 0, -20], [0, 2, 0, -19], [0, 0, 4, -8], [0, 0, 0, 1]]),
+        (40, 20, 5),
+    )
+    write_pam(subject.pam, phantom.fodf(), phantom.affine)
+    mask = phantom.mask().astype(np.float32)
+    save_nifti(subject.stopping, mask, phantom.affine)
+    seeds = np.zeros_like(mask)
+    seeds[10:30:5, 9, 2] = 1
+    save_nifti(subject.seeding, seeds, phantom.affine)
+    for parts in (1, 2):
+        lines = subject.run("--step_vox", 0.25, "--nbr_parts", parts)
+        steps = [np.linalg.norm(np.diff(line, axis=0), axis=1) for line in lines]
+        npt.assert_allclose(np.concatenate(steps), 0.5, atol=1e-3)
+        assert "with steps of 0.5 mm" in messages.text
+        messages.clear()
+    for line in (
+        refusal(*subject.inputs, "--step_vox", 2, "--out_dir", tmp_path / "no"),
+        refusal(*subject.inputs, "--step_size", 4, "--out_dir", tmp_path / "no"),
+    ):
+        assert "step_size is 4 mm, but the model default was trained" in line
+
+
+def test_several_peaks_are_tracked_from_each_seed(subject, messages):
+    seeds = np.zeros_like(subject.mask, np.uint8)
+    seeds[10, 10, 5] = seeds[4, 10, 5] = 1  # where the bundles cross, and in one alone
+    save_nifti(subject.seeding, seeds, subject.phantom.affine)
+    assert len(subject.run("--save_seeds")) == 2
+    assert " 2 seeds, 0 without a fibre direction, 2 streamlines" in messages.text
+    for max_cross in (2, -1):
+        messages.clear()
+        lines = subject.run("--save_seeds", "--max_cross", max_cross)
+        assert " 2 seeds, 0 without a fibre direction, 3 streamlines" in messages.text
+        saved = load_tractogram(
+            str(subject.folder / "out" / "out.trk"),
+            str(subject.stopping),
+            bbox_valid_check=False,
+        ).data_per_streamline["seeds"]
+        places = np.array(saved) @ np.linalg.inv(subject.phantom.affine[:3, :3]).T
+        assert np.ptp(places[:, 0].round(3)) == 6
+        assert (
+            sorted(places[:, 0].round(3).tolist()).count(places[:, 0].max().round(3))
+            == 2
+        )
+        along = [int(np.argmax(np.ptp(line, axis=0))) for line in lines]
+        assert along[0] == 0 and sorted(along[1:]) == [0, 1]
+
+
+def test_unidirectional_streamlines_start_at_their_seeds(subject, messages):
+    whole = subject.run("--step_size", 1.0)
+    halves = subject.run("--step_size", 1.0, "--unidirectional", "--save_seeds")
+    assert len(halves) == len(whole) == subject.n_seeds
+    seeds = load_tractogram(
+        str(subject.folder / "out" / "out.trk"),
+        str(subject.stopping),
+        bbox_valid_check=False,
+    ).data_per_streamline["seeds"]
+    for half, line, seed in zip(halves, whole, seeds):
+        npt.assert_allclose(half[0], seed, atol=1e-4)
+        npt.assert_allclose(half, line[len(line) - len(half) :], atol=1e-4)
+        assert len(half) < len(line)
+    # Each streamline has one end, which is counted once.
+    assert f" {subject.n_seeds}  the stopping criterion was met" in messages.text
+
+
 def test_a_threshold_or_a_binary_mask_stops_tracking(subject):
     ramp = subject.mask * np.linspace(0, 1, 20)[:, None, None]
     save_nifti(subject.stopping, ramp.astype(np.float32), subject.phantom.affine)
@@ -593,6 +671,14 @@ MISTAKES = {
         "empty seed mask",
     ),
     "step too large": (nothing, ("--step_size", 2.5), "step_size"),
+    "step in voxels": (nothing, ("--step_vox", -1), "step_vox is -1"),
+    "two steps": (
+        nothing,
+        ("--step_vox", 0.5, "--step_size", 1),
+        "step_size is 1 and step_vox 0.5; both set the step",
+    ),
+    "number of peaks": (nothing, ("--max_cross", -3), "max_cross is -3"),
+    "one end of act": (nothing, ("--act", "--unidirectional"), "unidirectional"),
     "lengths crossed": (nothing, ("--minlen", 20, "--maxlen", 10), "min_len"),
     "angle": (nothing, ("--max_angle", 270), "max_angle"),
     "density": (nothing, ("--seed_density", 0), "seed_density"),
@@ -765,6 +851,9 @@ def test_options_are_those_of_dipy_track_and_some_new_ones():
         "device",
         "batch_size",
         "save_picture",
+        "step_vox",
+        "max_cross",
+        "unidirectional",
     }
     for name in theirs.keys() & ours.keys() - {"max_angle", "out_tractogram"}:
         assert theirs[name].default == ours[name].default, name

@@ -74,7 +74,7 @@ class TorchSlots:
     ...     TrackingConfig.of(np.eye(4), step_size=1, max_angle=60, max_points=100),
     ...     n_slots=8)
     >>> while slots.busy:
-    ...     for index in slots.advance(100).seed_index:
+    ...     for index in slots.advance(100).start_index:
     ...         print(index)
     0
     """
