@@ -240,6 +240,7 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
         features=features,
         model=model,
         max_angle=options.max_angle,
+        pmf_threshold=options.pmf_threshold,
         max_cross=options.max_cross,
         unidirectional=options.unidirectional,
         nbr_threads=options.nbr_threads,

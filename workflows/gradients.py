@@ -77,8 +77,8 @@ class RNNGradientCheckFlow(
         step_size : float, optional
             Step size (in mm) used for tracking.
         max_angle : float, optional
-            Maximum angle (degrees) between consecutive segments of a streamline: it
-            ends where the next step would turn by more.
+            Maximum angle (degrees) between consecutive segments of a streamline: the
+            cone in which the next direction is sought.
         model_file : string, optional
             Name of a model that comes with dipy_rnn, or path to a model file.
         sh_basis : string, optional

@@ -51,6 +51,7 @@ class RNNTrackingFlow(
         step_size: float = STEP_SIZE,
         step_vox: float = 0.0,
         max_angle: float = 30.0,
+        pmf_threshold: float = 0.1,
         max_cross: int = 1,
         unidirectional: bool = False,
         model_file: str = "default",
@@ -147,8 +148,11 @@ class RNNTrackingFlow(
             If above 0, step size in voxels, instead of step_size: 0.5 is half the edge
             of a voxel. The edge is the cube root of the volume of the voxel.
         max_angle : float, optional
-            Maximum angle (degrees) between consecutive segments of a streamline: it
-            ends where the next step would turn by more.
+            Maximum angle (degrees) between consecutive segments of a streamline: the
+            cone in which the next direction is sought.
+        pmf_threshold : float, optional
+            Tracking stops where the fODF has no value in this cone that is at least
+            this share of its largest value.
         max_cross : int, optional
             Maximum number of peaks of the fODF to track from each seed, the largest
             first; 0 or -1 tracks all peaks.
@@ -172,7 +176,7 @@ class RNNTrackingFlow(
         save_stops : bool, optional
             If True, save why tracking stopped in both directions from the seed, as
             'forward_stop' and 'backward_stop' in 'data_per_streamline' (1 stopping
-            criterion, 2 outside of the image, 3 excluded tissue, 4 sharp turn, 5 too
+            criterion, 2 outside of the image, 3 excluded tissue, 4 nothing ahead, 5
             long, 6 no direction, 7 no data, 8 not finite).
         save_picture : bool, optional
             If True, save a picture (.png) of the streamlines over the stopping image,

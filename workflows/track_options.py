@@ -12,7 +12,7 @@ import numpy as np
 from dipy_rnn._checks import check_least
 from dipy_rnn.io import check_sh_format
 from dipy_rnn.pipeline import Seeding, plan_workers
-from dipy_rnn.spatial import voxel_sizes
+from dipy_rnn.spatial import voxel_edge
 from dipy_rnn.workflows.inputs import Files
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class TrackingOptions:
     step_size: float
     step_vox: float
     max_angle: float
+    pmf_threshold: float
     max_cross: int
     unidirectional: bool
     model_file: str
@@ -141,7 +142,7 @@ class TrackingOptions:
         """
         if not self.step_vox:
             return self.step_size
-        return round(self.step_vox * float(voxel_sizes(affine).prod()) ** (1 / 3), 6)
+        return round(self.step_vox * voxel_edge(affine), 6)
 
     def for_parts(self) -> TrackingOptions:
         """Return the options for parts, which keep all points in full precision."""

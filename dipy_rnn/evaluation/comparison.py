@@ -166,10 +166,8 @@ def track_beside(
     pam : dipy.direction.peaks.PeaksAndMetrics, optional
         Peaks that ``"eudx"`` follows, on its sphere. The other methods use its sphere
         only; without it, they use DIPY's default sphere.
-    model, min_len, max_len, step_size, max_angle
-        As for :func:`dipy_rnn.rnn_tracking`.
-    pmf_threshold : float, optional
-        Threshold of DIPY's algorithms for the values of the fODF.
+    model, min_len, max_len, step_size, max_angle, pmf_threshold
+        As for :func:`dipy_rnn.rnn_tracking`. All trackers get the same.
     nbr_threads : int, optional
         0 for every core.
     random_seed : int, optional
@@ -224,6 +222,7 @@ def track_beside(
                 seed_directions=directions,
                 step_size=step_size,
                 max_angle=max_angle,
+                pmf_threshold=pmf_threshold,
                 nbr_threads=nbr_threads,
                 save_seeds=True,
                 **options,
@@ -234,9 +233,7 @@ def track_beside(
 
     sphere = getattr(pam, "sphere", None) or default_sphere
     other_name, other = _other_sphere(sphere)
-    of_dipy = {"pmf_threshold": pmf_threshold} | lengths_for_dipy(
-        min_len, max_len, step_size
-    )
+    of_dipy = lengths_for_dipy(min_len, max_len, step_size)
     if method == "eudx":
         of_reference = {"pam": pam, "sphere": sphere, "random_seed": random_seed}
         of_baseline = of_reference | {

@@ -72,7 +72,11 @@ def model_facts(model: Model) -> dict[str, str | int | None]:
         "parameters": provenance.get("parameters"),
         "frame": about.frame,
         "orders": ", ".join(map(str, about.orders)) or None,
-        "steps": "{:g} to {:g} mm".format(*about.step_mm),
+        "steps": (
+            "{:g} to {:g} mm".format(*about.step_mm)
+            if about.inputs is None
+            else "{:g} to {:g} voxel edges".format(*about.step_vox)
+        ),
         "trained on": provenance.get("data"),
         "with": ", ".join(f"{name} {version}" for name, version in versions) or None,
     }

@@ -212,25 +212,18 @@ class Model:
             return data
         return with_order(data, wanted.order)
 
-    def check_step(self, step_mm: float, step_vox: float) -> None:
-        """Raise an error or warn if a step is outside the range of the training.
+    def check_step(self, step_mm: float) -> None:
+        """Raise ModelFileError if a step in mm is outside the range of the model.
 
         Parameters
         ----------
         step_mm : float
             Step in mm.
-        step_vox : float
-            Step divided by the edge of a voxel.
 
         Raises
         ------
         ModelFileError
-            If ``step_mm`` is outside ``metadata.step_mm``.
-
-        Warns
-        -----
-        UserWarning
-            If ``step_vox`` is outside ``metadata.step_vox``.
+            If it is outside ``metadata.step_mm``.
         """
         low, high = self.metadata.step_mm
         # The tolerance is for rounding errors: 0.2 mm may be given as 0.19999999.
@@ -239,6 +232,22 @@ class Model:
                 f"step_size is {step_mm:g} mm, but the model {self.name} was trained "
                 f"for {low:g} to {high:g} mm: choose a step in this range."
             )
+
+    def warn_of_step(self, step_mm: float, step_vox: float) -> None:
+        """Warn if a step relative to the voxels is outside the range of the training.
+
+        Parameters
+        ----------
+        step_mm : float
+            Step in mm.
+        step_vox : float
+            Step divided by the edge of a voxel.
+
+        Warns
+        -----
+        UserWarning
+            If ``step_vox`` is outside ``metadata.step_vox``.
+        """
         low, high = self.metadata.step_vox
         if not low * (1 - 1e-6) <= step_vox <= high * (1 + 1e-6):
             warnings.warn(

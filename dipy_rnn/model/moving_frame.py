@@ -246,7 +246,8 @@ class MovingFrameGRU(nn.Module):
         Parameters
         ----------
         encoded : torch.Tensor of shape (N, hidden)
-            Points of all sequences, packed (:class:`torch.nn.utils.rnn.PackedSequence`).
+            Points of all sequences, packed as in
+            :class:`torch.nn.utils.rnn.PackedSequence`.
         inputs : torch.Tensor of shape (N, 5)
         batch_sizes : torch.Tensor of shape (T,)
 
@@ -402,7 +403,7 @@ class FrameConstants:
 
     @property
     def n_factors(self) -> int:
-        """Number of factors: one along each vector, and one across each but the last."""
+        """Number of factors: along each vector, and across each but the last."""
         return 2 * self.n_vectors - 1
 
     @property

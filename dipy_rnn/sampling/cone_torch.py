@@ -1,4 +1,4 @@
-"""The largest value of an fODF in a cone, as torch operations: ``cone.py`` on a device."""
+"""The largest value of an fODF in a cone, on a device of torch."""
 
 import torch
 from torch import Tensor

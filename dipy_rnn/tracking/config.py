@@ -135,7 +135,7 @@ class TrackingConfig:
 
     @property
     def step_edges(self) -> float:
-        """Step size divided by the edge of a voxel (:func:`dipy_rnn.spatial.voxel_edge`)."""
+        """Step size divided by :func:`dipy_rnn.spatial.voxel_edge`."""
         return float(np.cbrt(np.prod(self.step_vox)))
 
     @property

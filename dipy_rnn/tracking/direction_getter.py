@@ -360,7 +360,9 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
                 "takes steps of a fixed length in mm."
             )
         step_vox = step_size / np.array(voxel_size)
-        self._predictor.model.check_step(step_size, float(np.cbrt(np.prod(step_vox))))
+        model = self._predictor.model
+        model.check_step(step_size)
+        model.warn_of_step(step_size, float(np.cbrt(np.prod(step_vox))))
         # The seed is in memory of DIPY that is valid only during the call: copy it.
         seed, points = np.array(seed), np.asarray(streamline)
         tangent, caller = unit_direction(direction), _caller()

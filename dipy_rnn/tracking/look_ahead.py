@@ -46,7 +46,8 @@ class Task:
     Examples
     --------
     >>> criterion = stopping.BinaryStoppingCriterion(np.ones((2, 2, 2)))
-    >>> Task(criterion, 1.0, (0.5, 0.5, 0.5), 60, 0.1, 501, False, 0).config(None).max_points
+    >>> task = Task(criterion, 1.0, (0.5, 0.5, 0.5), 60, 0.1, 501, False, 0)
+    >>> task.config(None).max_points
     1002
     """
 

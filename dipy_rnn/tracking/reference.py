@@ -256,8 +256,8 @@ def classify_step(
     frame : ndarray of shape (3, 3)
         The moving frame. ``e3`` is the incoming direction.
     status : int
-        What was found at the point: :data:`dipy_rnn.sampling.OUTSIDE`, ``EMPTY``,
-        ``NOTHING_AHEAD`` or ``DATA`` (:class:`dipy_rnn.tracking.predictor.HiddenStates`).
+        What was found at the point (:meth:`HiddenStates.predict`):
+        :data:`dipy_rnn.sampling.OUTSIDE`, ``EMPTY``, ``NOTHING_AHEAD`` or ``DATA``.
     min_cosine : float
         The smallest cosine of the angle between the direction and the tangent.
 

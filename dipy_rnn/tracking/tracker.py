@@ -274,7 +274,8 @@ def track(
     nbr_threads = count_threads(nbr_threads)
     check_cone(max_angle, pmf_threshold)
     model = load_model(model, device=device)
-    model.check_step(step_size, step_size / spatial.voxel_edge(affine))
+    model.check_step(step_size)
+    model.warn_of_step(step_size, step_size / spatial.voxel_edge(affine))
     config = TrackingConfig.of(
         affine,
         step_size=step_size,

@@ -69,8 +69,8 @@ def prepare_subject(
     folder : Path
         Created if it does not exist.
     max_step_vox : float
-        Largest step size to train for, in edges of a voxel. Streamlines shorter than two steps of this size
-        are dropped.
+        Largest step size to train for, in edges of a voxel. Streamlines shorter than
+        two steps of this size are dropped.
     notify : callable, optional
         Called with one line of text: how many streamlines were kept, and how many had
         which problem.

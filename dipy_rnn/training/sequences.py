@@ -30,8 +30,8 @@ LEAST_STEPS = 2.001
 _LEAST_SPREAD = 1e-9
 
 #: Returns target directions (N, 3), given the coefficients (N, C) in the frames of the
-#: streamlines, the streamlines' directions (N, 3) in these frames, the angle of the cone
-#: in which the target may lie (degrees), and a random generator.
+#: streamlines, the streamlines' directions (N, 3) in these frames, the angle of the
+#: cone in which the target may lie (degrees), and a random generator.
 TargetRule: TypeAlias = Callable[
     [Float32Array, FloatArray, float, np.random.Generator], FloatArray
 ]
@@ -272,8 +272,9 @@ def draw_sequences(
     >>> line = np.column_stack([np.linspace(1, 9, 30), np.full(30, 5), np.full(30, 5)])
     >>> subject = TrainingSubject.of(np.ones((10, 10, 10, 15), np.float32), np.eye(4),
     ...                              [line])
-    >>> sequences = draw_sequences(subject, 2, frame="voxel", step_vox=1.0, max_points=5,
-    ...                            rng=np.random.default_rng(0))
+    >>> sequences = draw_sequences(
+    ...     subject, 2, frame="voxel", step_vox=1.0, max_points=5,
+    ...     rng=np.random.default_rng(0))
     >>> sequences.features.shape[1]
     15
     """

@@ -326,7 +326,7 @@ class TorchSlots:
         return torch.cat(columns, dim=1)
 
     def _bend(self, tangents: Tensor) -> Tensor:
-        """Move tangents outside the cone to its border: ``bend`` in ``reference.py``."""
+        """Move tangents outside the cone to its border, as ``reference.bend``."""
         axis = self.frame[:, 2]
         along = (tangents * axis).sum(dim=1, keepdim=True)
         across = tangents - along * axis
