@@ -2,8 +2,9 @@
 
 FOLDER is as for real_data.py: a folder for each head, and one named fibercup. The fODF
 of a head is fitted once and kept in ``--work``. dipy_rnn and DIPY's
-`deterministic_tracking` get the same seeds and the same first directions. All tables
-compare whole streamlines.
+`deterministic_tracking` get the same seeds, first directions and options. Each row of
+``agreement`` and ``truth`` has one ``max_angle`` for all trackers. All tables compare
+whole streamlines.
 
 agreement
     On heads, and on unseen phantoms with a simulated scan: the share of streamlines
@@ -28,6 +29,7 @@ import argparse
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
+from itertools import product
 import os
 from pathlib import Path
 import platform
@@ -286,7 +288,8 @@ def show_agreement(models, arguments):
     width = max(map(len, (*models, "tracker")))
     print("\nagreement: share within 2 mm of deterministic_tracking")
     print(
-        f"{'data':16} {'step':>4} {'tracker':{width}} {'seeds':>6} {'agree':>6} "
+        f"{'data':16} {'step':>4} {'angle':>5} {'tracker':{width}} {'seeds':>6} "
+        f"{'agree':>6} "
         f"{'baseline':>9} {'difference':>10} {'se':>6} {'length':>6}"
     )
     n = arguments.n_seeds
@@ -302,21 +305,19 @@ def show_agreement(models, arguments):
                 [phantom_case(seed, snr, n_each) for seed in AGREEMENT_SEEDS],
             )
         )
-    finer, angle = get_sphere(name="symmetric724"), arguments.dipy_max_angle
+    finer = get_sphere(name="symmetric724")
     for name, cases in groups:
-        for step in (1.0, 0.5):
+        for step, angle in product((1.0, 0.5), arguments.max_angles):
             theirs = [x for case in cases for x in case.theirs(step, angle)]
             again = [x for case in cases for x in case.theirs(step, angle, finer)]
             baseline = agreement(theirs, again)
             for label, model in models.items():
-                ours = [
-                    x for c in cases for x in c.ours(model, step, arguments.max_angle)
-                ]
+                ours = [x for c in cases for x in c.ours(model, step, angle)]
                 same = agreement(theirs, ours)
                 difference = paired_difference(same, baseline)
                 ratio = mean_length_mm(ours, step) / mean_length_mm(theirs, step)
                 print(
-                    f"{name:16} {step:4.1f} {label:{width}} {len(same):6} "
+                    f"{name:16} {step:4.1f} {angle:5g} {label:{width}} {len(same):6} "
                     f"{same.mean():6.3f} {baseline.mean():9.3f} "
                     f"{difference.value:+10.3f} {difference.standard_error:6.3f} "
                     f"{ratio:6.3f}",
@@ -329,7 +330,8 @@ def show_truth(models, arguments):
     width = max(map(len, (*models, "tracker")))
     print("\ntruth: streamlines and known bundles, steps of 1 mm")
     print(
-        f"{'data':16} {'tracker':{width}} {'seeds':>6} {'valid':>6} {'invalid':>7} "
+        f"{'data':16} {'angle':>5} {'tracker':{width}} {'seeds':>6} {'valid':>6} "
+        f"{'invalid':>7} "
         f"{'none':>6} {'found':>7} {'overlap':>7} {'overreach':>9} {'F1':>6} "
         f"{'difference':>10} {'se':>6}"
     )
@@ -346,12 +348,11 @@ def show_truth(models, arguments):
     def scores_of(cases, track):
         return [score(track(case), known, case.affine) for case, known in cases]
 
-    for name, cases in groups.items():
-        theirs = scores_of(cases, lambda c: c.theirs(1.0, arguments.dipy_max_angle))
-        rows = {"DIPY": theirs}
+    for (name, cases), angle in product(groups.items(), arguments.max_angles):
+        rows = {"DIPY": scores_of(cases, lambda c, a=angle: c.theirs(1.0, a))}
         for label, model in models.items():
             rows[label] = scores_of(
-                cases, lambda c, m=model: c.ours(m, 1.0, arguments.max_angle)
+                cases, lambda c, m=model, a=angle: c.ours(m, 1.0, a)
             )
         valid = {
             label: np.concatenate([s.labels >= 0 for s in scores])
@@ -367,7 +368,7 @@ def show_truth(models, arguments):
                 f"{sum(s.n_bundles for s in scores)}"
             )
             row = (
-                f"{name:16} {label:{width}} {len(valid[label]):6} "
+                f"{name:16} {angle:5g} {label:{width}} {len(valid[label]):6} "
                 f"{mean('valid_connections'):6.3f} "
                 f"{mean('invalid_connections'):7.3f} {mean('no_connections'):6.3f} "
                 f"{found:>7} {mean('overlap'):7.3f} {mean('overreach'):9.3f} "
@@ -382,7 +383,11 @@ def show_truth(models, arguments):
 def show_volume(models, arguments):
     """Print how well the visited volume agrees with that of deterministic tracking."""
     width = max(map(len, (*models, "tracker")))
-    print("\nvolume: visited voxels, compared with deterministic_tracking, 1 mm")
+    angle = arguments.max_angles[0]
+    print(
+        "\nvolume: visited voxels, compared with deterministic_tracking, 1 mm, "
+        f"max_angle {angle:g}"
+    )
     print(f"{'data':16} {'tracker':{width}} {'seeds':>6} {'':5} {'Dice':>6} {'r':>6}")
     for name in arguments.heads:
         case = head_case(arguments.folder, name, arguments.work, 5 * arguments.n_seeds)
@@ -393,13 +398,11 @@ def show_volume(models, arguments):
         def density(lines, case=case):
             return visits(lines, case.affine, case.coefficients.shape[:3])
 
-        reference = density(case.theirs(1.0, arguments.dipy_max_angle))
-        rows = [("DIPY", "other", other.theirs(1.0, arguments.dipy_max_angle))]
+        reference = density(case.theirs(1.0, angle))
+        rows = [("DIPY", "other", other.theirs(1.0, angle))]
         for label, model in models.items():
             for which, chosen in (("same", case), ("other", other)):
-                rows.append(
-                    (label, which, chosen.ours(model, 1.0, arguments.max_angle))
-                )
+                rows.append((label, which, chosen.ours(model, 1.0, angle)))
         for label, which, lines in rows:
             visited = density(lines)
             print(
@@ -433,10 +436,11 @@ def main():
     )
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument(
-        "--max_angle", type=float, default=60.0, help="of dipy_rnn (degrees)"
-    )
-    parser.add_argument(
-        "--dipy_max_angle", type=float, default=45.0, help="of DIPY (degrees)"
+        "--max_angles",
+        type=float,
+        nargs="+",
+        default=[30.0, 45.0, 60.0],
+        help="of all trackers (degrees); volume uses the first one",
     )
     arguments = parser.parse_args()
     versions = ", ".join(
@@ -447,10 +451,8 @@ def main():
         f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, "
         f"{len(os.sched_getaffinity(0))} cores, {versions}"
     )
-    print(
-        f"--n_seeds {arguments.n_seeds} --max_angle {arguments.max_angle:g} "
-        f"--dipy_max_angle {arguments.dipy_max_angle:g}"
-    )
+    angles = " ".join(f"{angle:g}" for angle in arguments.max_angles)
+    print(f"--n_seeds {arguments.n_seeds} --max_angles {angles}")
     models = {model: load_model(model) for model in arguments.models}
     for name in arguments.only:
         start = time.perf_counter()

@@ -176,7 +176,7 @@ class RNNTrackingFlow(
         save_stops : bool, optional
             If True, save why tracking stopped in both directions from the seed, as
             'forward_stop' and 'backward_stop' in 'data_per_streamline' (1 stopping
-            criterion, 2 outside of the image, 3 excluded tissue, 4 nothing ahead, 5
+            criterion, 2 outside of the image, 3 excluded tissue, 4 nothing ahead, 5 too
             long, 6 no direction, 7 no data, 8 not finite).
         save_picture : bool, optional
             If True, save a picture (.png) of the streamlines over the stopping image,

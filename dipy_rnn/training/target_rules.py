@@ -8,6 +8,7 @@ direction.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 from dipy.data import default_sphere, get_sphere
 from dipy.tracking.stopping_criterion import ThresholdStoppingCriterion
@@ -16,12 +17,13 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dipy_rnn import spatial
-from dipy_rnn._typing import AnyArray, FloatArray, IntArray
+from dipy_rnn._typing import AnyArray, Float32Array, FloatArray, IntArray
 from dipy_rnn.sampling import cone_of, sh_order
 from dipy_rnn.tracking import lengths_for_dipy
 
 _N_CLIMBS = 6  # from vertex to vertex of a cone, towards a peak
 _LEAST_COSINE = 1e-3  # smaller ones have a logarithm that is too large
+_N_SPHERES = 256  # rotations to draw from
 _N_ROTATIONS = 8  # of the sphere, for the points of one subject in a batch
 _LENGTHS_VOX = np.array([3.0, 250.0])  # limits of deterministic streamlines
 
@@ -61,25 +63,33 @@ def largest_ahead(
     >>> bool(ahead[0, 2] > 0.99)
     True
     """
-    from dipy.reconst.shm import real_sh_tournier
-
     order = sh_order(coeffs.shape[1])
     directions = np.tile([0.0, 0.0, 1.0], (len(coeffs), 1))
     # A rotation for each part of the points.
-    for part in np.array_split(np.arange(len(coeffs)), _N_ROTATIONS):
-        vertices = (
-            default_sphere.vertices @ Rotation.random(random_state=rng).as_matrix()
-        )
-        vertices = vertices * np.where(vertices[:, 2:] < 0, -1.0, 1.0)
-        vertices = vertices[vertices[:, 2] > np.cos(np.deg2rad(max_angle_deg))]
-        if not len(vertices):
+    parts = np.array_split(np.arange(len(coeffs)), _N_ROTATIONS)
+    for part, rotation in zip(parts, rng.integers(_N_SPHERES, size=_N_ROTATIONS)):
+        vertices, harmonics = _rotated_sphere(order, int(rotation))
+        inside = vertices[:, 2] > np.cos(np.deg2rad(max_angle_deg))
+        if not inside.any():
             continue
-        colatitude = np.arccos(vertices[:, 2])
-        azimuth = np.arctan2(vertices[:, 1], vertices[:, 0])
-        harmonics = real_sh_tournier(order, colatitude, azimuth, legacy=False)[0]
-        values = coeffs[part].astype(np.float32) @ harmonics.T.astype(np.float32)
+        values = coeffs[part].astype(np.float32) @ harmonics[:, inside]
+        vertices = vertices[inside]
         directions[part] = vertices[np.argmax(values, axis=1)]
     return directions
+
+
+@cache
+def _rotated_sphere(order: int, number: int) -> tuple[FloatArray, Float32Array]:
+    """Return the upper vertices of a rotated sphere, and the harmonics there (C, V)."""
+    from dipy.reconst.shm import real_sh_tournier
+
+    rotation = Rotation.random(random_state=number).as_matrix()
+    vertices = default_sphere.vertices @ rotation
+    vertices = vertices * np.where(vertices[:, 2:] < 0, -1.0, 1.0)
+    colatitude = np.arccos(vertices[:, 2])
+    azimuth = np.arctan2(vertices[:, 1], vertices[:, 0])
+    harmonics = real_sh_tournier(order, colatitude, azimuth, legacy=False)[0]
+    return vertices, np.ascontiguousarray(harmonics.T, dtype=np.float32)
 
 
 def peak_along(

@@ -256,7 +256,7 @@ WORLDS = {
     "threshold criterion": {"ENDPOINT"},
     "act criterion": {"ENDPOINT"},
     "cmc criterion": {"ENDPOINT", "INVALID_POINT"},
-    "small angle, small step": {"ENDPOINT", "NOTHING_AHEAD"},
+    "small angle, small step": {"ENDPOINT"},
     "a streamline is too long": {"MAX_LENGTH"},
 }
 
