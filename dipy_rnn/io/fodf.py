@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from dipy_rnn._typing import AnyArray, FloatArray
@@ -11,12 +12,11 @@ from dipy_rnn.io.images import load_volume
 from dipy_rnn.sampling import SH_FRAMES
 
 if TYPE_CHECKING:
-    from dipy.direction.peaks import PeaksAndMetrics
     import h5py
 
     from dipy_rnn.sampling import FeatureVolume
 
-#: Names of the bases of spherical harmonics; the first one is DIPY's default.
+#: Names of the bases of spherical harmonics; the first one is the default of DIPY 1.
 SH_BASES = (
     "descoteaux07_legacy",
     "descoteaux07",
@@ -116,7 +116,7 @@ def load_features(
     return features, affine
 
 
-def load_pam(path: Path, *names: str) -> PeaksAndMetrics:
+def load_pam(path: Path, *names: str) -> SimpleNamespace:
     """Load the sphere and the named arrays of a peaks and metrics file.
 
     Parameters
@@ -127,8 +127,9 @@ def load_pam(path: Path, *names: str) -> PeaksAndMetrics:
 
     Returns
     -------
-    pam : dipy.direction.peaks.PeaksAndMetrics
-        A named array that the file does not contain is None.
+    pam : SimpleNamespace
+        With the attributes of DIPY's PeaksAndMetrics, which is in ``dipy.direction``
+        and may move in DIPY 2. An array that the file does not contain is None.
 
     Raises
     ------
@@ -143,13 +144,12 @@ def load_pam(path: Path, *names: str) -> PeaksAndMetrics:
     string is read here.
     """
     from dipy.core.sphere import Sphere
-    from dipy.direction.peaks import PeaksAndMetrics
     import h5py
 
     from dipy_rnn.spatial import check_affine
 
     check_is_file(path)
-    pam = PeaksAndMetrics()
+    pam = SimpleNamespace(sphere=None)
     try:
         with h5py.File(path, "r") as file:
             group = file["pam"]

@@ -14,7 +14,6 @@ from typing import Any
 import warnings
 
 from dipy.reconst.shm import real_sh_descoteaux
-from dipy.sims.voxel import add_noise
 import numpy as np
 
 from dipy_rnn import _checks, spatial
@@ -339,6 +338,9 @@ class Phantom:
         >>> crossing_phantom(90, shape=(15, 15, 9)).dwi(gtab, snr=20).shape
         (15, 15, 9, 2)
         """
+        # dipy.sims imports dipy.direction, which DIPY 2 may remove.
+        from dipy.sims.voxel import add_noise
+
         if len(evals) != 3 or evals[1] != evals[2]:
             raise ValueError(
                 f"evals is {evals}; three diffusivities are needed, the last two "
