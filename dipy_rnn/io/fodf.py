@@ -64,7 +64,7 @@ def load_features(
         for the values of a NIfTI file as they are.
     sh_basis : str or None
         One of ``SH_BASES``. If None, the basis is detected in a peaks and metrics
-        file; for a NIfTI file it is DIPY's default.
+        file; for a NIfTI file it is ``"descoteaux07_legacy"``.
     sh_frame : str
         Axes of the spherical harmonics: ``"voxel"`` or ``"scanner"``.
 
@@ -77,7 +77,8 @@ def load_features(
     Raises
     ------
     ValueError
-        If the file cannot be read or does not contain an fODF. If `sh_basis` or
+        If the file cannot be read or does not contain an fODF. If `sh_basis` is None
+        and the basis cannot be detected in a peaks and metrics file. If `sh_basis` or
         `sh_frame` is given with `kind` ``"raw"``, or the frame ``"scanner"`` with a
         peaks and metrics file.
     """

@@ -235,9 +235,9 @@ class Phantom:
         Returns
         -------
         sh : ndarray of shape (X, Y, Z, C), float32
-            Coefficients in DIPY's default basis (``descoteaux07`` [2]_, legacy),
-            along the voxel axes.  The integral over the sphere is the total fraction
-            of fibres.
+            Coefficients in the default basis of DIPY 1 (``descoteaux07`` [2]_,
+            legacy), along the voxel axes.  The integral over the sphere is the total
+            fraction of fibres.
 
         Raises
         ------
@@ -271,10 +271,13 @@ class Phantom:
         fibres = fractions > 0
         x, y, z = directions[fibres].astype(np.float64).T
         with warnings.catch_warnings():
-            # DIPY warns that its default basis may change in a future release.
+            # DIPY warns of legacy bases.
             warnings.simplefilter("ignore", PendingDeprecationWarning)
             deltas, _, orders = real_sh_descoteaux(
-                sh_order_max, np.arctan2(np.hypot(x, y), z), np.arctan2(y, x)
+                sh_order_max,
+                np.arctan2(np.hypot(x, y), z),
+                np.arctan2(y, x),
+                legacy=True,
             )
         smoothing = np.exp(-(np.radians(lobe_deg) ** 2) * orders * (orders + 1) / 2)
 

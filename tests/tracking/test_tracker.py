@@ -309,6 +309,20 @@ def test_a_pam_of_another_grid_is_refused(noisy):
         rnn_tracking(noisy.seeds, noisy.criterion, noisy.affine, pam=pam)
 
 
+def test_the_basis_of_a_pam_without_its_matrix_is_given(noisy):
+    from dipy.direction.peaks import PeaksAndMetrics
+
+    pam = PeaksAndMetrics()
+    pam.shm_coeff, pam.B = noisy.features.data, None
+    world = (noisy.seeds, noisy.criterion, noisy.affine)
+    with pytest.raises(ValueError, match="pam has no matrix B"):
+        rnn_tracking(*world, pam=pam)
+    lines = rnn_tracking(*world, pam=pam, basis_type="tournier07", legacy=False)
+    expected = rnn_tracking(*world, features=noisy.features)
+    for line, other in zip(lines, expected, strict=True):
+        npt.assert_array_equal(line, other)
+
+
 def test_no_seeds_give_no_streamlines(noisy, newton):
     assert (
         list(
