@@ -500,7 +500,7 @@ def network(name):
     if name == "cai2023":
         return cai2023()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit\.")
         return torch.jit.load(model_path(name))
 
 
