@@ -74,7 +74,7 @@ class World:
     Parameters
     ----------
     fodf : ndarray of shape (X, Y, Z, C)
-        In DIPY's default basis.
+        In the default basis of DIPY 1.
     five : ndarray of shape (X, Y, Z, 5)
         A 5TT image.
     affine : ndarray of shape (4, 4)

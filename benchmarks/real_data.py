@@ -143,6 +143,7 @@ def measure(head, work, model, n_seeds):
                 criterion,
                 affine,
                 sh=pam.shm_coeff,
+                legacy=True,
                 seed_directions=directions,
                 sphere=pam.sphere,
                 max_angle=30,

@@ -94,7 +94,7 @@ MAX_LEN = 500
 class Case:
     """Inputs of both trackers."""
 
-    coefficients: np.ndarray  # fODF in DIPY's default basis
+    coefficients: np.ndarray  # fODF in the default basis of DIPY 1
     features: sampling.FeatureVolume
     affine: np.ndarray
     criterion: object
@@ -149,6 +149,7 @@ class Case:
                 self.criterion,
                 self.affine,
                 sh=self.coefficients,
+                legacy=True,
                 seed_directions=self.directions,
                 sphere=sphere,
                 step_size=step_mm,
@@ -168,7 +169,7 @@ def mean_length_mm(lines, step_mm):
 
 
 def fit_csd(dwi, gtab, response, order, mask):
-    """Fit an fODF; return its coefficients in DIPY's default basis."""
+    """Fit an fODF; return its coefficients in the default basis of DIPY 1."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the default basis may change in the future
         model = ConstrainedSphericalDeconvModel(gtab, response, sh_order_max=order)

@@ -166,7 +166,9 @@ class Case:
         order = sampling.sh_order(self.coefficients.shape[3])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PendingDeprecationWarning)
-            sf = sh_to_sf(self.coefficients, default_sphere, sh_order_max=order)
+            sf = sh_to_sf(
+                self.coefficients, default_sphere, sh_order_max=order, legacy=True
+            )
         return np.maximum(sf, 0, out=sf)
 
     @cached_property
@@ -292,7 +294,10 @@ def dipy_local(case, seeds, threads):
 
     def call():
         getter = DeterministicMaximumDirectionGetter.from_shcoeff(
-            case.coefficients, max_angle=case.max_angle, sphere=default_sphere
+            case.coefficients,
+            max_angle=case.max_angle,
+            sphere=default_sphere,
+            legacy=True,
         )
         return local_tracking(case, case.criterion, seeds, getter)
 
@@ -318,7 +323,7 @@ def local_tracking(case, criterion, seeds, getter):
 def dipy(case, seeds, threads, tracker, source):
     """One of DIPY's newer trackers."""
     given = {
-        "sh": lambda: {"sh": case.coefficients},
+        "sh": lambda: {"sh": case.coefficients, "legacy": True},
         "sf": lambda: {"sf": case.sf, "sphere": default_sphere},
         "pam": lambda: {"pam": case.pam, "max_cross": 1, "sphere": case.pam.sphere},
     }[source]()
@@ -495,7 +500,7 @@ def network(name):
     if name == "cai2023":
         return cai2023()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit\.")
         return torch.jit.load(model_path(name))
 
 

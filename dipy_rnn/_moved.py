@@ -13,7 +13,7 @@ _MODULES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
         ("evaluation.comparison", "evaluation.metrics"),
         {"ALIKE_MM": "AGREEMENT_MM"},
     ),
-    "direction_getter": (("tracking",), {}),
+    "direction_getter": (("tracking.direction_getter",), {}),
     "evaluation": (("evaluation",), {"alike": "agreement"}),
     "frames": (("spatial.frames",), {"turned_round": "reverse"}),
     "gradients": (("gradient_check",), {"LEAST_SEEDS": "MIN_SEEDS"}),

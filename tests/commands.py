@@ -20,7 +20,7 @@ from dipy_rnn.workflows import cli
 def write_pam(path, fodf, affine, sh_basis="descoteaux07", legacy=True):
     pam = PeaksAndMetrics()
     pam.affine, pam.sphere, pam.shm_coeff = affine, default_sphere, fodf
-    with warnings.catch_warnings():  # DIPY warns of its own default basis
+    with warnings.catch_warnings():  # DIPY warns of legacy bases
         warnings.simplefilter("ignore", PendingDeprecationWarning)
         pam.B = sh_to_sf_matrix(
             default_sphere,

@@ -71,9 +71,11 @@ def pam():
     made, shape = PeaksAndMetrics(), world().fodf.shape[:3]
     made.affine, made.sphere = world().affine, default_sphere
     made.shm_coeff = world().fodf
-    with warnings.catch_warnings():  # DIPY warns of its own default basis
+    with warnings.catch_warnings():  # DIPY warns of legacy bases
         warnings.simplefilter("ignore", PendingDeprecationWarning)
-        made.B = sh_to_sf_matrix(default_sphere, sh_order_max=8, return_inv=False)
+        made.B = sh_to_sf_matrix(
+            default_sphere, sh_order_max=8, legacy=True, return_inv=False
+        )
     made.peak_dirs = np.zeros((*shape, 5, 3))
     made.peak_values = np.zeros((*shape, 5))
     made.peak_indices = np.zeros((*shape, 5), dtype=np.int32)

@@ -84,7 +84,7 @@ class RNNGradientCheckFlow(
         sh_basis : string, optional
             Basis of the spherical harmonics: descoteaux07_legacy, descoteaux07,
             tournier07_legacy or tournier07 (MRtrix3). By default it is detected for
-            peaks and metrics files, and is descoteaux07_legacy (DIPY's default) for
+            peaks and metrics files, and is descoteaux07_legacy (DIPY 1) for
             NIfTI files.
         sh_frame : string, optional
             Axes of the spherical harmonics of a NIfTI file: voxel (DIPY) or scanner

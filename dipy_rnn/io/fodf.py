@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from dipy_rnn._typing import AnyArray, FloatArray
@@ -11,12 +12,11 @@ from dipy_rnn.io.images import load_volume
 from dipy_rnn.sampling import SH_FRAMES
 
 if TYPE_CHECKING:
-    from dipy.direction.peaks import PeaksAndMetrics
     import h5py
 
     from dipy_rnn.sampling import FeatureVolume
 
-#: Names of the bases of spherical harmonics; the first one is DIPY's default.
+#: Names of the bases of spherical harmonics; the first one is the default of DIPY 1.
 SH_BASES = (
     "descoteaux07_legacy",
     "descoteaux07",
@@ -64,7 +64,7 @@ def load_features(
         for the values of a NIfTI file as they are.
     sh_basis : str or None
         One of ``SH_BASES``. If None, the basis is detected in a peaks and metrics
-        file; for a NIfTI file it is DIPY's default.
+        file; for a NIfTI file it is ``"descoteaux07_legacy"``.
     sh_frame : str
         Axes of the spherical harmonics: ``"voxel"`` or ``"scanner"``.
 
@@ -77,7 +77,8 @@ def load_features(
     Raises
     ------
     ValueError
-        If the file cannot be read or does not contain an fODF. If `sh_basis` or
+        If the file cannot be read or does not contain an fODF. If `sh_basis` is None
+        and the basis cannot be detected in a peaks and metrics file. If `sh_basis` or
         `sh_frame` is given with `kind` ``"raw"``, or the frame ``"scanner"`` with a
         peaks and metrics file.
     """
@@ -116,7 +117,7 @@ def load_features(
     return features, affine
 
 
-def load_pam(path: Path, *names: str) -> PeaksAndMetrics:
+def load_pam(path: Path, *names: str) -> SimpleNamespace:
     """Load the sphere and the named arrays of a peaks and metrics file.
 
     Parameters
@@ -127,8 +128,9 @@ def load_pam(path: Path, *names: str) -> PeaksAndMetrics:
 
     Returns
     -------
-    pam : dipy.direction.peaks.PeaksAndMetrics
-        A named array that the file does not contain is None.
+    pam : SimpleNamespace
+        With the attributes of DIPY's PeaksAndMetrics, which is in ``dipy.direction``
+        and may move in DIPY 2. An array that the file does not contain is None.
 
     Raises
     ------
@@ -143,13 +145,12 @@ def load_pam(path: Path, *names: str) -> PeaksAndMetrics:
     string is read here.
     """
     from dipy.core.sphere import Sphere
-    from dipy.direction.peaks import PeaksAndMetrics
     import h5py
 
     from dipy_rnn.spatial import check_affine
 
     check_is_file(path)
-    pam = PeaksAndMetrics()
+    pam = SimpleNamespace(sphere=None)
     try:
         with h5py.File(path, "r") as file:
             group = file["pam"]

@@ -370,7 +370,10 @@ def _as_array(name: str, parameter: Tensor) -> AnyArray:
 
 @contextmanager
 def quiet_jit() -> Iterator[None]:
-    """Suppress torch's warning that TorchScript is deprecated."""
+    """Suppress torch's warnings that TorchScript is deprecated or not supported.
+
+    Their category and their text depend on the versions of torch and of Python.
+    """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit\.")
         yield

@@ -14,7 +14,6 @@ from typing import Any
 import warnings
 
 from dipy.reconst.shm import real_sh_descoteaux
-from dipy.sims.voxel import add_noise
 import numpy as np
 
 from dipy_rnn import _checks, spatial
@@ -237,9 +236,9 @@ class Phantom:
         Returns
         -------
         sh : ndarray of shape (X, Y, Z, C), float32
-            Coefficients in DIPY's default basis (``descoteaux07`` [2]_, legacy),
-            along the voxel axes.  The integral over the sphere is the total fraction
-            of fibres.
+            Coefficients in the default basis of DIPY 1 (``descoteaux07`` [2]_,
+            legacy), along the voxel axes.  The integral over the sphere is the total
+            fraction of fibres.
 
         Raises
         ------
@@ -273,10 +272,13 @@ class Phantom:
         fibres = fractions > 0
         x, y, z = directions[fibres].astype(np.float64).T
         with warnings.catch_warnings():
-            # DIPY warns that its default basis may change in a future release.
+            # DIPY warns of legacy bases.
             warnings.simplefilter("ignore", PendingDeprecationWarning)
             deltas, _, orders = real_sh_descoteaux(
-                sh_order_max, np.arctan2(np.hypot(x, y), z), np.arctan2(y, x)
+                sh_order_max,
+                np.arctan2(np.hypot(x, y), z),
+                np.arctan2(y, x),
+                legacy=True,
             )
         smoothing = np.exp(-(np.radians(lobe_deg) ** 2) * orders * (orders + 1) / 2)
 
@@ -340,6 +342,9 @@ class Phantom:
         >>> crossing_phantom(90, shape=(15, 15, 9)).dwi(gtab, snr=20).shape
         (15, 15, 9, 2)
         """
+        # dipy.sims imports dipy.direction, which DIPY 2 may remove.
+        from dipy.sims.voxel import add_noise
+
         if len(evals) != 3 or evals[1] != evals[2]:
             raise ValueError(
                 f"evals is {evals}; three diffusivities are needed, the last two "

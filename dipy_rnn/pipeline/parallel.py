@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dipy_rnn._checks import check_installed
 from dipy_rnn.io import first_line
@@ -20,9 +20,8 @@ _Result = TypeVar("_Result")
 #: Engines of one machine: one job after the other, or several at a time.
 ENGINES = ("serial", "joblib", "ray")
 
-# An engine gets this many jobs per process at a time. It returns their outcomes when
-# the last of these jobs has finished. If a process dies, all of these jobs are run
-# again.
+# joblib gets this many jobs per process at a time. It returns their outcomes when the
+# last of these jobs has finished. If a process dies, all of these jobs are run again.
 _JOBS_PER_PROCESS = 4
 
 _PARENT_CHECK_INTERVAL_S = 0.5
@@ -93,7 +92,7 @@ def run_jobs(
         Takes a job. Except for ``"serial"``, the function, the jobs and the results
         are pickled.
     engine : str, optional
-        One of ``ENGINES``, as for :func:`dipy.utils.parallel.paramap`.
+        One of ``ENGINES``.
     num_processes : int, optional
         Number of processes of joblib or ray.
     scheduler : str, optional
@@ -122,30 +121,12 @@ def run_jobs(
     if scheduler:
         yield from _run_on_dask(jobs, function, scheduler)
         return
-    from dipy.utils.parallel import paramap
-
-    if engine == "ray":
-        _start_ray(num_processes)
-    # ray needs a function of a module, not a partial.
-    run = partial(
-        paramap,
-        _call,
-        func_args=[function, os.getpid() if engine == "joblib" else None],
-        engine=engine,
-        clean_spill=False,  # DIPY would remove the folder twice, as ray is running
-    )
-    remaining = iter(jobs)
-    size = 1 if engine == "serial" else _JOBS_PER_PROCESS * num_processes
-    try:
-        while batch := list(islice(remaining, size)):
-            try:
-                outcomes = run(batch, n_jobs=num_processes)
-            except Exception:  # a process died, so all results of the batch are lost
-                outcomes = [_run_alone(run, job) for job in batch]
-            yield from zip(batch, outcomes)
-    finally:
-        if engine == "ray":
-            _stop_ray()
+    if engine == "joblib":
+        yield from _run_with_joblib(jobs, function, num_processes)
+    elif engine == "ray":
+        yield from _run_on_ray(jobs, function, num_processes)
+    else:
+        yield from ((job, _call(job, function, None)) for job in jobs)
 
 
 def _call(
@@ -160,12 +141,29 @@ def _call(
         return error
 
 
-def _run_alone(
-    run: Callable[..., list[_Result | Exception]], job: _Job
-) -> _Result | Exception:
+def _run_with_joblib(
+    jobs: Sequence[_Job], function: Callable[[_Job], _Result], num_processes: int
+) -> Iterator[tuple[_Job, _Result | Exception]]:
+    from joblib import Parallel, delayed
+
+    def run(batch: list[_Job], n_jobs: int) -> list[Any]:
+        call = partial(delayed(_call), function=function, parent=os.getpid())
+        outcomes: list[Any] = Parallel(n_jobs=n_jobs)(map(call, batch))
+        return outcomes
+
+    remaining = iter(jobs)
+    while batch := list(islice(remaining, _JOBS_PER_PROCESS * num_processes)):
+        try:
+            outcomes = run(batch, num_processes)
+        except Exception:  # a process died, so all results of the batch are lost
+            outcomes = [_run_alone(run, job) for job in batch]
+        yield from zip(batch, outcomes)
+
+
+def _run_alone(run: Callable[[list[_Job], int], list[Any]], job: _Job) -> Any:
     try:
-        # With n_jobs=1 joblib would not start a process.
-        return run([job], n_jobs=2)[0]
+        # With one process joblib would run the job in this one.
+        return run([job], 2)[0]
     except Exception as error:
         return _died(error)
 
@@ -190,24 +188,28 @@ def _exit_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _start_ray(num_processes: int) -> None:
-    """Start ray with a number of processes; paramap would start one per core."""
+def _run_on_ray(
+    jobs: Sequence[_Job], function: Callable[[_Job], _Result], num_processes: int
+) -> Iterator[tuple[_Job, _Result | Exception]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # ray sends no statistics
     import ray
 
-    if not ray.is_initialized():
-        ray.init(
-            num_cpus=num_processes,
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-        )
-
-
-def _stop_ray() -> None:
-    import ray
-
-    ray.shutdown()
+    with ray.init(
+        num_cpus=num_processes,
+        ignore_reinit_error=True,
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+    ):
+        call = ray.remote(max_retries=1)(_call)
+        job_of = {call.remote(job, function, None): job for job in jobs}
+        while job_of:
+            (done,), _ = ray.wait(list(job_of))
+            try:
+                outcome = ray.get(done)
+            except Exception as error:  # its process died
+                outcome = _died(error)
+            yield job_of.pop(done), outcome
 
 
 def _run_on_dask(

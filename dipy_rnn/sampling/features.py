@@ -107,7 +107,8 @@ def fodf_features(
     shcoeff : array_like of shape (X, Y, Z, C)
         Coefficients of an even order, 4 or higher.
     basis_type : str, optional
-        ``"descoteaux07"`` (DIPY's default, also for None) or ``"tournier07"``.
+        ``"descoteaux07"`` (also for None, with every version of DIPY) or
+        ``"tournier07"``.
     legacy : bool, optional
         Whether the basis is DIPY's legacy one. MRtrix3 writes ``tournier07`` with
         ``legacy=False``.
@@ -213,15 +214,24 @@ def _to_package_basis(
     return places, units[places, np.arange(len(places))].astype(np.float32)
 
 
-def pam_features(pam: Any, *, name: str = "pam") -> FeatureVolume:
+def pam_features(
+    pam: Any,
+    *,
+    basis_type: str | None = None,
+    legacy: bool = True,
+    name: str = "pam",
+) -> FeatureVolume:
     """Make a feature volume from the fODF in DIPY's PeaksAndMetrics.
-
-    The basis is determined by :func:`dipy_rnn.sampling.pam_basis`.
 
     Parameters
     ----------
     pam : dipy.direction.peaks.PeaksAndMetrics
         With ``shm_coeff`` (from ``dipy_fit_csd`` or ``peaks_from_model``).
+    basis_type : str, optional
+        ``"descoteaux07"`` or ``"tournier07"``. If None, the basis is determined by
+        :func:`dipy_rnn.sampling.pam_basis`.
+    legacy : bool, optional
+        Whether the basis is DIPY's legacy one. Not used if `basis_type` is None.
     name : str, optional
         Its name in error messages: an argument or a file.
 
@@ -238,10 +248,10 @@ def pam_features(pam: Any, *, name: str = "pam") -> FeatureVolume:
     Examples
     --------
     >>> from dipy.direction.peaks import PeaksAndMetrics
-    >>> pam = PeaksAndMetrics(); pam.B = None
+    >>> pam = PeaksAndMetrics()
     >>> pam.shm_coeff = np.zeros((1, 1, 1, 15))
     >>> pam.shm_coeff[..., [0, 4, 12]] = 1, 2, 2
-    >>> pam_features(pam).kind
+    >>> pam_features(pam, basis_type="descoteaux07").kind
     'sh'
     """
     if getattr(pam, "shm_coeff", None) is None:
@@ -249,8 +259,9 @@ def pam_features(pam: Any, *, name: str = "pam") -> FeatureVolume:
             f"{name} holds no spherical harmonics; make it with dipy_fit_csd, or with "
             "peaks_from_model(..., return_sh=True)."
         )
-    basis, legacy = pam_basis(pam, name=name)
-    return fodf_features(pam.shm_coeff, basis_type=basis, legacy=legacy, name=name)
+    if basis_type is None:
+        basis_type, legacy = pam_basis(pam, name=name)
+    return fodf_features(pam.shm_coeff, basis_type=basis_type, legacy=legacy, name=name)
 
 
 def pam_basis(pam: Any, *, name: str = "pam") -> tuple[str, bool]:
@@ -268,24 +279,32 @@ def pam_basis(pam: Any, *, name: str = "pam") -> tuple[str, bool]:
     -------
     basis_type : str
     legacy : bool
-        Without ``pam.B``: DIPY's default, ``("descoteaux07", True)``.
 
     Raises
     ------
     ValueError
-        If ``pam.B`` matches no basis.
+        If ``pam.B`` or ``pam.sphere`` is missing, or ``pam.B`` matches no basis.
 
     Examples
     --------
+    >>> from dipy.data import default_sphere
     >>> from dipy.direction.peaks import PeaksAndMetrics
-    >>> pam = PeaksAndMetrics(); pam.B = None
+    >>> from dipy.reconst.shm import sh_to_sf_matrix
+    >>> pam = PeaksAndMetrics(); pam.sphere = default_sphere
+    >>> pam.B = sh_to_sf_matrix(
+    ...     pam.sphere, sh_order_max=8, basis_type="tournier07", legacy=False,
+    ...     return_inv=False)
     >>> pam_basis(pam)
-    ('descoteaux07', True)
+    ('tournier07', False)
     """
     from dipy.reconst.shm import sph_harm_lookup
 
     if getattr(pam, "B", None) is None or getattr(pam, "sphere", None) is None:
-        return BASES[0], True
+        raise ValueError(
+            f"{name} has no matrix B or no sphere, so the basis of its spherical "
+            "harmonics is unknown; give sh_basis (in Python: basis_type and legacy); "
+            "it is descoteaux07_legacy if DIPY 1 wrote them."
+        )
     harmonics = check_numbers(pam.B, f"{name}: its matrix B").T
     try:
         order = sh_order(harmonics.shape[-1] if harmonics.ndim else 0)

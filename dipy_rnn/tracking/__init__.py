@@ -1,10 +1,16 @@
 """Tracking: the algorithm, the engine that runs it, and the interfaces to DIPY."""
 
+from typing import TYPE_CHECKING
+
 from dipy_rnn._moved import find_moved
 from dipy_rnn.tracking.config import TrackingConfig, length_limits, lengths_for_dipy
-from dipy_rnn.tracking.direction_getter import RNNDirectionGetter
 from dipy_rnn.tracking.records import Streamline
 from dipy_rnn.tracking.tracker import rnn_tracking, track
+
+if TYPE_CHECKING:
+    from dipy_rnn.tracking.direction_getter import (
+        RNNDirectionGetter as RNNDirectionGetter,
+    )
 
 __all__ = [
     "RNNDirectionGetter",
@@ -18,4 +24,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "RNNDirectionGetter":
+        # It needs DIPY's LocalTracking, which DIPY 2 may remove.
+        from dipy_rnn.tracking.direction_getter import RNNDirectionGetter
+
+        return RNNDirectionGetter
     return find_moved(__name__, name)

@@ -74,7 +74,8 @@ def rnn_tracking(
         Spherical harmonics of the fODF, with the voxel axes as x, y and z. Give exactly
         one of ``sh``, ``pam`` and ``features``.
     pam : dipy.direction.peaks.PeaksAndMetrics, optional
-        Its ``shm_coeff`` is used. The basis is determined automatically.
+        Its ``shm_coeff`` is used. The basis is determined from its matrix ``B``, or
+        given as ``basis_type`` and ``legacy``.
     features : dipy_rnn.sampling.FeatureVolume, optional
         Use it for spherical harmonics with the scanner axes as x, y and z
         (:func:`dipy_rnn.fodf_features`), and for models that take other features
@@ -103,7 +104,8 @@ def rnn_tracking(
         that points up is tracked (:mod:`dipy_rnn.sampling.peaks`). Give
         ``seed_directions`` to choose the direction.
     basis_type : str, optional
-        Basis of ``sh``: ``"descoteaux07"`` (also if None) or ``"tournier07"``.
+        Basis of ``sh`` or ``pam``: ``"descoteaux07"`` or ``"tournier07"``. If None,
+        ``"descoteaux07"`` for ``sh``, and the one of the matrix ``B`` for ``pam``.
     legacy : bool, optional
         Whether the basis is DIPY's legacy one.
     nbr_threads : int, optional
@@ -336,7 +338,7 @@ def _one_of(
                 "pam.affine and affine differ; resample the fODF, or the images of the "
                 "stopping criterion and of the seeds, onto one grid."
             )
-        return sampling.pam_features(pam)
+        return sampling.pam_features(pam, basis_type=basis_type, legacy=legacy)
     assert features is not None
     return features
 

@@ -131,6 +131,7 @@ def _fitted_fodf(phantom: Phantom, rng: np.random.Generator) -> FloatArray:
     )
     # The response function differs from the true one: it is sharper or blunter.
     across *= rng.uniform(0.7, 1.5)
+    # It has no option for the basis, which is the default of DIPY 1.
     model = ConstrainedSphericalDeconvModel(
         gtab, (np.array([along, across, across]), 100.0), sh_order_max=order
     )

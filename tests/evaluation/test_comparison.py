@@ -346,7 +346,7 @@ def test_the_reference_is_deterministic_tracking_of_dipy(world):
         spatial.axes(world.affine),
         max_peaks=1,
     )[:, 0]
-    with warnings.catch_warnings():  # DIPY warns of its own default basis
+    with warnings.catch_warnings():  # DIPY warns of legacy bases
         warnings.simplefilter("ignore", PendingDeprecationWarning)
         theirs = by_seed(
             deterministic_tracking(
@@ -355,6 +355,7 @@ def test_the_reference_is_deterministic_tracking_of_dipy(world):
                 world.affine,
                 seed_directions=first,
                 sh=world.volume,
+                legacy=True,
                 step_size=1.0,
                 max_angle=45.0,
                 random_seed=1,

@@ -5,6 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 import shutil
 from typing import ClassVar
+import warnings
 
 from archives import (
     LOCAL,
@@ -15,6 +16,7 @@ from archives import (
     volume,
     write,
 )
+from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
@@ -22,7 +24,7 @@ from stubs import StepCounter, save_stub
 import torch
 from torch import Tensor, nn
 
-from dipy_rnn import sampling
+from dipy_rnn import rnn_tracking, sampling
 from dipy_rnn.model import (
     ARCHITECTURES,
     Cai2023,
@@ -30,6 +32,7 @@ from dipy_rnn.model import (
     ModelMetadata,
     MovingFrameGRU,
     architecture_of,
+    as_model,
     check_device,
     file,
     load_model,
@@ -148,6 +151,42 @@ def test_an_archive_made_elsewhere_is_a_model_if_it_follows_the_contract(tmp_pat
     for module in (Straight(), RunningStatistics()):
         model = load_model(write(tmp_path / "other.pt", module, RAW))
         assert model.init_state(5).shape == (1, 5, 2)
+
+
+# What torch warns of, before and from 2.14 on, and with Python 3.14.
+@pytest.mark.parametrize("category", [DeprecationWarning, FutureWarning])
+@pytest.mark.parametrize("text", ["is deprecated.", "is not supported in Python 3.14+"])
+def test_no_warning_of_torchscript_reaches_a_user(
+    tmp_path, monkeypatch, category, text
+):
+    called = set()
+
+    def warning_first(name, function):
+        def call(*arguments, **options):
+            called.add(name)
+            warnings.warn(f"`torch.jit.{name}` {text}", category, stacklevel=2)
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("script", "save", "load"):
+        function = warning_first(name, getattr(torch.jit, name))
+        monkeypatch.setattr(torch.jit, name, function)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_model(Straight(), RAW, tmp_path / "straight.pt")
+        model = load_model(tmp_path / "straight.pt")
+        as_model(Straight(), RAW)
+        field = sampling.raw_features(np.full((9, 3, 3, 3), [1.0, 0, 0]))
+        lines = rnn_tracking(
+            *([[4.0, 1, 1]], BinaryStoppingCriterion(np.ones((9, 3, 3))), np.eye(4)),
+            features=field,
+            seed_directions=[[1.0, 0, 0]],
+            model=model,
+            step_size=1.0,
+        )
+        assert len(next(lines)) > 5
+    assert called == {"script", "save", "load"}
 
 
 def test_a_loaded_model_is_returned_unchanged(saved):

@@ -59,6 +59,13 @@ STREAMLINES = {
     "utils",
     "vox2track",
 }
+# Code that hides modules which DIPY 2 may remove.
+WITHOUT_DIPYS_TRACKERS = """
+import sys
+for module in ("tracker", "local_tracking", "direction_getter"):
+    sys.modules["dipy.tracking." + module] = None
+sys.modules["dipy.direction"] = None
+"""
 KNOWS_TORCH = {
     "_threads",
     "model",
@@ -257,6 +264,29 @@ def in_a_fresh_python(code):
 def test_an_import_does_not_import_torch(module):
     code = f"import sys, dipy_rnn{module}; print('torch' in sys.modules)"
     assert in_a_fresh_python(code).strip() == "False"
+
+
+def test_the_core_tracks_without_dipys_trackers():
+    code = f"""
+{WITHOUT_DIPYS_TRACKERS}
+import dipy_rnn.io, dipy_rnn.pipeline, dipy_rnn.tracking, dipy_rnn.workflows.track
+from dipy_rnn.phantom import crossing_phantom
+from dipy_rnn.stopping import BinaryStoppingCriterion
+phantom = crossing_phantom(90)
+seed = phantom.streamlines(1)[0][0][50:51]
+criterion = BinaryStoppingCriterion(phantom.mask())
+lines = dipy_rnn.rnn_tracking(
+    seed, criterion, phantom.affine, sh=phantom.fodf(), step_size=1.0
+)
+print(len(next(lines)) > 10)
+try:
+    dipy_rnn.RNNDirectionGetter
+except ImportError as error:
+    print(error)
+"""
+    tracked, error = in_a_fresh_python(code).splitlines()
+    assert tracked == "True"
+    assert "dipy.tracking.direction_getter" in error
 
 
 @pytest.mark.parametrize(

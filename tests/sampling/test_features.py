@@ -1,10 +1,12 @@
 """Features: bases and axes, against DIPY's evaluation of the same coefficients."""
 
+import inspect
 import re
 
 from dipy.core.sphere import Sphere
 from dipy.data import get_sphere
 from dipy.direction.peaks import PeaksAndMetrics
+from dipy.reconst import shm
 from dipy.reconst.shm import sh_to_sf_matrix, sph_harm_lookup
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
@@ -12,6 +14,7 @@ import pytest
 
 from dipy_rnn import sampling, spatial
 from dipy_rnn.phantom import crossing_phantom
+from dipy_rnn.sampling.features import _to_package_basis
 
 # DIPY warns that it may remove its legacy bases.
 legacy_basis = pytest.mark.filterwarnings("ignore:The legacy")
@@ -49,12 +52,34 @@ def test_the_function_is_the_same_in_the_packages_basis(
     assert_allclose(features.data @ ours.T, coeffs @ theirs.T, atol=1e-5)
 
 
-def test_the_default_basis_is_that_of_dipy():
+def test_the_default_basis_is_the_default_of_dipy_1():
     coeffs = random_coeffs(4)
     expected = sampling.fodf_features(
         coeffs, basis_type="descoteaux07", legacy=True
     ).data
     assert_array_equal(sampling.fodf_features(coeffs).data, expected)
+
+
+def test_another_default_basis_of_dipy_changes_nothing(monkeypatch):
+    phantom = crossing_phantom(90, shape=(9, 9, 5))
+    fodf = phantom.fodf(4)
+    pam = PeaksAndMetrics()
+    pam.sphere, pam.shm_coeff = get_sphere(name="repulsion100"), fodf
+    pam.B = sh_to_sf_matrix(
+        pam.sphere, sh_order_max=4, basis_type="tournier07", legacy=False
+    )[0]
+    before = sampling.fodf_features(fodf).data, sampling.pam_features(pam).data
+    switched = 0
+    for function in vars(shm).values():
+        options = getattr(inspect.unwrap(function), "__kwdefaults__", None) or {}
+        if "legacy" in options:
+            monkeypatch.setitem(options, "legacy", False)
+            switched += 1
+    assert switched >= 5
+    _to_package_basis.cache_clear()
+    assert_array_equal(phantom.fodf(4), fodf)
+    assert_array_equal(sampling.fodf_features(fodf).data, before[0])
+    assert_array_equal(sampling.pam_features(pam).data, before[1])
 
 
 def test_the_given_coefficients_are_not_changed():
@@ -91,6 +116,27 @@ def test_a_pam_of_an_unknown_basis_or_without_coefficients_is_refused_by_name():
     pam.shm_coeff = None
     with pytest.raises(ValueError, match=r"sub-1.pam5 holds no spherical harmonics"):
         sampling.pam_features(pam, name="sub-1.pam5")
+
+
+@legacy_basis
+@every_basis
+@pytest.mark.parametrize("missing", ["B", "sphere"])
+def test_the_basis_of_a_pam_is_given_or_refused_but_never_guessed(
+    basis, legacy, missing
+):
+    pam = PeaksAndMetrics()
+    pam.sphere = get_sphere(name="repulsion100")
+    pam.B = sh_to_sf_matrix(
+        pam.sphere, sh_order_max=4, basis_type=basis, legacy=legacy, return_inv=False
+    )
+    pam.shm_coeff = random_coeffs(4)
+    setattr(pam, missing, None)
+    with pytest.raises(ValueError, match=r"sub-1.pam5 has no matrix B .* sh_basis"):
+        sampling.pam_features(pam, name="sub-1.pam5")
+    assert_array_equal(
+        sampling.pam_features(pam, basis_type=basis, legacy=legacy).data,
+        sampling.fodf_features(pam.shm_coeff, basis_type=basis, legacy=legacy).data,
+    )
 
 
 # Axes

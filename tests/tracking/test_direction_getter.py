@@ -321,9 +321,9 @@ def test_first_directions_are_the_peaks_of_dipy_up_to_the_grid_of_its_sphere(new
     middle = np.array(phantom.shape) // 2
     found = getter.initial_direction(middle.astype(float))
     sphere = get_sphere(name="repulsion724")
-    with warnings.catch_warnings():  # DIPY warns about its default basis
+    with warnings.catch_warnings():  # DIPY warns of legacy bases
         warnings.simplefilter("ignore", PendingDeprecationWarning)
-        values = sh_to_sf(fodf[tuple(middle)], sphere, sh_order_max=8)
+        values = sh_to_sf(fodf[tuple(middle)], sphere, sh_order_max=8, legacy=True)
     theirs = peak_directions(values, sphere)[0]
     assert len(found) == len(theirs) == 2
     cosines = np.abs(found @ theirs.T).max(axis=1)

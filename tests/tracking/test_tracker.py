@@ -314,6 +314,7 @@ def test_the_affine_of_a_pam_may_differ_by_a_rounding_error(noisy, newton):
     pam = PeaksAndMetrics()
     pam.shm_coeff, pam.B = noisy.features.data, None
     options = {"model": newton, "step_size": 1.0}
+    options |= {"basis_type": "tournier07", "legacy": False}
     arguments = noisy.seeds, noisy.criterion, noisy.affine
     lines = []
     for pam.affine in (noisy.affine, noisy.affine + 9e-4):
@@ -409,6 +410,20 @@ def test_unidirectional_streamlines_start_at_the_seed(follower):
     npt.assert_allclose(both[0], np.column_stack([np.arange(20, 30), *[[1] * 10] * 2]))
     npt.assert_allclose(both[1][:, 0], np.arange(9, 30))
     assert [len(line) for line in lines(max_len=15)] == [10]
+
+
+def test_the_basis_of_a_pam_without_its_matrix_is_given(noisy):
+    from dipy.direction.peaks import PeaksAndMetrics
+
+    pam = PeaksAndMetrics()
+    pam.shm_coeff, pam.B = noisy.features.data, None
+    world = (noisy.seeds, noisy.criterion, noisy.affine)
+    with pytest.raises(ValueError, match="pam has no matrix B"):
+        rnn_tracking(*world, pam=pam)
+    lines = rnn_tracking(*world, pam=pam, basis_type="tournier07", legacy=False)
+    expected = rnn_tracking(*world, features=noisy.features)
+    for line, other in zip(lines, expected, strict=True):
+        npt.assert_array_equal(line, other)
 
 
 def test_no_seeds_give_no_streamlines(noisy, newton):

@@ -12,11 +12,13 @@ from dipy.io.streamline import load_tractogram
 from dipy.reconst.shm import convert_sh_descoteaux_tournier
 from dipy.workflows.docstring_parser import NumpyDocString
 from dipy.workflows.multi_io import io_iterator
+import h5py
 import numpy as np
 import numpy.testing as npt
 from PIL import Image
 import pytest
 from stubs import FieldFollower, save_stub
+from test_imports import WITHOUT_DIPYS_TRACKERS
 from worlds import OBLIQUE_ROTATION, share_identical, share_within
 
 from dipy_rnn import sampling, spatial
@@ -385,6 +387,29 @@ def test_images_of_one_grid_may_have_affines_that_were_rounded_differently(subje
     assert share_identical(lines, others, 0.01) == 1
 
 
+def test_a_pam5_is_tracked_without_dipys_trackers(subject):
+    reference = subject.run("--step_size", 1.0)
+    code = f"{WITHOUT_DIPYS_TRACKERS}\nfrom dipy_rnn.workflows import cli; cli.track()"
+    out = ("--out_dir", subject.folder, "--out_tractogram", "alone.trk")
+    arguments = map(str, (*subject.inputs, *out, "--step_size", 1.0))
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
+    lines = load(subject.folder / "alone.trk", subject.stopping)
+    assert share_identical(list(reference), list(lines), 0.0) == 1
+
+
+def delete_matrix(path):
+    """Delete the matrix B of a peaks and metrics file, which tells its basis."""
+    with h5py.File(path, "r+") as file:
+        del file["pam/B"]
+
+
+def test_a_pam5_without_its_matrix_is_tracked_if_the_basis_is_given(subject):
+    reference = list(subject.run("--step_size", 1.0))
+    delete_matrix(subject.pam)
+    lines = list(subject.run("--step_size", 1.0, "--sh_basis", "descoteaux07_legacy"))
+    assert share_identical(reference, lines, 0.0) == 1
+
+
 @pytest.mark.parametrize("order", [4, 6])
 def test_lower_orders_are_tracked(subject, order):
     write_pam(subject.pam, subject.phantom.fodf(order), subject.phantom.affine)
@@ -662,6 +687,11 @@ MISTAKES = {
         nothing,
         ("--out_tractogram", "lines.tck", "--save_seeds"),
         "cannot hold seeds",
+    ),
+    "a PAM5 of an unknown basis": (
+        lambda s: delete_matrix(s.pam),
+        (),
+        "peaks.pam5 has no matrix B",
     ),
     "scanner axes of a PAM5": (nothing, ("--sh_frame", "scanner"), "peaks.pam5"),
     "no step": (nothing, ("--step_size", 0), "step_size is 0"),
