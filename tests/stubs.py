@@ -66,12 +66,20 @@ def save_stub(module, path, channels=3):
 def save_untrained(path, order=8):
     """Write an untrained network as a model file.
 
-    It takes a step of Newton's method towards a peak of the fODF at each point.
+    It is deterministic tracking: it returns the direction of the fODF's largest value
+    in the cone.
     """
     network = MovingFrameGRU(order, hidden=8)
     channels = (order + 1) * (order + 2) // 2
     metadata = ModelMetadata(
-        "sh", channels, "local", 1, 8, orders=(4, 6, 8), normalisation="power"
+        "sh",
+        channels,
+        "local",
+        1,
+        8,
+        orders=(4, 6, 8),
+        normalisation="power",
+        inputs=MovingFrameGRU.inputs,
     )
     save_model(network, metadata, path)
     return path

@@ -1,4 +1,4 @@
-"""What counts is the step in voxels: a smaller head gives the same streamlines, smaller."""
+"""The step counts in voxels: a smaller head gives the same streamlines, smaller."""
 
 from dipy.tracking.local_tracking import LocalTracking
 import numpy as np
