@@ -225,12 +225,6 @@ class RNNComparisonFlow(
         out_yardstick : string, optional
             Name of the tractogram of the baseline to be saved: DIPY's algorithm on
             another sphere.
-
-        References
-        ----------
-        Cai, L. Y., H. H. Lee, N. R. Newlin, M. E. Kim, D. Moyer, F. Rheault, K. G.
-        Schilling, and B. A. Landman. Implementation considerations for deep learning
-        with diffusion MRI streamline tractography. MIDL, 2023.
         """
         from dipy_rnn.evaluation.load_bundles import load_truth, name_bundles
         from dipy_rnn.io import check_format, write_tractogram
