@@ -30,7 +30,8 @@ def kernels(name, compile_args, link_args):
     return Extension(
         f"dipy_rnn.{name}",
         [f"dipy_rnn/{name.replace('.', '/')}.pyx"],
-        depends=["dipy_rnn/model/_lanes.h"],
+        depends=["dipy_rnn/sampling/_lanes.h"],
+        include_dirs=["dipy_rnn/sampling"],
         extra_compile_args=plain + compile_args,
         extra_link_args=link_args,
         define_macros=[("Py_LIMITED_API", "0x030B0000")] if abi3 else [],
@@ -42,6 +43,7 @@ setup(
     ext_modules=cythonize(
         [
             kernels("_interp", fast + openmp, linked),
+            kernels("sampling._cone", fast, []),
             kernels("model._moving_frame", fast, []),
             kernels("stopping._criteria", exact, []),
             kernels("tracking.slots._compiled", fast, []),

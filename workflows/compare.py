@@ -47,6 +47,12 @@ _OPTIONS = (
     *("seed_density", "seed_count", "minlen", "maxlen", "step_size", "pmf_threshold"),
     *("max_angle", "random_seed"),
 )
+_SAME_NAME = (
+    "step_size",
+    "max_angle",
+    "pmf_threshold",
+    "random_seed",
+)  # in track_beside
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,12 +344,9 @@ def _track(
         model=model,
         min_len=options["minlen"],
         max_len=options["maxlen"],
-        step_size=options["step_size"],
-        max_angle=options["max_angle"],
-        pmf_threshold=options["pmf_threshold"],
         nbr_threads=nbr_threads,
-        random_seed=options["random_seed"],
         batch_size=batch_size,
+        **{name: options[name] for name in _SAME_NAME},
     )
     return _Comparison(
         title=pam_path.resolve().parent.name + ", " + pam_path.name,

@@ -1,7 +1,6 @@
 """Models: networks and their files."""
 
 from dipy_rnn._moved import find_moved
-from dipy_rnn.model._moving_frame import CompiledRun
 from dipy_rnn.model.architectures import (
     ARCHITECTURES,
     Network,
@@ -28,7 +27,6 @@ __all__ = [
     "INPUT_SIZES",
     "ROWS_IN_A_BLOCK",
     "Cai2023",
-    "CompiledRun",
     "Model",
     "ModelFileError",
     "ModelMetadata",

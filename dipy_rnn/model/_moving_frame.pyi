@@ -34,6 +34,14 @@ class CompiledMovingFrameGRU:
         layers: int,
         hidden: int,
     ) -> CompiledMovingFrameGRU: ...
+    def prepare(
+        self,
+        cone: Cone,
+        n_coeffs: int,
+        step_vox: float,
+        max_angle_deg: float,
+        pmf_threshold: float,
+    ) -> CompiledRun: ...
     def init_state(self, n: int) -> Float32Array: ...
     # Points and frames may be the views of SlotArrays.
     def next_directions(

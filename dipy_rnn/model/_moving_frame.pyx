@@ -19,17 +19,11 @@ from dipy_rnn._interp cimport (
     BLOCK, DATA, MAX_COEFFS, MAX_ORDER, NOTHING_AHEAD, Turns, multiples, rotate_points,
     sample_points, turns_of,
 )
+from dipy_rnn.sampling._cone cimport (
+    PANEL, CompiledCone, cone_tables, dense, in_panels, largest_ahead, layer, wide_void,
+)
 
 cdef extern from "_lanes.h":
-    enum:
-        PANEL
-    ctypedef void wide_void
-    struct layer:
-        const float* weights
-        const float* bias
-        Py_ssize_t n_in
-        Py_ssize_t n_out
-    void dense(const layer* weights, const float* x, float* out) noexcept nogil
     void gru_gates(
         const float* gates, const float* from_input, const float* from_state,
         Py_ssize_t n, float step, float rate_limit, float* state) noexcept nogil
@@ -46,9 +40,6 @@ cdef enum:
     # Invariants of the conditions of the run, and of the direction ahead.
     CONDITIONS = 2
     OF_AHEAD = 6
-    # Neighbours of a vertex of a cone, and rows of the matrix of its parabola.
-    NEAR = 8
-    TERMS = 5
 
 
 cdef struct run_conditions:
@@ -56,16 +47,6 @@ cdef struct run_conditions:
     float step
     float angle  # of the cone, in radians
     float pmf_threshold
-
-
-cdef struct cone_tables:
-    layer matrix
-    const float* directions
-    const float* parabola
-    const float* tangents
-    const int* near
-    Py_ssize_t n_inside
-    float cosine, sine, reach
 
 
 cdef wide_void core(
@@ -154,82 +135,6 @@ cdef wide_void to_direction(
         directions[3 * p] = x[p] / length
         directions[3 * p + 1] = y[p] / length
         directions[3 * p + 2] = z[p] / length
-
-
-cdef wide_void largest_ahead(
-    const float* block, const cone_tables* cone, float pmf_threshold, float* values,
-    float* ahead, unsigned char* found
-) noexcept nogil:
-    """Write the direction of the largest value in the cone: ``Cone.largest``.
-
-    ``values`` is room for the values at the vertices. ``ahead`` holds x, then y, then z
-    of all points.
-    """
-    cdef:
-        float height[BLOCK]
-        float highest[BLOCK]
-        int vertex[BLOCK]
-        float terms[TERMS]
-        float rise, slope, determinant, along, across, length
-        const float* row
-        const float* parabola
-        const float* tangents
-        const int* near
-        Py_ssize_t p, v, i, k
-
-    dense(&cone.matrix, block, values)
-    for p in range(BLOCK):
-        height[p] = values[p]
-        highest[p] = values[p]
-        vertex[p] = 0
-    for v in range(1, cone.n_inside):
-        row = values + v * BLOCK
-        for p in range(BLOCK):
-            vertex[p] = <int>v if row[p] > height[p] else vertex[p]
-            height[p] = row[p] if row[p] > height[p] else height[p]
-    for v in range(cone.matrix.n_out):
-        row = values + v * BLOCK
-        for p in range(BLOCK):
-            highest[p] = row[p] if row[p] > highest[p] else highest[p]
-    for p in range(BLOCK):
-        found[p] = height[p] > 0.0 and height[p] >= pmf_threshold * highest[p]
-        near = cone.near + vertex[p] * NEAR
-        parabola = cone.parabola + vertex[p] * NEAR * TERMS
-        tangents = cone.tangents + vertex[p] * 6
-        for i in range(TERMS):
-            terms[i] = 0.0
-        for k in range(NEAR):
-            rise = values[near[k] * BLOCK + p] - height[p]
-            for i in range(TERMS):
-                terms[i] += parabola[i * NEAR + k] * rise
-        determinant = terms[2] * terms[4] - terms[3] * terms[3]
-        if determinant > 0.0 and terms[2] < 0.0:
-            along = (terms[3] * terms[1] - terms[4] * terms[0]) / determinant
-            across = (terms[3] * terms[0] - terms[2] * terms[1]) / determinant
-        else:
-            slope = sqrtf(terms[0] * terms[0] + terms[1] * terms[1])
-            slope = slope if slope > 0.0 else 1.0
-            along = terms[0] * cone.reach / slope
-            across = terms[1] * cone.reach / slope
-        length = sqrtf(along * along + across * across)
-        if length > cone.reach:
-            along *= cone.reach / length
-            across *= cone.reach / length
-        for k in range(3):
-            ahead[k * BLOCK + p] = (
-                cone.directions[3 * vertex[p] + k]
-                + along * tangents[k] + across * tangents[3 + k])
-        length = sqrtf(
-            ahead[p] * ahead[p] + ahead[BLOCK + p] * ahead[BLOCK + p]
-            + ahead[2 * BLOCK + p] * ahead[2 * BLOCK + p])
-        for k in range(3):
-            ahead[k * BLOCK + p] /= length
-        if ahead[2 * BLOCK + p] < cone.cosine:
-            length = sqrtf(
-                ahead[p] * ahead[p] + ahead[BLOCK + p] * ahead[BLOCK + p])
-            ahead[2 * BLOCK + p] = cone.cosine if length > 0.0 else 1.0
-            for k in range(2):
-                ahead[k * BLOCK + p] *= cone.sine / length if length > 0.0 else 0.0
 
 
 cdef wide_void conditions_of(
@@ -385,26 +290,6 @@ cdef void sample_invariants(
         invariants + (n_invariants - CONDITIONS - OF_AHEAD) * BLOCK)
 
 
-cdef object in_panels(weight, bias, layer* target):
-    """Store a layer in panels (``_lanes.h``). Rows of zeros fill the last panel.
-
-    Return the arrays, which keep the memory alive.
-    """
-    n_out, n_in = weight.shape
-    padding = -n_out % PANEL
-    weight = np.pad(weight, ((0, padding), (0, 0)))
-    weight = np.ascontiguousarray(weight.reshape(-1, PANEL, n_in).transpose(0, 2, 1))
-    bias = np.pad(bias, (0, padding))
-    cdef:
-        float[:, :, ::1] weight_view = weight
-        float[::1] bias_view = bias
-    target.weights = &weight_view[0, 0, 0]
-    target.bias = &bias_view[0]
-    target.n_in = n_in
-    target.n_out = n_out + padding
-    return weight, bias
-
-
 cdef class CompiledRun:
     """The conditions of a run, and the tables of its cone.
 
@@ -421,26 +306,11 @@ cdef class CompiledRun:
     """
 
     cdef:
-        cone_tables cone
+        CompiledCone cone
         run_conditions conditions
-        object arrays
 
     def __cinit__(self, cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold):
-        cdef:
-            float[:, ::1] directions = cone.directions
-            float[:, :, ::1] parabola = cone.parabola
-            float[:, :, ::1] tangents = cone.tangents
-            int[:, ::1] near = cone.near
-        matrix = np.ascontiguousarray(cone.matrix[:n_coeffs].T)
-        zeros = np.zeros(len(matrix), np.float32)
-        self.arrays = cone, in_panels(matrix, zeros, &self.cone.matrix)
-        self.cone.directions = &directions[0, 0]
-        self.cone.parabola = &parabola[0, 0, 0]
-        self.cone.tangents = &tangents[0, 0, 0]
-        self.cone.near = &near[0, 0]
-        self.cone.n_inside = directions.shape[0]
-        self.cone.cosine, self.cone.sine = cone.cosine, cone.sine
-        self.cone.reach = cone.reach
+        self.cone = CompiledCone(cone, n_coeffs)
         self.conditions.step = step_vox
         self.conditions.log_step = log(step_vox)
         self.conditions.angle = np.deg2rad(max_angle_deg)
@@ -519,6 +389,10 @@ cdef class CompiledMovingFrameGRU:
         self.arrays.append(
             in_panels(weight, bias, self.network + len(self.arrays)))
 
+    def prepare(self, cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold):
+        """Return the :class:`CompiledRun` of these arguments."""
+        return CompiledRun(cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold)
+
     def init_state(self, n):
         """Return fresh states (zeros) for whole blocks of streamlines."""
         return np.zeros((-(-n // BLOCK), self.layers, self.hidden, BLOCK), np.float32)
@@ -533,7 +407,7 @@ cdef class CompiledMovingFrameGRU:
         Parameters
         ----------
         run : CompiledRun
-            For this number of coefficients.
+            Made by :meth:`prepare`, for this number of coefficients.
         volume : array of shape (X, Y, Z, C)
             Coefficients in ``tournier07``, not legacy, of ``volume_order``.
         volume_order : int
@@ -558,7 +432,7 @@ cdef class CompiledMovingFrameGRU:
             Py_ssize_t n_blocks = (n_points + BLOCK - 1) // BLOCK
             Py_ssize_t block, start, n
             Turns tables = turns_of(turns)
-            Py_ssize_t n_values = run.cone.matrix.n_out * BLOCK
+            Py_ssize_t n_values = run.cone.tables.matrix.n_out * BLOCK
             Py_ssize_t n_factors = (2 * self.n_vectors + PANEL) * BLOCK
             Py_ssize_t n_work = 8 * (self.hidden + PANEL) * BLOCK
             float ahead[3 * BLOCK]
@@ -583,7 +457,7 @@ cdef class CompiledMovingFrameGRU:
                 n = min(BLOCK, n_points - start)
                 sample_invariants(
                     volume, &points[start, 0], &frames[start, 0, 0], n, handedness,
-                    volume_order, &tables, &run.cone, &run.conditions, self.order,
+                    volume_order, &tables, &run.cone.tables, &run.conditions, self.order,
                     self.n_invariants, &self.slope[0], self.coarse, self.fade, values,
                     invariants, vectors, ahead, &status[start])
                 core(

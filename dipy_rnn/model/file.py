@@ -33,7 +33,7 @@ from torch import nn
 
 from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, AnyPath, Float32Array
-from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU, CompiledRun
+from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU
 from dipy_rnn.model.archive import METADATA_NAME, packed, read_archive, read_content
 from dipy_rnn.model.inputs import stack_inputs
 from dipy_rnn.model.metadata import INPUT_SIZES, ModelFileError, ModelMetadata
@@ -255,7 +255,7 @@ def _check_compiled(
     directions, status = np.empty((n, 3), np.float32), np.empty(n, np.uint8)
     compiled_state, state = compiled.init_state(n), model.init_state(n)
     cone = cone_of(order, _ANGLE_DEG)
-    run = CompiledRun(cone, features.shape[1], _STEP_VOX, _ANGLE_DEG, 0.0)
+    run = compiled.prepare(cone, features.shape[1], _STEP_VOX, _ANGLE_DEG, 0.0)
     values = {"step_vox": _STEP_VOX, "max_angle_deg": _ANGLE_DEG}
     ahead, _ = cone.largest(features, 0.0)
     inputs = stack_inputs(model.metadata.inputs or (), values | {"ahead": ahead}, n)

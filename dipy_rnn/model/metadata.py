@@ -10,8 +10,7 @@ from dipy_rnn.model.architectures import ARCHITECTURES
 from dipy_rnn.sampling import sh_order
 
 FORMAT = "dipy_rnn model"
-#: Format 2 has declared inputs.
-FORMAT_VERSIONS = (1, 2)
+FORMAT_VERSION = 2  # version 1 has no declared inputs
 
 #: What a network may declare as inputs, and how many numbers each of them has.
 INPUT_SIZES = {"step_vox": 1, "step_mm": 1, "max_angle_deg": 1, "ahead": 3}
@@ -187,7 +186,7 @@ class ModelMetadata:
 
     def to_json(self) -> str:
         """Return the text of ``metadata.json`` in the archive."""
-        version = 1 if self.inputs is None else 2
+        version = 1 if self.inputs is None else FORMAT_VERSION
         entries = {"format": FORMAT, "format_version": version, **asdict(self)}
         if version == 1:
             del entries["inputs"], entries["step_vox"]
@@ -205,11 +204,10 @@ class ModelMetadata:
         if not isinstance(entries, dict) or entries.pop("format", None) != FORMAT:
             raise ModelFileError(f"its metadata is not that of a {FORMAT}")
         version = entries.pop("format_version", None)
-        if version not in FORMAT_VERSIONS:
+        if version not in (1, FORMAT_VERSION):
             raise ModelFileError(
-                f"its format version is {version!r} and this dipy_rnn reads "
-                f"{' and '.join(map(str, FORMAT_VERSIONS))}: update dipy_rnn, or train "
-                "the model again"
+                f"its format version is {version!r} and this dipy_rnn reads 1 and "
+                f"{FORMAT_VERSION}: update dipy_rnn, or train the model again"
             )
         basis = (entries.pop("basis", "tournier07"), entries.pop("legacy", False))
         if basis != ("tournier07", False):

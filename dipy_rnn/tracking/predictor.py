@@ -10,7 +10,7 @@ import torch
 from dipy_rnn import sampling, spatial
 from dipy_rnn._threads import count_threads, torch_threads
 from dipy_rnn._typing import ByteArray, Float32Array, FloatArray, IntArray
-from dipy_rnn.model import INPUT_SIZES, CompiledRun, stack_inputs
+from dipy_rnn.model import INPUT_SIZES, stack_inputs
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -213,7 +213,7 @@ class CompiledStates:
         n_coeffs = predictor.data.shape[3]
         self._order = sampling.sh_order(n_coeffs)
         conditions = predictor.conditions(config)
-        self._run = CompiledRun(
+        self._run = network.prepare(
             sampling.cone_of(self._order, config.cone_deg),
             n_coeffs,
             conditions["step_vox"],

@@ -20,8 +20,7 @@ from dipy_rnn import spatial, stopping
 from dipy_rnn._typing import ArrayLike, IntArray
 from dipy_rnn.model import ROWS_IN_A_BLOCK
 from dipy_rnn.sampling import cone_of, with_order
-from dipy_rnn.sampling.cone_torch import TorchCone
-from dipy_rnn.sampling.interpolate_torch import TorchRotation, TorchVolume
+from dipy_rnn.sampling.interpolate_torch import TorchCone, TorchRotation, TorchVolume
 from dipy_rnn.stopping import StoppingCriterion, StopReason
 from dipy_rnn.stopping.criteria_torch import criterion_on
 from dipy_rnn.tracking.config import TrackingConfig
