@@ -47,12 +47,7 @@ _OPTIONS = (
     *("seed_density", "seed_count", "minlen", "maxlen", "step_size", "pmf_threshold"),
     *("max_angle", "random_seed"),
 )
-_SAME_NAME = (
-    "step_size",
-    "max_angle",
-    "pmf_threshold",
-    "random_seed",
-)  # in track_beside
+_OF_TRACKERS = ("step_size", "max_angle", "pmf_threshold", "random_seed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,7 +341,7 @@ def _track(
         max_len=options["maxlen"],
         nbr_threads=nbr_threads,
         batch_size=batch_size,
-        **{name: options[name] for name in _SAME_NAME},
+        **{name: options[name] for name in _OF_TRACKERS},
     )
     return _Comparison(
         title=pam_path.resolve().parent.name + ", " + pam_path.name,
