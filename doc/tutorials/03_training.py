@@ -57,7 +57,7 @@ def run(command):
 
 run(
     "dipy_train_rnn fodf.nii.gz bundles.trk --n_updates 30 --validate_every 15 "
-    "--hidden 16 --batch_size 32 --min_step 0.5 --nbr_threads 1"
+    "--hidden 16 --batch_size 32 --min_step 0.25 --nbr_threads 1"
 )
 
 # %%
@@ -95,7 +95,7 @@ figure = draw_tractograms({"model.pt": streamlines}, mask, phantom.affine)
 from dipy_rnn.model import read_metadata
 
 metadata = read_metadata(folder / "model.pt")
-print(metadata.architecture, metadata.hidden, metadata.step_mm)
+print(metadata.architecture, metadata.hidden, metadata.step_vox)
 print(metadata.provenance["data"])
 
 # %%

@@ -27,7 +27,11 @@ class Follower(torch.nn.Module):
         return torch.zeros(1, n, 3)
 
     def forward(
-        self, features: torch.Tensor, direction: torch.Tensor, state: torch.Tensor
+        self,
+        features: torch.Tensor,
+        direction: torch.Tensor,
+        state: torch.Tensor,
+        inputs: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         fibres = features[:, :6].reshape(-1, 2, 3)
         is_seed = (direction == 0).all(dim=1, keepdim=True)
@@ -60,7 +64,7 @@ metadata = ModelMetadata(
     frame="voxel",
     layers=1,
     hidden=3,
-    step_mm=(0.1, 2.0),
+    inputs=(),
     provenance={"network": "follows the fibre that turns least"},
 )
 save_model(Follower(), metadata, path)
