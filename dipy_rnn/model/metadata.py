@@ -145,7 +145,7 @@ class ModelMetadata:
             )
         if self.inputs is not None:
             if not isinstance(self.inputs, (tuple, list)) or any(
-                name not in INPUT_SIZES for name in self.inputs
+                name not in tuple(INPUT_SIZES) for name in self.inputs
             ):
                 raise ModelFileError(
                     f"inputs is {self.inputs!r}; {', '.join(INPUT_SIZES)} are allowed"
@@ -172,7 +172,7 @@ class ModelMetadata:
                 low, high = map(float, getattr(self, name))
             except (TypeError, ValueError, OverflowError):
                 low, high = np.nan, np.nan
-            if not 0 <= low <= high:
+            if not (0 <= low <= high and low < np.inf and high > 0):
                 raise ModelFileError(
                     f"{name} is {getattr(self, name)!r}; give the smallest and largest "
                     "step"

@@ -27,7 +27,10 @@ from dipy_rnn._typing import (
 # fODF of order 8 has half of its height at 16 degrees from its peak.
 _SPACING_DEG = 6.0
 _SPACING_AROUND_DEG = 12.0
-_N_NEAR = 8  # neighbours of a vertex
+# Neighbours of a vertex. Those of the axis are the first ring, so that the axis is
+# found exactly if the fODF is symmetric about it.
+_N_NEAR = 8
+_SMALLEST_DEG = 1e-3  # a smaller cone has derivatives that float32 cannot hold
 _REACH = 1.2  # largest distance of a maximum from its vertex, in distances of rings
 
 
@@ -61,7 +64,7 @@ class Cone:
     --------
     >>> cone = cone_of(8, 30.0)
     >>> len(cone.directions), cone.matrix.shape
-    (95, (45, 229))
+    (96, (45, 230))
     """
 
     cosine: float
@@ -183,7 +186,8 @@ def cone_of(order: int, max_angle_deg: float) -> Cone:
         Even spherical harmonic order.
     max_angle_deg : float
         Angle between the axis and the border, above 0. As an fODF has the same value in
-        opposite directions, an angle above 90 degrees is the same as 90 degrees.
+        opposite directions, an angle above 90 degrees is the same as 90 degrees. An
+        angle below 0.001 degrees is the same as 0.001 degrees.
 
     Returns
     -------
@@ -196,7 +200,7 @@ def cone_of(order: int, max_angle_deg: float) -> Cone:
     """
     from dipy.reconst.shm import real_sh_tournier
 
-    angle = np.deg2rad(min(max_angle_deg, 90.0))
+    angle = np.deg2rad(np.clip(max_angle_deg, _SMALLEST_DEG, 90.0))
     n_rings = max(2, int(np.ceil(angle / np.deg2rad(_SPACING_DEG))))
     inside = _rings(np.linspace(0, angle, n_rings + 1), np.deg2rad(_SPACING_DEG))
     n_around = int(
@@ -231,11 +235,15 @@ def cone_of(order: int, max_angle_deg: float) -> Cone:
 
 
 def _rings(colatitudes: FloatArray, spacing: float) -> FloatArray:
-    """Return unit vectors (N, 3) on rings around the third axis, evenly spaced."""
+    """Return unit vectors (N, 3) on rings around the third axis, evenly spaced.
+
+    A ring has ``_N_NEAR`` vertices or more.
+    """
     parts = [np.empty((0, 3))]
     for i, colatitude in enumerate(colatitudes):
         across = np.sin(colatitude)
-        n = max(6, int(np.ceil(2 * np.pi * across / spacing))) if colatitude > 0 else 1
+        n = max(_N_NEAR, int(np.ceil(2 * np.pi * across / spacing)))
+        n = n if colatitude > 0 else 1
         azimuth = 2 * np.pi / n * (np.arange(n) + i % 2 / 2)
         parts.append(
             np.stack(
