@@ -2,11 +2,15 @@
 # cython: cdivision=True, initializedcheck=False
 """The largest value of an fODF in a cone as a kernel: ``Cone.largest`` of ``cone.py``."""
 
-from libc.math cimport sqrtf
+from libc.math cimport fabsf, sqrtf
 
 import numpy as np
 
 from dipy_rnn._interp cimport BLOCK
+
+from dipy_rnn.sampling.cone import ROUNDING as _ROUNDING
+
+cdef float ROUNDING = _ROUNDING
 
 cdef enum:
     # Neighbours of a vertex, and rows of the matrix of its parabola.
@@ -76,8 +80,9 @@ cdef wide_void largest(
         float height[BLOCK]
         float highest[BLOCK]
         int vertex[BLOCK]
+        float least[BLOCK]
         float terms[TERMS]
-        float rise, slope, determinant, along, across, length
+        float rise, slope, determinant, along, across, length, sign
         const float* row
         const float* parabola
         const float* tangents
@@ -92,8 +97,13 @@ cdef wide_void largest(
     for v in range(1, cone.n_inside):
         row = values + v * BLOCK
         for p in range(BLOCK):
-            vertex[p] = <int>v if row[p] > height[p] else vertex[p]
             height[p] = row[p] if row[p] > height[p] else height[p]
+    for p in range(BLOCK):
+        least[p] = height[p] - ROUNDING * fabsf(height[p])
+    for v in range(cone.n_inside - 1, -1, -1):
+        row = values + v * BLOCK
+        for p in range(BLOCK):
+            vertex[p] = <int>v if row[p] >= least[p] else vertex[p]
     for v in range(cone.matrix.n_out):
         row = values + v * BLOCK
         for p in range(BLOCK):
@@ -106,7 +116,7 @@ cdef wide_void largest(
         for i in range(TERMS):
             terms[i] = 0.0
         for k in range(NEAR):
-            rise = values[near[k] * BLOCK + p] - height[p]
+            rise = values[near[k] * BLOCK + p] - values[vertex[p] * BLOCK + p]
             for i in range(TERMS):
                 terms[i] += parabola[i * NEAR + k] * rise
         determinant = terms[2] * terms[4] - terms[3] * terms[3]
@@ -122,6 +132,9 @@ cdef wide_void largest(
         if length > cone.reach:
             along *= cone.reach / length
             across *= cone.reach / length
+        elif length < ROUNDING:
+            along = 0.0
+            across = 0.0
         for k in range(3):
             ahead[k * BLOCK + p] = (
                 cone.directions[3 * vertex[p] + k]
@@ -129,8 +142,11 @@ cdef wide_void largest(
         length = sqrtf(
             ahead[p] * ahead[p] + ahead[BLOCK + p] * ahead[BLOCK + p]
             + ahead[2 * BLOCK + p] * ahead[2 * BLOCK + p])
+        sign = 1.0
+        if cone.cosine < ROUNDING and ahead[2 * BLOCK + p] < -ROUNDING * length:
+            sign = -1.0
         for k in range(3):
-            ahead[k * BLOCK + p] /= length
+            ahead[k * BLOCK + p] *= sign / length
         if ahead[2 * BLOCK + p] < cone.cosine:
             length = sqrtf(
                 ahead[p] * ahead[p] + ahead[BLOCK + p] * ahead[BLOCK + p])

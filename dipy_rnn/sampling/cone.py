@@ -31,6 +31,9 @@ _SPACING_AROUND_DEG = 12.0
 # found exactly if the fODF is symmetric about it.
 _N_NEAR = 8
 _SMALLEST_DEG = 1e-3  # a smaller cone has derivatives that float32 cannot hold
+#: Values (float32) that differ by less than this share, and angles in radians below it,
+#: are equal up to rounding.
+ROUNDING = 1e-5
 _REACH = 1.2  # largest distance of a maximum from its vertex, in distances of rings
 
 
@@ -92,7 +95,8 @@ class Cone:
         Returns
         -------
         directions : ndarray of shape (N, 3)
-            Unit vectors in the frames, exact to about half a degree.
+            Unit vectors in the frames, exact to about half a degree. Of values that are
+            equal up to rounding, the one nearest to the axis is taken.
         found : ndarray of shape (N,), bool
             Whether the largest value in the cone counts.
 
@@ -104,8 +108,10 @@ class Cone:
         ([[0.0, 0.0, 1.0]], [True])
         """
         values = coeffs.astype(np.float32) @ self.matrix
-        vertex: IntArray = np.argmax(values[:, : len(self.directions)], axis=1)
-        height = values[np.arange(len(values)), vertex]
+        inside = values[:, : len(self.directions)]
+        height = inside.max(axis=1)
+        least = height - np.float32(ROUNDING) * np.abs(height)
+        vertex: IntArray = np.argmax(inside >= least[:, None], axis=1)
         found = (height > 0) & (height >= pmf_threshold * values.max(axis=1))
         return self.peak_near(values, vertex), found
 
@@ -124,7 +130,8 @@ class Cone:
         -------
         directions : ndarray of shape (N, 3)
             Unit vectors in the cone. If the parabola has no maximum, the direction is
-            uphill from the vertex.
+            uphill from the vertex. If it is beyond the border of a cone of 90 degrees,
+            it is replaced by the opposite direction, in which the fODF is the same.
         """
         rows = np.arange(len(values))
         rise = values[rows[:, None], self.near[vertex]] - values[rows, vertex][:, None]
@@ -139,10 +146,14 @@ class Cone:
             [(ab * b - bb * a) / determinant, (ab * a - aa * b) / determinant],
             [a * uphill, b * uphill],
         )
-        step *= self.reach / np.maximum(np.hypot(*step), self.reach)
+        length = np.hypot(*step)
+        scale = self.reach / np.maximum(length, self.reach)
+        step *= np.where(length < ROUNDING, 0.0, scale)
         directions = self.directions[vertex].astype(np.float64)
         directions += np.einsum("in,nij->nj", step, self.tangents[vertex])
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        if self.cosine < ROUNDING:
+            directions[directions[:, 2] < -ROUNDING] *= -1.0
         return into_cone(directions, self.cosine, self.sine)
 
 
@@ -203,6 +214,10 @@ def cone_of(order: int, max_angle_deg: float) -> Cone:
     angle = np.deg2rad(np.clip(max_angle_deg, _SMALLEST_DEG, 90.0))
     n_rings = max(2, int(np.ceil(angle / np.deg2rad(_SPACING_DEG))))
     inside = _rings(np.linspace(0, angle, n_rings + 1), np.deg2rad(_SPACING_DEG))
+    # The border of a cone of 90 degrees has both directions of each line. One is
+    # enough: the first two axes of the frame are among those that are kept.
+    x, y, z = inside.T
+    inside = inside[(z > ROUNDING) | (3 * x + 4 * y > 0)]
     n_around = int(
         np.ceil((np.pi / 2 - angle) / np.deg2rad(_SPACING_AROUND_DEG) - 1e-9)
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from dipy_rnn._typing import AnyArray
-from dipy_rnn.sampling.cone import Cone
+from dipy_rnn.sampling.cone import ROUNDING, Cone
 from dipy_rnn.sampling.rotation import quarter_turns
 
 
@@ -173,6 +173,7 @@ class TorchCone:
     def __init__(self, cone: Cone, device: torch.device) -> None:
         self.cosine, self.sine, self.reach = cone.cosine, cone.sine, cone.reach
         self.n_inside = len(cone.directions)
+        self.places = torch.arange(self.n_inside, device=device)
         self.matrix = torch.from_numpy(cone.matrix).to(device)
         self.directions = torch.from_numpy(cone.directions).to(device)
         self.near = torch.from_numpy(cone.near).long().to(device)
@@ -195,9 +196,13 @@ class TorchCone:
             As :meth:`dipy_rnn.sampling.Cone.largest`.
         """
         values = coeffs @ self.matrix
-        height, vertex = values[:, : self.n_inside].max(dim=1)
+        inside = values[:, : self.n_inside]
+        height = inside.amax(dim=1)
+        # torch's argmax returns any of several equal values: take the first.
+        close = inside >= (height - ROUNDING * height.abs())[:, None]
+        vertex = torch.where(close, self.places, self.n_inside - 1).amin(dim=1)
         found = (height > 0) & (height >= pmf_threshold * values.max(dim=1).values)
-        rise = values.gather(1, self.near[vertex]) - height[:, None]
+        rise = values.gather(1, self.near[vertex]) - values.gather(1, vertex[:, None])
         terms = (self.parabola[vertex] @ rise[:, :, None])[:, :, 0]
         a, b, aa, ab, bb = terms.unbind(dim=1)
         determinant = aa * bb - ab * ab
@@ -207,11 +212,16 @@ class TorchCone:
         uphill = self.reach / torch.where(slope > 0, slope, 1.0)
         along = torch.where(is_maximum, (ab * b - bb * a) / determinant, a * uphill)
         across = torch.where(is_maximum, (ab * a - aa * b) / determinant, b * uphill)
-        scale = self.reach / torch.hypot(along, across).clamp(min=self.reach)
+        length = torch.hypot(along, across)
+        scale = self.reach / length.clamp(min=self.reach)
+        scale = torch.where(length < ROUNDING, 0.0, scale)
         step = torch.stack([along * scale, across * scale], dim=1)
         tangents = self.tangents[vertex]
         directions = self.directions[vertex] + (step[:, :, None] * tangents).sum(dim=1)
         directions = torch.nn.functional.normalize(directions, dim=1)
+        if self.cosine < ROUNDING:
+            beyond = directions[:, 2:] < -ROUNDING
+            directions = torch.where(beyond, -directions, directions)
         return into_cone(directions, self.cosine, self.sine), found
 
 

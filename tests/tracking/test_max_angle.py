@@ -71,7 +71,7 @@ def test_a_streamline_ends_where_the_cone_has_no_value_above_the_threshold(
     features = volume_of(lobes, [direction_at(0), direction_at(90)], [0.5, 1.0])
     points, ended = streamline(features, newton, pmf_threshold=pmf_threshold)
     assert ended is reason
-    assert len(points) == (1 if reason is StopReason.NOTHING_AHEAD else 44)
+    assert len(points) == (1 if reason is StopReason.NOTHING_AHEAD else 43)
     npt.assert_allclose(points[:, 1:], [[12.0, 1.0]] * len(points), atol=0.05)
 
 
