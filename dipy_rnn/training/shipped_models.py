@@ -42,7 +42,7 @@ RECIPES = {
     # Imitates deterministic tracking. It is trained on deterministic streamlines, since
     # trackers also reach places where there are no true streamlines.
     "deterministic": Recipe(
-        n_updates=6000,
+        n_updates=1500,
         teacher="largest_ahead",
         blur=InputNoise(
             position_vox=0.5, direction_deg=(4.0, 30.0), features=(0.0, 0.4)
@@ -56,7 +56,7 @@ RECIPES = {
     ),
 }
 # The smallest widths that suffice (doc/design.md).
-HIDDEN = {"deterministic": 64, "default": 32}
+HIDDEN = {"deterministic": 16, "default": 32}
 N_PHANTOMS = 120
 N_HELD_OUT = 6
 
