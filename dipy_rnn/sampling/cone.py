@@ -92,7 +92,8 @@ class Cone:
         Returns
         -------
         directions : ndarray of shape (N, 3)
-            Unit vectors in the frames, exact to about half a degree.
+            Unit vectors in the frames, exact to about half a degree. If the largest
+            value is on the border of the cone, exact to about three degrees.
         found : ndarray of shape (N,), bool
             Whether the largest value in the cone counts.
 
