@@ -20,10 +20,31 @@ LOCAL = ModelMetadata(
     hidden=8,
     orders=(4,),
     normalisation="power",
+    inputs=("step_vox", "max_angle_deg", "ahead"),
+    step_vox=(0.1, 1.0),
     step_mm=(0.2, 1.5),
     provenance={"data": "none", "random_seed": 3},
 )
+#: Of format 1: without declared inputs.
 RAW = ModelMetadata("raw", 3, "voxel", layers=1, hidden=2)
+#: The entries of a file of format 1.
+FORMAT_1 = {
+    "format": "dipy_rnn model",
+    "format_version": 1,
+    "kind": "sh",
+    "channels": 15,
+    "frame": "local",
+    "layers": 1,
+    "hidden": 2,
+    "orders": [4],
+    "normalisation": "power",
+    "step_mm": [0.2, 1.5],
+    "architecture": "moving_frame",
+    "replay_points": 128,
+    "provenance": {"data": "none"},
+    "basis": "tournier07",
+    "legacy": False,
+}
 
 
 class Straight(nn.Module):
@@ -44,12 +65,13 @@ class Straight(nn.Module):
 
 
 def write(path, module, metadata):
-    """Write an archive as torch does, without the checks of save_model."""
-    torch.jit.save(
-        torch.jit.script(module),
-        str(path),
-        _extra_files={"metadata.json": metadata.to_json()},
-    )
+    """Write an archive as torch does, without the checks of save_model.
+
+    ``metadata`` is a ModelMetadata, or a dict of the entries.
+    """
+    text = json.dumps(metadata) if isinstance(metadata, dict) else metadata.to_json()
+    extra = {"metadata.json": text}
+    torch.jit.save(torch.jit.script(module), str(path), _extra_files=extra)
     return path
 
 

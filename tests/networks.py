@@ -23,7 +23,7 @@ def network(order=8, hidden=12, layers=1, depth=2, gain=1.0, kind=MovingFrameGRU
 
 
 def metadata_of(module, architecture="moving_frame", **changes):
-    """Return the metadata of a MovingFrameGRU with some changes."""
+    """Return the metadata of a network with some changes, by default local."""
     entries = {
         "kind": "sh",
         "channels": COEFFS[module.order],
@@ -32,6 +32,7 @@ def metadata_of(module, architecture="moving_frame", **changes):
         "hidden": module.hidden,
         "orders": tuple(range(4, module.order + 1, 2)),
         "normalisation": "power",
+        "inputs": module.inputs,
         "architecture": architecture,
     }
     return ModelMetadata(**entries | changes)

@@ -95,8 +95,9 @@ class Cone:
         Returns
         -------
         directions : ndarray of shape (N, 3)
-            Unit vectors in the frames, exact to about half a degree. Of values that are
-            equal up to rounding, the one nearest to the axis is taken.
+            Unit vectors in the frames, exact to about half a degree. If the largest
+            value is on the border of the cone, exact to about three degrees. Of values
+            that are equal up to rounding, the one nearest to the axis is taken.
         found : ndarray of shape (N,), bool
             Whether the largest value in the cone counts.
 

@@ -197,7 +197,8 @@ def test_a_damaged_file_is_refused_in_one_line_or_loads_what_was_saved(
     else:
         expected = load_model(small)
         features, up = torch.ones(3, 15), torch.tensor([[0.0, 0.0, 1.0]] * 3)
-        arguments = features.numpy(), up.numpy(), model.init_state(3)
+        inputs = torch.ones(3, 5).numpy()
+        arguments = features.numpy(), up.numpy(), model.init_state(3), inputs
         assert model.metadata == expected.metadata
         assert (model.step(*arguments)[0] == expected.step(*arguments)[0]).all()
 

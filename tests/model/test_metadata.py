@@ -1,11 +1,13 @@
 """Metadata of model files: what is written, what is read, what is refused."""
 
+from dataclasses import replace
 import json
 import re
 from typing import ClassVar
 import zipfile
 
 from archives import (
+    FORMAT_1,
     LOCAL,
     RAW,
     assert_refused,
@@ -14,6 +16,8 @@ from archives import (
     entry,
     write_text,
 )
+import numpy as np
+from numpy.testing import assert_array_equal
 import pytest
 
 from dipy_rnn.model import (
@@ -24,7 +28,10 @@ from dipy_rnn.model import (
     load_model,
     read_metadata,
     save_model,
+    stack_inputs,
 )
+
+REQUIRED = ["kind", "channels", "frame", "layers", "hidden"]
 
 # What is written and read
 
@@ -38,7 +45,7 @@ def test_metadata_are_read_as_they_were_written(tmp_path):
         text = archive.read(entry(archive.namelist(), "metadata.json"))
     assert json.loads(text) == {
         "format": "dipy_rnn model",
-        "format_version": 1,
+        "format_version": 2,
         "kind": "sh",
         "channels": 15,
         "frame": "local",
@@ -46,6 +53,8 @@ def test_metadata_are_read_as_they_were_written(tmp_path):
         "hidden": 8,
         "orders": [4],
         "normalisation": "power",
+        "inputs": ["step_vox", "max_angle_deg", "ahead"],
+        "step_vox": [0.1, 1.0],
         "step_mm": [0.2, 1.5],
         "architecture": "",
         "replay_points": None,
@@ -55,18 +64,68 @@ def test_metadata_are_read_as_they_were_written(tmp_path):
     }
 
 
-def test_five_entries_and_the_format_are_enough():
-    names = (
-        "format",
-        "format_version",
-        "kind",
-        "channels",
-        "frame",
-        "layers",
-        "hidden",
-    )
+def test_five_entries_and_the_format_are_enough_and_inputs_in_format_2():
+    names = [*REQUIRED, "format", "format_version"]
     minimal = {name: entries(RAW)[name] for name in names}
+    assert minimal["format_version"] == 1
     assert ModelMetadata.from_json(json.dumps(minimal)) == RAW
+    minimal |= {"format_version": 2, "inputs": []}
+    assert ModelMetadata.from_json(json.dumps(minimal)) == replace(RAW, inputs=())
+
+
+def test_metadata_of_format_1_are_read_without_inputs_and_architecture():
+    metadata = ModelMetadata.from_json(json.dumps(FORMAT_1))
+    assert metadata.inputs is None and metadata.architecture == ""
+    assert metadata.step_vox == (0.0, float("inf"))
+    assert json.loads(metadata.to_json()) == FORMAT_1 | {"architecture": ""}
+    assert ModelMetadata.from_json(metadata.to_json()) == metadata
+    # An architecture that this package does not have is ignored as well.
+    other = FORMAT_1 | {"architecture": "lstm"}
+    assert ModelMetadata.from_json(json.dumps(other)) == metadata
+
+
+@pytest.mark.parametrize("name", ["inputs", "step_vox"])
+def test_entries_of_format_2_in_format_1_are_refused(tmp_path, name):
+    wrong = FORMAT_1 | {name: entries()[name]}
+    path = write_text(tmp_path / "wrong.pt", json.dumps(wrong))
+    assert_refused_unloaded(path, rf"unknown entries: \['{name}'\]")
+
+
+@pytest.mark.parametrize(
+    "inputs", [[], ["step_mm"], ["ahead"], ["ahead", "step_vox", "max_angle_deg"]]
+)
+def test_inputs_are_read_in_their_order(inputs):
+    metadata = ModelMetadata.from_json(json.dumps(entries(inputs=inputs)))
+    assert metadata.inputs == tuple(inputs)
+    assert ModelMetadata.from_json(metadata.to_json()) == metadata
+
+
+def test_inputs_are_stacked_in_the_order_of_the_metadata():
+    values = {
+        "step_vox": 0.25,
+        "step_mm": 0.5,
+        "max_angle_deg": 30.0,
+        "ahead": np.array([[0.0, 0.6, 0.8], [0.0, 0.0, 1.0]]),
+    }
+    for names, row in (
+        (("step_vox", "max_angle_deg", "ahead"), [0.25, 30.0, 0.0, 0.6, 0.8]),
+        (("ahead", "step_mm"), [0.0, 0.6, 0.8, 0.5]),
+        ((), []),
+    ):
+        stacked = stack_inputs(names, values, 2)
+        assert stacked.shape == (2, len(row)) and stacked.dtype == np.float32
+        assert_array_equal(stacked[0], np.float32(row))
+    assert_array_equal(
+        stack_inputs(("step_vox",), {"step_vox": 0.0}, 3), np.zeros((3, 1))
+    )
+
+
+@pytest.mark.parametrize("name", ["step_vox", "step_mm"])
+@pytest.mark.parametrize("given", [(0, 2), [0.5, 0.5], (0.0, float("inf"))])
+def test_a_range_of_steps_is_kept_as_two_numbers(name, given):
+    metadata = replace(LOCAL, **{name: given})
+    assert getattr(metadata, name) == tuple(map(float, given))
+    assert ModelMetadata.from_json(metadata.to_json()) == metadata
 
 
 def test_the_only_order_of_training_is_that_of_the_network_unless_others_are_given():
@@ -106,7 +165,12 @@ def test_text_that_is_not_metadata_is_refused(tmp_path, text, message):
     ("changes", "message"),
     [
         ({"format": "onnx"}, "not that of a dipy_rnn model"),
-        ({"format_version": 2}, "format version is 2 .* update dipy_rnn"),
+        (
+            {"format_version": 3},
+            "format version is 3 .* reads 1 and 2: update dipy_rnn",
+        ),
+        ({"format_version": "2"}, "format version is '2'"),
+        ({"format_version": [2]}, r"format version is \[2\]"),
         ({"format_version": None}, "format version is None"),
         ({"colour": "blue", "age\n": 3}, r"unknown entries: \['age\\n', 'colour'\]"),
         ({"basis": "descoteaux07"}, r"its basis is \('descoteaux07', False\)"),
@@ -130,6 +194,19 @@ def test_text_that_is_not_metadata_is_refused(tmp_path, text, message):
         ({"orders": [2]}, "even orders from 4 to 4 are allowed"),
         ({"orders": [4, 6]}, "even orders from 4 to 4 are allowed"),
         ({"architecture": "lstm"}, "architecture is 'lstm'; 'moving_frame' or"),
+        ({"inputs": None}, "inputs is None; give a list"),
+        ({"inputs": "ahead"}, "inputs is 'ahead'; give a list"),
+        ({"inputs": {"ahead": 3}}, r"inputs is \{'ahead': 3\}; give a list"),
+        (
+            {"inputs": ["tilt"]},
+            r"inputs is \['tilt'\]; step_vox, step_mm, .* ahead are",
+        ),
+        ({"inputs": [3]}, r"inputs is \[3\]; step_vox"),
+        ({"inputs": [["ahead"]]}, r"inputs is \[\['ahead'\]\]; step_vox"),
+        (
+            {"kind": "raw", "frame": "voxel", "orders": []},
+            "inputs has 'ahead', which features of kind 'sh' have; leave it out",
+        ),
         ({"replay_points": -1}, "replay_points is -1; give an integer from 0"),
         ({"replay_points": 2.0}, r"replay_points is 2\.0; give"),
         ({"replay_points": "5"}, "replay_points is '5'; give"),
@@ -142,6 +219,16 @@ def test_text_that_is_not_metadata_is_refused(tmp_path, text, message):
         ({"step_mm": [-1, 1]}, "step_mm is "),
         ({"step_mm": [0.1, float("nan")]}, "step_mm is "),
         ({"step_mm": [0, 10**400]}, "step_mm is "),
+        ({"step_mm": [0, 0]}, "step_mm is "),
+        ({"step_vox": 0.5}, "step_vox is 0.5; give the smallest and largest"),
+        ({"step_vox": None}, "step_vox is None"),
+        ({"step_vox": [0.5]}, "step_vox is "),
+        ({"step_vox": [1.0, 0.1]}, "step_vox is "),
+        ({"step_vox": [-0.1, 1.0]}, "step_vox is "),
+        ({"step_vox": [float("nan"), 1.0]}, "step_vox is "),
+        ({"step_vox": [0, 0]}, "step_vox is "),
+        ({"step_vox": [float("inf"), float("inf")]}, "step_vox is "),
+        ({"step_vox": [0.1, 0.5, 1.0]}, "step_vox is "),
         ({"provenance": "a phantom"}, "provenance is not a JSON object"),
     ],
 )
@@ -150,7 +237,7 @@ def test_wrong_entries_are_refused_by_name_and_value(tmp_path, changes, message)
     assert_refused_unloaded(path, message)
 
 
-@pytest.mark.parametrize("name", ["kind", "channels", "frame", "layers", "hidden"])
+@pytest.mark.parametrize("name", [*REQUIRED, "inputs"])
 def test_missing_entries_are_named(tmp_path, name):
     left = entries()
     del left[name]
@@ -166,16 +253,24 @@ def test_missing_entries_are_named(tmp_path, name):
     [
         ({"frame": "voxel"}, "frame", "voxel"),
         ({"normalisation": "none"}, "normalisation", "none"),
-        ({"kind": "raw", "frame": "voxel", "orders": []}, "kind", "raw"),
+        ({"kind": "raw", "frame": "voxel", "orders": [], "inputs": []}, "kind", "raw"),
+        ({"inputs": []}, "inputs", ()),
+        (
+            {"inputs": ["ahead", "step_vox", "max_angle_deg"]},
+            "inputs",
+            ("ahead", "step_vox", "max_angle_deg"),
+        ),
     ],
-    ids=["frame", "normalisation", "kind"],
+    ids=["frame", "normalisation", "kind", "no inputs", "order of inputs"],
 )
 def test_what_differs_from_the_architectures_requirement_is_refused_by_name_and_value(
     tmp_path, changes, name, value
 ):
     changes = changes | {"architecture": "moving_frame"}
     needed = MovingFrameGRU.required[name]
-    message = f"{name} is '{value}', but .* 'moving_frame' needs '{needed}'"
+    message = re.escape(
+        f"{name} is {value!r}, but the architecture 'moving_frame' needs "
+    ) + re.escape(repr(needed))
     path = write_text(tmp_path / "wrong.pt", json.dumps(entries(**changes)))
     assert_refused_unloaded(path, message)
     changes["architecture"] = ""  # any other network may have it
@@ -194,6 +289,22 @@ def test_the_metadata_that_an_architecture_requires_are_its_own(monkeypatch):
         lambda: ModelMetadata("sh", 15, "local", 1, 9, architecture="narrow"),
         "hidden is 9, but the architecture 'narrow' needs 8",
     )
+
+
+def test_an_architecture_needs_its_inputs():
+    for name, changes in (
+        ("moving_frame", {"inputs": None}),
+        ("cai2023", {"inputs": None}),
+        ("cai2023", {"inputs": ("step_mm",)}),
+    ):
+        assert_refused(
+            lambda name=name, changes=changes: replace(
+                LOCAL, architecture=name, **changes
+            ),
+            re.escape(
+                f"inputs is {changes['inputs']!r}, but the architecture '{name}'"
+            ),
+        )
 
 
 def test_the_order_is_only_known_for_spherical_harmonics():

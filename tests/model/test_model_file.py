@@ -8,6 +8,7 @@ from typing import ClassVar
 import warnings
 
 from archives import (
+    FORMAT_1,
     LOCAL,
     RAW,
     Straight,
@@ -37,9 +38,12 @@ from dipy_rnn.model import (
     file,
     load_model,
     model_path,
+    read_metadata,
     save_model,
     shipped_models,
+    stack_inputs,
 )
+from dipy_rnn.tracking import TrackingConfig
 from dipy_rnn.tracking.predictor import Predictor, ScriptedStates
 from dipy_rnn.training.shipped_models import write_checksums
 
@@ -117,30 +121,32 @@ def saved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("network", "frame", "layers"),
-    [
-        (MovingFrameGRU(order=4, hidden=8), "local", 1),
-        (Cai2023(order=4, hidden=8), "voxel", 2),
-    ],
+    "network",
+    [MovingFrameGRU(order=4, hidden=8), Cai2023(order=4, hidden=8)],
     ids=["moving_frame", "cai2023"],
 )
-def test_a_loaded_network_returns_what_the_saved_one_did(
-    tmp_path, network, frame, layers
-):
+def test_a_loaded_network_returns_what_the_saved_one_did(tmp_path, network):
     with torch.no_grad():
         network.head.weight.normal_(generator=torch.Generator().manual_seed(0))
     path = tmp_path / "model.pt"
-    save_model(network, ModelMetadata("sh", 15, frame, layers, 8), path)
+    metadata = ModelMetadata(
+        "sh", 15, network.frame, network.layers, 8, inputs=network.inputs
+    )
+    save_model(network, metadata, path)
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
     model = load_model(path)
     features = np.random.default_rng(0).normal(size=(4, 15)).astype(np.float32)
     up = np.tile([0.0, 0.0, 1.0], (4, 1))
+    values = {"step_vox": 0.5, "max_angle_deg": 30.0, "ahead": [0.28, 0.0, 0.96]}
+    inputs = stack_inputs(network.inputs, values, 4)
     state, expected_state = model.init_state(4), network.init_state(4)
     for _ in range(3):
-        direction, state = model.step(features, up, state)
+        direction, state = model.step(features, up, state, inputs)
         with torch.no_grad():
             expected, expected_state = network(
-                torch.from_numpy(features), torch.from_numpy(up).float(), expected_state
+                *map(torch.from_numpy, (features, up.astype(np.float32))),
+                expected_state,
+                torch.from_numpy(inputs),
             )
         assert direction.dtype == np.float32 and direction.shape == (4, 3)
         assert_allclose(direction, expected.numpy(), atol=1e-5)
@@ -222,7 +228,7 @@ class Shaky(Straight):
     compiled = None
 
     def forward(
-        self, features: Tensor, direction: Tensor, state: Tensor
+        self, features: Tensor, direction: Tensor, state: Tensor, inputs: Tensor
     ) -> tuple[Tensor, Tensor]:
         state = state + 1.0
         return features * self.weight + 0.1 * state[0, :, :1], state
@@ -230,17 +236,19 @@ class Shaky(Straight):
 
 def test_an_architecture_without_a_kernel_runs_as_torchscript(tmp_path, monkeypatch):
     path = tmp_path / "shaky.pt"
+    raw = replace(RAW, inputs=())
     with pytest.raises(ModelFileError, match="architecture is 'shaky'; 'moving_frame'"):
-        replace(RAW, architecture="shaky")
+        replace(raw, architecture="shaky")
     monkeypatch.setitem(ARCHITECTURES, "shaky", Shaky)
     assert architecture_of(Shaky()) == "shaky"
-    save_model(Shaky(), replace(RAW, architecture="shaky"), path)
+    save_model(Shaky(), replace(raw, architecture="shaky"), path)
     model = load_model(path)
     assert model.metadata.architecture == "shaky" and model.compiled is None
 
     data = np.random.default_rng(0).normal(size=(3, 3, 3, 3)).astype(np.float32)
     predictor = Predictor(sampling.raw_features(data), model, np.eye(3), 1)
-    states = predictor.states(2)
+    config = TrackingConfig.of(np.eye(4), step_size=1, max_angle=60, max_points=9)
+    states = predictor.states(2, config)
     assert isinstance(states, ScriptedStates)
     points, frames = np.array([[0.0, 1.0, 2.0], [2.0, 2.0, 9.0]]), np.zeros((2, 3, 3))
     for step in (1, 2):
@@ -251,6 +259,88 @@ def test_an_architecture_without_a_kernel_runs_as_torchscript(tmp_path, monkeypa
     # The file names an architecture that this package does not have.
     monkeypatch.delitem(ARCHITECTURES, "shaky")
     assert_refused_unloaded(path, "architecture is 'shaky'; 'moving_frame' or")
+
+
+# Format 1
+
+
+class OfFormat1(Straight):
+    """The contract of format 1: its forward has three arguments."""
+
+    def forward(
+        self, features: Tensor, direction: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return features[:, 1:4] + 0.5 * state[0, :, :1], state + 1.0
+
+
+@pytest.fixture
+def of_format_1(tmp_path):
+    return write(tmp_path / "old.pt", OfFormat1(), FORMAT_1)
+
+
+def test_a_file_of_format_1_loads_and_runs_with_three_arguments(of_format_1):
+    model = load_model(of_format_1)
+    assert model.metadata == read_metadata(of_format_1)
+    assert model.metadata.architecture == "" and model.metadata.inputs is None
+    assert model.compiled is None
+    features = np.random.default_rng(0).normal(size=(5, 15)).astype(np.float32)
+    up, state = np.tile([0.0, 0.0, 1.0], (5, 1)), model.init_state(5)
+    for k in range(3):
+        direction, state = model.step(features, up, state)
+        assert_allclose(direction, features[:, 1:4] + 0.5 * k, rtol=1e-6)
+    assert_array_equal(state, torch.full((1, 5, 2), 3.0))
+
+
+def test_a_network_of_format_1_is_saved_in_format_1(tmp_path, of_format_1):
+    metadata, path = read_metadata(of_format_1), tmp_path / "again.pt"
+    save_model(OfFormat1(), metadata, path)
+    assert read_metadata(path) == metadata
+    features, up = np.ones((2, 15), np.float32), np.tile([0.0, 0.0, 1.0], (2, 1))
+    one, other = (
+        model.step(features, up, model.init_state(2))[0]
+        for model in map(load_model, (of_format_1, path))
+    )
+    assert_array_equal(one, other)
+
+
+def test_format_1_refuses_steps_in_mm_outside_its_range(of_format_1):
+    model = load_model(of_format_1)
+    model.check_step(0.5)
+    assert_refused(lambda: model.check_step(2.0), "for 0.2 to 1.5 mm", of_format_1)
+
+
+def test_the_number_of_arguments_must_be_that_of_the_format(tmp_path):
+    path = tmp_path / "model.pt"
+    for module, metadata in (
+        (OfFormat1(), replace(LOCAL, hidden=2)),  # three arguments in format 2
+        (MovingFrameGRU(4, 2), FORMAT_1),  # four arguments in format 1
+    ):
+        write(path, module, metadata)
+        assert_refused(lambda: load_model(path), "breaks the contract", path)
+
+
+def test_the_network_gets_its_declared_inputs_in_their_order(tmp_path):
+    class Echo(Straight):
+        def forward(
+            self, features: Tensor, direction: Tensor, state: Tensor, inputs: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            return torch.stack([inputs[:, 0], inputs[:, 1], inputs[:, 4]], 1), state
+
+    path = tmp_path / "echo.pt"
+    metadata = replace(LOCAL, hidden=2, inputs=("step_mm", "ahead", "max_angle_deg"))
+    save_model(Echo(), metadata, path)
+    model = load_model(path)
+    values = {"step_mm": 0.5, "max_angle_deg": 30.0, "ahead": [0.6, 0.0, 0.8]}
+    inputs = stack_inputs(metadata.inputs, values, 3)
+    for n in (1, 3):
+        direction, _ = model.step(
+            *(np.zeros((n, 15), np.float32), np.zeros((n, 3)), model.init_state(n)),
+            inputs[:n],
+        )
+        assert_array_equal(direction, np.float32([[0.5, 0.6, 30.0]] * n))
+    # A network that takes more inputs than it declares is refused.
+    metadata = replace(metadata, inputs=("step_mm", "ahead"))
+    assert_refused(lambda: save_model(Echo(), metadata, path), "contract", path)
 
 
 # Shipped models
@@ -317,7 +407,8 @@ def test_a_shipped_model_is_found_by_its_name(monkeypatch):
         (BatchStatistics, RAW, "breaks the contract"),
         (
             MovingFrameGRU,
-            ModelMetadata("sh", 15, "local", 1, 64),  # the network is of order 8
+            # The network is of order 8.
+            ModelMetadata("sh", 15, "local", 1, 64, inputs=MovingFrameGRU.inputs),
             "breaks the contract",
         ),
     ],
@@ -355,9 +446,7 @@ def test_parameters_that_are_not_finite_are_refused_by_name(tmp_path):
     network = MovingFrameGRU(order=4, hidden=8)
     with torch.no_grad():
         network.joined.bias[3] = float("nan")
-    metadata = ModelMetadata(
-        "sh", 15, "local", 1, 8, normalisation="power", architecture="moving_frame"
-    )
+    metadata = replace(LOCAL, architecture="moving_frame")
     path = tmp_path / "nan.pt"
     assert_refused(
         lambda: save_model(network, metadata, path), "joined.bias is not finite", path
@@ -368,7 +457,7 @@ def test_parameters_that_are_not_finite_are_refused_by_name(tmp_path):
 
 
 def test_features_are_padded_or_cut_to_the_models_order(tmp_path):
-    metadata = ModelMetadata("sh", 28, "local", 1, 8, orders=(4, 6))
+    metadata = replace(LOCAL, channels=28, orders=(4, 6))
     path = tmp_path / "six.pt"
     save_model(MovingFrameGRU(order=6, hidden=8), metadata, path)
     model = load_model(path)
@@ -383,7 +472,7 @@ def test_features_are_padded_or_cut_to_the_models_order(tmp_path):
 
 
 def test_features_of_another_order_or_kind_are_refused(tmp_path, saved):
-    metadata = ModelMetadata("sh", 28, "local", 1, 8, orders=(6,))
+    metadata = replace(LOCAL, channels=28, orders=(6,))
     path = tmp_path / "six.pt"
     save_model(MovingFrameGRU(order=6, hidden=8), metadata, path)
     assert_refused(
@@ -416,7 +505,7 @@ def test_an_array_is_not_taken_for_a_feature_volume(saved):
         load_model(saved).features(np.zeros((2, 2, 2, 15), np.float32))
 
 
-def test_steps_outside_the_trained_range_are_refused(saved):
+def test_steps_in_mm_outside_the_range_of_the_model_are_refused(saved):
     model = load_model(saved)
     for step_mm in (0.2, 0.5, 1.5, np.float32(0.2), 0.19999999):
         model.check_step(step_mm)
@@ -426,6 +515,21 @@ def test_steps_outside_the_trained_range_are_refused(saved):
             "was trained for 0.2 to 1.5 mm",
             saved,
         )
+
+
+def test_steps_in_voxel_edges_outside_the_range_of_the_training_give_a_warning(saved):
+    model = load_model(saved)
+    for step_vox in (0.1, 0.5, 1.0, np.float32(0.1), 0.09999999):
+        model.warn_of_step(0.5, step_vox)
+    for step_vox in (0.09, 1.01, 0.0, float("nan")):
+        with pytest.warns(UserWarning, match=r"0\.1 to 1 edges") as warned:
+            model.warn_of_step(0.5, step_vox)
+        assert f"0.5 mm, {step_vox:.3g} edges of a voxel" in str(warned[0].message)
+        assert "\n" not in str(warned[0].message)
+
+
+def test_a_model_of_format_1_gives_no_warning_of_a_step(of_format_1):
+    load_model(of_format_1).warn_of_step(0.5, 1000.0)
 
 
 # Devices

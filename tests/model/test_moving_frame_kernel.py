@@ -1,9 +1,17 @@
 """The kernel of the moving-frame network, against its module in torch."""
 
-from itertools import product
+from itertools import cycle, product
 
 from archives import assert_refused, write
-from networks import COEFFS, SHAPE, metadata_of, network, random_path, random_volume
+from networks import (
+    COEFFS,
+    SHAPE,
+    metadata_of,
+    network,
+    random_path,
+    random_points,
+    random_volume,
+)
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
@@ -13,18 +21,23 @@ from torch import Tensor, nn
 from dipy_rnn import sampling
 from dipy_rnn.model import (
     Cai2023,
+    CompiledRun,
     Model,
     MovingFrameGRU,
     as_model,
     load_model,
     save_model,
     shipped_models,
+    stack_inputs,
 )
 from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU
 from dipy_rnn.model.moving_frame import FrameConstants
-from dipy_rnn.sampling import DATA, EMPTY, OUTSIDE
+from dipy_rnn.sampling import DATA, EMPTY, NOTHING_AHEAD, OUTSIDE, cone_of
 
 HANDEDNESS = [1.0, -1.0]
+# Conditions of runs: step in voxel edges, angle of the cone, pmf_threshold.
+RUN = 0.5, 60.0, 0.1
+RUNS = [(0.1, 15.0, 0.0), (0.25, 30.0, 0.1), (1.0, 60.0, 0.5), (2.5, 90.0, 0.9)]
 
 
 def compiled(module):
@@ -38,12 +51,15 @@ def compiled(module):
     )
 
 
-def step(kernel, volume, points, frames, state, handedness=1.0):
+def step(kernel, volume, points, frames, state, handedness=1.0, run=RUN):
     """Run a kernel for one step; return its directions and the status of the points."""
     order = sampling.sh_order(volume.shape[3])
+    step_vox, angle_deg, pmf_threshold = run
+    cone = cone_of(order, angle_deg)
     directions = np.full((len(points), 3), np.nan, np.float32)
     status = np.full(len(points), 9, np.uint8)
     kernel.next_directions(
+        CompiledRun(cone, volume.shape[3], step_vox, angle_deg, pmf_threshold),
         volume,
         order,
         sampling.quarter_turns(order),
@@ -57,7 +73,7 @@ def step(kernel, volume, points, frames, state, handedness=1.0):
     return directions, status
 
 
-def walk(kernel, volume, points, frames, handedness=1.0):
+def walk(kernel, volume, points, frames, handedness=1.0, run=RUN):
     """Run a kernel for T steps of n streamlines, from fresh states.
 
     Return directions (T, n, 3), status (T, n), and the last state (L, n, H).
@@ -65,7 +81,7 @@ def walk(kernel, volume, points, frames, handedness=1.0):
     n = points.shape[1]
     state = kernel.init_state(n)
     steps = [
-        step(kernel, volume, here, frame, state, handedness)
+        step(kernel, volume, here, frame, state, handedness, run)
         for here, frame in zip(points, frames, strict=True)
     ]
     directions, status = map(np.array, zip(*steps))
@@ -73,20 +89,33 @@ def walk(kernel, volume, points, frames, handedness=1.0):
     return directions, status, rows[:, :n]
 
 
+def seen_ahead(volume, points, frames, handedness=1.0, run=RUN):
+    """Return features (n, C), ``ahead`` (n, 3) and status, as the reference does."""
+    features, inside = sampling.sample(
+        volume, points, frames, handedness=handedness, normalise=True
+    )
+    cone = cone_of(sampling.sh_order(volume.shape[3]), run[1])
+    ahead, found = cone.largest(features, run[2])
+    status = np.where(found, DATA, NOTHING_AHEAD)
+    status[~features.any(axis=1)] = EMPTY
+    status[~inside] = OUTSIDE
+    return features, ahead, status
+
+
 @torch.no_grad()
-def expected_walk(module, volume, points, frames, handedness=1.0):
-    """As :func:`walk`, with the module in torch and sampling.sample."""
-    state, directions, status = module.init_state(points.shape[1]), [], []
+def expected_walk(module, volume, points, frames, handedness=1.0, run=RUN):
+    """As :func:`walk`, with the module in torch, sampling.sample and Cone.largest."""
+    state, directions, every_status = module.init_state(points.shape[1]), [], []
+    tangents = torch.tensor([[0.0, 0.0, 1.0]]).repeat(points.shape[1], 1)
     for here, frame in zip(points, frames, strict=True):
-        features, inside = sampling.sample(
-            volume, here, frame, handedness=handedness, normalise=True
-        )
-        filled = features.any(axis=1)
-        ahead = torch.tensor([[0.0, 0.0, 1.0]]).repeat(len(here), 1)
-        direction, state = module(torch.from_numpy(features), ahead, state)
+        features, ahead, status = seen_ahead(volume, here, frame, handedness, run)
+        values = {"step_vox": run[0], "max_angle_deg": run[1], "ahead": ahead}
+        inputs = torch.from_numpy(stack_inputs(module.inputs, values, len(here)))
+        seen = torch.from_numpy(features)
+        direction, state = module(seen, tangents, state, inputs)
         directions.append(direction.numpy())
-        status.append(np.where(inside, np.where(filled, DATA, EMPTY), OUTSIDE))
-    return np.array(directions), np.array(status), state.numpy()
+        every_status.append(status)
+    return np.array(directions), np.array(every_status), state.numpy()
 
 
 # Against the module
@@ -100,9 +129,10 @@ def test_directions_and_states_are_those_of_the_module(
     volume = random_volume(order)
     points, frames = random_path(random_frames, 21, handedness=handedness)
     points[1, 3], points[2, 20] = 99.0, -0.2  # outside, and in an empty voxel
-    for hidden, layers, depth in product((8, 12, 33), (1, 2, 3), (0, 1, 2, 3)):
+    runs = cycle(RUNS)
+    for depth, layers, hidden in product((0, 1, 2, 3), (1, 2, 3), (8, 12, 33)):
         module = network(order, hidden, layers, depth)
-        arguments = volume, points, frames, handedness
+        arguments = volume, points, frames, handedness, next(runs)
         directions, status, state = walk(compiled(module), *arguments)
         expected, expected_status, expected_state = expected_walk(module, *arguments)
         assert_allclose(directions, expected, atol=1e-5)
@@ -110,22 +140,74 @@ def test_directions_and_states_are_those_of_the_module(
         assert_array_equal(status, expected_status)
         assert status[1, 3] == OUTSIDE and status[2, 20] == EMPTY
         # States and directions vary, so that the comparison means something.
-        assert np.ptp(state, axis=1).min() > 1e-3
+        assert np.ptp(state, axis=1).min() > 1e-4
         assert np.ptp(directions[..., 2]) > 0.05
 
 
-def test_with_a_head_of_zeros_the_direction_is_newtons_step(lobes):
-    # Lobes of the width that the slopes assume, at 0 and at 1 degree from straight on.
-    module = MovingFrameGRU(8, hidden=8)
-    peaks = np.array([[np.sin(a), 0.0, np.cos(a)] for a in np.deg2rad([0.0, 1.0])])
-    volume = lobes(peaks).astype(np.float32).reshape(2, 1, 1, 45)
-    points, frames = np.eye(3)[:1] * np.arange(2.0)[:, None], np.tile(np.eye(3), (2, 1))
-    kernel = compiled(module)
-    directions, _ = step(
-        kernel, volume, points, frames.reshape(2, 3, 3), kernel.init_state(2)
-    )
-    assert_array_equal(directions[0], [0.0, 0.0, 1.0])
-    assert_allclose(directions[1], peaks[1], atol=1e-4)
+@pytest.mark.parametrize("handedness", HANDEDNESS)
+@pytest.mark.parametrize("order", COEFFS)
+def test_an_untrained_kernel_returns_the_direction_of_the_largest_value_in_the_cone(
+    random_frames, order, handedness
+):
+    kernel, volume = compiled(MovingFrameGRU(order, hidden=8)), random_volume(order)
+    points, frames = random_points(300), random_frames(300, handedness)
+    points[3], points[20] = 99.0, -0.2
+    kinds = set()
+    for angle_deg, pmf_threshold in product(
+        (1e-3, 1.0, 15.0, 30.0, 60.0, 90.0), (0.0, 0.1, 0.9)
+    ):
+        arguments = handedness, (0.5, angle_deg, pmf_threshold)
+        directions, status = step(
+            kernel, volume, points, frames, kernel.init_state(300), *arguments
+        )
+        _, ahead, expected = seen_ahead(volume, points, frames, *arguments)
+        # Where two vertices have almost the same value, rounding decides.
+        assert np.mean(np.abs(directions - ahead).max(axis=1) < 1e-4) > 0.99
+        assert np.mean(status == expected) > 0.99
+        assert status[3] == OUTSIDE and status[20] == EMPTY
+        assert directions[:, 2].min() > np.cos(np.deg2rad(angle_deg)) - 1e-6
+        kinds |= set(status)
+    assert kinds == {OUTSIDE, EMPTY, NOTHING_AHEAD, DATA}
+
+
+def test_nothing_is_ahead_if_the_lobe_is_not_in_the_cone(lobes):
+    # Lobes at 0, 1, 40 and 90 degrees from the tangent.
+    kernel = compiled(MovingFrameGRU(8, hidden=8))
+    turns = np.deg2rad([0.0, 1.0, 40.0, 90.0])
+    peaks = np.array([[np.sin(a), 0.0, np.cos(a)] for a in turns])
+    volume = lobes(peaks).astype(np.float32).reshape(4, 1, 1, 45)
+    points, frames = np.eye(3)[:1] * np.arange(4.0)[:, None], np.tile(np.eye(3), (4, 1))
+    for angle_deg, pmf_threshold, found in (
+        (15.0, 0.1, [True, True, False, False]),
+        (30.0, 0.1, [True, True, True, False]),
+        (30.0, 0.9, [True, True, False, False]),
+        (60.0, 0.9, [True, True, True, False]),
+        (90.0, 0.9, [True, True, True, True]),
+    ):
+        run = 0.5, angle_deg, pmf_threshold
+        directions, status = step(
+            *(kernel, volume, points, frames.reshape(4, 3, 3), kernel.init_state(4)),
+            run=run,
+        )
+        assert status.tolist() == [DATA if f else NOTHING_AHEAD for f in found]
+        assert_allclose(directions[0], [0.0, 0.0, 1.0], atol=1e-6)
+        assert_allclose(directions[1], peaks[1], atol=1e-3)
+
+
+def test_the_step_size_and_the_angle_change_directions_and_states(random_frames):
+    kernel, volume = compiled(network()), random_volume()
+    points, frames = random_path(random_frames, 20)
+    results = []
+    for run in (RUN, (0.25, *RUN[1:]), (RUN[0], 30.0, RUN[2])):
+        directions, _, state = walk(kernel, volume, points, frames, run=run)
+        results.append((directions, state))
+    for one, other in ((0, 1), (0, 2)):
+        for values, others in zip(results[one], results[other], strict=True):
+            assert np.abs(values - others).max() > 1e-3
+    # The threshold changes the status only.
+    directions, _, state = walk(kernel, volume, points, frames, run=(*RUN[:2], 0.9))
+    assert_array_equal(directions, results[0][0])
+    assert_array_equal(state, results[0][1])
 
 
 def test_saturated_gates_stay_finite(random_frames):
@@ -133,7 +215,7 @@ def test_saturated_gates_stay_finite(random_frames):
     volume, (points, frames) = random_volume(), random_path(random_frames, 40)
     directions, _, state = walk(compiled(module), volume, points, frames)
     assert_allclose(np.linalg.norm(directions, axis=2), 1, rtol=1e-6)
-    assert np.abs(state).max() <= 1
+    assert np.abs(state).max() <= 1 + 1e-6
     _, _, expected_state = expected_walk(module, volume, points, frames)
     # Almost all gates are 0 or 1, as in torch. A few are in between, and differ.
     assert np.mean(np.abs(state - expected_state) < 1e-3) > 0.95
@@ -185,16 +267,16 @@ def test_nan_and_infinity_stay_in_their_lane(random_frames, bad):
     # All points are away from that voxel, except for one row in one step.
     points *= 0.5
     points[1, 5] = 3.2, 1.9, 4.1
-    whole = walk(kernel, volume, points, frames)
+    whole = walk(kernel, volume, points, frames, run=(0.5, 90.0, 0.0))
     directions, status, state = whole
-    assert (status == DATA).all()
+    # A value that is not a number is not above the threshold.
+    assert status[1, 5] == NOTHING_AHEAD
     assert np.isnan(directions[1:, 5]).all() and np.isnan(state[:, 5]).all()
     rest = np.arange(18) != 5
     assert np.isfinite(directions[:, rest]).all() and np.isfinite(state[:, rest]).all()
     points[1, 5] = 1.0
-    for with_it, without_it in zip(
-        whole, walk(kernel, volume, points, frames), strict=True
-    ):
+    without = walk(kernel, volume, points, frames, run=(0.5, 90.0, 0.0))
+    for with_it, without_it in zip(whole, without, strict=True):
         assert_array_equal(with_it[:, rest], without_it[:, rest])
 
 
@@ -204,7 +286,9 @@ def test_the_status_says_whether_a_point_is_outside_empty_or_data(random_frames)
         [[0, 0, 0], [0, 0, 0.5], [-0.51, 0, 0], [3.5, 0, 0], [np.nan, 0, 0], [3, 2, 4]]
     )
     _, frames = random_path(random_frames, 6, 1)
-    directions, status = step(kernel, volume, points, frames[0], kernel.init_state(6))
+    directions, status = step(
+        *(kernel, volume, points, frames[0], kernel.init_state(6)), run=(0.5, 90.0, 0.0)
+    )
     assert status.tolist() == [EMPTY, DATA, OUTSIDE, OUTSIDE, OUTSIDE, DATA]
     assert_allclose(np.linalg.norm(directions, axis=1), 1, rtol=1e-6)
     # Outside points act like empty voxels: both give zeros.
@@ -284,13 +368,14 @@ def assert_file_refused(path, module, metadata, message):
 class AnotherHead(MovingFrameGRU):
     def __init__(self, *shape):
         super().__init__(*shape)
-        self.head = nn.Linear(self.hidden, 2 * self.n_slopes + 5)
+        self.head = nn.Linear(self.hidden, 2 * self.n_vectors)
 
 
 class NoBias(MovingFrameGRU):
     def __init__(self, *shape):
         super().__init__(*shape)
-        self.gru = nn.GRU(self.hidden, self.hidden, self.layers, bias=False)
+        for cell in self.gru:
+            cell.from_state = nn.Linear(self.hidden, 3 * self.hidden, bias=False)
 
 
 @pytest.mark.parametrize(
@@ -298,13 +383,13 @@ class NoBias(MovingFrameGRU):
     [
         (network(4, 8), {"hidden": 9}, "input.weight is float32 of shape"),
         (network(4, 8), {"channels": 28}, "input.weight is float32 of shape"),
-        (network(4, 8), {"layers": 2}, "gru.weight_ih_l1"),
+        (network(4, 8), {"layers": 2}, "gru.1.from_input.weight"),
         (network(4, 8, kind=AnotherHead), {}, "head.weight is .* float32 of shape"),
-        (network(4, 8, kind=NoBias), {}, "gru.bias_ih_l0"),
+        (network(4, 8, kind=NoBias), {}, "gru.0.from_state.bias"),
         (network(4, 8).double(), {}, "input.weight is float64"),
         (network(4, 8).half(), {}, "input.weight is float16"),
         (network(4, 8).bfloat16(), {}, "is torch.bfloat16"),
-        (Cai2023(4, 8), {}, "input.weight"),
+        (Cai2023(4, 8), {"inputs": MovingFrameGRU.inputs}, "input.weight"),
     ],
     ids=[
         "width",
@@ -325,30 +410,87 @@ def test_parameters_of_another_network_are_refused_by_name(
     assert_file_refused(tmp_path / "model.pt", module, metadata, named)
 
 
-class Backwards(MovingFrameGRU):
+class Altered(MovingFrameGRU):
+    """Its direction has a sign, and its state and its inputs have factors."""
+
+    sign: float
+    kept: float
+
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.sign, self.kept = 1.0, 1.0
+        self.register_buffer("of_inputs", torch.ones(5), persistent=False)
+
     def forward(
-        self, features: Tensor, direction: Tensor, state: Tensor
+        self, features: Tensor, direction: Tensor, state: Tensor, inputs: Tensor
     ) -> tuple[Tensor, Tensor]:
-        invariants, vectors = self.invariants(features)
-        factors, state = self.core(invariants, state)
-        return -self.to_direction(factors, vectors), state
+        inputs = inputs * self.of_inputs
+        encoded, vectors = self.encode(features, direction, inputs)
+        states: list[Tensor] = []
+        memory = encoded
+        for k, layer in enumerate(self.gru):
+            kept = self.kept * state[k]
+            memory = layer(layer.from_input(memory), kept, inputs[:, :1])
+            states.append(memory)
+        answer = self.decode(encoded, memory, vectors)
+        return self.sign * answer, torch.stack(states)
+
+
+class Backwards(Altered):
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.sign = -1.0
+
+
+class Forgetful(Altered):
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.kept = 0.0
+
+
+class OfAnotherStep(Altered):
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.of_inputs[0] = 0.5
+
+
+class OfAnotherAngle(Altered):
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.of_inputs[1] = 0.5
+
+
+class OfAnotherDirectionAhead(Altered):
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.of_inputs[2:4] = -1.0
 
 
 class Rectified(MovingFrameGRU):
-    def embed(self, invariants: Tensor) -> Tensor:
-        return torch.relu(self.input(invariants))
-
-
-class Forgetful(MovingFrameGRU):
-    def forward(
-        self, features: Tensor, direction: Tensor, state: Tensor
+    def encode(
+        self, features: Tensor, direction: Tensor, inputs: Tensor
     ) -> tuple[Tensor, Tensor]:
-        invariants, vectors = self.invariants(features)
-        factors, state = self.core(invariants, 0.0 * state)
-        return self.to_direction(factors, vectors), state
+        invariants, vectors = self.invariants(features, inputs)
+        return torch.relu(self.input(invariants)), vectors
 
 
-@pytest.mark.parametrize("kind", [Backwards, Rectified, Forgetful])
+def test_a_network_that_is_not_altered_is_accepted(tmp_path):
+    module = network(4, 8, kind=Altered)
+    path = write(tmp_path / "model.pt", module, metadata_of(module))
+    assert load_model(path).compiled is not None
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Backwards,
+        Rectified,
+        Forgetful,
+        OfAnotherStep,
+        OfAnotherAngle,
+        OfAnotherDirectionAhead,
+    ],
+)
 def test_directions_of_another_network_are_refused(tmp_path, kind):
     module = network(4, 8, kind=kind)
     path = tmp_path / "model.pt"
