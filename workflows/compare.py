@@ -176,10 +176,10 @@ class RNNComparisonFlow(
             Name of a model that comes with dipy_rnn, or path to a model file.
         bundle_files : string or Path, optional
             Path to known bundles, one file for each bundle; wildcards are allowed. A
-            file is a tractogram (.trx, .trk, .tck), or a NIfTI image that is 1 inside
-            the bundle and 2 and 3 in its two end regions. Streamlines are scored
-            against the bundles. A bundle is named after its file; if names are equal,
-            after its folder and file.
+            file is a tractogram (.trx, .trk, .tck, .vtk, .vtp, .fib, .dpy), or a NIfTI
+            image that is 1 inside the bundle and 2 and 3 in its two end regions.
+            Streamlines are scored against the bundles. A bundle is named after its
+            file; if names are equal, after its folder and file.
         bundle_radius : float, optional
             If a bundle is a tractogram, voxels up to this distance (mm) from its
             streamlines belong to it: 0 if the streamlines fill the bundle, half of the
@@ -217,7 +217,7 @@ class RNNComparisonFlow(
         out_metrics : string, optional
             Name of the file with the metrics to be saved (.json).
         out_candidate : string, optional
-            Name of the tractogram of the network to be saved: .trx, .trk or .tck.
+            Tractogram of the network: .trx, .trk, .tck, .vtk, .vtp, .fib or .dpy.
         out_reference : string, optional
             Name of the tractogram of DIPY's algorithm to be saved.
         out_yardstick : string, optional

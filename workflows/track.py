@@ -213,7 +213,7 @@ class RNNTrackingFlow(
         out_dir : string or Path, optional
             Output directory.
         out_tractogram : string, optional
-            Name of the tractogram file to be saved: .trx, .trk or .tck.
+            Name of the tractogram file: .trx, .trk, .tck, .vtk, .vtp, .fib or .dpy.
 
         References
         ----------

@@ -91,9 +91,9 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
             wildcards (in quotes) to process many subjects. The files of all arguments
             are sorted, and paired in this order.
         tractogram_files : string or Path
-            Path to the tractograms to learn from (.trx, .trk, .tck), one for each
-            subject. Or the word deterministic: the tractograms are then made with
-            DIPY's deterministic tracking, with seeds in the whole fODF.
+            Path to the tractograms to learn from (.trx, .trk, .tck, .vtk, .vtp, .fib,
+            .dpy), one for each subject. Or the word deterministic: the tractograms are
+            then made with DIPY's deterministic tracking, with seeds in the whole fODF.
         architecture : string, optional
             Architecture of the network: moving_frame, or cai2023 (Cai et al. 2023).
         hidden : int, optional
