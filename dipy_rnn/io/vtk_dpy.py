@@ -145,7 +145,7 @@ def write_dpy(path: Path, batches: Iterable[Batch]) -> int:
     n_streamlines : int
     """
     from dipy.io.dpy import Dpy
-    from nibabel.streamlines import ArraySequence
+    from nibabel.streamlines.array_sequence import ArraySequence
 
     n_streamlines, content = 0, BytesIO()  # HDF5 crashes if the disk is full
     with closing(Dpy(content, mode="w")) as file:

@@ -8,9 +8,11 @@ from dipy_rnn.sampling.features import (
     looks_like_fodf,
     pam_basis,
     pam_features,
+    peaks_features,
     raw_features,
 )
 from dipy_rnn.sampling.interpolate import DATA, EMPTY, OUTSIDE, local_maxima, sample
+from dipy_rnn.sampling.lobes import lobes
 from dipy_rnn.sampling.peaks import MAX_PEAKS, first_directions
 from dipy_rnn.sampling.rotation import (
     MAX_ORDER,
@@ -34,10 +36,12 @@ __all__ = [
     "Turns",
     "first_directions",
     "fodf_features",
+    "lobes",
     "local_maxima",
     "looks_like_fodf",
     "pam_basis",
     "pam_features",
+    "peaks_features",
     "quarter_turns",
     "raw_features",
     "rotate",

@@ -69,7 +69,8 @@ def rnn_tracking(
         Spherical harmonics of the fODF, with the voxel axes as x, y and z. Give exactly
         one of ``sh``, ``pam`` and ``features``.
     pam : dipy.direction.peaks.PeaksAndMetrics, optional
-        Its ``shm_coeff`` is used. The basis is determined automatically.
+        Its ``shm_coeff`` is used, and the basis is determined automatically. If it has
+        none, its peaks are used (:func:`dipy_rnn.peaks_features`).
     features : dipy_rnn.sampling.FeatureVolume, optional
         Use it for spherical harmonics with the scanner axes as x, y and z
         (:func:`dipy_rnn.fodf_features`), and for models that take other features

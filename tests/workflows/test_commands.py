@@ -183,6 +183,18 @@ def test_every_format_of_dipy_holds_the_same_streamlines(subject, suffix):
     assert (subject.folder / "out" / "b.png").exists()
 
 
+def test_an_image_of_peaks_is_tracked(subject):
+    fractions, directions = subject.phantom.peaks()
+    peaks = subject.folder / "peaks.nii.gz"
+    save_nifti(peaks, fractions[..., None] * directions, subject.phantom.affine)
+    inputs = [peaks, subject.stopping, subject.seeding]
+    streamlines = subject.run("--step_size", 1.0, "--save_picture", inputs=inputs)
+    assert len(streamlines) == subject.n_seeds
+    for line in streamlines:  # the bundles are straight, along x and along y
+        thickness_mm, width_mm, length_mm = np.sort(np.ptp(line, axis=0))
+        assert length_mm > 30 and thickness_mm <= width_mm < 0.5
+
+
 def test_the_reasons_of_stopping_are_saved(subject):
     subject.run("--step_size", 1.0, "--save_stops", "--save_seeds")
     saved = load_tractogram(
