@@ -162,7 +162,7 @@ def _may_be_sh(data: AnyArray) -> bool:
     try:
         sh_order(data.shape[3])
     except ValueError:
-        return data.shape[3] % 3 != 0
+        return bool(data.shape[3] % 3)
     return True
 
 

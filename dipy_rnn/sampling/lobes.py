@@ -140,8 +140,8 @@ def _factors() -> FloatArray:
 
     directions = get_sphere(name="repulsion724").vertices
     monomials = _monomials(directions).T
-    factors: FloatArray = np.linalg.lstsq(monomials, lobes(directions))[0]
-    return factors
+    factors = np.linalg.lstsq(monomials, lobes(directions))[0]
+    return factors.astype(np.float64)
 
 
 def _as_vectors(directions: ArrayLike, name: str) -> AnyArray:
