@@ -4,6 +4,7 @@ Each run tracks a small phantom. SIGKILL ends it at a random time between its st
 1.1 times its usual duration. After that, the output path must hold no file, the file
 that was there before, or the complete new file, byte for byte, and no process may
 remain. At the end, a run without a kill must complete and remove all partial files.
+VTK files need fury (pip install "dipy_rnn[vtk]").
 
     python benchmarks/interruption.py --kills 200
 """
@@ -114,8 +115,8 @@ def main():
             (folder / f"lines{suffix}").unlink()
         print({" ".join(k): f"{v:.1f} s" for k, v in seconds.items()}, flush=True)
         for kill in range(arguments.kills):
-            suffix = SUFFIXES[kill % 3]
-            engine = "joblib" if kill // 3 % 5 == 4 else "serial"
+            suffix = SUFFIXES[kill % len(SUFFIXES)]
+            engine = "joblib" if kill // len(SUFFIXES) % 5 == 4 else "serial"
             path = folder / f"lines{suffix}"
             before = (None, b"an older one")[int(rng.integers(2))]
             if before is None:

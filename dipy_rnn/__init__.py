@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # the same names as in _HOME_OF, for type checkers and editor
     from dipy_rnn.model import shipped_models as shipped_models
     from dipy_rnn.sampling import fodf_features as fodf_features
     from dipy_rnn.sampling import pam_features as pam_features
+    from dipy_rnn.sampling import peaks_features as peaks_features
     from dipy_rnn.sampling import raw_features as raw_features
     from dipy_rnn.tracking import RNNDirectionGetter as RNNDirectionGetter
     from dipy_rnn.tracking import rnn_tracking as rnn_tracking
@@ -27,6 +28,7 @@ _HOME_OF = {
     "shipped_models": "dipy_rnn.model",
     "fodf_features": "dipy_rnn.sampling",
     "pam_features": "dipy_rnn.sampling",
+    "peaks_features": "dipy_rnn.sampling",
     "raw_features": "dipy_rnn.sampling",
 }
 

@@ -8,6 +8,7 @@ from dipy.direction.peaks import PeaksAndMetrics
 from dipy.io.image import save_nifti
 from dipy.io.peaks import save_pam
 from dipy.io.streamline import load_tractogram
+from dipy.io.vtk import have_fury
 from dipy.reconst.shm import sh_to_sf_matrix
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ import pytest
 from dipy_rnn import sampling
 from dipy_rnn.phantom import crossing_phantom
 from dipy_rnn.workflows import cli
+
+needs_fury = pytest.mark.skipif(not have_fury, reason="DIPY needs fury for VTK files")
+VTK = [pytest.param(suffix, marks=needs_fury) for suffix in (".vtk", ".vtp", ".fib")]
 
 
 def write_pam(path, fodf, affine, sh_basis="descoteaux07", legacy=True):

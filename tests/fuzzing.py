@@ -577,6 +577,8 @@ LIBRARY = {
 
 # Files
 
+# VTK files are left out: VTK may crash if they are damaged.
+TRACTOGRAMS = (".trk", ".tck", ".trx", ".dpy")
 TEXTS = (b"", b"FA\n", b"\0" * 400, b"\x1f\x8b", b"\x89HDF\r\n\x1a\n", b"TRACK\0" * 200)
 
 
@@ -631,8 +633,12 @@ def _tractograms():
     image = nib.Nifti1Image(world().mask.astype(np.uint8), world().affine)
     contents = {}
     with TemporaryDirectory() as folder:
-        for suffix in (".trk", ".tck", ".trx"):
-            seeds = {} if suffix == ".tck" else {"seeds": [line[0] for line in lines]}
+        for suffix in TRACTOGRAMS:
+            seeds = (
+                {}
+                if suffix in (".tck", ".dpy")
+                else {"seeds": [line[0] for line in lines]}
+            )
             path = Path(folder) / f"lines{suffix}"
             save_tractogram(
                 StatefulTractogram(
@@ -972,7 +978,7 @@ def fuzz_wrong_kind(r, folder):
     elif how == 2:
         path.symlink_to(r.choice(("nowhere", path.name, "/dev/zero", "/dev/null")))
     elif how == 3:
-        path.write_bytes(tractogram(r.choice((".trk", ".tck", ".trx"))))
+        path.write_bytes(tractogram(r.choice(TRACTOGRAMS)))
     elif how == 4:
         path.write_bytes(r.choice(TEXTS))
     elif how == 5:
@@ -1028,7 +1034,7 @@ def fuzz_paths(r, folder):
         subject.names[role] = name
     if r.random() < 0.4:
         word = r.choice(WORDS)
-        subject.out_name = word + r.choice((".trk", ".trk", ".tck", ".trx"))
+        subject.out_name = word + r.choice(TRACTOGRAMS)
     how = r.randrange(6)
     if how == 0:
         subject.out = below / r.choice(WORDS)
@@ -1114,11 +1120,11 @@ def fuzz_tractogram(r, folder):
     """Damaged tractogram files."""
     from dipy_rnn.io import read_tractogram
 
-    suffix = r.choice((".trk", ".tck", ".trx"))
+    suffix = r.choice(TRACTOGRAMS)
     path = folder / f"lines{suffix}"
     content = tractogram(suffix)
     if r.random() < 0.1:
-        content = tractogram(r.choice((".trk", ".tck", ".trx")))
+        content = tractogram(r.choice(TRACTOGRAMS))
     how = r.random()
     if how < 0.9:
         content = damaged(r, content, 1000 if suffix == ".trk" else 200)

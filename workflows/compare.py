@@ -138,10 +138,10 @@ class RNNComparisonFlow(
         Parameters
         ----------
         pam_files : string or Path
-            Path to the peaks and metrics files of dipy_fit_csd, or to NIfTI files with
-            the spherical harmonics of an fODF (see sh_basis). This path may contain
-            wildcards (in quotes) to process many subjects. The files of all arguments
-            are sorted, and paired in this order.
+            Path to peaks and metrics files (of dipy_fit_csd), or to NIfTI files with
+            the spherical harmonics of an fODF or with peaks (see sh_basis). This path
+            may contain wildcards (in quotes) to process many subjects. The files of all
+            arguments are sorted, and paired in this order.
         stopping_files : string or Path
             Path to images (e.g. FA) used for the stopping criterion.
         seeding_files : string or Path
@@ -179,10 +179,10 @@ class RNNComparisonFlow(
             Name of a model that comes with dipy_rnn, or path to a model file.
         bundle_files : string or Path, optional
             Path to known bundles, one file for each bundle; wildcards are allowed. A
-            file is a tractogram (.trx, .trk, .tck), or a NIfTI image that is 1 inside
-            the bundle and 2 and 3 in its two end regions. Streamlines are scored
-            against the bundles. A bundle is named after its file; if names are equal,
-            after its folder and file.
+            file is a tractogram (.trx, .trk, .tck, .vtk, .vtp, .fib, .dpy), or a NIfTI
+            image that is 1 inside the bundle and 2 and 3 in its two end regions.
+            Streamlines are scored against the bundles. A bundle is named after its
+            file; if names are equal, after its folder and file.
         bundle_radius : float, optional
             If a bundle is a tractogram, voxels up to this distance (mm) from its
             streamlines belong to it: 0 if the streamlines fill the bundle, half of the
@@ -195,13 +195,13 @@ class RNNComparisonFlow(
             connectivity of the tractograms. With several subjects, all must lie on its
             grid.
         sh_basis : string, optional
-            Basis of the spherical harmonics: descoteaux07_legacy, descoteaux07,
-            tournier07_legacy or tournier07 (MRtrix3). By default it is detected for
-            peaks and metrics files, and is descoteaux07_legacy (DIPY 1) for
-            NIfTI files.
+            Basis of the spherical harmonics: descoteaux07_legacy (default for NIfTI
+            files), descoteaux07, tournier07_legacy or tournier07 (MRtrix3); it is
+            detected for peaks and metrics files. Or peaks, to track on peaks. They are
+            detected in files without spherical harmonics, but not in 15 or 45 volumes.
         sh_frame : string, optional
-            Axes of the spherical harmonics of a NIfTI file: voxel (DIPY) or scanner
-            (MRtrix3). Peaks and metrics files always use the voxel axes.
+            Axes of the spherical harmonics or peaks of a NIfTI file: voxel (DIPY) or
+            scanner (MRtrix3). Peaks and metrics files always use the voxel axes.
         nbr_threads : int, optional
             Number of threads to use for the processing. By default, all available
             threads will be used.
@@ -220,7 +220,7 @@ class RNNComparisonFlow(
         out_metrics : string, optional
             Name of the file with the metrics to be saved (.json).
         out_candidate : string, optional
-            Name of the tractogram of the network to be saved: .trx, .trk or .tck.
+            Tractogram of the network: .trx, .trk, .tck, .vtk, .vtp, .fib or .dpy.
         out_reference : string, optional
             Name of the tractogram of DIPY's algorithm to be saved.
         out_yardstick : string, optional

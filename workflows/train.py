@@ -86,14 +86,14 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         Parameters
         ----------
         pam_files : string or Path
-            Path to the peaks and metrics files of dipy_fit_csd, or to NIfTI files with
-            the spherical harmonics of an fODF (see sh_basis). This path may contain
-            wildcards (in quotes) to process many subjects. The files of all arguments
-            are sorted, and paired in this order.
+            Path to peaks and metrics files (of dipy_fit_csd), or to NIfTI files with
+            the spherical harmonics of an fODF or with peaks (see sh_basis). This path
+            may contain wildcards (in quotes) to process many subjects. The files of all
+            arguments are sorted, and paired in this order.
         tractogram_files : string or Path
-            Path to the tractograms to learn from (.trx, .trk, .tck), one for each
-            subject. Or the word deterministic: the tractograms are then made with
-            DIPY's deterministic tracking, with seeds in the whole fODF.
+            Path to the tractograms to learn from (.trx, .trk, .tck, .vtk, .vtp, .fib,
+            .dpy), one for each subject. Or the word deterministic: the tractograms are
+            then made with DIPY's deterministic tracking, with seeds in the whole fODF.
         architecture : string, optional
             Architecture of the network: moving_frame, or cai2023 (Cai et al. 2023).
         hidden : int, optional
@@ -150,13 +150,13 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         n_streamlines : int, optional
             Number of seeds of a deterministic tractogram.
         sh_basis : string, optional
-            Basis of the spherical harmonics: descoteaux07_legacy, descoteaux07,
-            tournier07_legacy or tournier07 (MRtrix3). By default it is detected for
-            peaks and metrics files, and is descoteaux07_legacy (DIPY 1) for
-            NIfTI files.
+            Basis of the spherical harmonics: descoteaux07_legacy (default for NIfTI
+            files), descoteaux07, tournier07_legacy or tournier07 (MRtrix3); it is
+            detected for peaks and metrics files. Or peaks, to track on peaks. They are
+            detected in files without spherical harmonics, but not in 15 or 45 volumes.
         sh_frame : string, optional
-            Axes of the spherical harmonics of a NIfTI file: voxel (DIPY) or scanner
-            (MRtrix3). Peaks and metrics files always use the voxel axes.
+            Axes of the spherical harmonics or peaks of a NIfTI file: voxel (DIPY) or
+            scanner (MRtrix3). Peaks and metrics files always use the voxel axes.
         nbr_threads : int, optional
             Number of threads to use for the processing. By default, all available
             threads will be used.

@@ -1,10 +1,15 @@
-"""Loading the fODF that a network tracks on, from peaks and metrics or NIfTI files."""
+"""Loading the fODF that a network tracks on, from peaks and metrics or NIfTI files.
+
+The files contain spherical harmonics, or peaks, which are made into an fODF.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from dipy_rnn._typing import AnyArray, FloatArray
 from dipy_rnn.io.files import check_is_file, check_size, first_line, shown
@@ -23,6 +28,10 @@ SH_BASES = (
     "tournier07_legacy",
     "tournier07",
 )
+#: In place of a basis: the file contains peaks.
+PEAKS = "peaks"
+
+_UNIT_TOLERANCE = 1e-3  # of the length of a unit vector
 
 
 def check_sh_format(sh_basis: str | None, sh_frame: str) -> None:
@@ -36,15 +45,16 @@ def check_sh_format(sh_basis: str | None, sh_frame: str) -> None:
     Raises
     ------
     ValueError
-        If `sh_basis` is not None or one of ``SH_BASES``, or `sh_frame` is not one of
-        ``SH_FRAMES``.
+        If `sh_basis` is not None, ``PEAKS`` or one of ``SH_BASES``, or `sh_frame` is
+        not one of ``SH_FRAMES``.
 
     Examples
     --------
     >>> check_sh_format("tournier07", "scanner")
     """
-    if sh_basis is not None and sh_basis not in SH_BASES:
-        raise ValueError(f"sh_basis is {sh_basis}; {', '.join(SH_BASES)} are allowed.")
+    if sh_basis is not None and sh_basis not in (*SH_BASES, PEAKS):
+        allowed = ", ".join((*SH_BASES, PEAKS))
+        raise ValueError(f"sh_basis is {sh_basis}; {allowed} are allowed.")
     if sh_frame not in SH_FRAMES:
         raise ValueError(
             f"sh_frame is {sh_frame}; {' or '.join(SH_FRAMES)} is allowed."
@@ -63,10 +73,14 @@ def load_features(
         Features that the model takes: ``"sh"`` for spherical harmonics, or ``"raw"``
         for the values of a NIfTI file as they are.
     sh_basis : str or None
-        One of ``SH_BASES``. If None, the basis is detected in a peaks and metrics
-        file; for a NIfTI file it is ``"descoteaux07_legacy"``.
+        One of ``SH_BASES``, or ``PEAKS``. If None, the basis is detected in a peaks and
+        metrics file; for a NIfTI file it is ``"descoteaux07_legacy"``. If
+        None, the file contains
+        peaks if it is a peaks and metrics file without spherical harmonics, a NIfTI
+        file with five axes, (X, Y, Z, N, 3), or one with 3 N volumes whose number is
+        not that of spherical harmonics.
     sh_frame : str
-        Axes of the spherical harmonics: ``"voxel"`` or ``"scanner"``.
+        Axes of the spherical harmonics or peaks: ``"voxel"`` or ``"scanner"``.
 
     Returns
     -------
@@ -80,9 +94,15 @@ def load_features(
         If the file cannot be read or does not contain an fODF. If `sh_basis` is None
         and the basis cannot be detected in a peaks and metrics file. If `sh_basis` or
         `sh_frame` is given with `kind` ``"raw"``, or the frame ``"scanner"`` with a
-        peaks and metrics file.
+        peaks and metrics file. If spherical harmonics are expected, but each voxel has
+        unit vectors.
     """
-    from dipy_rnn.sampling import fodf_features, pam_features, raw_features
+    from dipy_rnn.sampling import (
+        fodf_features,
+        pam_features,
+        peaks_features,
+        raw_features,
+    )
 
     if kind == "raw":
         if sh_basis is not None or sh_frame != SH_FRAMES[0]:
@@ -93,18 +113,36 @@ def load_features(
         data, affine = load_volume(path, n_axes=4)
         return raw_features(data, name=shown(path)), affine
     if path.suffix.lower() == ".pam5":
-        pam = load_pam(path, "shm_coeff", "affine", "B")
+        pam = load_pam(path, "shm_coeff", "affine", "B", "peak_dirs", "peak_values")
         if sh_frame != SH_FRAMES[0]:
             raise ValueError(
                 f"sh_frame is {sh_frame}, but {path} is a peaks and metrics file, "
                 "whose spherical harmonics are along the voxel axes; leave sh_frame "
                 "out."
             )
+        if sh_basis == PEAKS:
+            pam.shm_coeff = None
+        elif sh_basis is not None and pam.shm_coeff is None:
+            raise ValueError(
+                f"sh_basis is {sh_basis}, but {path} contains no spherical harmonics; "
+                "leave sh_basis out to track on its peaks."
+            )
         if sh_basis is None or pam.shm_coeff is None:
             return pam_features(pam, name=shown(path)), pam.affine
         coeffs, affine = pam.shm_coeff, pam.affine
     else:
-        coeffs, affine = load_volume(path, n_axes=4)
+        coeffs, affine = load_volume(path, n_axes=(4, 5))
+        if sh_basis == PEAKS or (sh_basis is None and not _may_be_sh(coeffs)):
+            name = shown(path)
+            return peaks_features(
+                coeffs, frame=sh_frame, affine=affine, name=name
+            ), affine
+        if sh_basis is None and _are_unit_vectors(coeffs):
+            raise ValueError(
+                f"{shown(path)} has {coeffs.shape[3]} volumes, which are unit vectors; "
+                "add sh_basis peaks to track on them, or name the basis if they are "
+                "spherical harmonics."
+            )
     sh_basis = sh_basis or SH_BASES[0]
     features = fodf_features(
         coeffs,
@@ -115,6 +153,28 @@ def load_features(
         name=shown(path),
     )
     return features, affine
+
+
+def _may_be_sh(data: AnyArray) -> bool:
+    """Tell whether the number of volumes is that of spherical harmonics, or no 3 N."""
+    from dipy_rnn.sampling import sh_order
+
+    if data.ndim == 5:
+        return False
+    try:
+        sh_order(data.shape[3])
+    except ValueError:
+        return bool(data.shape[3] % 3)
+    return True
+
+
+def _are_unit_vectors(data: AnyArray) -> bool:
+    """Tell whether each three volumes are vectors of length 0 or 1."""
+    if data.shape[3] % 3:
+        return False
+    lengths = np.linalg.norm(data.reshape(-1, 3), axis=1)
+    is_one = np.abs(lengths - 1) < _UNIT_TOLERANCE
+    return bool(is_one.any() and (is_one | (lengths == 0)).all())
 
 
 def load_pam(path: Path, *names: str) -> SimpleNamespace:

@@ -22,15 +22,16 @@ _RESAMPLE = (
 
 
 def load_volume(
-    path: Path, n_axes: int = 3, *, wanted: str = ""
+    path: Path, n_axes: int | tuple[int, ...] = 3, *, wanted: str = ""
 ) -> tuple[AnyArray, FloatArray]:
     """Load a NIfTI image with a given number of axes.
 
     Parameters
     ----------
     path : Path
-    n_axes : int, optional
-        Number of axes. A last axis of length 1 beyond these is removed.
+    n_axes : int or tuple of int, optional
+        Number of axes, or the numbers that are allowed. A last axis of length 1 beyond
+        these is removed.
     wanted : str, optional
         Text that says which image is expected. It ends the error message for an image
         with another number of axes.
@@ -73,12 +74,13 @@ def load_volume(
     data = check_numbers(data, shown(path))
     if not data.size:
         raise ValueError(f"{shown(path)} has no voxel: its shape is {data.shape}.")
-    if data.ndim == n_axes + 1 and data.shape[-1] == 1:
+    allowed = (n_axes,) if isinstance(n_axes, int) else n_axes
+    if data.shape[-1] == 1 and data.ndim - 1 in allowed:
         data = data[..., 0]
-    if data.ndim != n_axes:
+    if data.ndim not in allowed:
         raise ValueError(
             f"{shown(path)} has {data.ndim} axes, its shape is {data.shape}; an image "
-            f"with {n_axes} axes is needed{wanted}."
+            f"with {' or '.join(map(str, allowed))} axes is needed{wanted}."
         )
     return data, affine
 

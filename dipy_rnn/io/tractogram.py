@@ -1,11 +1,12 @@
-"""Tractogram files (.trx, .trk, .tck), written and read in batches of streamlines.
+"""Tractogram files in all formats of DIPY, written and read in batches of streamlines.
 
 `write_tractogram` takes streamlines one after the other and holds one batch of them,
-so memory does not grow with the number of streamlines. `downsample` removes points of
-streamlines before they are written. `read_tractogram` yields one streamline at a time.
+so memory does not grow with the number of streamlines, except for VTK and DPY files.
+`downsample` removes points of streamlines before they are written. `read_tractogram`
+yields one streamline at a time.
 
 nibabel writes and reads ``.trk`` and ``.tck``; :mod:`dipy_rnn.io.trx` does so for
-``.trx``.
+``.trx``, and :mod:`dipy_rnn.io.vtk_dpy` for the other formats.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,9 +25,17 @@ from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, FloatArray
 from dipy_rnn.io.files import check_is_file, first_line, shown
 from dipy_rnn.io.trx import Batch, DataTypes, read_trx, write_trx
+from dipy_rnn.io.vtk_dpy import (
+    VTK_SUFFIXES,
+    check_can_use_vtk,
+    read_dpy,
+    read_vtk,
+    write_dpy,
+    write_vtk,
+)
 
 #: Suffixes of tractogram files.
-SUFFIXES = (".trx", ".trk", ".tck")
+SUFFIXES = (".trx", ".trk", ".tck", *VTK_SUFFIXES, ".dpy")
 
 # Streamlines per batch: enough that the cost of Python calls per batch is negligible.
 _BATCH_SIZE = 1024
@@ -57,7 +66,7 @@ def check_format(
     ------
     ValueError
         If `path` ends in none of ``SUFFIXES``, or if its format cannot store values
-        or positions of these types.
+        or positions of these types. If it is a VTK file and fury is not installed.
 
     Notes
     -----
@@ -76,10 +85,10 @@ def check_format(
         raise ValueError(
             f"{name} is {path}; it must end in {', '.join(SUFFIXES)}, in lower case."
         )
-    if suffix == ".tck" and data_types:
+    if suffix not in (".trx", ".trk") and data_types:
         raise ValueError(
-            f"{name} is {path}: a .tck file cannot hold {', '.join(data_types)}; name "
-            "a .trx or .trk file, or leave them out."
+            f"{name} is {path}: a {suffix} file cannot hold {', '.join(data_types)}; "
+            "name a .trx or .trk file, or leave them out."
         )
     if dtype not in (np.float16, np.float32):
         raise ValueError(f"dtype is {dtype}; float32 or float16 is allowed.")
@@ -88,6 +97,8 @@ def check_format(
             f"{name} is {path}: only .trx files store positions as float16; name a "
             ".trx file, or choose float32."
         )
+    if suffix in VTK_SUFFIXES:
+        check_can_use_vtk(Path(path), name)
     for key, (width, kind) in data_types.items():
         if not re.fullmatch(r"\w+", key) or len(f"{key}_{width}") > _MAX_NAME_LENGTH:
             raise ValueError(
@@ -119,7 +130,7 @@ def write_tractogram(
     Parameters
     ----------
     path : str or Path
-        Ends in ``.trx``, ``.trk`` or ``.tck``. The file appears when it is complete
+        Ends in one of ``SUFFIXES``. The file appears when it is complete
         (:func:`dipy_rnn._atomic.atomic_write`).
     streamlines : iterable of (ndarray of shape (M, 3), dict of str to array_like)
         Points in mm (RAS+), and for each name in `data_types` an array of W values of
@@ -156,7 +167,8 @@ def write_tractogram(
     The same streamlines give the same bytes. In float32 the error of a coordinate is
     at most 4e-6 mm at 100 mm from the origin. A .trk file stores positions relative to
     the corner of the image, and reading moves them back, which rounds a second time.
-    An empty .trk file does not store the names of values.
+    An empty .trk file does not store the names of values. All streamlines of a VTK file
+    (.vtk, .vtp, .fib) or a DPY file are in memory until it is written.
 
     Examples
     --------
@@ -181,6 +193,10 @@ def write_tractogram(
     with atomic_write(path) as partial:
         if partial.suffix == ".trx":
             return write_trx(partial, batches, affine, shape, data_types, dtype)
+        if partial.suffix == ".dpy":
+            return write_dpy(partial, batches)
+        if partial.suffix in VTK_SUFFIXES:
+            return write_vtk(partial, batches)
         return _write_with_nibabel(partial, batches, affine, shape, data_types)
 
 
@@ -218,7 +234,10 @@ def read_tractogram(
     [(2, 3)]
     """
     check_is_file(path)
-    read = read_trx if path.suffix.lower() == ".trx" else _read_with_nibabel
+    readers = {".trx": read_trx, ".dpy": read_dpy} | dict.fromkeys(
+        VTK_SUFFIXES, read_vtk
+    )
+    read = readers.get(path.suffix.lower(), _read_with_nibabel)
     checked: Callable[[AnyArray], AnyArray]
     checked = _check_distance if check_points else np.asarray
     try:

@@ -11,12 +11,10 @@ the same bundles and balls on any other grid: oblique, flipped or anisotropic.
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
-import warnings
 
-from dipy.reconst.shm import real_sh_descoteaux
 import numpy as np
 
-from dipy_rnn import _checks, spatial
+from dipy_rnn import _checks, sampling, spatial
 from dipy_rnn._typing import BoolArray, Float32Array, FloatArray, IntArray
 from dipy_rnn.phantom.bundles import Ball, Bundle
 from dipy_rnn.phantom.geometry import check_positive, unit
@@ -215,10 +213,9 @@ class Phantom:
         noise: float = 0.0,
         random_seed: int = 0,
     ) -> Float32Array:
-        r"""Return the fibre orientation distribution as spherical harmonics.
+        """Return the fibre orientation distribution as spherical harmonics.
 
-        A fibre along v is a delta function, smoothed on the sphere [1]_.  Its
-        coefficients are :math:`e^{-\sigma^2 l (l + 1) / 2}\, Y_l^m(v)`.
+        Each fibre is a lobe (`dipy_rnn.sampling.lobes`).
 
         Parameters
         ----------
@@ -247,9 +244,7 @@ class Phantom:
 
         References
         ----------
-        .. [1] Bulow T. Spherical diffusion for 3D surface smoothing. IEEE
-           Transactions on Pattern Analysis and Machine Intelligence 26(12), 2004.
-        .. [2] Descoteaux M, Angelino E, Fitzgibbons S, Deriche R. Regularized,
+        .. [1] Descoteaux M, Angelino E, Fitzgibbons S, Deriche R. Regularized,
            fast, and robust analytical Q-ball imaging. Magnetic Resonance in
            Medicine 58(3), 2007.
 
@@ -270,25 +265,17 @@ class Phantom:
             raise ValueError(f"noise is {noise}; 0 or more is needed.")
         fractions, directions = self.peaks()
         fibres = fractions > 0
-        x, y, z = directions[fibres].astype(np.float64).T
-        with warnings.catch_warnings():
-            # DIPY warns of legacy bases.
-            warnings.simplefilter("ignore", PendingDeprecationWarning)
-            deltas, _, orders = real_sh_descoteaux(
-                sh_order_max,
-                np.arctan2(np.hypot(x, y), z),
-                np.arctan2(y, x),
-                legacy=True,
-            )
-        smoothing = np.exp(-(np.radians(lobe_deg) ** 2) * orders * (orders + 1) / 2)
-
-        sh = np.zeros((*self.shape, len(orders)), dtype=np.float32)
+        of_fibres = sampling.lobes(
+            directions[fibres].astype(np.float64), sh_order_max, lobe_deg=lobe_deg
+        )
+        sh = np.zeros((*self.shape, of_fibres.shape[1]), dtype=np.float32)
         where = np.nonzero(fibres)[:3]
-        np.add.at(sh, where, fractions[fibres][:, None] * (deltas * smoothing))
+        np.add.at(sh, where, fractions[fibres][:, None] * of_fibres)
         if noise > 0:
-            # The squares of Y_l^m(v) sum to (2 l + 1) / (4 pi) over the m of an order.
-            # So the mean square of a coefficient is 1 / (4 pi) times the smoothing's.
-            mean_square = np.mean(smoothing[1:] ** 2) / (4 * np.pi)
+            # The mean square of the coefficients of a lobe is the same for each
+            # direction.
+            of_z = sampling.lobes(np.eye(3)[2:], sh_order_max, lobe_deg=lobe_deg)
+            mean_square = np.mean(of_z[0, 1:] ** 2)
             rng = np.random.default_rng(random_seed)
             scale = noise * np.sqrt(mean_square)
             sh[..., 1:] += scale * rng.standard_normal(sh[..., 1:].shape)

@@ -9,6 +9,7 @@ from dipy_rnn.sampling.features import (
     looks_like_fodf,
     pam_basis,
     pam_features,
+    peaks_features,
     raw_features,
 )
 from dipy_rnn.sampling.interpolate import (
@@ -19,6 +20,7 @@ from dipy_rnn.sampling.interpolate import (
     local_maxima,
     sample,
 )
+from dipy_rnn.sampling.lobes import lobes
 from dipy_rnn.sampling.peaks import MAX_PEAKS, first_directions
 from dipy_rnn.sampling.rotation import (
     MAX_ORDER,
@@ -46,10 +48,12 @@ __all__ = [
     "first_directions",
     "fodf_features",
     "into_cone",
+    "lobes",
     "local_maxima",
     "looks_like_fodf",
     "pam_basis",
     "pam_features",
+    "peaks_features",
     "quarter_turns",
     "raw_features",
     "rotate",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dipy_rnn._checks import as_contiguous, check_numbers
 from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array
+from dipy_rnn.sampling.lobes import peaks_to_sh
 from dipy_rnn.sampling.rotation import rotate_all, sh_order
 from dipy_rnn.spatial import axes, check_affine
 
@@ -186,6 +187,52 @@ def fodf_features(
     return FeatureVolume(coeffs, "sh", name)
 
 
+def peaks_features(
+    directions: ArrayLike,
+    values: ArrayLike | None = None,
+    *,
+    frame: str = "voxel",
+    affine: ArrayLike | None = None,
+    name: str = "peaks",
+) -> FeatureVolume:
+    """Make an fODF of peaks: a sharp lobe along each peak, of order 8.
+
+    Parameters
+    ----------
+    directions : array_like of shape (X, Y, Z, N, 3) or (X, Y, Z, 3 * N)
+        N peaks of each voxel. A peak of zeros, NaN or infinity is no peak.
+    values : array_like of shape (X, Y, Z, N), optional
+        Weights of the lobes. Only their ratios matter. If a value is not a number above
+        0, there is no peak. If None, the values are the lengths of the directions.
+    frame : str, optional
+        Axes of the directions: ``"voxel"`` (DIPY) or ``"scanner"`` (MRtrix3).
+    affine : array_like of shape (4, 4), optional
+        Voxel to mm. Needed for scanner axes.
+    name : str, optional
+        Name of the peaks in error messages: an argument or a file.
+
+    Returns
+    -------
+    features : FeatureVolume
+        Of kind ``"sh"``.
+
+    Raises
+    ------
+    ValueError
+        If a shape or the frame is invalid, if there is no peak, or if the affine is
+        invalid, or is missing for scanner axes.
+
+    Examples
+    --------
+    >>> directions = np.zeros((1, 1, 1, 2, 3)); directions[..., 0, :] = 0, 0, 1
+    >>> features = peaks_features(directions)
+    >>> features.kind, features.data.shape
+    ('sh', (1, 1, 1, 45))
+    """
+    coeffs = peaks_to_sh(directions, values, name=name)
+    return fodf_features(coeffs, sh_frame=frame, affine=affine, name=name)
+
+
 @cache
 def _to_package_basis(
     order: int, basis: str, legacy: bool
@@ -221,12 +268,15 @@ def pam_features(
     legacy: bool = True,
     name: str = "pam",
 ) -> FeatureVolume:
-    """Make a feature volume from the fODF in DIPY's PeaksAndMetrics.
+    """Make a feature volume from the fODF or the peaks in DIPY's PeaksAndMetrics.
+
+    Without ``shm_coeff``, the fODF is made of the peaks (:func:`peaks_features`).
 
     Parameters
     ----------
     pam : dipy.direction.peaks.PeaksAndMetrics
-        With ``shm_coeff`` (from ``dipy_fit_csd`` or ``peaks_from_model``).
+        With ``shm_coeff`` (from ``dipy_fit_csd`` or ``peaks_from_model``), or with
+        ``peak_dirs`` and ``peak_values``.
     basis_type : str, optional
         ``"descoteaux07"`` or ``"tournier07"``. If None, the basis is determined by
         :func:`dipy_rnn.sampling.pam_basis`.
@@ -243,7 +293,7 @@ def pam_features(
     Raises
     ------
     ValueError
-        If it holds no coefficients, or their basis is unknown.
+        If it holds neither coefficients nor peaks, or the basis is unknown.
 
     Examples
     --------
@@ -255,10 +305,13 @@ def pam_features(
     'sh'
     """
     if getattr(pam, "shm_coeff", None) is None:
-        raise ValueError(
-            f"{name} holds no spherical harmonics; make it with dipy_fit_csd, or with "
-            "peaks_from_model(..., return_sh=True)."
-        )
+        directions = getattr(pam, "peak_dirs", None)
+        if directions is None:
+            raise ValueError(
+                f"{name} holds neither spherical harmonics nor peaks; make it with "
+                "dipy_fit_csd, or with peaks_from_model."
+            )
+        return peaks_features(directions, getattr(pam, "peak_values", None), name=name)
     if basis_type is None:
         basis_type, legacy = pam_basis(pam, name=name)
     return fodf_features(pam.shm_coeff, basis_type=basis_type, legacy=legacy, name=name)

@@ -76,6 +76,7 @@ def rnn_tracking(
     pam : dipy.direction.peaks.PeaksAndMetrics, optional
         Its ``shm_coeff`` is used. The basis is determined from its matrix ``B``, or
         given as ``basis_type`` and ``legacy``.
+        Without ``shm_coeff``, its peaks are used (:func:`dipy_rnn.peaks_features`).
     features : dipy_rnn.sampling.FeatureVolume, optional
         Use it for spherical harmonics with the scanner axes as x, y and z
         (:func:`dipy_rnn.fodf_features`), and for models that take other features

@@ -3,9 +3,12 @@
 from itertools import islice
 import json
 import re
+import subprocess
+import sys
 import weakref
 from zipfile import ZipFile
 
+from commands import VTK
 from dipy.io.stateful_tractogram import Space, StatefulTractogram
 from dipy.io.streamline import load_tractogram, save_tractogram
 from dipy.tracking.streamlinespeed import compress_streamlines
@@ -15,8 +18,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 from trx.trx_file_memmap import load as load_trx
 
+from dipy_rnn import io
 from dipy_rnn.io import (
-    SUFFIXES,
     check_format,
     downsample,
     read_tractogram,
@@ -39,6 +42,8 @@ VALUES = [
     for i, line in enumerate(LINES)
 ]
 WITH_VALUES = [".trx", ".trk"]
+POINTS_ONLY = [".tck", ".vtk", ".vtp", ".fib", ".dpy"]
+SUFFIXES = [".trx", ".trk", ".tck", *VTK, ".dpy"]
 
 
 def pairs():
@@ -193,6 +198,53 @@ def test_trk_and_tck_have_the_bytes_that_dipy_writes(
     assert contents[0] == contents[1]
 
 
+@pytest.mark.parametrize("suffix", [*VTK, ".dpy"])
+def test_dipy_loads_the_lines_of_a_vtk_or_dpy_file_with_its_default_checks(
+    suffix, tmp_path
+):
+    path, affine = tmp_path / f"a{suffix}", np.diag([2.0, 2, 2, 1])
+    lines = [np.array([[0.1, 0, 7], [1 / 3, 5, 40]]), np.array([[3.0, 4, 5]])]
+    write_tractogram(path, [(line, {}) for line in lines], affine, SHAPE)
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), affine)
+    loaded = load_tractogram(str(path), image).streamlines
+    ours = [line for line, _ in read_tractogram(path)]
+    assert len(loaded) == len(ours) == 2
+    for line, theirs, our in zip(lines, loaded, ours):
+        assert_array_equal(our, line.astype(np.float32))
+        assert_allclose(theirs, line, atol=5e-6)  # DIPY converts to voxels and back
+
+
+@pytest.mark.filterwarnings("ignore:'where' used without 'out'")  # of fury
+@pytest.mark.parametrize("suffix", [*VTK, ".dpy"])
+def test_a_vtk_or_dpy_file_has_the_lines_of_one_that_dipy_writes(
+    suffix, write_with_dipy, tmp_path
+):
+    path = tmp_path / f"theirs{suffix}"
+    write_with_dipy(path, LINES)
+    loaded = [line for line, _ in read_tractogram(path)]
+    assert len(loaded) == 3
+    for line, expected in zip(loaded, LINES):
+        assert_allclose(line, expected, atol=5e-6)
+
+
+@pytest.mark.parametrize("suffix", [*VTK, ".dpy"])
+def test_a_vtk_or_dpy_file_that_is_cut_off_is_an_error(suffix, affine, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    write_tractogram(path, [(np.ones((50, 3)), {})] * 20, affine, SHAPE)
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(ValueError, match="cannot be read as a tractogram") as caught:
+        list(read_tractogram(path))
+    assert path.name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_vtk_file_without_fury_is_an_error_before_the_first_streamline(
+    monkeypatch,
+):
+    monkeypatch.setattr("dipy.io.vtk.have_fury", False)
+    with pytest.raises(ValueError, match=r"out is a\.vtp: DIPY needs fury.*\[vtk\]"):
+        check_format("a.vtp", name="out")
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_an_empty_tractogram_is_a_file(suffix, affine, tmp_path):
     path = tmp_path / f"a{suffix}"
@@ -299,8 +351,8 @@ def test_few_streamlines_are_in_memory_at_a_time(suffix, affine, tmp_path, monke
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("a.vtk", {}, r"path is .*a\.vtk; it must end in \.trx, \.trk, \.tck"),
-        ("a.TRX", {}, r"it must end in .*\.tck, in lower case"),
+        ("a.ply", {}, r"path is .*a\.ply; it must end in \.trx, \.trk, \.tck, \.vtk"),
+        ("a.TRX", {}, r"it must end in .*\.dpy, in lower case"),
         # DIPY and MRtrix3 do not read these.
         ("a.TRK", {}, "in lower case"),
         ("a.Tck", {}, "in lower case"),
@@ -310,10 +362,13 @@ def test_few_streamlines_are_in_memory_at_a_time(suffix, affine, tmp_path, monke
             {"dtype": np.float16},
             r"only \.trx files store positions",
         ),
-        (
-            "a.tck",
-            {"dtype": np.float16},
-            r"only \.trx files store positions",
+        *(
+            (f"a{suffix}", {"data_types": DATA_TYPES}, f"a {suffix} file cannot hold")
+            for suffix in POINTS_ONLY
+        ),
+        *(
+            (f"a{suffix}", {"dtype": np.float16}, r"only \.trx files store positions")
+            for suffix in POINTS_ONLY
         ),
         ("a.trx", {"dtype": np.float64}, "dtype is float64; float32 or float16"),
         ("a.trx", {"dtype": np.int32}, "dtype is int32; float32 or float16"),
@@ -360,6 +415,10 @@ def test_a_name_of_18_letters_fits(affine, tmp_path):
     write_tractogram(path, lines, affine, SHAPE, data_types={name: (9, np.float32)})
     values = nib.streamlines.load(path).tractogram.data_per_streamline[name]
     assert_array_equal(values, [np.arange(9)])
+
+
+def test_all_formats_are_tested():
+    assert io.SUFFIXES == (*WITH_VALUES, *POINTS_ONLY)
 
 
 def test_errors_use_the_name_of_the_argument():
@@ -443,7 +502,7 @@ def test_values_that_differ_from_data_types_are_an_error(
 # Errors while writing
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [".trx", ".trk", ".tck", ".dpy"])
 def test_a_full_disk_is_an_error_that_names_the_file_and_keeps_the_old_one(
     suffix, affine, tmp_path
 ):
@@ -463,6 +522,30 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_keeps_the_old_one(
     assert "\n" not in str(caught.value)
     assert path.read_text() == "old"
     assert names(tmp_path) == {path.name}
+
+
+ON_A_FULL_DISK = """
+from pathlib import Path
+import resource, sys
+import numpy as np
+from dipy_rnn.io import write_tractogram
+many = [(np.random.rand(30, 3), {})] * 1000
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+write_tractogram(Path(sys.argv[1]), many, np.eye(4), (5, 5, 5))
+"""
+
+
+@pytest.mark.parametrize("suffix", VTK)
+def test_a_vtk_file_on_a_full_disk_is_never_incomplete(suffix, tmp_path):
+    # VTK may crash then, so this is another process.
+    pytest.importorskip("resource")
+    path = tmp_path / f"a{suffix}"
+    path.write_text("old")
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_FULL_DISK, path], capture_output=True
+    )
+    assert done.returncode != 0
+    assert path.read_text() == "old"
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -114,7 +114,9 @@ def test_a_pam_of_an_unknown_basis_or_without_coefficients_is_refused_by_name():
     with pytest.raises(ValueError, match=r"sub-1.pam5: its matrix B matches none"):
         sampling.pam_features(pam, name="sub-1.pam5")
     pam.shm_coeff = None
-    with pytest.raises(ValueError, match=r"sub-1.pam5 holds no spherical harmonics"):
+    with pytest.raises(
+        ValueError, match=r"sub-1.pam5 holds neither spherical harmonics nor"
+    ):
         sampling.pam_features(pam, name="sub-1.pam5")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import subprocess
 import sys
 
-from commands import Subject, command, load, refusal, write_pam
+from commands import VTK, Subject, command, load, refusal, write_pam
 from dipy.io.image import load_nifti, save_nifti
 from dipy.io.streamline import load_tractogram
 from dipy.reconst.shm import convert_sh_descoteaux_tournier
@@ -174,6 +174,27 @@ def test_options_remove_points_or_store_half_precision(subject):
         npt.assert_allclose(rough, line, atol=0.02)  # 30 mm from the origin
     sizes = [(subject.folder / "out" / f"{n}.trx").stat().st_size for n in "abcd"]
     assert sizes[0] > max(sizes[1:])
+
+
+@pytest.mark.parametrize("suffix", [*VTK, ".dpy"])
+def test_every_format_of_dipy_holds_the_same_streamlines(subject, suffix):
+    whole = subject.run("--step_size", 1.0, out="a.trx")
+    same = subject.run("--step_size", 1.0, "--save_picture", out=f"b{suffix}")
+    assert share_identical(list(whole), list(same)) == 1
+    assert len(whole) == len(same) == subject.n_seeds
+    assert (subject.folder / "out" / "b.png").exists()
+
+
+def test_an_image_of_peaks_is_tracked(subject):
+    fractions, directions = subject.phantom.peaks()
+    peaks = subject.folder / "peaks.nii.gz"
+    save_nifti(peaks, fractions[..., None] * directions, subject.phantom.affine)
+    inputs = [peaks, subject.stopping, subject.seeding]
+    streamlines = subject.run("--step_size", 1.0, "--save_picture", inputs=inputs)
+    assert len(streamlines) == subject.n_seeds
+    for line in streamlines:  # the bundles are straight, along x and along y
+        thickness_mm, width_mm, length_mm = np.sort(np.ptp(line, axis=0))
+        assert length_mm > 30 and thickness_mm <= width_mm < 0.5
 
 
 def test_the_reasons_of_stopping_are_saved(subject):
@@ -692,6 +713,16 @@ MISTAKES = {
         lambda s: delete_matrix(s.pam),
         (),
         "peaks.pam5 has no matrix B",
+    ),
+    "half precision in a dpy": (
+        nothing,
+        ("--out_tractogram", "lines.dpy", "--float16"),
+        "only .trx files",
+    ),
+    "seeds in a dpy": (
+        nothing,
+        ("--out_tractogram", "lines.dpy", "--save_seeds"),
+        "cannot hold seeds",
     ),
     "scanner axes of a PAM5": (nothing, ("--sh_frame", "scanner"), "peaks.pam5"),
     "no step": (nothing, ("--step_size", 0), "step_size is 0"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import re
 import sys
 
-from commands import Subject, load
+from commands import VTK, Subject, load
 from dipy.io.image import save_nifti
 from dipy.io.peaks import load_pam
 from dipy.io.stateful_tractogram import Space, StatefulTractogram
@@ -138,6 +138,16 @@ def test_two_existing_tractograms_are_compared(subject):
     assert values["length", "candidate"] == pytest.approx(
         values["length", "reference"], rel=1e-5
     )
+
+
+@pytest.mark.filterwarnings("ignore:'where' used without 'out'")  # of fury
+@pytest.mark.parametrize("suffix", [VTK[0], ".dpy"])
+def test_tractograms_that_only_dipy_reads_are_compared(subject, suffix, no_page):
+    lines, _ = subject.phantom.streamlines(3)
+    path = subject.folder / f"ours{suffix}"
+    save_lines(path, lines, subject.stopping)
+    _, values = compared(subject.folder / "out", path, path, subject.stopping)
+    assert values["hausdorff", "candidate"] == 0 and values["dice", "candidate"] == 1
 
 
 @pytest.mark.parametrize("suffix", [".trk", ".trx"])

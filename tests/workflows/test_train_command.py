@@ -200,8 +200,8 @@ def test_a_training_writes_a_log_curves_and_a_model_that_tracks(
     assert len(load(out / "out_tractogram.trx", subject.fa)) > 10
 
 
-@pytest.mark.parametrize("suffix", ["trx", "tck"])
-def test_tractograms_come_in_three_formats_and_fodfs_in_two(
+@pytest.mark.parametrize("suffix", ["trx", "tck", "dpy"])
+def test_tractograms_come_in_several_formats_and_fodfs_in_two(
     suffix, subject, trained, tmp_path
 ):
     other, image = tmp_path / f"lines.{suffix}", tmp_path / "sh.nii.gz"

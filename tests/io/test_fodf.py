@@ -1,0 +1,94 @@
+"""fODFs and peaks in peaks and metrics files and in NIfTI files."""
+
+from dipy.data import default_sphere
+from dipy.io.image import save_nifti
+from dipy.io.peaks import niftis_to_pam
+import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
+import pytest
+
+from dipy_rnn import peaks_features
+from dipy_rnn.io import load_features
+
+AFFINE = np.diag([-2.0, 2, 2, 1])
+SHAPE = (3, 4, 5)
+
+
+@pytest.fixture
+def peaks():
+    """Return five peaks of each voxel, (X, Y, Z, 5, 3), some of them zero."""
+    directions = np.random.default_rng(0).normal(size=(*SHAPE, 5, 3))
+    directions[..., 3:, :] = 0
+    return directions.astype(np.float32)
+
+
+def save_peaks(path, directions):
+    """Save a peaks and metrics file without spherical harmonics."""
+    values = np.linalg.norm(directions, axis=-1)
+    pam = niftis_to_pam(
+        AFFINE,
+        directions / np.maximum(values, 1e-9)[..., None],
+        values,
+        np.zeros(values.shape, np.int32),
+        sphere=default_sphere,
+    )
+    pam.total_weight = pam.ang_thr = 0.0
+    niftis_to_pam(
+        AFFINE,
+        pam.peak_dirs,
+        values,
+        pam.peak_indices,
+        sphere=default_sphere,
+        pam_file=str(path),
+    )
+
+
+def test_a_peaks_and_metrics_file_without_spherical_harmonics_gives_its_peaks(
+    peaks, tmp_path
+):
+    path = tmp_path / "peaks.pam5"
+    save_peaks(path, peaks)
+    for sh_basis in (None, "peaks"):
+        features, affine = load_features(path, "sh", sh_basis, "voxel")
+        assert_allclose(features.data, peaks_features(peaks).data, atol=1e-5)
+        assert_array_equal(affine, AFFINE)
+    with pytest.raises(ValueError, match="contains no spherical harmonics"):
+        load_features(path, "sh", "tournier07", "voxel")
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5])
+@pytest.mark.parametrize("sh_frame", ["voxel", "scanner"])
+def test_images_of_peaks_are_found_by_their_shape(n, sh_frame, peaks, tmp_path):
+    path = tmp_path / "peaks.nii.gz"
+    peaks = peaks[..., :n, :]
+    expected = peaks_features(peaks, frame=sh_frame, affine=AFFINE).data
+    save_nifti(path, peaks, AFFINE)
+    assert_allclose(load_features(path, "sh", None, sh_frame)[0].data, expected)
+    save_nifti(path, peaks.reshape(*SHAPE, -1), AFFINE)
+    sh_basis = "peaks" if n == 5 else None  # 15 volumes are also of order 4
+    features, affine = load_features(path, "sh", sh_basis, sh_frame)
+    assert_allclose(features.data, expected)
+    assert_array_equal(affine, AFFINE)
+
+
+def test_fifteen_volumes_are_spherical_harmonics_unless_they_are_unit_vectors(
+    peaks, tmp_path
+):
+    path = tmp_path / "peaks.nii.gz"
+    coeffs = np.zeros((*SHAPE, 15), np.float32)
+    coeffs[..., [0, 4, 12]] = 1, 2, 2
+    save_nifti(path, coeffs, AFFINE)
+    features, _ = load_features(path, "sh", None, "voxel")
+    assert features.data.shape == (*SHAPE, 15)
+    unit = peaks / np.maximum(np.linalg.norm(peaks, axis=-1, keepdims=True), 1e-9)
+    save_nifti(path, unit.reshape(*SHAPE, 15), AFFINE)
+    with pytest.raises(ValueError, match=r"15 volumes.*add sh_basis peaks") as caught:
+        load_features(path, "sh", None, "voxel")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_of_zero_peaks_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "peaks.nii.gz"
+    save_nifti(path, np.zeros((*SHAPE, 9), np.float32), AFFINE)
+    with pytest.raises(ValueError, match=r"peaks\.nii\.gz has no peak anywhere"):
+        load_features(path, "sh", None, "voxel")
