@@ -256,11 +256,10 @@ def test_the_step_may_be_in_voxels(subject, tmp_path, messages):
         npt.assert_allclose(np.concatenate(steps), 0.5, atol=1e-3)
         assert "with steps of 0.5 mm" in messages.text
         messages.clear()
-    for line in (
-        refusal(*subject.inputs, "--step_vox", 2, "--out_dir", tmp_path / "no"),
-        refusal(*subject.inputs, "--step_size", 4, "--out_dir", tmp_path / "no"),
-    ):
-        assert "step_size is 4 mm, but the model default was trained" in line
+    for option in (("--step_vox", 2), ("--step_size", 4)):
+        subject.run(*option)
+        assert messages.text.count("step_size is 4 mm, 2 edges of a voxel") == 1
+        messages.clear()
 
 
 def test_several_peaks_are_tracked_from_each_seed(subject, messages):
@@ -316,12 +315,22 @@ def test_a_threshold_or_a_binary_mask_stops_tracking(subject):
     assert share_identical(list(binary), list(linear)) < 1
 
 
-def test_max_angle_ends_streamlines_that_would_turn_more(subject, messages):
+def test_max_angle_is_the_largest_turn_and_ends_no_streamline(subject, messages):
+    lines = subject.run("--step_size", 1.0, "--max_angle", 5)
+    for line in lines:
+        steps = np.diff(line, axis=0)
+        cosines = np.sum(steps[1:] * steps[:-1], axis=1)
+        assert cosines.min(initial=1.0) > np.cos(np.deg2rad(5.1))
+    assert "no direction within max_angle" not in messages.text
+
+
+def test_pmf_threshold_ends_streamlines_where_the_fodf_ahead_is_low(subject, messages):
+    # Where bundles of unequal weight cross, the smaller lobe is below 0.9 of the larger.
     free = lengths_mm(subject.run("--step_size", 1.0)).sum()
     messages.clear()
-    held = lengths_mm(subject.run("--step_size", 1.0, "--max_angle", 0.01)).sum()
+    held = lengths_mm(subject.run("--step_size", 1.0, "--pmf_threshold", 0.99)).sum()
     assert held < free
-    assert "a step would turn by more than max_angle" in messages.text
+    assert "there is no direction within max_angle" in messages.text
 
 
 def test_seed_buffer_fraction_changes_only_how_many_seeds_are_prepared(
@@ -731,7 +740,7 @@ MISTAKES = {
         (),
         "empty seed mask",
     ),
-    "step too large": (nothing, ("--step_size", 2.5), "step_size"),
+    "threshold above 1": (nothing, ("--pmf_threshold", 2), "pmf_threshold is 2"),
     "step in voxels": (nothing, ("--step_vox", -1), "step_vox is -1"),
     "two steps": (
         nothing,
@@ -883,7 +892,6 @@ def test_options_are_those_of_dipy_track_and_some_new_ones():
     assert theirs.keys() - ours.keys() == {
         "tracking_method",
         "sphere_name",
-        "pmf_threshold",
     }
     assert ours.keys() - theirs.keys() == {
         "act",
