@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from dipy_rnn import sampling
 from dipy_rnn.model import (
     Cai2023,
-    CompiledRun,
     Model,
     MovingFrameGRU,
     as_model,
@@ -59,7 +58,7 @@ def step(kernel, volume, points, frames, state, handedness=1.0, run=RUN):
     directions = np.full((len(points), 3), np.nan, np.float32)
     status = np.full(len(points), 9, np.uint8)
     kernel.next_directions(
-        CompiledRun(cone, volume.shape[3], step_vox, angle_deg, pmf_threshold),
+        kernel.prepare(cone, volume.shape[3], step_vox, angle_deg, pmf_threshold),
         volume,
         order,
         sampling.quarter_turns(order),

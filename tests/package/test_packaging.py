@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 KERNELS = [
     "_interp",
     "model._moving_frame",
+    "sampling._cone",
     "stopping._criteria",
     "tracking.slots._compiled",
 ]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dipy_rnn.sampling import cone_of, into_cone
-from dipy_rnn.sampling.cone_torch import TorchCone
-from dipy_rnn.sampling.cone_torch import into_cone as torch_into_cone
+from dipy_rnn.sampling.interpolate_torch import TorchCone
+from dipy_rnn.sampling.interpolate_torch import into_cone as torch_into_cone
 
 AXIS = np.array([0.0, 0.0, 1.0])
 ORDERS = [4, 6, 8]

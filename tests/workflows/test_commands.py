@@ -325,7 +325,7 @@ def test_max_angle_is_the_largest_turn_and_ends_no_streamline(subject, messages)
 
 
 def test_pmf_threshold_ends_streamlines_where_the_fodf_ahead_is_low(subject, messages):
-    # Where bundles of unequal weight cross, the smaller lobe is below 0.9 of the larger.
+    # Where bundles cross, noise makes one of the lobes smaller than the other.
     free = lengths_mm(subject.run("--step_size", 1.0)).sum()
     messages.clear()
     held = lengths_mm(subject.run("--step_size", 1.0, "--pmf_threshold", 0.99)).sum()
