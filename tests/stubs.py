@@ -95,12 +95,12 @@ class Recorder:
     def __init__(self, shape=(2000, 3, 3), turn_deg=0.0):
         self.model = SimpleNamespace(device=torch.device("cpu"))
         self.axes, self.data = np.eye(3), np.empty((*shape, 0), np.float32)
-        self.in_frame = True
+        self.in_frame, self.has_cone = True, False
         angle = np.deg2rad(turn_deg)
         self.answer = np.float32([np.sin(angle), 0.0, np.cos(angle)])
         self.shown, self.frames = [], []
 
-    def states(self, n):
+    def states(self, n, config):
         return self
 
     def predict(self, points_vox, frames):

@@ -7,7 +7,7 @@ import numpy as np
 
 from dipy_rnn import sampling, spatial
 from dipy_rnn.phantom import random_phantom
-from dipy_rnn.sampling import DATA, EMPTY, OUTSIDE
+from dipy_rnn.sampling import DATA, EMPTY, NOTHING_AHEAD, OUTSIDE
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.tracking import TrackingConfig, engine
 from dipy_rnn.tracking.seed_queue import SeedQueue
@@ -172,6 +172,8 @@ STEPS = [
     ([0.0, -np.inf, 1.0], DATA, StopReason.NOT_FINITE),
     ([0.0, 0.0, 1.0], EMPTY, StopReason.NO_DATA),
     ([np.nan, 0.0, 0.0], EMPTY, StopReason.NO_DATA),
+    ([0.0, 0.0, 1.0], NOTHING_AHEAD, StopReason.NOTHING_AHEAD),
+    ([np.nan, 0.0, 1.0], NOTHING_AHEAD, StopReason.NOTHING_AHEAD),
     ([0.0, 0.0, 1.0], OUTSIDE, StopReason.OUTSIDE_IMAGE),
     ([0.0, 0.0, 0.0], OUTSIDE, StopReason.OUTSIDE_IMAGE),
 ]

@@ -147,7 +147,7 @@ class Meeting(Recorder):
         self.torch_threads = set()
         self.lock = Lock()
 
-    def states(self, n):
+    def states(self, n, config):
         return MeetingGroup(self)
 
 
@@ -331,8 +331,8 @@ def test_an_error_of_a_criterion_reaches_the_caller(noisy, torch_threads):
 
 def test_an_error_in_one_thread_ends_all(torch_threads):
     class Breaks(Meeting):
-        def states(self, n):
-            group = super().states(n)
+        def states(self, n, config):
+            group = super().states(n, config)
             if not self.idents:
                 self.idents.add("the first group")
                 group.predict = self.fail

@@ -17,9 +17,16 @@ from dipy_rnn.model import (
     load_model,
     save_model,
 )
+from dipy_rnn.tracking.config import TrackingConfig
 from dipy_rnn.tracking.predictor import CompiledStates, Predictor, ScriptedStates
 
 RAW = ModelMetadata("raw", 3, "voxel", 1, 1)
+
+
+# With this threshold, some points of a random volume have nothing ahead.
+CONFIG = TrackingConfig.of(
+    np.eye(4), step_size=0.5, max_angle=60, pmf_threshold=0.7, max_points=9
+)
 
 
 def predictors(module, volume, axes):
@@ -42,7 +49,7 @@ def test_kernels_and_torchscript_give_the_same_directions_and_status(
     points[1, 7], points[2, 30] = 99.0, -0.2
     axes = np.diag([handedness, 1.0, 1.0])
     pair = predictors(network(8, 12, 2), random_volume(4), axes)
-    states = [predictor.states(40) for predictor in pair]
+    states = [predictor.states(40, CONFIG) for predictor in pair]
     assert list(map(type, states)) == [CompiledStates, ScriptedStates]
     rng = np.random.default_rng(0)
     for step in range(6):
@@ -54,6 +61,7 @@ def test_kernels_and_torchscript_give_the_same_directions_and_status(
         assert status.dtype == expected_status.dtype == np.uint8
         assert_allclose(answers, expected, atol=1e-5)
         assert_array_equal(status, expected_status)
+        assert {sampling.DATA, sampling.NOTHING_AHEAD} <= set(status.tolist())
         fresh = np.sort(rng.permutation(n)[: n // 4])
         kept = np.sort(rng.permutation(n)[: 3 * n // 4]) if step in (1, 3) else None
         for each in states:
@@ -72,7 +80,7 @@ def test_reset_makes_some_states_fresh_and_keep_drops_the_others(random_frames, 
 
     def second_answers(change):
         """Change the states after the first step; return the answers of the second."""
-        states = predictor.states(36)
+        states = predictor.states(36, CONFIG)
         states.predict(points[0], frames[0])
         rows = change(states)
         answers, _ = states.predict(
@@ -83,7 +91,7 @@ def test_reset_makes_some_states_fresh_and_keep_drops_the_others(random_frames, 
 
     every, rows = np.arange(36), np.array([1, 15, 16, 35])
     carried = second_answers(lambda states: every)
-    fresh, _ = predictor.states(36).predict(points[1], frames[1])
+    fresh, _ = predictor.states(36, CONFIG).predict(points[1], frames[1])
     assert (carried != fresh).any(axis=1).all()
     reset = second_answers(lambda states: (states.reset(rows), every)[1])
     assert_array_equal(reset[rows], fresh[rows])
@@ -96,7 +104,7 @@ def test_reset_makes_some_states_fresh_and_keep_drops_the_others(random_frames, 
 def test_keep_may_drop_all_states(random_frames):
     points, frames = random_path(random_frames, 36, 2)
     for predictor in predictors(network(8, 12, 2), random_volume(), np.eye(3)):
-        states = predictor.states(36)
+        states = predictor.states(36, CONFIG)
         states.predict(points[0], frames[0])
         states.keep(np.arange(0))
         assert states.predict(points[1, :0], frames[1, :0])[0].shape == (0, 3)
@@ -112,7 +120,7 @@ def test_answers_are_contiguous_for_any_layout_of_the_network(tmp_path, random_f
     path = tmp_path / "model.pt"
     save_model(Transposed(), RAW, path)
     features = sampling.raw_features(np.ones((*SHAPE, 3)))
-    states = Predictor(features, load_model(path), np.eye(3), 1).states(20)
+    states = Predictor(features, load_model(path), np.eye(3), 1).states(20, CONFIG)
     frames = random_frames(20)
     answers, status = states.predict(np.ones((20, 3)), frames)
     assert answers.flags.c_contiguous
@@ -127,7 +135,9 @@ def test_the_status_says_whether_a_point_is_outside_empty_or_data():
         sampling.raw_features(data), as_model(StepCounter(), RAW), np.eye(3), 1
     )
     points = np.array([[0.0, 0, 0], [0.5, 0, 0], [2.5, 0, 0], [np.nan, 0, 0]])
-    _, status = predictor.states(4).predict(points, np.tile(np.eye(3), (4, 1, 1)))
+    _, status = predictor.states(4, CONFIG).predict(
+        points, np.tile(np.eye(3), (4, 1, 1))
+    )
     expected = [sampling.EMPTY, sampling.DATA, sampling.OUTSIDE, sampling.OUTSIDE]
     assert status.tolist() == expected
 
@@ -138,7 +148,9 @@ def test_features_are_normalised_if_the_metadata_say_so():
         metadata = ModelMetadata("raw", 3, "voxel", 1, 1, normalisation=normalisation)
         model = as_model(FieldFollower(), metadata)
         predictor = Predictor(sampling.raw_features(data), model, np.eye(3), 1)
-        answers, _ = predictor.states(1).predict(np.ones((1, 3)), np.eye(3)[None])
+        answers, _ = predictor.states(1, CONFIG).predict(
+            np.ones((1, 3)), np.eye(3)[None]
+        )
         assert_allclose(answers, expected, rtol=1e-6)
 
 

@@ -157,7 +157,8 @@ def test_points_are_numbered_from_the_seed_for_criteria_that_draw_at_random():
 def arrays_at_their_seeds(n_slots, **settings):
     """Return slots whose streamlines start in the middle of the image, along z."""
     defaults = {"step_size": 1.0, "max_angle": 60.0, "max_points": 9}
-    arrays = SlotArrays(n_slots, TrackingConfig.of(np.eye(4), **defaults | settings))
+    config = TrackingConfig.of(np.eye(4), **defaults | settings)
+    arrays = SlotArrays(n_slots, config, has_cone=False)
     rows = np.arange(n_slots)
     first_frames = np.tile(np.eye(3), (n_slots, 1, 1))
     keys = np.zeros(n_slots, np.uint64)
