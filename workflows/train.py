@@ -105,8 +105,7 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         teacher : string, optional
             Target rule: which direction the network learns to predict. streamline: the
             direction of the streamline. peak_along: the peak of the fODF that the
-            streamline follows. between: a direction between these two, with a weight of
-            0.15 for the streamline. largest_ahead: the largest value of the fODF ahead,
+            streamline follows. between: the direction halfway between these two. largest_ahead: the largest value of the fODF ahead,
             as in deterministic tracking. auto: largest_ahead for deterministic
             tractograms, otherwise peak_along.
         min_step : float, optional

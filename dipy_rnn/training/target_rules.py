@@ -157,7 +157,7 @@ def blend(
     max_angle_deg: float = 90.0,
     rng: np.random.Generator | None = None,
     *,
-    share: float = 0.15,
+    share: float = 0.5,
 ) -> FloatArray:
     """Return a direction between the peak and the streamline's direction.
 

@@ -404,7 +404,7 @@ def test_invalid_arguments_are_refused(newton, follower):
     with pytest.raises(ValueError, match="fixedstep"):
         list(tracking)
     getter = RNNDirectionGetter.from_shcoeff(fodf)
-    with pytest.raises(ValueError, match=r"step_size is 3 mm"):
+    with pytest.warns(UserWarning, match=r"step_size is 3 mm, 3 edges of a voxel"):
         list(
             LocalTracking(
                 getter,
