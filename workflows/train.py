@@ -105,9 +105,10 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         teacher : string, optional
             Target rule: which direction the network learns to predict. streamline: the
             direction of the streamline. peak_along: the peak of the fODF that the
-            streamline follows. between: the direction halfway between these two. largest_ahead: the largest value of the fODF ahead,
-            as in deterministic tracking. auto: largest_ahead for deterministic
-            tractograms, otherwise peak_along.
+            streamline follows. between: the direction halfway between these two.
+            largest_ahead: the largest value of the fODF ahead, as in deterministic
+            tracking. auto: largest_ahead for deterministic tractograms, otherwise
+            peak_along.
         min_step : float, optional
             Smallest step size to train for, in edges of a voxel (0.5 is half a voxel).
         max_step : float, optional
