@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from dipy_rnn.model import ModelMetadata, MovingFrameGRU
+from dipy_rnn.model import ModelMetadata, MovingFrameGRU, as_model
 
 SHAPE = (4, 3, 5)
 COEFFS = {4: 15, 6: 28, 8: 45}  # by order
@@ -36,6 +36,12 @@ def metadata_of(module, architecture="moving_frame", **changes):
         "architecture": architecture,
     }
     return ModelMetadata(**entries | changes)
+
+
+def deterministic(order=8, architecture="moving_frame"):
+    """Return an untrained model: deterministic tracking."""
+    module = MovingFrameGRU(order, hidden=8)
+    return as_model(module, metadata_of(module, architecture))
 
 
 def random_volume(order=8, seed=0):

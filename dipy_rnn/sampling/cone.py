@@ -220,7 +220,7 @@ def cone_of(order: int, max_angle_deg: float) -> Cone:
     x, y, z = inside.T
     inside = inside[(z > ROUNDING) | (3 * x + 4 * y > 0)]
     n_around = int(
-        np.ceil((np.pi / 2 - angle) / np.deg2rad(_SPACING_AROUND_DEG) - 1e-9)
+        np.ceil((np.pi / 2 - angle) / np.deg2rad(_SPACING_AROUND_DEG) - ROUNDING)
     )
     colatitudes = np.linspace(angle, np.pi / 2, n_around + 1)[1:]
     vertices = np.concatenate(
@@ -230,14 +230,23 @@ def cone_of(order: int, max_angle_deg: float) -> Cone:
     colatitude = np.arccos(np.clip(vertices[:, 2], -1, 1))
     matrix = real_sh_tournier(order, colatitude, azimuth, legacy=False)[0].T
     both = np.concatenate([vertices, -vertices])
-    near = np.argsort(-inside @ both.T, axis=1, kind="stable")[:, 1 : _N_NEAR + 1]
+    nearest = np.argsort(-inside @ both.T, axis=1, kind="stable")[:, 1 : _N_NEAR + 2]
+    near = nearest[:, :-1]
     # Tangents along the meridian and along the ring.
     ring = np.stack([-np.sin(azimuth), np.cos(azimuth), np.zeros(len(azimuth))], 1)
     ring = ring[: len(inside)]
     tangents = np.stack([np.cross(ring, inside), ring], axis=1)
-    flat = both[near] / np.einsum("dkj,dj->dk", both[near], inside)[..., None]
+    closeness = np.einsum("dkj,dj->dk", both[nearest], inside)
+    flat = both[near] / closeness[:, :-1, None]
     a, b = np.einsum("dij,dkj->idk", tangents, flat)
-    parabola = np.linalg.pinv(np.stack([a, b, a * a / 2, a * b, b * b / 2], axis=2))
+    # If the furthest neighbours are only a part of those at their distance, and the
+    # others are symmetric about the vertex, only the others are used. Otherwise the
+    # parabola of a symmetric lobe would have its maximum beside the vertex.
+    used = closeness[:, :-1] > closeness[:, -1:] + ROUNDING
+    centre = np.hypot((a * used).sum(axis=1), (b * used).sum(axis=1))
+    used |= centre[:, None] > ROUNDING
+    terms = np.stack([a, b, a * a / 2, a * b, b * b / 2], axis=2)
+    parabola = np.linalg.pinv(terms * used[:, :, None])
     return Cone(
         cosine=float(np.cos(angle)),
         sine=float(np.sin(angle)),
@@ -260,7 +269,9 @@ def _rings(colatitudes: FloatArray, spacing: float) -> FloatArray:
         across = np.sin(colatitude)
         n = max(_N_NEAR, int(np.ceil(2 * np.pi * across / spacing)))
         n = n if colatitude > 0 else 1
-        azimuth = 2 * np.pi / n * (np.arange(n) + i % 2 / 2)
+        # The first axis of the frame is a vertex of the last ring.
+        offset = (len(colatitudes) - 1 - i) % 2 / 2
+        azimuth = 2 * np.pi / n * (np.arange(n) + offset)
         parts.append(
             np.stack(
                 [

@@ -25,6 +25,7 @@ _NEWTON_STEPS = 6
 # A maximum is at most 6.3 degrees from a vertex. At this angle the sharpest lobe of
 # order 16 still has more than this share of its height.
 _NEARLY = 0.5
+_ROUNDING = 1e-7  # of a component of a direction: coefficients are float32
 _MAX_TURN = np.tan(np.deg2rad(8.0))  # largest angle of a Newton step
 
 
@@ -122,6 +123,7 @@ def _directions_of(
         seed, pick = seed[good], pick[good]
         directions[seen[seed], found[seed]] = refined[pick]
         found[seed] += 1
+    directions[np.abs(directions) < _ROUNDING] = 0.0
     return directions * _upward(directions, axes)
 
 

@@ -16,6 +16,7 @@ from dipy_rnn.spatial import voxel_sizes
 PMF_THRESHOLD = 0.1
 
 _MOST_POINTS = 2**31
+_ROUNDING = 1e-8  # share of the angle of a cone
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +141,12 @@ class TrackingConfig:
 
     @property
     def cone_deg(self) -> float:
-        """Angle of the cone for an fODF, which is the same in opposite directions."""
-        return min(self.max_angle_deg, 90.0)
+        """Angle of the cone for an fODF, which is the same in opposite directions.
+
+        The angle between two steps on its border is not above ``max_angle_deg`` by a
+        rounding error.
+        """
+        return min(self.max_angle_deg, 90.0) * (1.0 - _ROUNDING)
 
     @property
     def min_cosine(self) -> float:
