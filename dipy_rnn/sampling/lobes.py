@@ -41,7 +41,7 @@ def lobes(
     Returns
     -------
     coeffs : ndarray of shape (N, C)
-        In DIPY's default basis (``descoteaux07``, legacy).
+        In the default basis of DIPY 1 (``descoteaux07``, legacy).
 
     References
     ----------
@@ -60,7 +60,7 @@ def lobes(
         # DIPY warns that its default basis may change in a future release.
         warnings.simplefilter("ignore", PendingDeprecationWarning)
         deltas, _, orders = real_sh_descoteaux(
-            order, np.arctan2(np.hypot(x, y), z), np.arctan2(y, x)
+            order, np.arctan2(np.hypot(x, y), z), np.arctan2(y, x), legacy=True
         )
     smoothing = np.exp(-(np.radians(lobe_deg) ** 2) * orders * (orders + 1) / 2)
     coeffs: FloatArray = deltas * smoothing
