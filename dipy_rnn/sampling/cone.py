@@ -25,7 +25,7 @@ from dipy_rnn._typing import (
 
 # Distance between vertices in the cone, and between those around it. The lobe of an
 # fODF of order 8 has half of its height at 16 degrees from its peak.
-_SPACING_DEG = 6.0
+_SPACING_DEG = 4.0
 _SPACING_AROUND_DEG = 12.0
 # Neighbours of a vertex. Those of the axis are the first ring, so that the axis is
 # found exactly if the fODF is symmetric about it.
@@ -67,7 +67,7 @@ class Cone:
     --------
     >>> cone = cone_of(8, 30.0)
     >>> len(cone.directions), cone.matrix.shape
-    (96, (45, 230))
+    (221, (45, 365))
     """
 
     cosine: float
@@ -262,12 +262,12 @@ def cone_of(order: int, max_angle_deg: float) -> Cone:
 def _rings(colatitudes: FloatArray, spacing: float) -> FloatArray:
     """Return unit vectors (N, 3) on rings around the third axis, evenly spaced.
 
-    A ring has ``_N_NEAR`` vertices or more.
+    A ring has ``_N_NEAR`` vertices or more, a multiple of 4.
     """
     parts = [np.empty((0, 3))]
     for i, colatitude in enumerate(colatitudes):
         across = np.sin(colatitude)
-        n = max(_N_NEAR, int(np.ceil(2 * np.pi * across / spacing)))
+        n = max(_N_NEAR, 4 * int(np.ceil(np.pi / 2 * across / spacing)))
         n = n if colatitude > 0 else 1
         # The first axis of the frame is a vertex of the last ring.
         offset = (len(colatitudes) - 1 - i) % 2 / 2

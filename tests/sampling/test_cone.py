@@ -67,7 +67,7 @@ def test_the_largest_value_is_the_one_that_a_much_finer_search_finds(
     # The others have two maxima of almost the same value.
     assert np.mean(away[~at_border] < 2) > 0.85
     # On the border the value still rises, and there is no maximum for the parabola.
-    assert angle_deg == 90 or np.mean(away[at_border] < 4) > 0.9
+    assert angle_deg == 90 or np.mean(away[at_border] < 4) > 0.85
 
 
 @pytest.mark.parametrize("order", ORDERS)

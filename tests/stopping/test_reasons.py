@@ -40,7 +40,7 @@ def test_a_tally_has_the_most_frequent_reason_first_and_none_that_did_not_occur(
     assert format_tally(counts).splitlines() == [
         " 97.4 %      1169  the stopping criterion was met",
         "  2.5 %        30  the features are zero there",
-        "  0.1 %         1  a step would turn by more than max_angle",
+        "  0.1 %         1  there is no direction within max_angle",
     ]
 
 
@@ -69,7 +69,7 @@ def test_fates_say_how_many_streamlines_are_kept_and_why_others_are_rejected():
     assert format_fates(counts).splitlines() == [
         "kept      60.0 %       600  both ends are valid",
         "rejected  25.0 %       250  it entered tissue that the criterion excludes",
-        "rejected  15.0 %       150  a step would turn by more than max_angle",
+        "rejected  15.0 %       150  there is no direction within max_angle",
     ]
 
 

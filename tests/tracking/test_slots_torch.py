@@ -130,7 +130,14 @@ def networks(tmp_path_factory, newton):
         if architecture == "moving_frame":
             torch.nn.init.normal_(network.head.weight, std=0.3)
         metadata = ModelMetadata(
-            "sh", 45, frame, network.layers, 16, (4, 8), normalisation="power"
+            "sh",
+            45,
+            frame,
+            network.layers,
+            16,
+            (4, 8),
+            normalisation="power",
+            inputs=network.inputs,
         )
         paths[name] = folder / f"{name}.pt"
         save_model(network, metadata, paths[name])

@@ -177,7 +177,7 @@ def test_a_training_writes_a_log_curves_and_a_model_that_tracks(
 
     facts = result.metadata
     assert (facts.kind, facts.frame, facts.hidden) == ("sh", "local", 4)
-    assert facts.orders == (4,) and facts.step_mm == (0.2, 1.5)
+    assert facts.orders == (4,) and facts.step_vox == (0.05, 1.0)
     provenance = facts.provenance
     assert provenance["data"] == "12 streamlines of 1 subjects"
     assert provenance["recipe"]["n_updates"] == 4
@@ -253,12 +253,12 @@ def test_every_option_has_an_effect(trained):
         "random_seed": 3,
     }
     result = trained(**options)
-    expected = options | {"step_mm": [0.5, 0.8], "n_sequences": 3}
+    expected = options | {"step_vox": [0.5, 0.8], "n_sequences": 3}
     recipe = result.metadata.provenance["recipe"]
     elsewhere = {"min_step", "max_step", "batch_size", "validation_fraction"}
     for name in expected.keys() - elsewhere:
         assert recipe[name] == expected[name], name
-    assert result.metadata.step_mm == (0.5, 0.8)
+    assert result.metadata.step_vox == (0.5, 0.8)
     assert [row["update"] for row in result.rows] == ["1", "2", "3"]
     # The same options give the same weights; another value gives others.
     again = trained(**options)
@@ -418,8 +418,8 @@ MISTAKES = {
     "all held out": (nothing, {"validation_subjects": 1}, "at least one must be"),
     "whole fraction": (nothing, {"validation_fraction": 1}, "validation_fraction is 1"),
     "no checkpoint": (nothing, {"resume": True}, "checkpoint.pt"),
-    "steps crossed": (nothing, {"min_step": 2}, "step_mm is 2 to 1.5"),
-    "no step": (nothing, {"min_step": 0}, "step_mm is 0 to 1.5"),
+    "steps crossed": (nothing, {"min_step": 2}, "step_vox is 2 to 1"),
+    "no step": (nothing, {"min_step": 0}, "step_vox is 0 to 1"),
 } | {
     name: (nothing, {name: -3}, f"{name} is -3")
     for name in (
