@@ -1,8 +1,7 @@
 """fODFs and peaks in peaks and metrics files and in NIfTI files."""
 
-from dipy.data import default_sphere
+from commands import write_peaks
 from dipy.io.image import save_nifti
-from dipy.io.peaks import niftis_to_pam
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
@@ -22,32 +21,11 @@ def peaks():
     return directions.astype(np.float32)
 
 
-def save_peaks(path, directions):
-    """Save a peaks and metrics file without spherical harmonics."""
-    values = np.linalg.norm(directions, axis=-1)
-    pam = niftis_to_pam(
-        AFFINE,
-        directions / np.maximum(values, 1e-9)[..., None],
-        values,
-        np.zeros(values.shape, np.int32),
-        sphere=default_sphere,
-    )
-    pam.total_weight = pam.ang_thr = 0.0
-    niftis_to_pam(
-        AFFINE,
-        pam.peak_dirs,
-        values,
-        pam.peak_indices,
-        sphere=default_sphere,
-        pam_file=str(path),
-    )
-
-
 def test_a_peaks_and_metrics_file_without_spherical_harmonics_gives_its_peaks(
     peaks, tmp_path
 ):
     path = tmp_path / "peaks.pam5"
-    save_peaks(path, peaks)
+    write_peaks(path, peaks, AFFINE)
     for sh_basis in (None, "peaks"):
         features, affine = load_features(path, "sh", sh_basis, "voxel")
         assert_allclose(features.data, peaks_features(peaks).data, atol=1e-5)
