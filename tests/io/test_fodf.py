@@ -65,6 +65,15 @@ def test_fifteen_volumes_are_spherical_harmonics_unless_they_are_unit_vectors(
     assert "\n" not in str(caught.value)
 
 
+def test_values_too_large_for_a_length_are_not_unit_vectors(tmp_path):
+    path = tmp_path / "peaks.nii.gz"
+    coeffs = np.zeros((*SHAPE, 15), np.float32)
+    coeffs[..., [0, 4, 12]] = 1e38
+    save_nifti(path, coeffs, AFFINE)
+    features, _ = load_features(path, "sh", None, "voxel")
+    assert features.data.shape == (*SHAPE, 15)
+
+
 def test_an_image_of_zero_peaks_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "peaks.nii.gz"
     save_nifti(path, np.zeros((*SHAPE, 9), np.float32), AFFINE)
