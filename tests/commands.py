@@ -6,7 +6,7 @@ import warnings
 from dipy.data import default_sphere
 from dipy.direction.peaks import PeaksAndMetrics
 from dipy.io.image import save_nifti
-from dipy.io.peaks import save_pam
+from dipy.io.peaks import niftis_to_pam, save_pam
 from dipy.io.streamline import load_tractogram
 from dipy.io.vtk import have_fury
 from dipy.reconst.shm import sh_to_sf_matrix
@@ -41,6 +41,19 @@ def write_pam(path, fodf, affine, sh_basis="descoteaux07", legacy=True):
     pam.qa = np.zeros((*fodf.shape[:3], 5))
     pam.odf = None
     save_pam(path, pam)
+
+
+def write_peaks(path, directions, affine):
+    """Save a peaks and metrics file without spherical harmonics."""
+    values = np.linalg.norm(directions, axis=-1)
+    niftis_to_pam(
+        affine,
+        directions / np.maximum(values, 1e-9)[..., None],
+        values,
+        np.zeros(values.shape, np.int32),
+        sphere=default_sphere,
+        pam_file=str(path),
+    )
 
 
 class Subject:

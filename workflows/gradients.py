@@ -55,10 +55,10 @@ class RNNGradientCheckFlow(
         Parameters
         ----------
         pam_files : string or Path
-            Path to the peaks and metrics files of dipy_fit_csd, or to NIfTI files with
-            the spherical harmonics of an fODF (see sh_basis). This path may contain
-            wildcards (in quotes) to process many subjects. The files of all arguments
-            are sorted, and paired in this order.
+            Path to peaks and metrics files (of dipy_fit_csd), or to NIfTI files with
+            the spherical harmonics of an fODF or with peaks (see sh_basis). This path
+            may contain wildcards (in quotes) to process many subjects. The files of all
+            arguments are sorted, and paired in this order.
         stopping_files : string or Path
             Path to images (e.g. FA) used for the stopping criterion.
         seeding_files : string or Path
@@ -82,13 +82,13 @@ class RNNGradientCheckFlow(
         model_file : string, optional
             Name of a model that comes with dipy_rnn, or path to a model file.
         sh_basis : string, optional
-            Basis of the spherical harmonics: descoteaux07_legacy, descoteaux07,
-            tournier07_legacy or tournier07 (MRtrix3). By default it is detected for
-            peaks and metrics files, and is descoteaux07_legacy (DIPY 1) for
-            NIfTI files.
+            Basis of the spherical harmonics: descoteaux07_legacy (default for NIfTI
+            files), descoteaux07, tournier07_legacy or tournier07 (MRtrix3); it is
+            detected for peaks and metrics files. Or peaks, to track on peaks. They are
+            detected in files without spherical harmonics, but not in 15 or 45 volumes.
         sh_frame : string, optional
-            Axes of the spherical harmonics of a NIfTI file: voxel (DIPY) or scanner
-            (MRtrix3). Peaks and metrics files always use the voxel axes.
+            Axes of the spherical harmonics or peaks of a NIfTI file: voxel (DIPY) or
+            scanner (MRtrix3). Peaks and metrics files always use the voxel axes.
         nbr_threads : int, optional
             Number of threads to use for the processing. By default, all available
             threads will be used. The table does not depend on it.

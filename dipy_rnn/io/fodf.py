@@ -172,7 +172,7 @@ def _are_unit_vectors(data: AnyArray) -> bool:
     """Tell whether each three volumes are vectors of length 0 or 1."""
     if data.shape[3] % 3:
         return False
-    with np.errstate(over="ignore", invalid="ignore"):  # other files
+    with np.errstate(over="ignore", invalid="ignore"):  # then a length is not 1
         lengths = np.linalg.norm(data.reshape(-1, 3), axis=1)
     is_one = np.abs(lengths - 1) < _UNIT_TOLERANCE
     return bool(is_one.any() and (is_one | (lengths == 0)).all())

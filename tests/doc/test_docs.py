@@ -7,7 +7,7 @@ import shlex
 import sys
 import textwrap
 
-from commands import Subject
+from commands import Subject, write_peaks
 from dipy.io.image import save_nifti
 from dipy.reconst.shm import convert_sh_descoteaux_tournier
 from markdown_it import MarkdownIt
@@ -48,6 +48,8 @@ NOT_RUN = {
     ".venv/bin/pre-commit": "it changes the clone",
     "dipy_fit_dti": "DIPY's; a tutorial runs it",
     "dipy_fit_csd": "DIPY's; a tutorial runs it",
+    "dipy_fit_force": "DIPY's",
+    "dipy_pam2nifti": "DIPY's",
     "dipy_mask": "DIPY's, a threshold",
     "dipy_track": "DIPY's; the demo runs it",
     "python": "benchmarks take hours, and need data that are not in the repository",
@@ -150,6 +152,12 @@ def folder(tmp_path_factory):
     save("fodf", subject.fodf)
     save("wmfod", convert_sh_descoteaux_tournier(subject.fodf))
     save("directions", phantom.peaks()[1][..., 0, :])
+    fractions, peaks = phantom.peaks()
+    peaks *= fractions[..., None]
+    save("peaks_dirs", peaks)
+    save("evecs", np.stack([*np.moveaxis(peaks, 3, 0), 0 * peaks[..., 0, :]], axis=-1))
+    (folder / "force").mkdir()
+    write_peaks(folder / "force" / "peaks.pam5", peaks, affine)
     lines = [line[::4] for line in phantom.streamlines(20)[0]]
     (folder / "truth").mkdir()
     for name in ("bundles.trk", "bundles.trx", "mine.trk", "theirs.tck"):

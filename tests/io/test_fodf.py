@@ -1,8 +1,7 @@
 """fODFs and peaks in peaks and metrics files and in NIfTI files."""
 
-from dipy.data import default_sphere
+from commands import write_peaks
 from dipy.io.image import save_nifti
-from dipy.io.peaks import niftis_to_pam
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
@@ -22,32 +21,11 @@ def peaks():
     return directions.astype(np.float32)
 
 
-def save_peaks(path, directions):
-    """Save a peaks and metrics file without spherical harmonics."""
-    values = np.linalg.norm(directions, axis=-1)
-    pam = niftis_to_pam(
-        AFFINE,
-        directions / np.maximum(values, 1e-9)[..., None],
-        values,
-        np.zeros(values.shape, np.int32),
-        sphere=default_sphere,
-    )
-    pam.total_weight = pam.ang_thr = 0.0
-    niftis_to_pam(
-        AFFINE,
-        pam.peak_dirs,
-        values,
-        pam.peak_indices,
-        sphere=default_sphere,
-        pam_file=str(path),
-    )
-
-
 def test_a_peaks_and_metrics_file_without_spherical_harmonics_gives_its_peaks(
     peaks, tmp_path
 ):
     path = tmp_path / "peaks.pam5"
-    save_peaks(path, peaks)
+    write_peaks(path, peaks, AFFINE)
     for sh_basis in (None, "peaks"):
         features, affine = load_features(path, "sh", sh_basis, "voxel")
         assert_allclose(features.data, peaks_features(peaks).data, atol=1e-5)
@@ -85,6 +63,15 @@ def test_fifteen_volumes_are_spherical_harmonics_unless_they_are_unit_vectors(
     with pytest.raises(ValueError, match=r"15 volumes.*add sh_basis peaks") as caught:
         load_features(path, "sh", None, "voxel")
     assert "\n" not in str(caught.value)
+
+
+def test_values_too_large_for_a_length_are_not_unit_vectors(tmp_path):
+    path = tmp_path / "peaks.nii.gz"
+    coeffs = np.zeros((*SHAPE, 15), np.float32)
+    coeffs[..., [0, 4, 12]] = 1e38
+    save_nifti(path, coeffs, AFFINE)
+    features, _ = load_features(path, "sh", None, "voxel")
+    assert features.data.shape == (*SHAPE, 15)
 
 
 def test_an_image_of_zero_peaks_is_an_error_that_names_it(tmp_path):

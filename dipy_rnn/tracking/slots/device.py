@@ -12,6 +12,8 @@ a *harvest*: the host looks for finished slots, copies their streamlines in one
 transfer, and gives the slots the next seeds.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -330,10 +332,11 @@ class TorchSlots:
         along = (tangents * axis).sum(dim=1, keepdim=True)
         across = tangents - along * axis
         length = torch.linalg.vector_norm(across, dim=1, keepdim=True)
-        angle = np.deg2rad(self.config.cone_deg)
-        moved = np.cos(angle) * axis + np.sin(angle) * across / length
+        angle = math.radians(self.config.cone_deg)
+        cosine, sine = math.cos(angle), math.sin(angle)
+        moved = cosine * axis + sine * across / length
         moved = torch.where(length > 0, moved, axis)
-        return torch.where(along < np.cos(angle), moved, tangents)
+        return torch.where(along < cosine, moved, tangents)
 
     def _turn_back(self, turned: Tensor) -> None:
         """Start the warm-up pass of the slots in a mask (n,).
