@@ -174,11 +174,11 @@ class TorchCone:
         self.cosine, self.sine, self.reach = cone.cosine, cone.sine, cone.reach
         self.n_inside = len(cone.directions)
         self.places = torch.arange(self.n_inside, device=device)
-        self.matrix = torch.from_numpy(cone.matrix).to(device)
-        self.directions = torch.from_numpy(cone.directions).to(device)
-        self.near = torch.from_numpy(cone.near).long().to(device)
-        self.parabola = torch.from_numpy(cone.parabola).to(device)
-        self.tangents = torch.from_numpy(cone.tangents).to(device)
+        self.matrix = torch.tensor(cone.matrix, device=device)
+        self.directions = torch.tensor(cone.directions, device=device)
+        self.near = torch.tensor(cone.near, device=device).long()
+        self.parabola = torch.tensor(cone.parabola, device=device)
+        self.tangents = torch.tensor(cone.tangents, device=device)
 
     def largest(self, coeffs: Tensor, pmf_threshold: float) -> tuple[Tensor, Tensor]:
         """Return the direction of the largest value in the cone, and if it counts.

@@ -46,7 +46,10 @@ class Predictor:
     >>> from dipy_rnn.model import load_model
     >>> fodf = np.zeros((3, 3, 3, 15)); fodf[..., 0] = 1; fodf[..., [3, 10]] = 2, 2.5
     >>> predictor = Predictor(fodf_features(fodf), load_model(), np.eye(3), 1)
-    >>> answers, status = predictor.states(1).predict(np.ones((1, 3)), np.eye(3)[None])
+    >>> from dipy_rnn.tracking.config import TrackingConfig
+    >>> config = TrackingConfig.of(np.eye(4), step_size=1, max_angle=60, max_points=100)
+    >>> states = predictor.states(1, config)
+    >>> answers, status = states.predict(np.ones((1, 3)), np.eye(3)[None])
     >>> answers.round(3).tolist(), bool(status[0] == sampling.DATA)
     ([[0.0, 0.0, 1.0]], True)
     """

@@ -267,6 +267,7 @@ def classify_step(
 
     Examples
     --------
+    >>> from dipy_rnn.sampling import DATA
     >>> classify_step(np.array([1.0, 0, 0]), np.eye(3), DATA, 0.5).name
     'NOTHING_AHEAD'
     """

@@ -81,8 +81,9 @@ class FreeRunning:
     >>> phantom = crossing_phantom(90)
     >>> subject = TrainingSubject.of(fodf_features(phantom.fodf(4)).data,
     ...                              phantom.affine, phantom.streamlines(5)[0])
-    >>> validate = FreeRunning([subject], ModelMetadata("sh", 15, "local", 1, 8,
-    ...                        normalisation="power"), Recipe())
+    >>> metadata = ModelMetadata("sh", 15, "local", 1, 8, normalisation="power",
+    ...                          inputs=MovingFrameGRU.inputs)
+    >>> validate = FreeRunning([subject], metadata, Recipe())
     >>> validate(MovingFrameGRU(4, 8))["followed"]
     1.0
     """

@@ -525,7 +525,6 @@ def test_arguments_are_not_changed(noisy, newton):
     ("options", "named"),
     [
         ({"step_size": 0.0}, "step_size"),
-        ({"step_size": 2.0}, "step_size"),
         ({"step_size": np.nan}, "step_size"),
         ({"max_len": 0.1}, "max_len"),
         ({"max_len": np.inf}, "max_len"),

@@ -298,12 +298,12 @@ def test_tractograms_in_the_output_folder_can_be_compared(subject, no_page):
 ERRORS = {
     "method": (["--tracking_method", "ptt"], "method is ptt"),
     "random seed": (["--random_seed", 0], "random_seed is 0; 1 or more"),
-    "suffix": (["--out_reference", "x.vtk"], "out_reference is x.vtk; it must"),
+    "suffix": (["--out_reference", "x.doc"], "out_reference is x.doc; it must"),
     "no bundles": (["--bundle_files", "no/*.trk"], "which matches no file"),
     "radius": (["--bundle_radius", -1], "bundle_radius is -1"),
     "no number": (["--bundle_radius", "nan"], "bundle_radius is nan"),
     "model": (["--model_file", "nothing.pt"], "nothing.pt"),
-    "step": (["--step_size", 9], "step_size"),
+    "step": (["--step_size", 0], "step_size is 0"),
     "eudx": (
         ["--tracking_method", "eudx"],
         "eudx follows peaks",

@@ -150,7 +150,7 @@ MISTAKES = {
     "random seed": (("--random_seed", -1), "random_seed is -1"),
     "basis": (("--sh_basis", "mrtrix"), "sh_basis is mrtrix"),
     "model": (("--model_file", "nothing.pt"), "nothing.pt"),
-    "step": (("--step_size", 9), "step_size"),
+    "step": (("--step_size", 0), "step_size is 0"),
 }
 
 

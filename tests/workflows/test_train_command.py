@@ -212,8 +212,10 @@ def test_tractograms_come_in_several_formats_and_fodfs_in_two(
     one = trained()
     two = trained(image, other, sh_basis="tournier07", sh_frame="scanner")
     assert one.n_streamlines == two.n_streamlines == [12]
+    # Formats round coordinates. In rare cases this changes which vertex of the cone has
+    # the largest value.
     for name, value in one.weights.items():
-        assert_allclose(value, two.weights[name], atol=1e-4)
+        assert_allclose(value, two.weights[name], atol=2e-3)
 
 
 def test_many_subjects_with_some_of_them_held_out(made, trained, messages):

@@ -317,7 +317,7 @@ class TorchSlots:
         if names is None:
             return None
         n = len(self.phase)
-        columns = [torch.empty(n, 0, device=self.device)]
+        columns = [self.position.new_empty(n, 0, dtype=torch.float32)]
         for name in names:
             if name == "ahead":
                 assert ahead is not None
