@@ -467,7 +467,9 @@ def test_a_step_never_makes_the_host_wait(worlds, kind):
         TorchSlots, world.seeds, criterion, world.affine, features=world.features
     )
     to_meta(slots)
-    slots.model = SimpleNamespace(propagate=lambda seen, _, state: (seen[:, :3], state))
+    slots.model = SimpleNamespace(
+        propagate=lambda seen, direction, state, inputs: (inputs[:, 2:5], state)
+    )
     with torch.no_grad(), NothingElsewhere():
         slots._step()
     mask = slots.phase == 0

@@ -141,6 +141,7 @@ class TorchSlots:
             cone = cone_of(metadata.order, config.cone_deg)
             self.cone = TorchCone(cone, device)
         self.has_cone = predictor.has_cone
+        self.input_names = metadata.inputs
         self.step_vox = constant(config.step_vox)
         self.reverse = constant([[1.0], [-1.0], [-1.0]])  # spatial.frames.reverse
         self.ahead = constant([0.0, 0.0, 1.0], torch.float32)
@@ -313,7 +314,7 @@ class TorchSlots:
 
     def _inputs(self, ahead: Tensor | None) -> Tensor | None:
         """Return the declared inputs (n, W) of the model. None in format 1."""
-        names = self.model.metadata.inputs
+        names = self.input_names
         if names is None:
             return None
         n = len(self.phase)
