@@ -36,7 +36,7 @@ from dipy_rnn.sampling import DATA, EMPTY, NOTHING_AHEAD, OUTSIDE, cone_of
 HANDEDNESS = [1.0, -1.0]
 # Conditions of runs: step in voxel edges, angle of the cone, pmf_threshold.
 RUN = 0.5, 60.0, 0.1
-RUNS = [(0.1, 15.0, 0.0), (0.25, 30.0, 0.1), (1.0, 60.0, 0.5), (2.5, 90.0, 0.9)]
+RUNS = [(0.2, 15.0, 0.0), (0.25, 30.0, 0.1), (1.0, 60.0, 0.5), (2.5, 90.0, 0.9)]
 
 
 def compiled(module):
@@ -139,7 +139,7 @@ def test_directions_and_states_are_those_of_the_module(
         assert_array_equal(status, expected_status)
         assert status[1, 3] == OUTSIDE and status[2, 20] == EMPTY
         # States and directions vary, so that the comparison means something.
-        assert np.ptp(state, axis=1).min() > 1e-4
+        assert np.ptp(state, axis=1).min() > 1e-3
         assert np.ptp(directions[..., 2]) > 0.05
 
 
@@ -190,7 +190,7 @@ def test_nothing_is_ahead_if_the_lobe_is_not_in_the_cone(lobes):
         )
         assert status.tolist() == [DATA if f else NOTHING_AHEAD for f in found]
         assert_allclose(directions[0], [0.0, 0.0, 1.0], atol=1e-6)
-        assert_allclose(directions[1], peaks[1], atol=1e-3)
+        assert_allclose(directions[1], peaks[1], atol=2e-4)
 
 
 def test_the_step_size_and_the_angle_change_directions_and_states(random_frames):

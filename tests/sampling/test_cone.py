@@ -57,7 +57,7 @@ def test_the_largest_value_is_the_one_that_a_much_finer_search_finds(
     height = np.sum(coeffs * harmonics(found, order), axis=1)
     spread = np.abs(coeffs @ harmonics(fine_grid(90.0, 4000), order).T).max(axis=1)
     loss = (values.max(axis=1) - height) / spread
-    assert np.quantile(loss, 0.98) < 0.06 and loss.max() < 0.12
+    assert np.max(loss) < 0.06
     best = grid[np.argmax(values, axis=1)]
     away = angles_deg(found, best)
     away = np.minimum(away, 180 - away)  # at 90 degrees both directions are in the cone
@@ -65,9 +65,9 @@ def test_the_largest_value_is_the_one_that_a_much_finer_search_finds(
     assert np.sum(~at_border) > 0
     assert np.median(away[~at_border]) < 0.5
     # The others have two maxima of almost the same value.
-    assert np.mean(away[~at_border] < 2) > 0.85
+    assert np.mean(away[~at_border] < 2) > 0.9
     # On the border the value still rises, and there is no maximum for the parabola.
-    assert angle_deg == 90 or np.mean(away[at_border] < 4) > 0.85
+    assert angle_deg == 90 or np.mean(away[at_border] < 4) > 0.9
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -108,7 +108,7 @@ def test_a_lobe_outside_the_cone_gives_the_border_at_the_azimuth_of_the_lobe(
     peaks = aside(angle_deg + 12, azimuth_deg)
     found, _ = cone_of(8, angle_deg).largest(lobes(peaks), 0.0)
     assert_allclose(angles_deg(found, AXIS), angle_deg, rtol=1e-3)
-    assert angles_deg(found, aside(angle_deg, azimuth_deg)).max() < 3
+    assert angles_deg(found, aside(angle_deg, azimuth_deg)).max() < 2.5
 
 
 @pytest.mark.parametrize("order", ORDERS)

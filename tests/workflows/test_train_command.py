@@ -209,13 +209,15 @@ def test_tractograms_come_in_several_formats_and_fodfs_in_two(
     save_nifti(
         image, convert_sh_descoteaux_tournier(subject.fodf), subject.phantom.affine
     )
-    one = trained()
-    two = trained(image, other, sh_basis="tournier07", sh_frame="scanner")
+    # With the default teacher the first loss is almost zero. Its gradient is mostly
+    # rounding errors of the fODF, which Adam scales to whole updates.
+    one = trained(teacher="streamline")
+    two = trained(
+        image, other, teacher="streamline", sh_basis="tournier07", sh_frame="scanner"
+    )
     assert one.n_streamlines == two.n_streamlines == [12]
-    # Formats round coordinates. In rare cases this changes which vertex of the cone has
-    # the largest value.
     for name, value in one.weights.items():
-        assert_allclose(value, two.weights[name], atol=2e-3)
+        assert_allclose(value, two.weights[name], atol=1e-4)
 
 
 def test_many_subjects_with_some_of_them_held_out(made, trained, messages):
