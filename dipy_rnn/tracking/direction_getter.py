@@ -34,7 +34,7 @@ from dipy_rnn.tracking.look_ahead import (
 )
 from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.records import Streamline
-from dipy_rnn.tracking.reference import bend, classify_step, next_direction
+from dipy_rnn.tracking.reference import choose_step
 
 if TYPE_CHECKING:
     from dipy.tracking.stopping_criterion import StreamlineStatus
@@ -297,12 +297,9 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         answers, status = predictor.states(1, config).predict(
             np.array(point, dtype=float)[None], frame
         )
-        following = next_direction(answers[0], frame[0], in_frame=predictor.in_frame)
-        min_cosine = config.min_cosine
-        if predictor.has_cone:
-            following = bend(following, frame[0], config.cone_deg)
-            min_cosine = -np.inf
-        reason = classify_step(following, frame[0], status[0], min_cosine)
+        following, reason = choose_step(
+            predictor, config, answers[0], frame[0], status[0]
+        )
         if reason is not StopReason.RUNNING:
             return 1
         direction[:] = following / np.linalg.norm(following)

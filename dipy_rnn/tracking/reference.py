@@ -31,7 +31,7 @@ import numpy as np
 
 from dipy_rnn import spatial, stopping
 from dipy_rnn._typing import AnyArray, FloatArray
-from dipy_rnn.sampling import EMPTY, NOTHING_AHEAD, OUTSIDE
+from dipy_rnn.sampling import EMPTY, NOTHING_AHEAD, OUTSIDE, into_cone
 from dipy_rnn.spatial import frames
 from dipy_rnn.stopping import StoppingCriterion, StopReason
 from dipy_rnn.tracking.config import TrackingConfig
@@ -108,9 +108,7 @@ class _Half:
         config: TrackingConfig,
         seed_mm: FloatArray,
     ) -> None:
-        self.in_frame = predictor.in_frame
-        self.has_cone = predictor.has_cone
-        self.min_cosine = -np.inf if predictor.has_cone else config.min_cosine
+        self.predictor = predictor
         self.criterion = criterion
         self.config = config
         self.seed_vox = spatial.to_voxels(seed_mm, config.affine)
@@ -128,10 +126,9 @@ class _Half:
         points, point_frames = [self.seed_vox], [frame]
         while True:
             answers, status = states.predict(points[-1][None], frame)
-            direction = next_direction(answers[0], frame[0], in_frame=self.in_frame)
-            if self.has_cone:
-                direction = bend(direction, frame[0], config.cone_deg)
-            reason = classify_step(direction, frame[0], status[0], self.min_cosine)
+            direction, reason = choose_step(
+                self.predictor, config, answers[0], frame[0], status[0]
+            )
             if reason is StopReason.RUNNING:
                 tangent = direction / np.linalg.norm(direction)
                 point = points[-1] + tangent * config.step_vox
@@ -177,6 +174,57 @@ def _warm_up(
         step = (forward[k - 1] - forward[k]) / config.step_vox
         frame = frames.transport(frame, step[None] / np.linalg.norm(step))
     return frame
+
+
+def choose_step(
+    predictor: Predictor,
+    config: TrackingConfig,
+    answer: AnyArray,
+    frame: FloatArray,
+    status: int,
+) -> tuple[FloatArray, StopReason]:
+    """Return the direction of a step, and whether the step can be taken.
+
+    With a model of format 2, an answer outside the cone is moved to its border. With a
+    model of format 1, it is a reason to end.
+
+    Parameters
+    ----------
+    predictor : dipy_rnn.tracking.predictor.Predictor
+    config : TrackingConfig
+    answer : ndarray of shape (3,)
+        See :func:`next_direction`.
+    frame : ndarray of shape (3, 3)
+        The moving frame.
+    status : int
+        See :func:`classify_step`.
+
+    Returns
+    -------
+    direction : ndarray of shape (3,)
+        In components along the voxel axes, of any length.
+    reason : StopReason
+        RUNNING, or the reason why the streamline cannot take the step.
+
+    Examples
+    --------
+    >>> from dipy_rnn import fodf_features, load_model
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> from dipy_rnn.sampling import DATA
+    >>> features = fodf_features(crossing_phantom(90).fodf())
+    >>> predictor = Predictor(features, load_model(), np.eye(3), 1)
+    >>> config = TrackingConfig.of(np.eye(4), step_size=1, max_angle=60, max_points=100)
+    >>> direction, reason = choose_step(
+    ...     predictor, config, np.array([1.0, 0, 0]), np.eye(3), DATA)
+    >>> direction.round(3).tolist(), reason.name
+    ([0.866, 0.0, 0.5], 'RUNNING')
+    """
+    direction = next_direction(answer, frame, in_frame=predictor.in_frame)
+    min_cosine = config.min_cosine
+    if predictor.has_cone:
+        direction = bend(direction, frame, config.cone_deg)
+        min_cosine = -np.inf
+    return direction, classify_step(direction, frame, status, min_cosine)
 
 
 def next_direction(
@@ -232,16 +280,11 @@ def bend(direction: FloatArray, frame: FloatArray, cone_deg: float) -> FloatArra
     [0.707, 0.0, 0.707]
     """
     cosine, sine = np.cos(np.deg2rad(cone_deg)), np.sin(np.deg2rad(cone_deg))
-    length, axis = np.linalg.norm(direction), frame[2]
-    if not np.isfinite(length) or length == 0 or direction @ axis >= cosine * length:
+    length = np.linalg.norm(direction)
+    if not np.isfinite(length) or direction @ frame[2] >= cosine * length:
         return direction
-    across = direction / length
-    across = across - (across @ axis) * axis
-    across_length = np.linalg.norm(across)
-    if across_length == 0:
-        return axis
-    moved: FloatArray = cosine * axis + sine / across_length * across
-    return moved
+    (moved,) = into_cone((frame @ direction / length)[None], cosine, sine)
+    return next_direction(moved, frame, in_frame=True)
 
 
 def classify_step(
