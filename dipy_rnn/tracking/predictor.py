@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -71,6 +72,11 @@ class Predictor:
         self.normalise = model.metadata.normalisation == "power"
         # Models of format 1 know no cone.
         self.has_cone = model.metadata.inputs is not None
+        # Whether the largest value of an fODF in the cone is sought.
+        self.seeks_ahead = self.has_cone and self.has_peaks
+        if model.compiled is not None:
+            # LocalTracking asks for many states of one run: its tables are made once.
+            self.prepare = cache(model.compiled.prepare)
 
     def first_directions(self, points_vox: FloatArray, max_peaks: int) -> FloatArray:
         """Return the directions in which streamlines may start.
@@ -216,7 +222,7 @@ class CompiledStates:
         n_coeffs = predictor.data.shape[3]
         self._order = sampling.sh_order(n_coeffs)
         conditions = predictor.conditions(config)
-        self._run = network.prepare(
+        self._run = predictor.prepare(
             sampling.cone_of(self._order, config.cone_deg),
             n_coeffs,
             conditions["step_vox"],
@@ -280,7 +286,7 @@ class ScriptedStates:
         self._conditions = predictor.conditions(config)
         self._pmf_threshold = config.pmf_threshold
         self._cone: Cone | None = None
-        if predictor.has_cone and predictor.has_peaks:
+        if predictor.seeks_ahead:
             order = sampling.sh_order(predictor.data.shape[3])
             self._cone = sampling.cone_of(order, config.cone_deg)
 

@@ -126,20 +126,19 @@ class TorchSlots:
         if metadata.kind == "sh":
             data = with_order(data, metadata.order)
         self.volume = TorchVolume(data, device)
+        self.cone: TorchCone | None = None
+        if predictor.seeks_ahead:
+            self.cone = TorchCone(cone_of(metadata.order, config.cone_deg), device)
         self.rotation: TorchRotation | None = None
         self.in_frame = predictor.in_frame
-        if self.in_frame or (predictor.has_cone and predictor.has_peaks):
+        if self.in_frame or predictor.seeks_ahead:
             self.rotation = TorchRotation(metadata.order, self.handedness, device)
         self.criterion = criterion_on(device, criterion)
 
         def constant(values: ArrayLike, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 
-        self.cone: TorchCone | None = None
         self.conditions = predictor.conditions(config)
-        if predictor.has_cone and predictor.has_peaks:
-            cone = cone_of(metadata.order, config.cone_deg)
-            self.cone = TorchCone(cone, device)
         self.has_cone = predictor.has_cone
         self.input_names = metadata.inputs
         self.step_vox = constant(config.step_vox)
