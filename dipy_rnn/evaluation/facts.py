@@ -30,9 +30,11 @@ def machine_facts(nbr_threads: int) -> dict[str, dict[str, str | int | None]]:
     >>> machine_facts(2)["machine"]["threads"]
     2
     """
+    versions: dict[str, str | int | None] = {
+        name: metadata.version(name) for name in _PACKAGES
+    }
     return {
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in _PACKAGES},
+        "versions": {"python": platform.python_version()} | versions,
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "cores": os.cpu_count(),

@@ -215,7 +215,7 @@ class ModelMetadata:
                 f"its basis is {basis!r}; models take ('tournier07', False), so "
                 "permute the coefficients inside the network"
             )
-        known = cls.__dataclass_fields__.keys()
+        known = set(cls.__dataclass_fields__)
         required = {"kind", "channels", "frame", "layers", "hidden"}
         if version == 1:
             known = known - {"inputs", "step_vox"}

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from dipy_rnn._typing import AnyArray, Float32Array, FloatArray
 from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU
 
-# Width of the fODF's lobe for which an untrained network takes Newton's step exactly.
+# Width of the fODF's lobe for which the sum of the slopes is Newton's step exactly.
 _LOBE_DEG = 9.0
 # If the peak is nearer than this, the direction of a reference axis is mostly noise.
 _FADE_DEG = 3.0
@@ -201,7 +201,9 @@ class MovingFrameGRU(nn.Module):
         states: list[Tensor] = []
         memory = encoded
         for k, layer in enumerate(self.gru):
-            memory = layer(layer.from_input(memory), state[k], inputs[:, :1])
+            # The items of a ModuleList have no type.
+            seen = layer.from_input(memory)  # type: ignore[operator]
+            memory = layer(seen, state[k], inputs[:, :1])
             states.append(memory)
         return self.decode(encoded, memory, context), torch.stack(states)
 
@@ -256,14 +258,14 @@ class MovingFrameGRU(nn.Module):
         memory : torch.Tensor of shape (N, hidden)
         """
         sizes = batch_sizes.tolist()
-        steps = inputs[:, :1].split(sizes)
+        steps = torch.split(inputs[:, :1], sizes)
         memory = encoded
         for layer in self.gru:
             state = encoded.new_zeros(sizes[0], self.hidden)
             states = []
-            for seen, step, n in zip(
-                layer.from_input(memory).split(sizes), steps, sizes
-            ):
+            # The items of a ModuleList have no type.
+            whole = layer.from_input(memory)  # type: ignore[operator]
+            for seen, step, n in zip(torch.split(whole, sizes), steps, sizes):
                 state = layer(seen, state[:n], step)
                 states.append(state)
             memory = torch.cat(states)

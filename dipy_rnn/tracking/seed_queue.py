@@ -38,8 +38,9 @@ class SeedQueue:
     affine : ndarray of shape (4, 4)
         Voxel to mm.
     directions : ndarray of shape (N, 3), optional
-        First directions, in components along the voxel axes, of any length. A direction
-        of length zero means that there is none. If None, the predictor computes them.
+        First directions, in components along the voxel axes, of any length. A seed
+        whose direction has length zero is skipped. If None, the predictor computes
+        them.
     max_peaks : int, optional
         Largest number of first directions of a seed.
     n_ahead : int, optional
@@ -138,7 +139,7 @@ class SeedQueue:
             first = self._directions[start:stop, None]
         length = np.linalg.norm(first, axis=2)
         limits = np.array(predictor.data.shape[:3]) - 0.5
-        inside = ((seeds_vox >= -0.5) & (seeds_vox < limits)).all(axis=1)
+        inside = np.all((seeds_vox >= -0.5) & (seeds_vox < limits), axis=1)
         good = inside[:, None] & (length > 0)
         seed, peak = np.nonzero(good)
         index = (start + seed) * self.max_peaks + peak

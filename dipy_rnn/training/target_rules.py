@@ -25,7 +25,7 @@ _N_CLIMBS = 6  # from vertex to vertex of a cone, towards a peak
 _LEAST_COSINE = 1e-3  # smaller ones have a logarithm that is too large
 _N_SPHERES = 256  # rotations to draw from
 _N_ROTATIONS = 8  # of the sphere, for the points of one subject in a batch
-_LENGTHS_VOX = np.array([3.0, 250.0])  # limits of deterministic streamlines
+_MIN_LEN_VOX, _MAX_LEN_VOX = 3.0, 250.0  # limits of deterministic streamlines
 
 
 def largest_ahead(
@@ -65,11 +65,12 @@ def largest_ahead(
     """
     order = sh_order(coeffs.shape[1])
     directions = np.tile([0.0, 0.0, 1.0], (len(coeffs), 1))
+    least_cosine = np.cos(np.deg2rad(max_angle_deg))
     # A rotation for each part of the points.
     parts = np.array_split(np.arange(len(coeffs)), _N_ROTATIONS)
     for part, rotation in zip(parts, rng.integers(_N_SPHERES, size=_N_ROTATIONS)):
         vertices, harmonics = _rotated_sphere(order, int(rotation))
-        inside = vertices[:, 2] > np.cos(np.deg2rad(max_angle_deg))
+        inside = vertices[:, 2] > least_cosine
         if not inside.any():
             continue
         values = coeffs[part].astype(np.float32) @ harmonics[:, inside]
@@ -269,7 +270,7 @@ def deterministic_streamlines(
         sphere=get_sphere(name="symmetric724"),
         max_angle=max_angle_deg,
         step_size=step_mm,
-        **lengths_for_dipy(*_LENGTHS_VOX * edge_mm, step_mm),
+        **lengths_for_dipy(_MIN_LEN_VOX * edge_mm, _MAX_LEN_VOX * edge_mm, step_mm),
         random_seed=random_seed + 1,  # for 0 DIPY takes the seed from the clock
     )
     return streamlines
