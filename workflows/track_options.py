@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from dipy_rnn._typing import ArrayLike, FloatArray
     from dipy_rnn.tracking import Streamline
+
 STEP_SIZE = 0.5  # mm, by default
 
 

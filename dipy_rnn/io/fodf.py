@@ -74,11 +74,10 @@ def load_features(
         for the values of a NIfTI file as they are.
     sh_basis : str or None
         One of ``SH_BASES``, or ``PEAKS``. If None, the basis is detected in a peaks and
-        metrics file; for a NIfTI file it is ``"descoteaux07_legacy"``. If
-        None, the file contains
-        peaks if it is a peaks and metrics file without spherical harmonics, a NIfTI
-        file with five axes, (X, Y, Z, N, 3), or one with 3 N volumes whose number is
-        not that of spherical harmonics.
+        metrics file; for a NIfTI file it is ``"descoteaux07_legacy"``. If None, the
+        file contains peaks if it is a peaks and metrics file without spherical
+        harmonics, a NIfTI file with five axes, (X, Y, Z, N, 3), or one with 3 N volumes
+        whose number is not that of spherical harmonics.
     sh_frame : str
         Axes of the spherical harmonics or peaks: ``"voxel"`` or ``"scanner"``.
 

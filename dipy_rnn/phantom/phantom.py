@@ -233,7 +233,7 @@ class Phantom:
         Returns
         -------
         sh : ndarray of shape (X, Y, Z, C), float32
-            Coefficients in the default basis of DIPY 1 (``descoteaux07`` [2]_,
+            Coefficients in the default basis of DIPY 1 (``descoteaux07`` [1]_,
             legacy), along the voxel axes.  The integral over the sphere is the total
             fraction of fibres.
 

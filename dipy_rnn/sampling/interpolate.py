@@ -31,8 +31,8 @@ from dipy_rnn.sampling.rotation import (
     quarter_turns,
 )
 
-#: The status of a point: outside of the image, inside with all features zero, or inside
-#: with data.
+#: The status of a point: outside of the image, inside with all features zero, inside
+#: with data, or inside with data but without a value in the cone ahead.
 OUTSIDE, EMPTY, DATA, NOTHING_AHEAD = range(4)
 
 _NO_FRAMES = np.empty((0, 3, 3))

@@ -306,13 +306,10 @@ def draw_sequences(
     incoming /= np.linalg.norm(incoming, axis=1, keepdims=True)
     # Offset from the streamline: one part is the same for the whole sequence, and a
     # smaller part differs from point to point.
-    aside = (
-        noise.position_vox
-        * edge_mm
-        * (
-            np.repeat(rng.normal(size=(len(lengths), 3)), lengths, axis=0)
-            + 0.3 * rng.normal(size=points_mm.shape)
-        )
+    spread_mm = noise.position_vox * edge_mm
+    aside = spread_mm * (
+        np.repeat(rng.normal(size=(len(lengths), 3)), lengths, axis=0)
+        + 0.3 * rng.normal(size=points_mm.shape)
     )
     points_vox = spatial.to_voxels(points_mm + aside / np.sqrt(3), subject.affine)
     limit = np.array(subject.data.shape[:3]) - 0.5

@@ -55,7 +55,7 @@ RECIPES = {
         n_updates=3000, teacher="between", replay_points=128, random_seed=2026
     ),
 }
-# The smallest widths that suffice (doc/design.md).
+# doc/design.md compares them with others.
 HIDDEN = {"deterministic": 16, "default": 32}
 N_PHANTOMS = 120
 N_HELD_OUT = 6
