@@ -20,7 +20,8 @@ from dipy_rnn._interp cimport (
     sample_points, turns_of,
 )
 from dipy_rnn.sampling._cone cimport (
-    PANEL, CompiledCone, cone_tables, dense, in_panels, largest_ahead, layer, wide_void,
+    PANEL, CompiledCone, cone_tables, dense, in_panels, largest_ahead, layer,
+    room_for_values, wide_void,
 )
 
 cdef extern from "_lanes.h":
@@ -372,14 +373,13 @@ cdef class CompiledMovingFrameGRU:
     def __dealloc__(self):
         free(self.network)
 
-    def _get(self, weights, layer, n_out, n_in):
+    def _get(self, weights, name, n_out, n_in):
         arrays = ()
-        for name, shape in (("weight", (n_out, n_in)), ("bias", (n_out,))):
-            name = f"{layer}.{name}"
-            array = weights[name]
+        for kind, shape in (("weight", (n_out, n_in)), ("bias", (n_out,))):
+            array = weights[f"{name}.{kind}"]
             if array.shape != shape or array.dtype != np.float32:
                 raise ValueError(
-                    f"{name} is {array.dtype} of shape {array.shape}, not float32 of "
+                    f"{name}.{kind} is {array.dtype} of shape {array.shape}, not float32 of "
                     f"shape {shape}")
             arrays += (array,)
         return arrays
@@ -399,7 +399,8 @@ cdef class CompiledMovingFrameGRU:
 
     def next_directions(
         self, CompiledRun run, const float[:, :, :, ::1] volume,
-        Py_ssize_t volume_order, tuple turns, const double[:, ::1] points, const double[:, :, ::1] frames, double handedness,
+        Py_ssize_t volume_order, tuple turns, const double[:, ::1] points,
+        const double[:, :, ::1] frames, double handedness,
         float[:, :, :, ::1] state, float[:, ::1] directions, unsigned char[::1] status
     ):
         """Write the next unit directions of streamlines. Update their states.
@@ -432,7 +433,7 @@ cdef class CompiledMovingFrameGRU:
             Py_ssize_t n_blocks = (n_points + BLOCK - 1) // BLOCK
             Py_ssize_t block, start, n
             Turns tables = turns_of(turns)
-            Py_ssize_t n_values = run.cone.tables.matrix.n_out * BLOCK
+            Py_ssize_t n_values = room_for_values(&run.cone.tables)
             Py_ssize_t n_factors = (2 * self.n_vectors + PANEL) * BLOCK
             Py_ssize_t n_work = 8 * (self.hidden + PANEL) * BLOCK
             float ahead[3 * BLOCK]
@@ -457,8 +458,8 @@ cdef class CompiledMovingFrameGRU:
                 n = min(BLOCK, n_points - start)
                 sample_invariants(
                     volume, &points[start, 0], &frames[start, 0, 0], n, handedness,
-                    volume_order, &tables, &run.cone.tables, &run.conditions, self.order,
-                    self.n_invariants, &self.slope[0], self.coarse, self.fade, values,
+                    volume_order, &tables, &run.cone.tables, &run.conditions,
+                    self.order, self.n_invariants, &self.slope[0], self.coarse, self.fade, values,
                     invariants, vectors, ahead, &status[start])
                 core(
                     self.network, self.depth, self.layers, self.hidden, invariants,

@@ -3,6 +3,7 @@
 cdef extern from "_lanes.h":
     enum:
         PANEL
+        HALF_PANEL
     ctypedef void wide_void
     struct layer:
         const float* weights
@@ -10,14 +11,24 @@ cdef extern from "_lanes.h":
         Py_ssize_t n_in
         Py_ssize_t n_out
     void dense(const layer* weights, const float* x, float* out) noexcept nogil
+    void add_multiples(
+        const float* weights, Py_ssize_t n, const float* x, float* rows) noexcept nogil
+    void ring_values(
+        const float* weights, const float* sums, Py_ssize_t stride, Py_ssize_t order,
+        Py_ssize_t half, float* out) noexcept nogil
+    void raise_to(const float* rows, Py_ssize_t n, float* height) noexcept nogil
+    void first_from(
+        const float* rows, Py_ssize_t n, const float* least, int* first) noexcept nogil
 
 cdef struct cone_tables:
-    layer matrix
+    const int* ring_sizes
+    const float* polar
+    const float* azimuthal
     const float* directions
     const float* parabola
     const float* tangents
     const int* near
-    Py_ssize_t n_inside
+    Py_ssize_t n_rings, n_vertices, n_inside, order
     float cosine, sine, reach
 
 cdef class CompiledCone:
@@ -26,6 +37,8 @@ cdef class CompiledCone:
         object arrays
 
 cdef object in_panels(object weight, object bias, layer* target)
+
+cdef Py_ssize_t room_for_values(const cone_tables* cone) noexcept nogil
 
 cdef void largest_ahead(
     const float* block, const cone_tables* cone, float pmf_threshold, float* values,

@@ -1,14 +1,16 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 # cython: cdivision=True, initializedcheck=False
-"""The largest value of an fODF in a cone as a kernel: ``Cone.largest`` of ``cone.py``."""
+"""The largest value of an fODF in a cone as a kernel: ``Cone.largest``."""
 
 from libc.math cimport fabsf, sqrtf
+from libc.string cimport memcpy, memset
 
 import numpy as np
 
 from dipy_rnn._interp cimport BLOCK
 
 from dipy_rnn.sampling.cone import ROUNDING as _ROUNDING
+from dipy_rnn.sampling.rotation import sh_order as _sh_order
 
 cdef float ROUNDING = _ROUNDING
 
@@ -38,6 +40,21 @@ cdef object in_panels(weight, bias, layer* target):
     return weight, bias
 
 
+cdef object azimuthal_in_panels(cone, order):
+    """Return the azimuthal factors of an order, for ``ring_values`` of ``_lanes.h``.
+
+    Only the first half of each ring is kept.
+    """
+    skipped = len(cone.azimuthal) // 2 - order
+    rows = cone.azimuthal[skipped:len(cone.azimuthal) - skipped]
+    rows = np.concatenate([rows[0::2], rows[1::2]])
+    panels = []
+    for start, size in zip(np.cumsum(cone.ring_sizes), cone.ring_sizes[1:]):
+        for first in range(start, start + size // 2, HALF_PANEL):
+            panels.append(rows[:, first:first + HALF_PANEL].ravel())
+    return np.concatenate(panels)
+
+
 cdef class CompiledCone:
     """A cone as a kernel.
 
@@ -54,10 +71,18 @@ cdef class CompiledCone:
             float[:, :, ::1] parabola = cone.parabola
             float[:, :, ::1] tangents = cone.tangents
             int[:, ::1] near = cone.near
-        matrix = np.ascontiguousarray(cone.matrix[:n_coeffs].T)
-        zeros = np.zeros(len(matrix), np.float32)
-        # The arrays keep the memory alive.
-        self.arrays = cone, in_panels(matrix, zeros, &self.tables.matrix)
+            int[::1] ring_sizes = cone.ring_sizes
+            float[:, ::1] polar = cone.polar
+            float[::1] azimuthal
+        order = _sh_order(n_coeffs)
+        panels = azimuthal = azimuthal_in_panels(cone, order)
+        self.arrays = cone, panels  # keeps the memory alive
+        self.tables.ring_sizes = &ring_sizes[0]
+        self.tables.polar = &polar[0, 0]
+        self.tables.azimuthal = &azimuthal[0]
+        self.tables.n_rings = polar.shape[1]
+        self.tables.n_vertices = cone.azimuthal.shape[1]
+        self.tables.order = order
         self.tables.directions = &directions[0, 0]
         self.tables.parabola = &parabola[0, 0, 0]
         self.tables.tangents = &tangents[0, 0, 0]
@@ -67,13 +92,48 @@ cdef class CompiledCone:
         self.tables.reach = cone.reach
 
 
+cdef Py_ssize_t room_for_values(const cone_tables* cone) noexcept nogil:
+    """Return how many floats ``values`` of :func:`largest_ahead` has."""
+    return (cone.n_vertices + (2 * cone.order + 1) * cone.n_rings) * BLOCK
+
+
+cdef inline void values_at_vertices(
+    const float* block, const cone_tables* cone, float* values
+) noexcept nogil:
+    """Write the values of the fODFs at all vertices, then the sums over the orders."""
+    cdef:
+        Py_ssize_t stride = cone.n_rings * BLOCK, n_factors = 2 * cone.order + 1
+        float* sums = values + cone.n_vertices * BLOCK
+        const float* weights = cone.azimuthal
+        Py_ssize_t order, m, ring, half, i
+
+    # Over the orders: a row for each phase factor m and ring.
+    memset(sums, 0, n_factors * stride * sizeof(float))
+    i = 0
+    for order in range(0, cone.order + 1, 2):
+        for m in range(cone.order - order, cone.order + order + 1):
+            add_multiples(
+                cone.polar + i * cone.n_rings, cone.n_rings, block + i * BLOCK,
+                sums + m * stride)
+            i += 1
+    # Over the phase factors. On the axis, only that of 0 is not zero.
+    memcpy(values, sums + cone.order * stride, BLOCK * sizeof(float))
+    values += BLOCK
+    for ring in range(1, cone.n_rings):
+        half = cone.ring_sizes[ring] // 2
+        ring_values(
+            weights, sums + ring * BLOCK, stride, cone.order, half, values)
+        weights += half * n_factors
+        values += 2 * half * BLOCK
+
+
 cdef wide_void largest(
     const float* block, const cone_tables* cone, float pmf_threshold, float* values,
     float* ahead, unsigned char* found
 ) noexcept nogil:
     """Write the direction of the largest value in the cone: ``Cone.largest``.
 
-    ``values`` is room for the values at the vertices. ``ahead`` holds x, then y, then z
+    ``values`` is room for ``room_for_values`` floats. ``ahead`` holds x, then y, then z
     of all points.
     """
     cdef:
@@ -83,31 +143,20 @@ cdef wide_void largest(
         float least[BLOCK]
         float terms[TERMS]
         float rise, slope, determinant, along, across, length, sign
-        const float* row
         const float* parabola
         const float* tangents
         const int* near
-        Py_ssize_t p, v, i, k
+        Py_ssize_t p, i, k
 
-    dense(&cone.matrix, block, values)
-    for p in range(BLOCK):
-        height[p] = values[p]
-        highest[p] = values[p]
-        vertex[p] = 0
-    for v in range(1, cone.n_inside):
-        row = values + v * BLOCK
-        for p in range(BLOCK):
-            height[p] = row[p] if row[p] > height[p] else height[p]
+    values_at_vertices(block, cone, values)
+    memcpy(height, values, BLOCK * sizeof(float))
+    raise_to(values + BLOCK, cone.n_inside - 1, height)
+    memcpy(highest, height, BLOCK * sizeof(float))
+    raise_to(
+        values + cone.n_inside * BLOCK, cone.n_vertices - cone.n_inside, highest)
     for p in range(BLOCK):
         least[p] = height[p] - ROUNDING * fabsf(height[p])
-    for v in range(cone.n_inside - 1, -1, -1):
-        row = values + v * BLOCK
-        for p in range(BLOCK):
-            vertex[p] = <int>v if row[p] >= least[p] else vertex[p]
-    for v in range(cone.matrix.n_out):
-        row = values + v * BLOCK
-        for p in range(BLOCK):
-            highest[p] = row[p] if row[p] > highest[p] else highest[p]
+    first_from(values, cone.n_inside, least, vertex)
     for p in range(BLOCK):
         found[p] = height[p] > 0.0 and height[p] >= pmf_threshold * highest[p]
         near = cone.near + vertex[p] * NEAR

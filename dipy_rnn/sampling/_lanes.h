@@ -12,6 +12,7 @@
 
 #define LANES 16
 #define PANEL 8 /* outputs that dense() sums at a time */
+#define HALF_PANEL 4 /* vertices that ring_values() sums at a time, with their opposites */
 
 /* Return type of functions that are compiled once for each vector width. Wheels are
    built for the baseline x86-64. When the module is loaded, glibc chooses the widest
@@ -29,6 +30,7 @@
 #define prefetch(address) __builtin_prefetch(address)
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4)));
 #else
 #define prefetch(address)
 #define ALWAYS_INLINE static __forceinline
@@ -80,6 +82,105 @@ ALWAYS_INLINE void dense(const struct layer *layer, const float *x, float *out)
         memcpy(out + o * LANES, sum, sizeof sum);
 #endif
     }
+}
+
+/* Add the multiples of the row x by n weights to n rows. */
+ALWAYS_INLINE void add_multiples(
+    const float *weights, ptrdiff_t n, const float *x, float *rows)
+{
+#if defined(__GNUC__)
+    const lanes value = *(const lanes *)x;
+    for (ptrdiff_t i = 0; i < n; i++)
+        *(lanes *)(rows + i * LANES) += weights[i] * value;
+#else
+    for (ptrdiff_t i = 0; i < n; i++)
+        for (int p = 0; p < LANES; p++)
+            rows[i * LANES + p] += weights[i] * x[p];
+#endif
+}
+
+/* Values at `half` vertices of a ring, and at those half a turn further (cone.py). sums
+   holds a row for each phase factor from -order to order, `stride` floats apart. Half a
+   turn further, terms of even phase factors are the same, and odd ones change sign.
+   Weights are stored in panels of HALF_PANEL vertices: even phase factors, then odd. */
+ALWAYS_INLINE void ring_values(
+    const float *weights, const float *sums, ptrdiff_t stride, ptrdiff_t order,
+    ptrdiff_t half, float *out)
+{
+    for (ptrdiff_t v = 0; v < half; v += HALF_PANEL) {
+#if defined(__GNUC__)
+        lanes e0 = {0}, e1 = e0, e2 = e0, e3 = e0, o0 = e0, o1 = e0, o2 = e0, o3 = e0;
+        for (ptrdiff_t m = 0; m <= 2 * order; m += 2, weights += HALF_PANEL) {
+            lanes value = *(const lanes *)(sums + m * stride);
+            e0 += weights[0] * value;
+            e1 += weights[1] * value;
+            e2 += weights[2] * value;
+            e3 += weights[3] * value;
+        }
+        for (ptrdiff_t m = 1; m < 2 * order; m += 2, weights += HALF_PANEL) {
+            lanes value = *(const lanes *)(sums + m * stride);
+            o0 += weights[0] * value;
+            o1 += weights[1] * value;
+            o2 += weights[2] * value;
+            o3 += weights[3] * value;
+        }
+        lanes *here = (lanes *)(out + v * LANES);
+        lanes *opposite = (lanes *)(out + (half + v) * LANES);
+        here[0] = e0 + o0; here[1] = e1 + o1; here[2] = e2 + o2; here[3] = e3 + o3;
+        opposite[0] = e0 - o0; opposite[1] = e1 - o1;
+        opposite[2] = e2 - o2; opposite[3] = e3 - o3;
+#else
+        float even[HALF_PANEL * LANES] = {0}, odd[HALF_PANEL * LANES] = {0};
+        for (int parity = 0; parity < 2; parity++)
+            for (ptrdiff_t m = parity; m <= 2 * order; m += 2, weights += HALF_PANEL)
+                for (int j = 0; j < HALF_PANEL; j++)
+                    for (int p = 0; p < LANES; p++)
+                        (parity ? odd : even)[j * LANES + p]
+                            += weights[j] * sums[m * stride + p];
+        for (int j = 0; j < HALF_PANEL * LANES; j++) {
+            out[v * LANES + j] = even[j] + odd[j];
+            out[(half + v) * LANES + j] = even[j] - odd[j];
+        }
+#endif
+    }
+}
+
+/* Raise `height` to the largest of n rows. NaN is never the largest. */
+ALWAYS_INLINE void raise_to(const float *rows, ptrdiff_t n, float *height)
+{
+#if defined(__GNUC__)
+    lanes top = *(lanes *)height;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        lanes row = *(const lanes *)(rows + i * LANES);
+        integers higher = row > top;
+        top = (lanes)(((integers)row & higher) | ((integers)top & ~higher));
+    }
+    *(lanes *)height = top;
+#else
+    for (ptrdiff_t i = 0; i < n; i++)
+        for (int p = 0; p < LANES; p++)
+            height[p] = rows[i * LANES + p] > height[p] ? rows[i * LANES + p] : height[p];
+#endif
+}
+
+/* Write the first of n rows that is at least `least`, or 0. */
+ALWAYS_INLINE void first_from(
+    const float *rows, ptrdiff_t n, const float *least, int32_t *first)
+{
+#if defined(__GNUC__)
+    const lanes limit = *(const lanes *)least;
+    integers found = {0};
+    for (ptrdiff_t i = n - 1; i >= 0; i--) {
+        integers enough = *(const lanes *)(rows + i * LANES) >= limit;
+        found = ((int32_t)i & enough) | (found & ~enough);
+    }
+    *(integers *)first = found;
+#else
+    memset(first, 0, LANES * sizeof *first);
+    for (ptrdiff_t i = n - 1; i >= 0; i--)
+        for (int p = 0; p < LANES; p++)
+            first[p] = rows[i * LANES + p] >= least[p] ? (int32_t)i : first[p];
+#endif
 }
 
 /* exp(x), to about 2 units in the last place. x is clamped to [-87, 87].

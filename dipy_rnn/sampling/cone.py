@@ -4,7 +4,10 @@
 Deterministic tracking takes the direction of the fODF's largest value in this cone. It
 ends if this value is below ``pmf_threshold`` times the largest value in any direction.
 DIPY evaluates the fODF at the vertices of a fixed sphere. Here the vertices belong to
-the moving frame, and a parabola gives the direction between them.
+the moving frame, and a parabola gives the direction between them. The vertices are on
+rings around the axis. On a ring, a spherical harmonic of phase factor m is a constant
+times cos(m a) or sin(m a), with a the azimuth. The kernel first sums over the orders,
+once for each ring, and then over the phase factors, once for each vertex.
 """
 
 from __future__ import annotations
@@ -52,6 +55,13 @@ class Cone:
     matrix : ndarray of shape (C, V)
         float32. Coefficients times this matrix are the values at the vertices. The
         vertices in the cone come first.
+    ring_sizes : ndarray of shape (R,)
+        int32. The number of vertices on each ring: 1 for the axis, and a multiple of 8
+        for the others. Vertices of a ring follow each other, evenly spaced.
+    polar : ndarray of shape (C, R)
+        float32. The factor of each spherical harmonic on each ring.
+    azimuthal : ndarray of shape (2 * order + 1, V)
+        float32. The factor of each phase factor at each vertex.
     directions : ndarray of shape (D, 3)
         float32. The vertices in the cone.
     near : ndarray of shape (D, 8)
@@ -67,13 +77,16 @@ class Cone:
     --------
     >>> cone = cone_of(8, 30.0)
     >>> len(cone.directions), cone.matrix.shape
-    (221, (45, 365))
+    (233, (45, 385))
     """
 
     cosine: float
     sine: float
     reach: float
     matrix: Float32Array
+    ring_sizes: Int32Array
+    polar: Float32Array
+    azimuthal: Float32Array
     directions: Float32Array
     near: Int32Array
     parabola: Float32Array
@@ -210,26 +223,44 @@ def cone_of(order: int, max_angle_deg: float) -> Cone:
     >>> bool(cone_of(4, 60.0).directions[:, 2].min() > 0.4999)
     True
     """
-    from dipy.reconst.shm import real_sh_tournier
+    from dipy.reconst.shm import real_sh_tournier_from_index, sph_harm_ind_list
 
     angle = np.deg2rad(np.clip(max_angle_deg, _SMALLEST_DEG, 90.0))
     n_rings = max(2, int(np.ceil(angle / np.deg2rad(_SPACING_DEG))))
-    inside = _rings(np.linspace(0, angle, n_rings + 1), np.deg2rad(_SPACING_DEG))
-    # The border of a cone of 90 degrees has both directions of each line. One is
-    # enough: the first two axes of the frame are among those that are kept.
-    x, y, z = inside.T
-    inside = inside[(z > ROUNDING) | (3 * x + 4 * y > 0)]
     n_around = int(
         np.ceil((np.pi / 2 - angle) / np.deg2rad(_SPACING_AROUND_DEG) - ROUNDING)
     )
-    colatitudes = np.linspace(angle, np.pi / 2, n_around + 1)[1:]
-    vertices = np.concatenate(
-        [inside, _rings(colatitudes, np.deg2rad(_SPACING_AROUND_DEG))]
+    colatitudes = np.concatenate(
+        [
+            np.linspace(0, angle, n_rings + 1),
+            np.linspace(angle, np.pi / 2, n_around + 1)[1:],
+        ]
     )
-    azimuth = np.arctan2(vertices[:, 1], vertices[:, 0])
-    colatitude = np.arccos(np.clip(vertices[:, 2], -1, 1))
-    matrix = real_sh_tournier(order, colatitude, azimuth, legacy=False)[0].T
-    both = np.concatenate([vertices, -vertices])
+    spacing_deg = [_SPACING_DEG] * (n_rings + 1) + [_SPACING_AROUND_DEG] * n_around
+    sizes = _ring_sizes(colatitudes, np.deg2rad(spacing_deg))
+    rings = np.repeat(np.arange(len(sizes)), sizes)
+    # The vertices of every second ring are shifted by half a spacing. The rings on the
+    # border and at 90 degrees are not: their first vertex is towards the first axis.
+    unshifted = np.where(rings <= n_rings, n_rings, len(sizes) - 1)
+    place = np.concatenate([np.arange(n) for n in sizes]) + (unshifted - rings) % 2 / 2
+    azimuth = 2 * np.pi * place / sizes[rings]
+    colatitude = colatitudes[rings]
+    across = np.sin(colatitude)
+    vertices = np.stack(
+        [across * np.cos(azimuth), across * np.sin(azimuth), np.cos(colatitude)], axis=1
+    )
+    # A ring at 90 degrees has both directions of each line. One is enough: the half
+    # that begins with the first two axes of the frame.
+    second = (colatitude > np.pi / 2 - ROUNDING) & (place >= sizes[rings] / 2)
+    inside = vertices[(rings <= n_rings) & ~second]
+    phase_factors, orders = sph_harm_ind_list(order)
+    polar = real_sh_tournier_from_index(
+        np.abs(phase_factors), orders, colatitudes[:, None], 0.0, legacy=False
+    ).T
+    m = np.arange(-order, order + 1)[:, None]
+    azimuthal = np.where(m < 0, np.sin(-m * azimuth), np.cos(m * azimuth))
+    once = np.where(second[:, None], 0.0, vertices)
+    both = np.concatenate([once, -once])
     nearest = np.argsort(-inside @ both.T, axis=1, kind="stable")[:, 1 : _N_NEAR + 2]
     near = nearest[:, :-1]
     # Tangents along the meridian and along the ring.
@@ -251,7 +282,10 @@ def cone_of(order: int, max_angle_deg: float) -> Cone:
         cosine=float(np.cos(angle)),
         sine=float(np.sin(angle)),
         reach=_REACH * angle / n_rings,
-        matrix=np.ascontiguousarray(matrix, dtype=np.float32),
+        matrix=(polar[:, rings] * azimuthal[phase_factors + order]).astype(np.float32),
+        ring_sizes=sizes.astype(np.int32),
+        polar=polar.astype(np.float32, order="C"),
+        azimuthal=azimuthal.astype(np.float32),
         directions=inside.astype(np.float32),
         near=(near % len(vertices)).astype(np.int32),
         parabola=parabola.astype(np.float32),
@@ -259,27 +293,10 @@ def cone_of(order: int, max_angle_deg: float) -> Cone:
     )
 
 
-def _rings(colatitudes: FloatArray, spacing: float) -> FloatArray:
-    """Return unit vectors (N, 3) on rings around the third axis, evenly spaced.
-
-    A ring has ``_N_NEAR`` vertices or more, a multiple of 4.
-    """
-    parts = [np.empty((0, 3))]
-    for i, colatitude in enumerate(colatitudes):
-        across = np.sin(colatitude)
-        n = max(_N_NEAR, 4 * int(np.ceil(np.pi / 2 * across / spacing)))
-        n = n if colatitude > 0 else 1
-        # The first axis of the frame is a vertex of the last ring.
-        offset = (len(colatitudes) - 1 - i) % 2 / 2
-        azimuth = 2 * np.pi / n * (np.arange(n) + offset)
-        parts.append(
-            np.stack(
-                [
-                    across * np.cos(azimuth),
-                    across * np.sin(azimuth),
-                    np.full(n, np.cos(colatitude)),
-                ],
-                axis=1,
-            )
-        )
-    return np.concatenate(parts)
+def _ring_sizes(colatitudes: FloatArray, spacing: FloatArray) -> IntArray:
+    """Return the numbers of vertices on rings, at most ``spacing`` apart (radians)."""
+    around = 2 * np.pi * np.sin(colatitudes)
+    parts = np.ceil(around / (_N_NEAR * spacing) - ROUNDING).astype(int)
+    sizes: IntArray = _N_NEAR * np.maximum(parts, 1)
+    sizes[0] = 1
+    return sizes

@@ -140,6 +140,32 @@ def test_a_value_that_is_the_same_everywhere_counts():
         assert cone_of(order, angle_deg).largest(coeffs, 0.999)[1].all()
 
 
+# The vertices
+
+
+@pytest.mark.parametrize("angle_deg", [1.0, *ANGLES])
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_matrix_holds_the_spherical_harmonics_at_the_vertices(
+    harmonics, order, angle_deg
+):
+    cone = cone_of(order, angle_deg)
+    expected = harmonics(cone.directions, order).T
+    # The directions are float32, so that their angles have an error of about 1e-5.
+    assert_allclose(cone.matrix[:, : len(cone.directions)], expected, atol=5e-5)
+
+
+@pytest.mark.parametrize("angle_deg", [1.0, *ANGLES])
+def test_half_a_turn_later_on_a_ring_odd_phase_factors_change_sign(angle_deg):
+    cone = cone_of(8, angle_deg)
+    assert cone.ring_sizes.sum() == cone.matrix.shape[1]
+    odd = np.arange(-8, 9) % 2 == 1
+    for last, size in zip(np.cumsum(cone.ring_sizes)[1:], cone.ring_sizes[1:]):
+        ring = cone.azimuthal[:, last - size : last]
+        first, second = ring[:, : size // 2], ring[:, size // 2 :]
+        assert_allclose(second[odd], -first[odd], atol=1e-6)
+        assert_allclose(second[~odd], first[~odd], atol=1e-6)
+
+
 # The threshold
 
 
