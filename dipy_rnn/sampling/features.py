@@ -18,7 +18,11 @@ from numpy.typing import NDArray
 
 from dipy_rnn._checks import as_contiguous, check_numbers
 from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array
-from dipy_rnn.sampling.lobes import peaks_to_sh
+from dipy_rnn.sampling.lobes import (
+    are_diffusivities,
+    peaks_to_sh,
+    principal_directions,
+)
 from dipy_rnn.sampling.rotation import rotate_all, sh_order
 from dipy_rnn.spatial import axes, check_affine
 
@@ -197,6 +201,9 @@ def peaks_features(
 ) -> FeatureVolume:
     """Make an fODF of peaks: a sharp lobe along each peak, of order 8.
 
+    If the peaks of each voxel are the three eigenvectors of a tensor, only the first
+    eigenvector is used, with a warning.
+
     Parameters
     ----------
     directions : array_like of shape (X, Y, Z, N, 3) or (X, Y, Z, 3 * N)
@@ -219,8 +226,9 @@ def peaks_features(
     Raises
     ------
     ValueError
-        If a shape or the frame is invalid, if there is no peak, or if the affine is
-        invalid, or is missing for scanner axes.
+        If a shape or the frame is invalid, if there is no peak, if the affine is
+        invalid, or is missing for scanner axes, or if the peaks are eigenvectors of
+        tensors and it is not clear which is the first.
 
     Examples
     --------
@@ -229,6 +237,14 @@ def peaks_features(
     >>> features.kind, features.data.shape
     ('sh', (1, 1, 1, 45))
     """
+    principal = principal_directions(directions, name=name)
+    if principal is not None:
+        warnings.warn(
+            f"{name} has the eigenvectors of tensors as peaks. Only the first "
+            "eigenvector of each voxel is used.",
+            stacklevel=2,
+        )
+        directions, values = principal[..., None, :], None
     coeffs = peaks_to_sh(directions, values, name=name)
     return fodf_features(coeffs, sh_frame=frame, affine=affine, name=name)
 
@@ -293,7 +309,8 @@ def pam_features(
     Raises
     ------
     ValueError
-        If it holds neither coefficients nor peaks, or the basis is unknown.
+        If it holds neither coefficients nor peaks, if the basis is unknown, or if its
+        peaks are parts of the eigenvectors of tensors.
 
     Examples
     --------
@@ -311,7 +328,19 @@ def pam_features(
                 f"{name} holds neither spherical harmonics nor peaks; make it with "
                 "dipy_fit_csd, or with peaks_from_model."
             )
-        return peaks_features(directions, getattr(pam, "peak_values", None), name=name)
+        values = getattr(pam, "peak_values", None)
+        if (
+            np.ndim(directions) == 5
+            and np.shape(directions)[3] < 3
+            and values is not None
+            and are_diffusivities(np.asarray(values))
+        ):
+            raise ValueError(
+                f"{name} has peaks of a tensor fit, and these are not eigenvectors "
+                "(DIPY 1.12); fit again with --save_metrics evec, and track on "
+                "evecs.nii.gz."
+            )
+        return peaks_features(directions, values, name=name)
     if basis_type is None:
         basis_type, legacy = pam_basis(pam, name=name)
     return fodf_features(pam.shm_coeff, basis_type=basis_type, legacy=legacy, name=name)

@@ -197,6 +197,24 @@ def test_an_image_of_peaks_is_tracked(subject):
         assert length_mm > 30 and thickness_mm <= width_mm < 0.5
 
 
+def test_the_eigenvectors_of_a_tensor_fit_are_tracked(subject, messages):
+    # The first eigenvector is along y; the others have a random angle around it.
+    angle = np.random.default_rng(0).uniform(0, 2 * np.pi, subject.mask.shape)
+    evecs = np.zeros((*subject.mask.shape, 3, 3), np.float32)
+    evecs[..., 1, 0] = 1
+    evecs[..., 0, 1] = evecs[..., 2, 2] = np.cos(angle)
+    evecs[..., 2, 1] = np.sin(angle)
+    evecs[..., 0, 2] = -np.sin(angle)
+    save_nifti(subject.folder / "evecs.nii.gz", evecs, subject.phantom.affine)
+    inputs = [subject.folder / "evecs.nii.gz", subject.stopping, subject.seeding]
+    streamlines = subject.run("--step_size", 1.0, inputs=inputs)
+    assert len(streamlines) == subject.n_seeds
+    for line in streamlines:
+        x, y, z = np.ptp(line, axis=0)
+        assert y > 3 and max(x, z) < 0.1
+    assert "evecs.nii.gz has the eigenvectors of tensors" in messages.text
+
+
 def test_the_reasons_of_stopping_are_saved(subject):
     subject.run("--step_size", 1.0, "--save_stops", "--save_seeds")
     saved = load_tractogram(
