@@ -22,10 +22,37 @@ def check_is_file(path: Path) -> None:
     ------
     ValueError
         If the path is not a file.
+    FileNotFoundError
+        If it is a link to a file that does not exist.
     """
+    check_link(path)
     if not path.is_file():
         raise ValueError(
             f"{shown(path)} is not a file; a folder or a pipe cannot be read."
+        )
+
+
+def check_link(path: Path) -> None:
+    """Raise FileNotFoundError if a path is a link to a file that does not exist.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    FileNotFoundError
+        The error names the link and its target.
+
+    Examples
+    --------
+    >>> check_link(Path("no_link.nii.gz"))
+    """
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(
+            f"{shown(path)} is a link to {shown(os.readlink(path))}, which does not "
+            "exist; get that file (with datalad get or git annex get, if it is in an "
+            "annex), or correct the link."
         )
 
 

@@ -11,7 +11,6 @@ from dipy.io.image import load_nifti, save_nifti
 from dipy.io.streamline import load_tractogram
 from dipy.reconst.shm import convert_sh_descoteaux_tournier
 from dipy.workflows.docstring_parser import NumpyDocString
-from dipy.workflows.multi_io import io_iterator
 import h5py
 import numpy as np
 import numpy.testing as npt
@@ -24,7 +23,6 @@ from worlds import OBLIQUE_ROTATION, share_identical, share_within
 from dipy_rnn import sampling, spatial
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.workflows import compare, gradients, track, train
-from dipy_rnn.workflows.inputs import match_files, pair_files
 
 
 @pytest.fixture
@@ -485,11 +483,17 @@ def test_each_subject_needs_its_own_output(subject, tmp_path, monkeypatch):
     assert (tmp_path / "track_rnn_summary.csv").exists()
     (tmp_path / "sub-2" / subject.seeding.name).unlink()
     line = refusal(*inputs, "--out_dir", out)
-    assert "2 subjects would write" in line  # a single mask is used for all subjects
+    assert (
+        f"seeding_files: no file for {tmp_path / 'sub-2' / subject.pam.name} " in line
+    )
     (tmp_path / "sub-3").mkdir()
     (tmp_path / "sub-3" / subject.pam.name).write_bytes(subject.pam.read_bytes())
+    (tmp_path / "sub-1" / subject.pam.name).unlink()
+    (tmp_path / "sub-3" / subject.seeding.name).touch()
+    # Two files of each argument, but of one subject all three.
     line = refusal(*inputs, "--out_dir", out)
-    assert "(pam_files 3, stopping_files 2, seeding_files 1)" in line
+    for name, missing in (("pam", 1), ("stopping", 3), ("seeding", 2)):
+        assert f"{name}_files: no file for {tmp_path / f'sub-{missing}'}" in line
 
 
 def test_mix_names_gives_each_subject_its_own_output(subject, tmp_path):
@@ -505,32 +509,6 @@ def test_mix_names_gives_each_subject_its_own_output(subject, tmp_path):
         1,
     )
     assert len(list((tmp_path / "mixed").glob("*.trx"))) == 2
-
-
-def test_files_of_subjects_are_paired_by_the_order_of_their_folders(tmp_path):
-    # As text, sub-1/ comes after sub-1-b/; DIPY sorts it before since 1.12.
-    in_order = ["sub-1", "sub-1-b", "sub-10", "sub-[1]"]
-    for name in in_order:
-        (tmp_path / name).mkdir()
-        for file in ("fa[1].nii", "gm.nii"):
-            (tmp_path / name / file).touch()
-    gm = match_files(tmp_path / "sub-*" / "gm.nii", 4, "gm_files")
-    assert [path.parent.name for path in gm] == in_order
-    pairs = pair_files(
-        fa=tmp_path / "sub-*" / "fa*.nii",
-        gm=tmp_path / "sub-*" / "gm.nii",
-        one=tmp_path / "sub-1" / "fa[1].nii",
-    )
-    found = [list(map(Path, row)) for row in io_iterator(pairs, "", ["out.trx"])]
-    assert found == [
-        [
-            tmp_path / name / "fa[1].nii",
-            tmp_path / name / "gm.nii",
-            tmp_path / "sub-1" / "fa[1].nii",
-            Path("out.trx"),
-        ]
-        for name in in_order
-    ]
 
 
 def test_a_file_may_have_brackets_in_its_name(subject):
