@@ -174,13 +174,12 @@ def clean_streamlines(
     {'read': 1, 'outside the image': 1, 'with repeated points': 1, 'kept': 1}
     """
     counts = Counter() if counts is None else counts
-    limits = np.array(shape) - 0.5
     for line in streamlines:
         counts["read"] += 1
         line = np.asarray(line, dtype=np.float64).reshape(-1, 3)
         finite = np.all(np.isfinite(line), axis=1)
         points_vox = spatial.to_voxels(np.where(finite[:, None], line, 0.0), affine)
-        inside = np.all((points_vox >= -0.5) & (points_vox < limits), axis=1)
+        inside = spatial.is_inside(points_vox, shape)
         counts["not finite"] += bool((~finite).any())
         counts["outside the image"] += bool((finite & ~inside).any())
         line = line[_longest_run(finite & inside)]

@@ -174,6 +174,33 @@ def test_options_remove_points_or_store_half_precision(subject):
     assert sizes[0] > max(sizes[1:])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("a.trx", "--float16"),
+        ("a.trx", "--float16", "--compress", 0.1, "--downsample", 2),
+        ("a.trx", "--compress", 0.1),
+        *(pytest.param(f"a{s.values[0]}", marks=s.marks) for s in VTK),
+        *(["a.trx"], ["a.trk"], ["a.tck"], ["a.dpy"]),
+    ],
+    ids=str,
+)
+def test_dipy_loads_streamlines_that_leave_the_image_with_its_default_checks(
+    subject, options
+):
+    # Streamlines end at the border of the image, which float16 does not resolve.
+    affine = subject.phantom.affine.copy()
+    affine[:3, 3] += [-100.03, 63.01, 0.007]
+    write_pam(subject.pam, subject.fodf, affine)
+    save_nifti(subject.stopping, np.ones(subject.mask.shape, np.float32), affine)
+    save_nifti(subject.seeding, subject.mask.astype(np.uint8), affine)
+    name, *options = options if not isinstance(options, str) else [options]
+    subject.run("--step_size", 0.5, *options, out=name)
+    path = subject.folder / "out" / name
+    tractogram = load_tractogram(str(path), str(subject.stopping))
+    assert tractogram and len(tractogram) == subject.mask.sum()
+
+
 @pytest.mark.parametrize("suffix", [*VTK, ".dpy"])
 def test_every_format_of_dipy_holds_the_same_streamlines(subject, suffix):
     whole = subject.run("--step_size", 1.0, out="a.trx")
