@@ -300,9 +300,11 @@ def _log(outcome: Outcome, options: TrackingOptions) -> None:
     if outcome.error or counts is None:
         logger.error(f"{subject.fodf}: {outcome.row()['error']}")
         return
+    outside = f"{counts.outside} outside the image, " if counts.outside else ""
     logger.info(
-        f"{subject.fodf}: {counts.seeds} seeds, {counts.without_direction} without a "
-        f"fibre direction, {counts.streamlines} streamlines of {options.minlen:g} to "
+        f"{subject.fodf}: {counts.seeds} seeds, {outside}"
+        f"{counts.without_direction} without a fibre direction, "
+        f"{counts.streamlines} streamlines of {options.minlen:g} to "
         f"{options.maxlen:g} mm, with steps of {counts.step_mm:g} mm. "
         + ("All streamlines:" if options.is_constrained else "Why tracking stopped:")
     )

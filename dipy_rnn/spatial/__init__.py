@@ -13,10 +13,13 @@ from dipy_rnn.spatial.affine import (
     voxel_sizes,
     without_shear,
 )
+from dipy_rnn.spatial.placement import Placement, describe_outside
 
 __all__ = [
+    "Placement",
     "axes",
     "check_affine",
+    "describe_outside",
     "frames",
     "handedness",
     "is_inside",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from typing import Any
+import warnings
 
 import numpy as np
 
@@ -147,6 +148,11 @@ def rnn_tracking(
     FileNotFoundError
         If the model does not exist.
 
+    Warns
+    -----
+    UserWarning
+        If seeds are outside the image.
+
     Examples
     --------
     >>> from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
@@ -162,12 +168,17 @@ def rnn_tracking(
     2
     """
     affine = spatial.check_affine(affine)
+    seeds = as_points(seeds, "seeds")
+    features = _one_of(sh, pam, features, basis_type, legacy, affine)
+    n_outside, text = spatial.describe_outside(seeds, affine, features.data.shape[:3])
+    if n_outside:
+        warnings.warn(f"Of the seeds, {text}", stacklevel=2)
     tracked = track(
         seeds,
         stopping_criterion,
         affine,
         seed_directions=seed_directions,
-        features=_one_of(sh, pam, features, basis_type, legacy, affine),
+        features=features,
         model=model,
         max_len=max_len,
         step_size=step_size,

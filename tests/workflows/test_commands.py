@@ -102,6 +102,38 @@ def test_seeds_are_read_from_a_list(subject):
     assert "list of seeds" in refusal(*inputs, "--seed_count", 3, "--force")
 
 
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        (lambda mm, vox: vox, "They fit as voxel coordinates: convert them to mm"),
+        (lambda mm, vox: mm * [-1, -1, 1], "They fit in LPS+: negate x and y"),
+        (lambda mm, vox: mm + 500, "these may be of another subject or space"),
+    ],
+)
+def test_seeds_outside_the_image_are_counted_and_explained(
+    subject, messages, change, advice
+):
+    affine = subject.phantom.affine.copy()
+    affine[:3, 3] = 100, 200, 300
+    write_pam(subject.pam, subject.fodf, affine)
+    save_nifti(subject.stopping, subject.mask.astype(np.float32), affine)
+    seeds_vox = np.argwhere(load_nifti(subject.seeding)[0]).astype(float)
+    right = spatial.to_mm(seeds_vox, affine)
+    wrong = change(right, seeds_vox)
+    path = subject.folder / "list.txt"
+    inputs = [*subject.inputs[:2], path]
+    np.savetxt(path, wrong)
+    line = refusal(*inputs, "--out_dir", subject.folder / "out")
+    n = subject.n_seeds
+    assert f"Of the seeds in {path}, {n} of {n} lie outside the image. " in line
+    assert advice in line and not list((subject.folder / "out").iterdir())
+    np.savetxt(path, np.concatenate([right, wrong]))
+    assert len(subject.run("--step_size", 1.0, inputs=inputs)) == n
+    assert f"Of the seeds in {path}, {n} of {2 * n} lie outside the" in messages.text
+    counts = f"{2 * n} seeds, {n} outside the image, 0 without a fibre direction, "
+    assert counts in messages.text and advice in messages.text
+
+
 @pytest.mark.parametrize("at_most", [10_000, 4])
 def test_tracking_ends_when_enough_are_selected(subject, messages, at_most):
     lines = subject.run("--select", 5, "--seed_count", at_most)
