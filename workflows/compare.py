@@ -369,7 +369,9 @@ def _load_existing(
     from dipy_rnn.evaluation.comparison import load_beside
 
     image, affine = load_volume(image_path)
-    tracked, pairs = load_beside(candidate_path, reference_path)
+    tracked, pairs = load_beside(
+        candidate_path, reference_path, image_path, image, affine
+    )
     return _Comparison(
         title=" beside ".join(by.label for by in tracked.values()),
         tracked=tracked,

@@ -103,13 +103,15 @@ def prepare_subject(
     least_mm = LEAST_STEPS * max_step_vox * spatial.voxel_edge(source.affine)
     shape = source.data.shape[:3]
     counts: Counter[str] = Counter()
-    kept = clean_streamlines(source.streamlines, source.affine, shape, least_mm, counts)
+    first_lines: list[AnyArray] = []
+    lines = _remember(source.streamlines, first_lines)
+    kept = clean_streamlines(lines, source.affine, shape, least_mm, counts)
     first = next(kept, None)
     if first is None:
         raise ValueError(
             f"{name}: no streamline is left to learn from ({_tally(counts) or 'empty'}"
             f"; more than {least_mm:.3g} mm, two steps, are needed). Is it in the "
-            f"space of {source.fodf_name}?"
+            f"space of {source.fodf_name}?{_advice(first_lines, source)}"
         )
     try:
         subject = save_subject(folder, source.data, source.affine, chain([first], kept))
@@ -124,9 +126,30 @@ def prepare_subject(
             f"{name} does not fit {source.fodf_name}: the fODF is above its mean along "
             f"the streamlines at only {100 * share:.0f} % of the points. Check that "
             "both are of one subject and in one space, and that the gradients of the "
-            "fODF are not flipped."
+            f"fODF are not flipped.{_advice(first_lines, source)}"
         )
     return subject
+
+
+def _remember(
+    lines: Iterable[AnyArray], first_lines: list[AnyArray]
+) -> Iterator[AnyArray]:
+    """Yield streamlines, and append the first ones to a list."""
+    for line in lines:
+        if len(first_lines) < _N_CHECKED:
+            first_lines.append(line)
+        yield line
+
+
+def _advice(lines: list[AnyArray], source: SubjectData) -> str:
+    """Say in which space streamlines fit the fODF clearly better, if there is one."""
+    points_mm = np.concatenate([np.empty((0, 3)), *lines])
+    points_mm = points_mm[np.isfinite(points_mm).all(axis=1)]
+    if not len(points_mm):
+        return ""
+    has_fodf = source.data.any(axis=3)
+    placed = spatial.Placement.of(points_mm, source.affine, has_fodf)
+    return f" {placed.advice()}" if placed.is_better_elsewhere else ""
 
 
 def clean_streamlines(
