@@ -111,7 +111,10 @@ def rnn_tracking(
     legacy : bool, optional
         Whether the basis is DIPY's legacy one.
     nbr_threads : int, optional
-        0 for every core. The streamlines do not depend on it.
+        0 for every core that this process may use: its affinity, ``OMP_NUM_THREADS``,
+        ``SLURM_CPUS_PER_TASK`` and the quota of a container are honoured. In a process
+        that was forked after tracking with several threads, one thread is used. The
+        streamlines do not depend on it.
     random_seed : int, optional
         Seed of the random numbers of the stopping criterion. Nothing else is random.
         The draws of :class:`dipy_rnn.stopping.CmcStoppingCriterion` depend only on this
