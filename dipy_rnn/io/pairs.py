@@ -13,7 +13,7 @@ from pathlib import Path
 import re
 from typing import TypeAlias
 
-from dipy_rnn.io.files import check_link, shown
+from dipy_rnn.io.files import check_input, shown
 
 logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
@@ -57,6 +57,8 @@ def find_files(files: Files, name: str) -> list[Path]:
     ------
     FileNotFoundError
         If there is no file, or one is a link to a file that does not exist.
+    ValueError
+        If a file cannot be read (:func:`dipy_rnn.io.files.check_input`).
 
     Examples
     --------
@@ -71,6 +73,7 @@ def _find(files: Files, name: str) -> list[_Found]:
     if isinstance(files, list):
         return [found for each in files for found in _find(each, name)]
     if os.path.isfile(files):
+        check_input(Path(files))
         return [_Found(Path(files), None)]
     pattern = str(files)
     if os.path.isdir(files):
@@ -79,7 +82,7 @@ def _find(files: Files, name: str) -> list[_Found]:
     if not paths:
         raise FileNotFoundError(f"{name} is {files}, which matches no file.")
     for path in paths:
-        check_link(path)
+        check_input(path)
     return [_Found(path, _matched_words(Path(pattern), path)) for path in paths]
 
 
@@ -244,7 +247,8 @@ def _find_partners(
     for file in found[name]:
         by_words.setdefault(file.words or (), []).append(file)
         by_unique.setdefault(_unique(file.words or ()), []).append(file)
-    partners, taken = [], {}
+    partners: list[_Found] = []
+    taken: dict[_Found, _Found] = {}
     for file in found[main]:
         unique = _unique(file.words or ())
         fitting = by_words.get(file.words or ())

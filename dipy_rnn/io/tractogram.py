@@ -384,7 +384,8 @@ def _round_points(
     def beyond(points_mm: AnyArray) -> FloatArray:  # the border of the image, in voxels
         with np.errstate(invalid="ignore"):  # infinity
             from_centre = np.abs(spatial.to_voxels(points_mm, affine) - centre)
-        return np.max(from_centre - np.array(shape) / 2, axis=1, initial=-np.inf)
+        excess: FloatArray = from_centre - np.array(shape) / 2
+        return excess.max(axis=1, initial=-np.inf)
 
     (outside,) = np.nonzero(beyond(rounded) > -_BORDER_VOX)
     outside = outside[beyond(points_mm[outside]) < _BORDER_VOX]

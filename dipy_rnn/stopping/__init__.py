@@ -9,6 +9,7 @@ from dipy_rnn.stopping.criteria import (
     decompose,
     make_criterion,
     seed_keys,
+    warn_of_threshold,
 )
 from dipy_rnn.stopping.evaluate import (
     BatchedStoppingCriterion,
@@ -35,6 +36,7 @@ __all__ = [
     "is_stateless",
     "make_criterion",
     "seed_keys",
+    "warn_of_threshold",
 ]
 
 

@@ -26,6 +26,7 @@ outside of the tissue.
 """
 
 from typing import Any, Self
+import warnings
 
 from dipy.tracking import stopping_criterion as dipy_criteria
 import numpy as np
@@ -39,6 +40,9 @@ from dipy_rnn.stopping.evaluate import StoppingCriterion, deciding_class
 # fine enough to distinguish seeds, and coarse enough to remove rounding errors of the
 # affine.
 _STEPS_PER_VOXEL = 2.0**20
+# If this share of the values above 0 is above the threshold, and one by this factor,
+# the threshold is probably not in the unit of the map.
+_MOST_ABOVE, _MOST_RATIO = 0.99, 10
 
 
 class ThresholdStoppingCriterion(
@@ -248,15 +252,58 @@ def make_criterion(
     -------
     criterion : dipy_rnn.stopping.StoppingCriterion
 
+    Warns
+    -----
+    UserWarning
+        As :func:`warn_of_threshold`.
+
     Examples
     --------
     >>> criterion = make_criterion(np.full((2, 2, 2), 0.3), False, 0.2)
     >>> criterion.check_point(np.zeros(3)).name
     'TRACKPOINT'
     """
+    warn_of_threshold(image, stopping_thr)
     if use_binary_mask:
         return BinaryStoppingCriterion(image > stopping_thr)
     return ThresholdStoppingCriterion(image, stopping_thr)
+
+
+def warn_of_threshold(image: AnyArray, stopping_thr: float) -> None:
+    """Warn if a threshold is probably not in the unit of an image.
+
+    Parameters
+    ----------
+    image : ndarray of shape (X, Y, Z)
+    stopping_thr : float
+
+    Warns
+    -----
+    UserWarning
+        If the image is not binary, nearly all its values above 0 are above the
+        threshold, and one is more than ten times as large. Tracking then does not stop
+        at low values, for example of FA that is stored times 1000.
+
+    Examples
+    --------
+    >>> warn_of_threshold(np.array([0.0, 0.1, 0.3, 0.9]), 0.2)
+    """
+    positive = image[image > 0]
+    if not positive.size:
+        return
+    low, high = positive.min(), positive.max()
+    if (
+        low < high
+        and high > max(1, _MOST_RATIO * stopping_thr)
+        and np.mean(positive > stopping_thr) > _MOST_ABOVE
+    ):
+        warnings.warn(
+            f"Nearly all values above 0 of the stopping image are above stopping_thr "
+            f"{stopping_thr:g}: they are from {low:g} to {high:g}. Streamlines do not "
+            "stop at low values. If FA is stored times 1000, stopping_thr must be, "
+            f"too: {1000 * stopping_thr:g}.",
+            stacklevel=3,
+        )
 
 
 def decompose(

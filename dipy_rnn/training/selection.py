@@ -147,7 +147,7 @@ def _advice(lines: list[AnyArray], source: SubjectData) -> str:
     points_mm = points_mm[np.isfinite(points_mm).all(axis=1)]
     if not len(points_mm):
         return ""
-    has_fodf = source.data.any(axis=3)
+    has_fodf = np.asarray(source.data.any(axis=3))
     placed = spatial.Placement.of(points_mm, source.affine, has_fodf)
     return f" {placed.advice()}" if placed.is_better_elsewhere else ""
 

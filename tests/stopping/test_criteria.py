@@ -282,3 +282,22 @@ def test_arguments_have_the_names_of_dipys():
     stopping.BinaryStoppingCriterion(mask=maps["include_map"])
     stopping.ActStoppingCriterion(**maps)
     stopping.CmcStoppingCriterion(**maps, step_size=1, average_voxel_size=2)
+
+
+@pytest.mark.parametrize("use_binary_mask", [False, True])
+def test_a_threshold_in_another_unit_than_the_map_is_a_warning(use_binary_mask):
+    fa = np.random.default_rng(0).uniform(0.001, 0.9, (9, 9, 9))
+    fa[:3] = 0
+    scaled = (1000 * fa).astype(np.int16)
+    text = r"from 1 to 8\d\d\. .* stopping_thr must be, too: 200"
+    with pytest.warns(UserWarning, match=text):
+        stopping.make_criterion(scaled, use_binary_mask, 0.2)
+    for image, threshold in (
+        (fa, 0.2),
+        (fa, 0.0005),  # a low threshold, but in the unit of the map
+        (scaled, 200),
+        ((fa > 0.2).astype(np.uint8), 0.2),
+        (255 * (fa > 0.2).astype(np.uint8), 0.2),
+        (0 * fa, 0.2),
+    ):
+        stopping.make_criterion(image, use_binary_mask, threshold)

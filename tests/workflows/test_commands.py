@@ -595,6 +595,27 @@ def test_a_seeding_image_that_is_not_binary_is_a_warning(subject, messages):
     )
 
 
+def test_fa_times_1000_with_a_threshold_for_fa_is_a_warning(subject, messages):
+    fa = 800 * subject.mask.astype(np.int16)
+    fa[5] //= 2
+    save_nifti(subject.stopping, fa, subject.phantom.affine)
+    subject.run("--step_size", 1.0)
+    assert "stopping_thr must be, too: 200." in messages.text
+    messages.clear()
+    subject.run("--step_size", 1.0, "--stopping_thr", 200)
+    assert "stopping_thr" not in messages.text
+
+
+def test_an_output_that_is_a_link_stays_one(subject):
+    out = subject.folder / "out"
+    store = subject.folder / "store"
+    store.mkdir()
+    out.mkdir()
+    (out / "out.trk").symlink_to(store / "lines.trk")
+    assert len(subject.run("--step_size", 1.0)) == subject.n_seeds
+    assert (out / "out.trk").is_symlink() and (store / "lines.trk").exists()
+
+
 def test_no_selected_streamline_is_a_warning(subject, messages):
     assert len(subject.run("--stopping_thr", 20.0)) == 0
     # A set, because the logger of DIPY 1.11 passes messages on to the root logger.
@@ -743,6 +764,11 @@ MISTAKES = {
         "seeds.nii.gz",
     ),
     "no NIfTI": (lambda s: s.stopping.write_text("FA"), (), "fa.nii.gz"),
+    "an image of MRtrix3": (
+        lambda s: s.pam.rename(s.folder / "p.mif"),
+        (),
+        "p.mif is an image of MRtrix3; convert it with mrconvert",
+    ),
     "no PAM5": (lambda s: s.pam.write_text("peaks"), (), "peaks.pam5"),
     "no such model": (nothing, ("--model_file", "best"), "best"),
     "an invalid model file": (nothing, ("--model_file", "fa.nii.gz"), "fa.nii.gz"),

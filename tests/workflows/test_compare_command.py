@@ -380,6 +380,15 @@ def test_if_no_tracker_finds_a_streamline_nothing_is_compared(subject):
     assert not list(out.iterdir())
 
 
+def test_a_compressed_tractogram_is_refused(subject):
+    path = subject.folder / "a.trk.gz"
+    path.touch()
+    line = refusal(path, path, subject.stopping, "--out_dir", subject.folder)
+    assert f"{path} is a compressed tractogram; decompress it with gunzip" in line
+    options = ("--bundle_files", path, "--out_dir", subject.folder / "out")
+    assert "decompress it with gunzip" in refusal(*subject.inputs, *options)
+
+
 def test_a_broken_tractogram_is_refused(subject):
     broken = subject.folder / "broken.trk"
     broken.write_bytes(b"TRACK" + bytes(100))
