@@ -384,8 +384,9 @@ def _round_points(
     def beyond(points_mm: AnyArray) -> FloatArray:  # the border of the image, in voxels
         with np.errstate(invalid="ignore"):  # infinity
             from_centre = np.abs(spatial.to_voxels(points_mm, affine) - centre)
-        excess: FloatArray = from_centre - np.array(shape) / 2
-        return excess.max(axis=1, initial=-np.inf)
+        excess = from_centre - np.array(shape) / 2
+        largest: FloatArray = excess.max(axis=1, initial=-np.inf)
+        return largest
 
     (outside,) = np.nonzero(beyond(rounded) > -_BORDER_VOX)
     outside = outside[beyond(points_mm[outside]) < _BORDER_VOX]

@@ -17,6 +17,7 @@ from dipy_rnn.stopping.evaluate import (
     evaluate_criterion,
     is_stateless,
 )
+from dipy_rnn.stopping.grid import check_criterion_grid
 from dipy_rnn.stopping.reasons import StopReason, format_fates, format_tally
 from dipy_rnn.stopping.tissues import Tissues
 
@@ -29,6 +30,7 @@ __all__ = [
     "StoppingCriterion",
     "ThresholdStoppingCriterion",
     "Tissues",
+    "check_criterion_grid",
     "decompose",
     "evaluate_criterion",
     "format_fates",

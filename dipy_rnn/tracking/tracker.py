@@ -12,7 +12,7 @@ from dipy_rnn._threads import count_threads
 from dipy_rnn._typing import AnyPath, ArrayLike, FloatArray
 from dipy_rnn.model import Model, load_model
 from dipy_rnn.sampling import FeatureVolume
-from dipy_rnn.stopping import StoppingCriterion
+from dipy_rnn.stopping import StoppingCriterion, check_criterion_grid
 from dipy_rnn.tracking import engine
 from dipy_rnn.tracking.config import (
     PMF_THRESHOLD,
@@ -62,7 +62,10 @@ def rnn_tracking(
     seeds : array_like of shape (N, 3)
         Seed points in mm.
     stopping_criterion : dipy_rnn.stopping.StoppingCriterion
-        Where streamlines end.
+        Where streamlines end. It must be on the grid of the fODF. This is checked for
+        DIPY's criteria and those of this package (the shape), and for others with
+        attributes ``shape`` or ``affine``. It cannot be checked for a function of
+        coordinates without these attributes.
     affine : array_like of shape (4, 4)
         Voxel to mm, with up to 0.1 degrees of shear.
     seed_directions : array_like of shape (N, 3), optional
@@ -278,6 +281,7 @@ def track(
             f"stopping_criterion is of type {type(stopping_criterion).__name__}; one "
             "of DIPY's criteria is needed (dipy.tracking.stopping_criterion)."
         )
+    check_criterion_grid(stopping_criterion, features.data.shape[:3], affine)
     _, max_points = length_limits(0, max_len, step_size)
     if max_points < 1:
         raise ValueError(f"max_len is {max_len}; it must be at least step_size (mm).")
