@@ -51,6 +51,7 @@ def rnn_tracking(
     save_seeds: bool = False,
     batch_size: int = 0,
     device: str | None = None,
+    progress: bool = False,
 ) -> Iterator[FloatArray | tuple[FloatArray, FloatArray]]:
     """Track streamlines with a recurrent network.
 
@@ -139,6 +140,9 @@ def rnn_tracking(
     device : str, optional
         Where the network runs: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. If None, the CPU,
         or the device of a loaded ``model``.
+    progress : bool, optional
+        If True, show a progress bar of the seeds (tqdm) while streamlines are taken
+        from the generator: on stderr, or as a widget in a notebook.
 
     Returns
     -------
@@ -199,6 +203,8 @@ def rnn_tracking(
         device=device,
     )
     min_points, max_points = length_limits(min_len, max_len, step_size)
+    if progress:
+        tracked = _show_progress(tracked, len(seeds))
     return (
         (line.points_mm, line.seed_mm) if save_seeds else line.points_mm
         for line in tracked
@@ -371,6 +377,17 @@ def _count_peaks(max_cross: int, has_directions: bool) -> int:
             "leave one of them out."
         )
     return min(n, sampling.MAX_PEAKS) if n > 0 else sampling.MAX_PEAKS
+
+
+def _show_progress(tracked: Iterable[Streamline], n_seeds: int) -> Iterator[Streamline]:
+    """Yield streamlines, and show the share of the seeds that is done."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=n_seeds, unit=" seeds") as bar:
+        for line in tracked:
+            bar.update(line.seed_index + 1 - bar.n)
+            yield line
+        bar.update(n_seeds - bar.n)
 
 
 def _seeded(tracked: Iterable[Streamline], random_seed: int) -> Iterator[Streamline]:
