@@ -77,6 +77,10 @@ class ThresholdStoppingCriterion(
         criterion.maps, criterion.parameters = (metric_map,), (threshold,)
         return criterion
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of the constructor, and other attributes."""
+        return _rebuild, (type(self), (*self.maps, *self.parameters), vars(self))
+
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
         (metric_map,), (threshold,) = self.maps, self.parameters
@@ -109,6 +113,10 @@ class BinaryStoppingCriterion(
         criterion: Self = super().__new__(cls, mask)
         criterion.maps, criterion.parameters = (mask,), ()
         return criterion
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of the constructor, and other attributes."""
+        return _rebuild, (type(self), (*self.maps, *self.parameters), vars(self))
 
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
@@ -150,6 +158,10 @@ class ActStoppingCriterion(
         criterion: Self = super().__new__(cls, *maps)
         criterion.maps, criterion.parameters = maps, ()
         return criterion
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of the constructor, and other attributes."""
+        return _rebuild, (type(self), (*self.maps, *self.parameters), vars(self))
 
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
@@ -213,6 +225,12 @@ class CmcStoppingCriterion(
         criterion.maps, criterion.parameters = maps, (exponent,)
         return criterion
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of the constructor, and other attributes."""
+        # The exponent is step_size / average_voxel_size, which are not stored.
+        arguments = *self.maps, *self.parameters, 1.0
+        return _rebuild, (type(self), arguments, vars(self))
+
     def check_points(
         self,
         points_vox: FloatArray,
@@ -231,6 +249,15 @@ class CmcStoppingCriterion(
             seed_keys,
             point_numbers,
         )
+
+
+def _rebuild(
+    kind: type[Any], arguments: tuple[Any, ...], attributes: dict[str, Any]
+) -> Any:
+    """Make a criterion from what was pickled. DIPY's classes refuse __setstate__."""
+    criterion = kind(*arguments)
+    vars(criterion).update(attributes)
+    return criterion
 
 
 def make_criterion(
