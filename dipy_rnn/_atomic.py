@@ -24,18 +24,20 @@ def atomic_write(path: AnyPath) -> Iterator[Path]:
     Parameters
     ----------
     path : str or Path
-        Final path of the file. An existing file stays until it is replaced.
+        Final path of the file. An existing file stays until it is replaced. If it is a
+        symbolic link, the file that it leads to is written, and the link stays.
 
     Yields
     ------
     partial : Path
-        Path to write to: the same name, in a hidden folder beside `path`. Other
+        Path to write to: the same name, in a hidden folder beside the file. Other
         temporary files may be put into that folder.
 
     Raises
     ------
     OSError
-        If the file cannot be written. The error names `path`.
+        If the file cannot be written, or another process on this host is writing it.
+        The error names `path`.
 
     Notes
     -----
@@ -58,18 +60,19 @@ def atomic_write(path: AnyPath) -> Iterator[Path]:
     'complete'
     """
     path = Path(path)
+    target = path.resolve() if path.is_symlink() else path
     try:
-        _remove_leftovers(path)
-        prefix = f"{_folder_prefix(path)}{os.getpid()}."
-        folder = Path(tempfile.mkdtemp(".partial", prefix, path.parent))
+        _remove_leftovers(target)
+        prefix = f"{_folder_prefix(target)}{os.getpid()}."
+        folder = Path(tempfile.mkdtemp(".partial", prefix, target.parent))
     except OSError as error:
         raise _naming(path, error) from None
     try:
-        partial = folder / path.name
+        partial = folder / target.name
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        os.replace(partial, target)
     except OSError as error:
         if str(folder) in str(error.filename) or (
             error.filename is None and error.errno in _DISK_ERRORS
@@ -120,24 +123,36 @@ def _folder_prefix(path: Path) -> str:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove the folders for `path` of processes on this host that were killed."""
+    """Remove the folders for `path` of processes on this host that were killed.
+
+    Raise OSError if another process is writing `path`.
+    """
     pattern = re.compile(re.escape(_folder_prefix(path)) + r"(\d+)\.\w+\.partial")
     for name in os.listdir(path.parent):
         leftover = pattern.fullmatch(name)
-        if leftover and not _is_running(int(leftover[1])):
+        if not leftover or int(leftover[1]) == os.getpid():
+            continue
+        is_running = _is_running(int(leftover[1]))
+        if is_running:
+            raise OSError(
+                errno.EBUSY,
+                f"process {leftover[1]} is writing this file; wait for it, or write "
+                f"another file (if it is not writing, delete the folder {name})",
+            )
+        if is_running is False:
             shutil.rmtree(path.parent / name, ignore_errors=True)
 
 
-def _is_running(process: int) -> bool:
-    """Return False only if it is certain that a process has ended."""
+def _is_running(process: int) -> bool | None:
+    """Tell whether a process of this user is running; None if that is not certain."""
     if os.name != "posix":
-        return True  # on Windows os.kill would end the process
+        return None  # on Windows os.kill would end the process
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):  # another user's, or too large a number
-        return True
+        return None
     # In a container whose first process does not wait for its children, a killed
     # process stays as a zombie (Z), to which os.kill can send signals.
     try:

@@ -16,7 +16,6 @@ import numpy as np
 from dipy_rnn import io
 from dipy_rnn._atomic import atomic_write
 from dipy_rnn.pipeline import TrackingCounts, run_jobs, slice_batches, track_selected
-from dipy_rnn.workflows.inputs import match_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,9 +26,10 @@ if TYPE_CHECKING:
 
 #: Columns of the table.
 COLUMNS = (
-    *("fodf", "tractogram", "status", "seeds", "streamlines", "mean_length_mm"),
-    *("seconds", "error"),
+    *("fodf", "stopping", "seeding", "gm", "csf", "tractogram", "status", "seeds"),
+    *("streamlines", "mean_length_mm", "seconds", "error"),
 )
+_PATHS = ("fodf", "stopping", "seeding", "gm", "csf", "tractogram")
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class Subject:
 
     def absolute(self) -> Subject:
         """Return the subject with absolute paths, for workers in other folders."""
-        names = ("fodf", "stopping", "seeding", "tractogram", "gm", "csf")
-        paths = {name: getattr(self, name) for name in names}
+        paths = {name: getattr(self, name) for name in _PATHS}
         return replace(self, **{k: p.absolute() for k, p in paths.items() if p})
 
 
@@ -91,8 +90,7 @@ class Outcome:
     def row(self) -> dict[str, str | int]:
         """Return the row of the table, by ``COLUMNS``."""
         row: dict[str, str | int] = {
-            "fodf": str(self.subject.fodf),
-            "tractogram": str(self.subject.tractogram),
+            **{name: str(getattr(self.subject, name) or "") for name in _PATHS},
             "status": self.status,
             "seconds": f"{self.seconds:.1f}",
             "error": io.one_line(self.error) if self.error else "",
@@ -105,18 +103,29 @@ class Outcome:
 
 
 def find_subjects(
-    paths: Iterable[Sequence[str | Path]], options: TrackingOptions
+    paths: Iterable[Sequence[str | Path]],
+    maps: Sequence[Sequence[Path]],
+    options: TrackingOptions,
 ) -> list[Subject]:
-    """Collect the files of each subject from DIPY's iterator (get_io_iterator)."""
+    """Collect the files of each subject.
+
+    Parameters
+    ----------
+    paths : iterable of sequence of str or Path
+        fODF, stopping image, seeding file and tractogram of each subject, from DIPY's
+        iterator (get_io_iterator).
+    maps : sequence of sequence of Path
+        The maps of grey matter and of csf of all subjects; or empty.
+    options : TrackingOptions
+    """
     subjects = [
         Subject(Path(fodf), Path(stopping), Path(seeding), Path(tractogram))
         for fodf, stopping, seeding, tractogram in paths
     ]
-    if options.gm_files:
-        gm = match_files(options.gm_files, len(subjects), "gm_files")
-        csf = match_files(options.csf_files, len(subjects), "csf_files")
+    if maps:
         subjects = [
-            replace(subject, gm=gm[i], csf=csf[i]) for i, subject in enumerate(subjects)
+            replace(subject, gm=gm, csf=csf)
+            for subject, gm, csf in zip(subjects, *maps)
         ]
     if options.is_local:
         return subjects

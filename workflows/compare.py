@@ -20,14 +20,16 @@ import numpy as np
 from dipy_rnn._checks import check_installed, check_least
 from dipy_rnn.io import (
     SUFFIXES,
+    Files,
     check_sh_format,
+    find_files,
     load_pam,
     load_subject,
     load_volume,
+    pair_files,
 )
 from dipy_rnn.pipeline import Seeding
-from dipy_rnn.workflows.inputs import Files, find_files, pair_files
-from dipy_rnn.workflows.outputs import CheckedOutputs
+from dipy_rnn.workflows.outputs import CheckedOutputs, as_patterns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,8 +142,8 @@ class RNNComparisonFlow(
         pam_files : string or Path
             Path to peaks and metrics files (of dipy_fit_csd), or to NIfTI files with
             the spherical harmonics of an fODF or with peaks (see sh_basis). This path
-            may contain wildcards (in quotes) to process many subjects. The files of all
-            arguments are sorted, and paired in this order.
+            may contain wildcards (in quotes) to process many subjects. The files of a
+            subject are those whose wildcards match the same words (such as sub-01).
         stopping_files : string or Path
             Path to images (e.g. FA) used for the stopping criterion.
         seeding_files : string or Path
@@ -245,13 +247,14 @@ class RNNComparisonFlow(
         if bundle_files:
             bundle_paths = name_bundles(find_files(bundle_files, "bundle_files"))
         label_path = Path(label_file) if label_file else None
-        # DIPY looks up these variables, by name, in this function.
-        pam_files, stopping_files, seeding_files = pair_files(
+        inputs = pair_files(
             pam_files=pam_files,
             stopping_files=stopping_files,
             seeding_files=seeding_files,
         )
-        self._compares_existing = Path(pam_files[0]).suffix.lower() in SUFFIXES
+        # DIPY looks up these variables, by name, in this function.
+        pam_files, stopping_files, seeding_files = map(as_patterns, inputs)
+        self._compares_existing = inputs[0][0].suffix.lower() in SUFFIXES
         io_it = self.get_io_iterator()
 
         check_installed(("jinja2", "matplotlib", "plotly"), "The report", "viz")
@@ -366,7 +369,9 @@ def _load_existing(
     from dipy_rnn.evaluation.comparison import load_beside
 
     image, affine = load_volume(image_path)
-    tracked, pairs = load_beside(candidate_path, reference_path)
+    tracked, pairs = load_beside(
+        candidate_path, reference_path, image_path, image, affine
+    )
     return _Comparison(
         title=" beside ".join(by.label for by in tracked.values()),
         tracked=tracked,

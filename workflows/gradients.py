@@ -11,8 +11,7 @@ from dipy_rnn import io
 from dipy_rnn._atomic import save_table
 from dipy_rnn._checks import check_least
 from dipy_rnn.pipeline import Seeding
-from dipy_rnn.workflows.inputs import Files, pair_files
-from dipy_rnn.workflows.outputs import CheckedOutputs
+from dipy_rnn.workflows.outputs import CheckedOutputs, as_patterns
 
 logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
@@ -29,9 +28,9 @@ class RNNGradientCheckFlow(
 
     def run(
         self,
-        pam_files: Files,
-        stopping_files: Files,
-        seeding_files: Files,
+        pam_files: io.Files,
+        stopping_files: io.Files,
+        seeding_files: io.Files,
         use_binary_mask: bool = False,
         stopping_thr: float = 0.2,
         seed_count: int = 1000,
@@ -57,8 +56,8 @@ class RNNGradientCheckFlow(
         pam_files : string or Path
             Path to peaks and metrics files (of dipy_fit_csd), or to NIfTI files with
             the spherical harmonics of an fODF or with peaks (see sh_basis). This path
-            may contain wildcards (in quotes) to process many subjects. The files of all
-            arguments are sorted, and paired in this order.
+            may contain wildcards (in quotes) to process many subjects. The files of a
+            subject are those whose wildcards match the same words (such as sub-01).
         stopping_files : string or Path
             Path to images (e.g. FA) used for the stopping criterion.
         seeding_files : string or Path
@@ -115,12 +114,13 @@ class RNNGradientCheckFlow(
         io.check_sh_format(sh_basis, sh_frame)
         check_least("seed_count", seed_count, MIN_SEEDS)
         in_mask = Seeding(seed_count=seed_count, random_seed=random_seed)
-        # DIPY looks up these variables, by name, in this function.
-        pam_files, stopping_files, seeding_files = pair_files(
+        inputs = io.pair_files(
             pam_files=pam_files,
             stopping_files=stopping_files,
             seeding_files=seeding_files,
         )
+        # DIPY looks up these variables, by name, in this function.
+        pam_files, stopping_files, seeding_files = map(as_patterns, inputs)
         io_it = self.get_io_iterator()
 
         model = load_model(model_file)

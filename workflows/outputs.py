@@ -1,10 +1,16 @@
-"""The check that output files can be written, before work starts."""
+"""Paths of a workflow: inputs for DIPY's iterator, and the check of outputs."""
 
 from collections import Counter
 from collections.abc import Iterable
+from glob import escape
 from pathlib import Path
 
 from dipy_rnn._typing import AnyPath
+
+
+def as_patterns(paths: Iterable[Path]) -> list[str]:
+    """Escape paths for DIPY's iterator, which reads them as patterns."""
+    return [escape(str(path)) for path in paths]
 
 
 class CheckedOutputs:

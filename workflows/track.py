@@ -11,8 +11,7 @@ from dipy_rnn import io
 from dipy_rnn._atomic import save_table
 from dipy_rnn._checks import check_installed
 from dipy_rnn.workflows.cohort import COLUMNS, Outcome, find_subjects, track_subjects
-from dipy_rnn.workflows.inputs import Files, pair_files
-from dipy_rnn.workflows.outputs import CheckedOutputs
+from dipy_rnn.workflows.outputs import CheckedOutputs, as_patterns
 from dipy_rnn.workflows.track_options import STEP_SIZE, TrackingOptions
 
 logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
@@ -30,15 +29,15 @@ class RNNTrackingFlow(
 
     def run(
         self,
-        pam_files: Files,
-        stopping_files: Files,
-        seeding_files: Files,
+        pam_files: io.Files,
+        stopping_files: io.Files,
+        seeding_files: io.Files,
         use_binary_mask: bool = False,
         stopping_thr: float = 0.2,
         act: bool = False,
         cmc: bool = False,
-        gm_files: Files = "",
-        csf_files: Files = "",
+        gm_files: io.Files = "",
+        csf_files: io.Files = "",
         keep_rejected: bool = False,
         seed_density: int = 1,
         seed_count: int = 0,
@@ -88,8 +87,8 @@ class RNNTrackingFlow(
         pam_files : string or Path
             Path to peaks and metrics files (of dipy_fit_csd), or to NIfTI files with
             the spherical harmonics of an fODF or with peaks (see sh_basis). This path
-            may contain wildcards (in quotes) to process many subjects. The files of all
-            arguments are sorted, and paired in this order.
+            may contain wildcards (in quotes) to process many subjects. The files of a
+            subject are those whose wildcards match the same words (such as sub-01).
         stopping_files : string or Path
             Path to images (e.g. FA) used for the stopping criterion.
         seeding_files : string or Path
@@ -245,14 +244,16 @@ class RNNTrackingFlow(
             name="out_tractogram",
         )
         self._skip = skip_existing
-        # DIPY looks up these variables, by name, in this function.
-        pam_files, stopping_files, seeding_files = pair_files(
+        inputs = io.pair_files(
             pam_files=pam_files,
             stopping_files=stopping_files,
             seeding_files=seeding_files,
+            **options.tissue_files,
         )
+        # DIPY looks up these variables, by name, in this function.
+        pam_files, stopping_files, seeding_files = map(as_patterns, inputs[:3])
         io_it = self.get_io_iterator()
-        subjects = find_subjects(io_it, options)
+        subjects = find_subjects(io_it, inputs[3:], options)
         outcomes = {
             subject: Outcome(subject, "skipped")
             for subject in subjects
@@ -299,9 +300,11 @@ def _log(outcome: Outcome, options: TrackingOptions) -> None:
     if outcome.error or counts is None:
         logger.error(f"{subject.fodf}: {outcome.row()['error']}")
         return
+    outside = f"{counts.outside} outside the image, " if counts.outside else ""
     logger.info(
-        f"{subject.fodf}: {counts.seeds} seeds, {counts.without_direction} without a "
-        f"fibre direction, {counts.streamlines} streamlines of {options.minlen:g} to "
+        f"{subject.fodf}: {counts.seeds} seeds, {outside}"
+        f"{counts.without_direction} without a fibre direction, "
+        f"{counts.streamlines} streamlines of {options.minlen:g} to "
         f"{options.maxlen:g} mm, with steps of {counts.step_mm:g} mm. "
         + ("All streamlines:" if options.is_constrained else "Why tracking stopped:")
     )

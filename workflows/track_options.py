@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dipy_rnn._checks import check_least
-from dipy_rnn.io import check_sh_format
+from dipy_rnn.io import Files, check_sh_format
 from dipy_rnn.pipeline import Seeding, plan_workers
 from dipy_rnn.spatial import voxel_edge
-from dipy_rnn.workflows.inputs import Files
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -135,6 +134,13 @@ class TrackingOptions:
     def is_local(self) -> bool:
         """Whether this process tracks the subjects, one after the other."""
         return self.engine == "serial" and not self.scheduler
+
+    @property
+    def tissue_files(self) -> dict[str, Files]:
+        """The tissue maps, by the name of their option; empty if they are not given."""
+        if not self.gm_files:
+            return {}
+        return {"gm_files": self.gm_files, "csf_files": self.csf_files}
 
     def step_mm(self, affine: FloatArray) -> float:
         """Return the step in mm on the grid of a subject.

@@ -16,13 +16,14 @@ import numpy as np
 from dipy_rnn._checks import check_least
 from dipy_rnn.io import (
     SUFFIXES,
+    Files,
     check_same_grid,
     check_sh_format,
     load_features,
     load_volume,
+    pair_files,
     read_tractogram,
 )
-from dipy_rnn.workflows.inputs import Files, find_files
 
 if TYPE_CHECKING:
     from dipy_rnn.training import SubjectData
@@ -88,8 +89,8 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
         pam_files : string or Path
             Path to peaks and metrics files (of dipy_fit_csd), or to NIfTI files with
             the spherical harmonics of an fODF or with peaks (see sh_basis). This path
-            may contain wildcards (in quotes) to process many subjects. The files of all
-            arguments are sorted, and paired in this order.
+            may contain wildcards (in quotes) to process many subjects. The files of a
+            subject are those whose wildcards match the same words (such as sub-01).
         tractogram_files : string or Path
             Path to the tractograms to learn from (.trx, .trk, .tck, .vtk, .vtp, .fib,
             .dpy), one for each subject. Or the word deterministic: the tractograms are
@@ -271,26 +272,28 @@ def _pair_subjects(
             "stopping_files are for deterministic tractograms; leave them out, or give "
             f"{DETERMINISTIC} in place of tractogram_files."
         )
-    pams = find_files(pam_files, "pam_files")
-    columns = []
-    for name, files in (
-        ("tractogram_files", tractogram_files),
-        ("stopping_files", stopping_files),
-    ):
-        paths = find_files(files, name) if files else [None] * len(pams)
-        if len(paths) != len(pams):
+    inputs = {
+        "pam_files": pam_files,
+        "tractogram_files": tractogram_files,
+        "stopping_files": stopping_files,
+    }
+    paths = pair_files(**{name: files for name, files in inputs.items() if files})
+    pams, columns = paths[0], dict(zip(filter(inputs.get, inputs), paths))
+    for name, column in columns.items():
+        if len(set(column)) < len(pams):
             raise ValueError(
-                f"pam_files match {len(pams)} files and {name} {len(paths)}; give one "
-                "of each for every subject."
+                f"{name} is {column[0]} for all {len(pams)} subjects; give one file "
+                "for each subject."
             )
-        columns.append(paths)
-    for path in columns[0]:
+    nothing: list[None] = [None] * len(pams)
+    tractograms = columns.get("tractogram_files", nothing)
+    for path in tractograms:
         if path and path.suffix.lower() not in SUFFIXES:
             raise ValueError(
                 f"{path} is not a tractogram; a name that ends in "
                 f"{', '.join(SUFFIXES)} is needed."
             )
-    return list(zip(pams, *columns))
+    return list(zip(pams, tractograms, columns.get("stopping_files", nothing)))
 
 
 def _load_subject(

@@ -28,7 +28,7 @@ from dipy_rnn import _checks, sampling, spatial
 from dipy_rnn._dipy_compat import dipy_is_at_least
 from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, FloatArray, IntArray
 from dipy_rnn.evaluation.partners import find_partners
-from dipy_rnn.io import read_tractogram
+from dipy_rnn.io import check_placement, read_tractogram, shown
 from dipy_rnn.model import Model
 from dipy_rnn.sampling import FeatureVolume, sh_order
 from dipy_rnn.stopping import StoppingCriterion
@@ -186,7 +186,8 @@ def track_beside(
     ------
     ValueError
         If seeds or affine are invalid, the features are not an fODF, the method is
-        unknown, ``"eudx"`` has no valid peaks, or the fODF has no peak at any seed.
+        unknown, ``"eudx"`` has no valid peaks, the fODF has no peak at any seed, or no
+        tracker finds a streamline.
 
     Examples
     --------
@@ -244,7 +245,7 @@ def track_beside(
         fodf = {"sh": features.data, "basis_type": "tournier07", "legacy": False}
         of_reference = fodf | {"sphere": sphere, "random_seed": random_seed}
         of_baseline = fodf | {"sphere": other, "random_seed": random_seed + 1}
-    return {
+    tracked = {
         "candidate": timed(
             "dipy_rnn",
             rnn_tracking,
@@ -259,6 +260,16 @@ def track_beside(
             f"{method}, {other_name}", _TRACKERS[method], **of_dipy, **of_baseline
         ),
     }
+    empty = [by.label for by in tracked.values() if not any(map(len, by.streamlines))]
+    if len(empty) == len(tracked):
+        raise ValueError(
+            f"No tracker found a streamline of {min_len:g} to {max_len:g} mm from "
+            f"{len(seeds_mm)} seeds; check the stopping image and its threshold, and "
+            "the lengths."
+        )
+    for label in empty:
+        logger.warning(f"{label} found no streamline of {min_len:g} to {max_len:g} mm.")
+    return tracked
 
 
 def _check_method(method: str, features: FeatureVolume, pam: Any) -> None:
@@ -368,7 +379,11 @@ def _peaks_on(
 
 
 def load_beside(
-    candidate: Path, reference: Path
+    candidate: Path,
+    reference: Path,
+    image_path: Path,
+    image: AnyArray,
+    affine: FloatArray,
 ) -> tuple[dict[str, Tracked], IntArray]:
     """Load two tractogram files, and find which streamlines are partners.
 
@@ -379,6 +394,8 @@ def load_beside(
     ----------
     candidate, reference : Path
         Tractogram files.
+    image_path, image, affine : Path, ndarray of (X, Y, Z), ndarray of shape (4, 4)
+        The image in which they lie.
 
     Returns
     -------
@@ -392,7 +409,8 @@ def load_beside(
     Raises
     ------
     ValueError, OSError
-        If a file cannot be read.
+        If a file cannot be read, or does not lie in the image
+        (:func:`dipy_rnn.io.check_placement`).
 
     Examples
     --------
@@ -401,7 +419,8 @@ def load_beside(
     >>> path = Path(tempfile.mkdtemp()) / "one.trk"
     >>> write_tractogram(path, [(np.ones((2, 3)), {})], np.eye(4), (3, 3, 3))
     1
-    >>> tracked, partners = load_beside(path, path)
+    >>> image = np.ones((3, 3, 3))
+    >>> tracked, partners = load_beside(path, path, Path("fa.nii.gz"), image, np.eye(4))
     >>> list(tracked), len(tracked["candidate"].streamlines)
     (['candidate', 'reference'], 1)
     """
@@ -412,6 +431,13 @@ def load_beside(
         loaded = list(read_tractogram(path))
         label = str(path) if is_same_name else path.name
         tracked[key] = Tracked(label, [line for line, _ in loaded])
+        check_placement(
+            tracked[key].streamlines,
+            affine,
+            image,
+            name=shown(path),
+            image_name=shown(image_path),
+        )
         has_seeds = all("seeds" in values for _, values in loaded)
         seeds.append([values["seeds"] for _, values in loaded] if has_seeds else None)
     if None in seeds:

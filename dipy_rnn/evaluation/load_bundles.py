@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dipy_rnn.io import (
     SUFFIXES,
+    check_placement,
     check_same_grid,
     load_volume,
     read_tractogram,
@@ -114,6 +115,9 @@ def load_truth(
         if path.suffix.lower() not in SUFFIXES:
             return KnownBundle.from_labels(load_labels(path))
         streamlines = [line for line, _ in read_tractogram(path)]
+        check_placement(
+            streamlines, affine, image, name=shown(path), image_name=shown(image_path)
+        )
         x, y, z = image.shape
         return KnownBundle.from_streamlines(
             streamlines, affine, (x, y, z), radius_mm=radius_mm, end_mm=end_mm

@@ -9,6 +9,10 @@ from dipy_rnn.io.fodf import load_features as load_features
 from dipy_rnn.io.fodf import load_pam as load_pam
 from dipy_rnn.io.images import check_same_grid as check_same_grid
 from dipy_rnn.io.images import load_volume as load_volume
+from dipy_rnn.io.pairs import Files as Files
+from dipy_rnn.io.pairs import find_files as find_files
+from dipy_rnn.io.pairs import pair_files as pair_files
+from dipy_rnn.io.placement import check_placement as check_placement
 from dipy_rnn.io.subject import load_points as load_points
 from dipy_rnn.io.subject import load_subject as load_subject
 from dipy_rnn.io.subject import load_tissues as load_tissues

@@ -7,6 +7,7 @@ from dipy_rnn._typing import AnyPath
 
 # Deflate compresses at most 258 bytes into 2 bits: by a factor of 1032.
 _MAX_COMPRESSION = 1032
+_TRACTOGRAMS = (".trk", ".tck", ".trx", ".vtk", ".vtp", ".fib", ".dpy")
 
 
 def check_is_file(path: Path) -> None:
@@ -21,11 +22,53 @@ def check_is_file(path: Path) -> None:
     Raises
     ------
     ValueError
-        If the path is not a file.
+        If the path is not a file, or :func:`check_input` refuses it.
+    FileNotFoundError
+        If it is a link to a file that does not exist.
     """
+    check_input(path)
     if not path.is_file():
         raise ValueError(
             f"{shown(path)} is not a file; a folder or a pipe cannot be read."
+        )
+
+
+def check_input(path: Path) -> None:
+    """Raise an error for a file that no reader can read, and say what to do.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is a link to a file that does not exist. The error names both.
+    ValueError
+        If it is an image of MRtrix3, or a compressed tractogram.
+
+    Examples
+    --------
+    >>> check_input(Path("fa.nii.gz"))
+    >>> check_input(Path("wm.mif"))
+    Traceback (most recent call last):
+    ValueError: wm.mif is an image of MRtrix3; convert it with mrconvert wm.mif ...
+    """
+    name, lower = shown(path), path.name.lower()
+    if lower.endswith((".mif", ".mif.gz", ".mih")):
+        raise ValueError(
+            f"{name} is an image of MRtrix3; convert it with mrconvert {name} "
+            f"{name[: lower.rindex('.mi') - len(lower)]}.nii.gz"
+        )
+    if lower.endswith(tuple(f"{suffix}.gz" for suffix in _TRACTOGRAMS)):
+        raise ValueError(
+            f"{name} is a compressed tractogram; decompress it with gunzip {name}"
+        )
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(
+            f"{shown(path)} is a link to {shown(os.readlink(path))}, which does not "
+            "exist; get that file (with datalad get or git annex get, if it is in an "
+            "annex), or correct the link."
         )
 
 

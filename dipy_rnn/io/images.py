@@ -30,8 +30,9 @@ def load_volume(
     ----------
     path : Path
     n_axes : int or tuple of int, optional
-        Number of axes, or the numbers that are allowed. A last axis of length 1 beyond
-        these is removed.
+        Number of axes, or the numbers that are allowed. Last axes of length 1 beyond
+        these are removed. If four are allowed, an axis of time of length 1 before the
+        volumes, (X, Y, Z, 1, N), is removed, as ITK writes it.
     wanted : str, optional
         Text that says which image is expected. It ends the error message for an image
         with another number of axes.
@@ -75,7 +76,9 @@ def load_volume(
     if not data.size:
         raise ValueError(f"{shown(path)} has no voxel: its shape is {data.shape}.")
     allowed = (n_axes,) if isinstance(n_axes, int) else n_axes
-    if data.shape[-1] == 1 and data.ndim - 1 in allowed:
+    if data.ndim == 5 and data.shape[3] == 1 and 4 in allowed:
+        data = data[:, :, :, 0]
+    while data.ndim > max(allowed) and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim not in allowed:
         raise ValueError(

@@ -13,6 +13,7 @@ from dipy_rnn._typing import AnyArray, FloatArray
 from dipy_rnn.io.files import check_is_file, first_line, shown
 from dipy_rnn.io.fodf import load_features
 from dipy_rnn.io.images import check_same_grid, load_volume
+from dipy_rnn.spatial import describe_outside
 
 if TYPE_CHECKING:
     from dipy_rnn.sampling import FeatureVolume
@@ -57,7 +58,8 @@ def load_subject(
     Raises
     ------
     ValueError
-        If a file cannot be read, or is on another grid than the stopping image.
+        If a file cannot be read, or is on another grid than the stopping image, or all
+        seeds of a list are outside the image.
     """
     features, pam_affine = load_features(pam_path, kind, *sh_format)
     wanted = ""
@@ -70,7 +72,13 @@ def load_subject(
     grid = stopping_path, stopping.shape[:3], affine
     check_same_grid(*grid, pam_path, features.data.shape[:3], pam_affine)
     if seeding_path.suffix.lower() in POINT_SUFFIXES:
-        return features, stopping, load_points(seeding_path), affine
+        seeds_mm = load_points(seeding_path)
+        n_outside, text = describe_outside(seeds_mm, affine, stopping.shape[:3])
+        if n_outside == len(seeds_mm):
+            raise ValueError(f"Of the seeds in {shown(seeding_path)}, {text}")
+        if n_outside:
+            logger.warning(f"Of the seeds in {shown(seeding_path)}, {text}")
+        return features, stopping, seeds_mm, affine
     mask, mask_affine = load_volume(seeding_path)
     check_same_grid(*grid, seeding_path, mask.shape, mask_affine)
     if not ((mask == 0) | (mask == mask.max())).all():

@@ -39,6 +39,8 @@ SUFFIXES = (".trx", ".trk", ".tck", *VTK_SUFFIXES, ".dpy")
 
 # Streamlines per batch: enough that the cost of Python calls per batch is negligible.
 _BATCH_SIZE = 1024
+# Readers convert points to voxels in single precision, and round the affine to it.
+_BORDER_VOX = 1e-4
 # A .trk file has 20 bytes for a name, the number of its values and a separator.
 _MAX_NAME_LENGTH = 20
 
@@ -146,7 +148,8 @@ def write_tractogram(
     dtype : dtype, optional
         Type of the positions in a .trx file: float32 or float16. float16 halves the
         size of the file. It has 11 significant binary digits: the error of a coordinate
-        is at most 0.03 mm up to 128 mm from the origin, and 0.06 mm up to 256 mm.
+        is at most 0.03 mm up to 128 mm from the origin, and 0.06 mm up to 256 mm. At
+        the border of the image it is up to four times as large (see Notes).
 
     Returns
     -------
@@ -164,6 +167,10 @@ def write_tractogram(
 
     Notes
     -----
+    A point inside the image is also inside after rounding, so that DIPY loads the file
+    with its check of the bounding box: a point that would be rounded to the outside is
+    moved back. Points outside the image are written as they are.
+
     The same streamlines give the same bytes. In float32 the error of a coordinate is
     at most 4e-6 mm at 100 mm from the origin. A .trk file stores positions relative to
     the corner of the image, and reading moves them back, which rounds a second time.
@@ -189,7 +196,12 @@ def write_tractogram(
     check_format(path, data_types=data_types, dtype=dtype)
     affine = spatial.check_affine(affine)
     shape = _checks.check_shape(shape, most=2**15 - 1)  # 16 bits of a header
-    batches = _batches(streamlines, data_types, np.dtype(dtype).newbyteorder("<"))
+    kind = np.dtype(dtype).newbyteorder("<")
+
+    def round_points(points_mm: AnyArray) -> AnyArray:
+        return _round_points(points_mm, kind, affine, shape)
+
+    batches = _batches(streamlines, data_types, round_points)
     with atomic_write(path) as partial:
         if partial.suffix == ".trx":
             return write_trx(partial, batches, affine, shape, data_types, dtype)
@@ -316,17 +328,16 @@ def _compress(
 def _batches(
     streamlines: Iterable[tuple[AnyArray, Mapping[str, ArrayLike]]],
     data_types: DataTypes,
-    dtype: np.dtype[Any],
+    round_points: Callable[[AnyArray], AnyArray],
 ) -> Iterator[Batch]:
     """Join streamlines into batches of little-endian, C-contiguous arrays."""
     streamlines = (line for line in streamlines if len(line[0]))
     while batch := list(islice(streamlines, _BATCH_SIZE)):
         points, values = zip(*batch)
-        points_mm = _join_points(points, dtype)
+        points_mm = round_points(_join_points(points))
         if not np.isfinite(points_mm).all():
-            raise ValueError(
-                f"a streamline has a point that is not finite in {dtype.name}."
-            )
+            name = points_mm.dtype.name
+            raise ValueError(f"a streamline has a point that is not finite in {name}.")
         lengths = np.fromiter(map(len, points), np.int64, len(points))
         yield (
             points_mm,
@@ -338,20 +349,56 @@ def _batches(
         )
 
 
-def _join_points(streamlines: Sequence[AnyArray], dtype: np.dtype[Any]) -> AnyArray:
+def _join_points(streamlines: Sequence[AnyArray]) -> AnyArray:
     """Return the points of all streamlines of a batch, (sum of lengths, 3)."""
     try:
-        with np.errstate(over="ignore"):  # a number too large for dtype becomes inf
-            points_mm = np.concatenate(streamlines, dtype=dtype, casting="same_kind")
-        fits = points_mm.shape[1:] == (3,)
+        points_mm = np.concatenate(streamlines)
+        fits = points_mm.shape[1:] == (3,) and points_mm.dtype.kind in "biuf"
     except (TypeError, ValueError):
         fits = False
     if fits:
-        return np.ascontiguousarray(points_mm)
+        return points_mm
     # Each streamline is checked only after an error: nearly all batches are valid.
     shapes = (_checks.check_numbers(line, "a streamline").shape for line in streamlines)
     wrong = next(shape for shape in shapes if len(shape) != 2 or shape[1] != 3)
     raise ValueError(f"a streamline has the shape {wrong}; (M, 3) is needed.")
+
+
+def _round_points(
+    points_mm: AnyArray,
+    dtype: np.dtype[Any],
+    affine: FloatArray,
+    shape: tuple[int, ...],
+) -> AnyArray:
+    """Return points in float32 or float16. Rounding moves none out of the image.
+
+    Points become float16 by way of float32: a file that is written from one in float32
+    is the same as one that is written at once.
+    """
+    if dtype.itemsize < 4:
+        points_mm = _round_points(points_mm, np.dtype("<f4"), affine, shape)
+    with np.errstate(over="ignore"):  # a number too large becomes infinite
+        rounded = np.ascontiguousarray(points_mm, dtype=dtype)
+    centre = (np.array(shape) - 1) / 2
+
+    def beyond(points_mm: AnyArray) -> FloatArray:  # the border of the image, in voxels
+        with np.errstate(invalid="ignore"):  # infinity
+            from_centre = np.abs(spatial.to_voxels(points_mm, affine) - centre)
+        excess = from_centre - np.array(shape) / 2
+        largest: FloatArray = excess.max(axis=1, initial=-np.inf)
+        return largest
+
+    (outside,) = np.nonzero(beyond(rounded) > -_BORDER_VOX)
+    outside = outside[beyond(points_mm[outside]) < _BORDER_VOX]
+    if len(outside):
+        spacing_mm = np.spacing(np.abs(rounded[outside])).astype(float)
+        spacing_vox = spacing_mm @ np.abs(np.linalg.inv(affine[:3, :3])).T
+        reach = np.maximum(np.array(shape) / 2 - spacing_vox - _BORDER_VOX, 0)
+        points_vox = spatial.to_voxels(points_mm[outside], affine)
+        points_vox = np.clip(points_vox, centre - reach, centre + reach)
+        rounded = rounded.copy()
+        rounded[outside] = spatial.to_mm(points_vox, affine)
+    return rounded
 
 
 def _join_values(
@@ -434,7 +481,8 @@ def _read_with_nibabel(path: Path) -> Iterator[tuple[AnyArray, dict[str, AnyArra
 
 def _check_distance(points_mm: AnyArray) -> AnyArray:
     # "not <=" instead of ">", because comparisons with NaN are False.
-    if len(points_mm) and not np.abs(points_mm).max() <= _checks.FARTHEST_MM:
+    # "float", because the limit is infinite in float16.
+    if len(points_mm) and not float(np.abs(points_mm).max()) <= _checks.FARTHEST_MM:
         raise ValueError(
             "a point is not finite, or farther than "
             f"{_checks.FARTHEST_MM:g} mm from the origin"

@@ -55,9 +55,7 @@ def plan_workers(
     >>> plan_workers("serial", -1, "", 1)
     (1, 1)
     """
-    from dipy.utils.multiproc import determine_num_processes
-
-    from dipy_rnn._threads import count_threads
+    from dipy_rnn._threads import count_cores, count_threads
 
     if engine not in ENGINES:
         raise ValueError(f"engine is {engine}; {', '.join(ENGINES)} are allowed.")
@@ -70,8 +68,10 @@ def plan_workers(
     if engine == "serial":
         return 1, n_threads
     check_installed((engine,), f"engine {engine}", engine)
-    n_processes = determine_num_processes(num_processes)
-    share = max(1, n_threads // n_processes)
+    n_processes = num_processes
+    if num_processes < 0:
+        n_processes = max(1, count_cores() + 1 + num_processes)
+    share = max(1, min(n_threads, count_cores() // n_processes))
     return n_processes, n_threads if nbr_threads else share
 
 

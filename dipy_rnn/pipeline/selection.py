@@ -17,8 +17,10 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dipy_rnn import spatial
+
 if TYPE_CHECKING:
-    from dipy_rnn._typing import FloatArray
+    from dipy_rnn._typing import BoolArray, FloatArray
     from dipy_rnn.stopping import StoppingCriterion, StopReason
     from dipy_rnn.tracking import Streamline
 
@@ -45,8 +47,10 @@ class TrackingCounts:
         Number of streamlines, selected or not, for each pair of reasons (forward,
         backward).
     without_direction : int, optional
-        Number of seeds at which the fODF has no direction to start along. They are
-        among `seeds`.
+        Number of seeds in the image at which the fODF has no direction to start along.
+        They are among `seeds`.
+    outside : int, optional
+        Number of seeds outside the image. They are among `seeds`.
 
     Examples
     --------
@@ -61,6 +65,7 @@ class TrackingCounts:
     steps: int = 0
     ends: Counter[tuple[StopReason, StopReason]] = field(default_factory=Counter)
     without_direction: int = 0
+    outside: int = 0
 
     @property
     def mean_length_mm(self) -> float:
@@ -104,6 +109,7 @@ class TrackingCounts:
             self.steps + other.steps,
             self.ends + other.ends,
             self.without_direction + other.without_direction,
+            self.outside + other.outside,
         )
 
 
@@ -200,16 +206,22 @@ def _track_batches(
 ) -> Generator[Streamline, None, None]:
     from dipy_rnn.tracking import track
 
+    def count_skipped(inside: BoolArray) -> None:
+        counts.seeds += len(inside)
+        counts.without_direction += int(inside.sum())
+        counts.outside += int((~inside).sum())
+
+    shape = options["features"].data.shape
     for seeds in batches:
+        inside = spatial.is_inside(spatial.to_voxels(seeds, affine), shape)
         done = 0
         for line in track(seeds, stopping_criterion, affine, **options):
             if line.seed_index >= done:  # the first streamline of this seed
-                counts.seeds += line.seed_index + 1 - done
-                counts.without_direction += line.seed_index - done
+                count_skipped(inside[done : line.seed_index])
+                counts.seeds += 1
                 done = line.seed_index + 1
             yield line
-        counts.seeds += len(seeds) - done
-        counts.without_direction += len(seeds) - done
+        count_skipped(inside[done:])
 
 
 def _select(

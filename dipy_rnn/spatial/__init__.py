@@ -5,6 +5,7 @@ from dipy_rnn.spatial.affine import (
     axes,
     check_affine,
     handedness,
+    is_inside,
     is_same_grid,
     to_mm,
     to_voxels,
@@ -12,12 +13,16 @@ from dipy_rnn.spatial.affine import (
     voxel_sizes,
     without_shear,
 )
+from dipy_rnn.spatial.placement import Placement, describe_outside
 
 __all__ = [
+    "Placement",
     "axes",
     "check_affine",
+    "describe_outside",
     "frames",
     "handedness",
+    "is_inside",
     "is_same_grid",
     "to_mm",
     "to_voxels",

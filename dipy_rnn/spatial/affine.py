@@ -29,7 +29,7 @@ LocalTracking, so that its seeds are equal to LocalTracking's.
 import numpy as np
 
 from dipy_rnn._checks import FARTHEST_MM, as_float64
-from dipy_rnn._typing import ArrayLike, FloatArray
+from dipy_rnn._typing import ArrayLike, BoolArray, FloatArray
 
 _MOST_SHEAR_DEG = 0.1
 # The tolerance of dipy.io.utils.is_header_compatible, relative and absolute.
@@ -284,6 +284,33 @@ def to_voxels(points_mm: ArrayLike, affine: FloatArray) -> FloatArray:
         np.asarray(points_mm, np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
     )
     return points_vox
+
+
+def is_inside(points_vox: ArrayLike, shape: tuple[int, ...]) -> BoolArray:
+    """Tell which points are inside an image: in a voxel, from border to border.
+
+    Parameters
+    ----------
+    points_vox : array_like of shape (N, 3)
+        Voxel coordinates; the centre of the first voxel is (0, 0, 0).
+    shape : tuple of int
+        Shape of the image. Only its first three numbers are used.
+
+    Returns
+    -------
+    inside : ndarray of shape (N,), bool
+        False for NaN.
+
+    Examples
+    --------
+    >>> is_inside([[-0.5, 0, 0], [2.5, 0, 0]], (3, 1, 1)).tolist()
+    [True, False]
+    """
+    points_vox = np.asarray(points_vox)
+    inside: BoolArray = np.all(
+        (points_vox >= -0.5) & (points_vox < np.array(shape[:3]) - 0.5), axis=-1
+    )
+    return inside
 
 
 def to_mm(points_vox: ArrayLike, affine: FloatArray) -> FloatArray:

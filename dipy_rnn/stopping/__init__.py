@@ -9,6 +9,7 @@ from dipy_rnn.stopping.criteria import (
     decompose,
     make_criterion,
     seed_keys,
+    warn_of_threshold,
 )
 from dipy_rnn.stopping.evaluate import (
     BatchedStoppingCriterion,
@@ -16,6 +17,7 @@ from dipy_rnn.stopping.evaluate import (
     evaluate_criterion,
     is_stateless,
 )
+from dipy_rnn.stopping.grid import check_criterion_grid
 from dipy_rnn.stopping.reasons import StopReason, format_fates, format_tally
 from dipy_rnn.stopping.tissues import Tissues
 
@@ -28,6 +30,7 @@ __all__ = [
     "StoppingCriterion",
     "ThresholdStoppingCriterion",
     "Tissues",
+    "check_criterion_grid",
     "decompose",
     "evaluate_criterion",
     "format_fates",
@@ -35,6 +38,7 @@ __all__ = [
     "is_stateless",
     "make_criterion",
     "seed_keys",
+    "warn_of_threshold",
 ]
 
 

@@ -26,6 +26,7 @@ outside of the tissue.
 """
 
 from typing import Any, Self
+import warnings
 
 from dipy.tracking import stopping_criterion as dipy_criteria
 import numpy as np
@@ -39,6 +40,9 @@ from dipy_rnn.stopping.evaluate import StoppingCriterion, deciding_class
 # fine enough to distinguish seeds, and coarse enough to remove rounding errors of the
 # affine.
 _STEPS_PER_VOXEL = 2.0**20
+# If this share of the values above 0 is above the threshold, and one by this factor,
+# the threshold is probably not in the unit of the map.
+_MOST_ABOVE, _MOST_RATIO = 0.99, 10
 
 
 class ThresholdStoppingCriterion(
@@ -73,6 +77,10 @@ class ThresholdStoppingCriterion(
         criterion.maps, criterion.parameters = (metric_map,), (threshold,)
         return criterion
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of the constructor, and other attributes."""
+        return _rebuild, (type(self), (*self.maps, *self.parameters), vars(self))
+
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
         (metric_map,), (threshold,) = self.maps, self.parameters
@@ -105,6 +113,10 @@ class BinaryStoppingCriterion(
         criterion: Self = super().__new__(cls, mask)
         criterion.maps, criterion.parameters = (mask,), ()
         return criterion
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of the constructor, and other attributes."""
+        return _rebuild, (type(self), (*self.maps, *self.parameters), vars(self))
 
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
@@ -146,6 +158,10 @@ class ActStoppingCriterion(
         criterion: Self = super().__new__(cls, *maps)
         criterion.maps, criterion.parameters = maps, ()
         return criterion
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of the constructor, and other attributes."""
+        return _rebuild, (type(self), (*self.maps, *self.parameters), vars(self))
 
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
@@ -209,6 +225,12 @@ class CmcStoppingCriterion(
         criterion.maps, criterion.parameters = maps, (exponent,)
         return criterion
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of the constructor, and other attributes."""
+        # The exponent is step_size / average_voxel_size, which are not stored.
+        arguments = *self.maps, *self.parameters, 1.0
+        return _rebuild, (type(self), arguments, vars(self))
+
     def check_points(
         self,
         points_vox: FloatArray,
@@ -227,6 +249,15 @@ class CmcStoppingCriterion(
             seed_keys,
             point_numbers,
         )
+
+
+def _rebuild(
+    kind: type[Any], arguments: tuple[Any, ...], attributes: dict[str, Any]
+) -> Any:
+    """Make a criterion from what was pickled. DIPY's classes refuse __setstate__."""
+    criterion = kind(*arguments)
+    vars(criterion).update(attributes)
+    return criterion
 
 
 def make_criterion(
@@ -248,15 +279,58 @@ def make_criterion(
     -------
     criterion : dipy_rnn.stopping.StoppingCriterion
 
+    Warns
+    -----
+    UserWarning
+        As :func:`warn_of_threshold`.
+
     Examples
     --------
     >>> criterion = make_criterion(np.full((2, 2, 2), 0.3), False, 0.2)
     >>> criterion.check_point(np.zeros(3)).name
     'TRACKPOINT'
     """
+    warn_of_threshold(image, stopping_thr)
     if use_binary_mask:
         return BinaryStoppingCriterion(image > stopping_thr)
     return ThresholdStoppingCriterion(image, stopping_thr)
+
+
+def warn_of_threshold(image: AnyArray, stopping_thr: float) -> None:
+    """Warn if a threshold is probably not in the unit of an image.
+
+    Parameters
+    ----------
+    image : ndarray of shape (X, Y, Z)
+    stopping_thr : float
+
+    Warns
+    -----
+    UserWarning
+        If the image is not binary, nearly all its values above 0 are above the
+        threshold, and one is more than ten times as large. Tracking then does not stop
+        at low values, for example of FA that is stored times 1000.
+
+    Examples
+    --------
+    >>> warn_of_threshold(np.array([0.0, 0.1, 0.3, 0.9]), 0.2)
+    """
+    positive = image[image > 0]
+    if not positive.size:
+        return
+    low, high = positive.min(), positive.max()
+    if (
+        low < high
+        and high > max(1, _MOST_RATIO * stopping_thr)
+        and np.mean(positive > stopping_thr) > _MOST_ABOVE
+    ):
+        warnings.warn(
+            f"Nearly all values above 0 of the stopping image are above stopping_thr "
+            f"{stopping_thr:g}: they are from {low:g} to {high:g}. Streamlines do not "
+            "stop at low values. If FA is stored times 1000, stopping_thr must be, "
+            f"too: {1000 * stopping_thr:g}.",
+            stacklevel=3,
+        )
 
 
 def decompose(

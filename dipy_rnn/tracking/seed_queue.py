@@ -138,8 +138,7 @@ class SeedQueue:
         else:
             first = self._directions[start:stop, None]
         length = np.linalg.norm(first, axis=2)
-        limits = np.array(predictor.data.shape[:3]) - 0.5
-        inside = np.all((seeds_vox >= -0.5) & (seeds_vox < limits), axis=1)
+        inside = spatial.is_inside(seeds_vox, predictor.data.shape)
         good = inside[:, None] & (length > 0)
         seed, peak = np.nonzero(good)
         index = (start + seed) * self.max_peaks + peak

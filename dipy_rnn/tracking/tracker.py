@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from typing import Any
+import warnings
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from dipy_rnn._threads import count_threads
 from dipy_rnn._typing import AnyPath, ArrayLike, FloatArray
 from dipy_rnn.model import Model, load_model
 from dipy_rnn.sampling import FeatureVolume
-from dipy_rnn.stopping import StoppingCriterion
+from dipy_rnn.stopping import StoppingCriterion, check_criterion_grid
 from dipy_rnn.tracking import engine
 from dipy_rnn.tracking.config import (
     PMF_THRESHOLD,
@@ -50,6 +51,7 @@ def rnn_tracking(
     save_seeds: bool = False,
     batch_size: int = 0,
     device: str | None = None,
+    progress: bool = False,
 ) -> Iterator[FloatArray | tuple[FloatArray, FloatArray]]:
     """Track streamlines with a recurrent network.
 
@@ -61,7 +63,10 @@ def rnn_tracking(
     seeds : array_like of shape (N, 3)
         Seed points in mm.
     stopping_criterion : dipy_rnn.stopping.StoppingCriterion
-        Where streamlines end.
+        Where streamlines end. It must be on the grid of the fODF. This is checked for
+        DIPY's criteria and those of this package (the shape), and for others with
+        attributes ``shape`` or ``affine``. It cannot be checked for a function of
+        coordinates without these attributes.
     affine : array_like of shape (4, 4)
         Voxel to mm, with up to 0.1 degrees of shear.
     seed_directions : array_like of shape (N, 3), optional
@@ -110,7 +115,10 @@ def rnn_tracking(
     legacy : bool, optional
         Whether the basis is DIPY's legacy one.
     nbr_threads : int, optional
-        0 for every core. The streamlines do not depend on it.
+        0 for every core that this process may use: its affinity, ``OMP_NUM_THREADS``,
+        ``SLURM_CPUS_PER_TASK`` and the quota of a container are honoured. In a process
+        that was forked after tracking with several threads, one thread is used. The
+        streamlines do not depend on it.
     random_seed : int, optional
         Seed of the random numbers of the stopping criterion. Nothing else is random.
         The draws of :class:`dipy_rnn.stopping.CmcStoppingCriterion` depend only on this
@@ -132,6 +140,9 @@ def rnn_tracking(
     device : str, optional
         Where the network runs: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. If None, the CPU,
         or the device of a loaded ``model``.
+    progress : bool, optional
+        If True, show a progress bar of the seeds (tqdm) while streamlines are taken
+        from the generator: on stderr, or as a widget in a notebook.
 
     Returns
     -------
@@ -146,6 +157,11 @@ def rnn_tracking(
         If an argument is invalid. It is raised before tracking starts.
     FileNotFoundError
         If the model does not exist.
+
+    Warns
+    -----
+    UserWarning
+        If seeds are outside the image.
 
     Examples
     --------
@@ -162,12 +178,17 @@ def rnn_tracking(
     2
     """
     affine = spatial.check_affine(affine)
+    seeds = as_points(seeds, "seeds")
+    features = _one_of(sh, pam, features, basis_type, legacy, affine)
+    n_outside, text = spatial.describe_outside(seeds, affine, features.data.shape[:3])
+    if n_outside:
+        warnings.warn(f"Of the seeds, {text}", stacklevel=2)
     tracked = track(
         seeds,
         stopping_criterion,
         affine,
         seed_directions=seed_directions,
-        features=_one_of(sh, pam, features, basis_type, legacy, affine),
+        features=features,
         model=model,
         max_len=max_len,
         step_size=step_size,
@@ -182,6 +203,8 @@ def rnn_tracking(
         device=device,
     )
     min_points, max_points = length_limits(min_len, max_len, step_size)
+    if progress:
+        tracked = _show_progress(tracked, len(seeds))
     return (
         (line.points_mm, line.seed_mm) if save_seeds else line.points_mm
         for line in tracked
@@ -264,6 +287,7 @@ def track(
             f"stopping_criterion is of type {type(stopping_criterion).__name__}; one "
             "of DIPY's criteria is needed (dipy.tracking.stopping_criterion)."
         )
+    check_criterion_grid(stopping_criterion, features.data.shape[:3], affine)
     _, max_points = length_limits(0, max_len, step_size)
     if max_points < 1:
         raise ValueError(f"max_len is {max_len}; it must be at least step_size (mm).")
@@ -353,6 +377,17 @@ def _count_peaks(max_cross: int, has_directions: bool) -> int:
             "leave one of them out."
         )
     return min(n, sampling.MAX_PEAKS) if n > 0 else sampling.MAX_PEAKS
+
+
+def _show_progress(tracked: Iterable[Streamline], n_seeds: int) -> Iterator[Streamline]:
+    """Yield streamlines, and show the share of the seeds that is done."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=n_seeds, unit=" seeds") as bar:
+        for line in tracked:
+            bar.update(line.seed_index + 1 - bar.n)
+            yield line
+        bar.update(n_seeds - bar.n)
 
 
 def _seeded(tracked: Iterable[Streamline], random_seed: int) -> Iterator[Streamline]:

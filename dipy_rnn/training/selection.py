@@ -103,13 +103,15 @@ def prepare_subject(
     least_mm = LEAST_STEPS * max_step_vox * spatial.voxel_edge(source.affine)
     shape = source.data.shape[:3]
     counts: Counter[str] = Counter()
-    kept = clean_streamlines(source.streamlines, source.affine, shape, least_mm, counts)
+    first_lines: list[AnyArray] = []
+    lines = _remember(source.streamlines, first_lines)
+    kept = clean_streamlines(lines, source.affine, shape, least_mm, counts)
     first = next(kept, None)
     if first is None:
         raise ValueError(
             f"{name}: no streamline is left to learn from ({_tally(counts) or 'empty'}"
             f"; more than {least_mm:.3g} mm, two steps, are needed). Is it in the "
-            f"space of {source.fodf_name}?"
+            f"space of {source.fodf_name}?{_advice(first_lines, source)}"
         )
     try:
         subject = save_subject(folder, source.data, source.affine, chain([first], kept))
@@ -124,9 +126,30 @@ def prepare_subject(
             f"{name} does not fit {source.fodf_name}: the fODF is above its mean along "
             f"the streamlines at only {100 * share:.0f} % of the points. Check that "
             "both are of one subject and in one space, and that the gradients of the "
-            "fODF are not flipped."
+            f"fODF are not flipped.{_advice(first_lines, source)}"
         )
     return subject
+
+
+def _remember(
+    lines: Iterable[AnyArray], first_lines: list[AnyArray]
+) -> Iterator[AnyArray]:
+    """Yield streamlines, and append the first ones to a list."""
+    for line in lines:
+        if len(first_lines) < _N_CHECKED:
+            first_lines.append(line)
+        yield line
+
+
+def _advice(lines: list[AnyArray], source: SubjectData) -> str:
+    """Say in which space streamlines fit the fODF clearly better, if there is one."""
+    points_mm = np.concatenate([np.empty((0, 3)), *lines])
+    points_mm = points_mm[np.isfinite(points_mm).all(axis=1)]
+    if not len(points_mm):
+        return ""
+    has_fodf = np.asarray(source.data.any(axis=3))
+    placed = spatial.Placement.of(points_mm, source.affine, has_fodf)
+    return f" {placed.advice()}" if placed.is_better_elsewhere else ""
 
 
 def clean_streamlines(
@@ -174,13 +197,12 @@ def clean_streamlines(
     {'read': 1, 'outside the image': 1, 'with repeated points': 1, 'kept': 1}
     """
     counts = Counter() if counts is None else counts
-    limits = np.array(shape) - 0.5
     for line in streamlines:
         counts["read"] += 1
         line = np.asarray(line, dtype=np.float64).reshape(-1, 3)
         finite = np.all(np.isfinite(line), axis=1)
         points_vox = spatial.to_voxels(np.where(finite[:, None], line, 0.0), affine)
-        inside = np.all((points_vox >= -0.5) & (points_vox < limits), axis=1)
+        inside = spatial.is_inside(points_vox, shape)
         counts["not finite"] += bool((~finite).any())
         counts["outside the image"] += bool((finite & ~inside).any())
         line = line[_longest_run(finite & inside)]

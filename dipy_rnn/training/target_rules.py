@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from dipy_rnn import spatial
 from dipy_rnn._typing import AnyArray, Float32Array, FloatArray, IntArray
 from dipy_rnn.sampling import cone_of, sh_order
+from dipy_rnn.stopping import warn_of_threshold
 from dipy_rnn.tracking import lengths_for_dipy
 
 _N_CLIMBS = 6  # from vertex to vertex of a cone, towards a peak
@@ -252,6 +253,7 @@ def deterministic_streamlines(
     else:
         image, seed_thr = above
         stopping_thr = seed_thr
+        warn_of_threshold(image, stopping_thr)
     voxels = np.argwhere((image > seed_thr) & data.any(axis=3))
     if not len(voxels):
         raise ValueError(f"There is no voxel above {seed_thr:g} for seeds.")

@@ -59,8 +59,9 @@ print(cluster.scheduler_address.split(":")[0])
 # Tracking
 # --------
 #
-# Files that match the wildcards are paired in sorted order. `--out_strat append` writes
-# each tractogram beside its fODF. All workers must have access to the same files.
+# Files are paired if their wildcards match the same words, such as sub-01.
+# `--out_strat append` writes each tractogram beside its fODF. All workers must have
+# access to the same files.
 
 
 def run(command):

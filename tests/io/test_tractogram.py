@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 from trx.trx_file_memmap import load as load_trx
 
-from dipy_rnn import io
+from dipy_rnn import io, spatial
 from dipy_rnn.io import (
     check_format,
     downsample,
@@ -94,6 +94,62 @@ def value_tables():
 
 
 # Contents of the files
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, "float16"])
+@pytest.mark.parametrize("kind", ["oblique", "far", "thin"])
+def test_dipys_check_of_the_bounding_box_accepts_points_up_to_the_border(
+    suffix, kind, affine, tmp_path
+):
+    shape = (200, 3, 1) if kind == "thin" else SHAPE
+    if kind == "far":
+        affine = np.diag([1.5, 1.5, 1.5, 1.0])
+        affine[:3, 3] = 97.3, -301.7, 60.01
+    corner = np.array(shape) - 0.5
+    rng = np.random.default_rng(0)
+    inside = rng.uniform(-0.5, corner, (4000, 3))
+    for axis in range(3):  # half of the points are on the border, or next to it
+        rows = slice(axis * 700, axis * 700 + 700)
+        sides = np.where(rng.random(700) < 0.5, -0.5, np.nextafter(corner[axis], 0))
+        inside[rows, axis] = sides
+    inside[2100:2110] = -0.5
+    points_mm = inside @ affine[:3, :3].T + affine[:3, 3]
+    dtype = np.float16 if suffix == "float16" else np.float32
+    path = tmp_path / f"a{'.trx' if suffix == 'float16' else suffix}"
+    lines = [(line, {}) for line in points_mm.reshape(400, 10, 3)]
+    write_tractogram(path, lines, affine, shape, dtype=dtype)
+    image = nib.Nifti1Image(np.zeros(shape, np.uint8), affine)
+    for reference in (image, "same"):
+        if reference == "same" and path.suffix not in (".trk", ".trx"):
+            continue
+        read = load_tractogram(str(path), reference, bbox_valid_check=True)
+        assert len(read) == 400
+    # Half of the last place up to 512 mm is 0.25 (float16) or 3e-5 mm.
+    assert_allclose(
+        read.streamlines.get_data(),
+        points_mm,
+        atol=1.0 if suffix == "float16" else 5e-4,
+    )
+
+
+def test_points_outside_the_image_are_written_as_they_are(tmp_path):
+    lines = [(np.array([[-3.0, 0, 0], [0, 0, 0], [7.75, 0, 0]]), {})]
+    for dtype in (np.float32, np.float16):
+        write_tractogram(tmp_path / "a.trx", lines, np.eye(4), (3, 3, 3), dtype=dtype)
+        ((line, _),) = read_tractogram(tmp_path / "a.trx")
+        assert_array_equal(line, lines[0][0])
+
+
+def test_a_float16_file_made_from_a_float32_file_is_the_same(affine, tmp_path):
+    rng = np.random.default_rng(1)
+    points = rng.uniform(-0.5, np.array(SHAPE) - 0.5, (300, 9, 3))
+    points[:, ::2, 1] = -0.5 + rng.uniform(0, 1e-3, (300, 5))
+    lines = [(spatial.to_mm(line, affine), {}) for line in points]
+    write_tractogram(tmp_path / "a.trx", lines, affine, SHAPE)
+    write_tractogram(tmp_path / "b.trx", lines, affine, SHAPE, dtype=np.float16)
+    lines = read_tractogram(tmp_path / "a.trx")
+    write_tractogram(tmp_path / "c.trx", lines, affine, SHAPE, dtype=np.float16)
+    assert (tmp_path / "b.trx").read_bytes() == (tmp_path / "c.trx").read_bytes()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

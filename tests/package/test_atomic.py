@@ -145,18 +145,35 @@ def test_a_zombie_process_has_ended(begin, tmp_path):
         partial.write_text("new")
 
 
-def test_the_folder_of_a_running_process_stays(begin, tmp_path):
+def test_a_file_that_another_process_is_writing_is_refused(begin, tmp_path):
     path = tmp_path / "a.txt"
     running = begin(path)
     (theirs,) = names(tmp_path)
-    with atomic_write(path) as partial:
+    text = f"process {running.pid} is writing this file"
+    with pytest.raises(OSError, match=text) as error, atomic_write(path):
+        pass
+    assert error.value.filename == str(path) and theirs in str(error.value)
+    assert names(tmp_path) == {theirs}
+    with atomic_write(tmp_path / "b.txt") as partial:
         partial.write_text("ours")
-    assert names(tmp_path) == {"a.txt", theirs}
-    assert path.read_text() == "ours"
     running.communicate("\n")
     assert running.returncode == 0
-    assert names(tmp_path) == {"a.txt"}
+    assert names(tmp_path) == {"a.txt", "b.txt"}
     assert path.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_symbolic_link_stays_and_its_file_is_written(exists, tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    if exists:
+        (folder / "b.txt").write_text("old")
+    path = tmp_path / "a.txt"
+    path.symlink_to("elsewhere/b.txt")
+    with atomic_write(path) as partial:
+        partial.write_text("new")
+    assert path.is_symlink() and (folder / "b.txt").read_text() == "new"
+    assert names(tmp_path) == {"a.txt", "elsewhere"} and names(folder) == {"b.txt"}
 
 
 def test_only_leftovers_of_this_file_and_this_host_are_removed(old):

@@ -45,19 +45,21 @@ def test_all_batches_are_tracked_as_one(inputs):
     assert len(lines) == len(together) == 6
     for line, expected in zip(lines, together):
         np.testing.assert_array_equal(line.points_mm, expected.points_mm)
-    assert (counts.seeds, counts.streamlines, counts.without_direction) == (7, 6, 1)
+    assert (counts.seeds, counts.streamlines, counts.outside) == (7, 6, 1)
+    assert counts.without_direction == 0
     steps = [len(line.points_mm) - 1 for line in together]
     assert counts.mean_length_mm == np.mean(steps) * STEP_MM
 
 
 @pytest.mark.parametrize(("n", "n_seeds"), [(0, 4), (3, 3)])
 def test_seeds_are_counted_once_if_they_have_several_streamlines(inputs, n, n_seeds):
-    # No peak, one peak, two peaks where the bundles cross, and no peak.
+    # Outside, one peak, two peaks where the bundles cross, and outside.
     outside, alone, crossing = [1e3, 0, 0], [-12.0, 0, 0], [0.0, 0, 0]
     batches = [np.array([outside, alone]), np.array([crossing, outside])]
     lines, counts = select((batches, *inputs[1:]), max_cross=2, select=n)
     assert len(lines) == counts.streamlines == sum(counts.ends.values()) == 3
-    assert (counts.seeds, counts.without_direction) == (n_seeds, n_seeds - 2)
+    assert (counts.seeds, counts.outside) == (n_seeds, n_seeds - 2)
+    assert counts.without_direction == 0
     assert [line.seed_mm.tolist() for line in lines] == [alone, crossing, crossing]
 
 

@@ -1,7 +1,9 @@
 """Stopping criteria, compared with those of DIPY."""
 
 from concurrent.futures import ThreadPoolExecutor
+import copy
 from itertools import product
+import pickle
 
 from criteria_cases import (
     ARGUMENTS,
@@ -282,3 +284,52 @@ def test_arguments_have_the_names_of_dipys():
     stopping.BinaryStoppingCriterion(mask=maps["include_map"])
     stopping.ActStoppingCriterion(**maps)
     stopping.CmcStoppingCriterion(**maps, step_size=1, average_voxel_size=2)
+
+
+@pytest.mark.parametrize("use_binary_mask", [False, True])
+def test_a_threshold_in_another_unit_than_the_map_is_a_warning(use_binary_mask):
+    fa = np.random.default_rng(0).uniform(0.001, 0.9, (9, 9, 9))
+    fa[:3] = 0
+    scaled = (1000 * fa).astype(np.int16)
+    text = r"from 1 to 8\d\d\. .* stopping_thr must be, too: 200"
+    with pytest.warns(UserWarning, match=text):
+        stopping.make_criterion(scaled, use_binary_mask, 0.2)
+    for image, threshold in (
+        (fa, 0.2),
+        (fa, 0.0005),  # a low threshold, but in the unit of the map
+        (scaled, 200),
+        ((fa > 0.2).astype(np.uint8), 0.2),
+        (255 * (fa > 0.2).astype(np.uint8), 0.2),
+        (0 * fa, 0.2),
+    ):
+        stopping.make_criterion(image, use_binary_mask, threshold)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, "pickle"])
+@pytest.mark.parametrize("kind", ["threshold", "binary", "act", "cmc"])
+def test_criteria_are_pickled_and_copied_with_the_same_decisions(kind, duplicate):
+    image = np.random.default_rng(0).random((5, 6, 7))
+    criterion = {
+        "threshold": lambda: stopping.ThresholdStoppingCriterion(image, 0.3),
+        "binary": lambda: stopping.BinaryStoppingCriterion(image > 0.5),
+        "act": lambda: stopping.ActStoppingCriterion(image, 1 - image),
+        "cmc": lambda: stopping.CmcStoppingCriterion(image, (1 - image) / 2, 0.3, 1.7),
+    }[kind]()
+    criterion.note = "mine"
+    if duplicate == "pickle":
+        twin = pickle.loads(pickle.dumps(criterion))
+    else:
+        twin = duplicate(criterion)
+    assert type(twin) is type(criterion) and twin is not criterion
+    assert twin.note == "mine" and twin.parameters == criterion.parameters
+    points = np.random.default_rng(1).uniform(-1, 7, (300, 3))
+    keys = seed_keys(1, points) if kind == "cmc" else None
+    reasons = []
+    for each in (criterion, twin):
+        reasons.append(np.full(300, StopReason.RUNNING, dtype=np.int64))
+        numbers = None if keys is None else np.arange(300)
+        evaluate_criterion(each, points, reasons[-1], keys, numbers)
+    assert_array_equal(*reasons)
+    assert len(set(reasons[0].tolist())) > 1
+    if kind != "cmc":
+        assert [*map(criterion.check_point, points)] == [*map(twin.check_point, points)]

@@ -327,8 +327,8 @@ def test_the_affine_of_a_pam_may_differ_by_a_rounding_error(noisy, newton):
 def test_two_bundles_that_cross_at_a_seed_give_a_streamline_each(max_cross):
     phantom = crossing_phantom(90)  # both bundles go 21.6 mm from 0 to either side
     seed = np.zeros(3)
-    lines, seeds = zip(
-        *rnn_tracking(
+    with pytest.warns(UserWarning, match="Of the seeds, 1 of 3 lie outside the image"):
+        tracked = rnn_tracking(
             [seed, [1e3, 0, 0], [-15.0, 0, 0]],
             BinaryStoppingCriterion(phantom.mask()),
             phantom.affine,
@@ -337,7 +337,7 @@ def test_two_bundles_that_cross_at_a_seed_give_a_streamline_each(max_cross):
             max_cross=max_cross,
             save_seeds=True,
         )
-    )
+    lines, seeds = zip(*tracked)
     npt.assert_allclose(seeds, [seed, seed, [-15.0, 0, 0]], atol=1e-12)
     for line in lines:
         # Straight along one of the axes, through the seed, from end to end.
@@ -582,3 +582,19 @@ def test_the_shipped_model_closes_a_circle():
     # With Euler's method alone the radius would grow to 20.6 mm.
     end_of_turn = line.points_mm[int(0.9 * circle_mm / 0.2) :]
     assert np.linalg.norm(end_of_turn - seed, axis=1).min() < 2.0
+
+
+def test_progress_is_shown_if_it_is_asked_for(capsys):
+    phantom = crossing_phantom(90)
+    seeds = np.array([[0.0, 0, 0], [-15, 0, 0], [15, 15, 0]])  # the last has no fibre
+    arguments = seeds, BinaryStoppingCriterion(phantom.mask()), phantom.affine
+    options = {"sh": phantom.fodf(), "step_size": 1.0, "max_cross": 2}
+    lines = list(rnn_tracking(*arguments, **options))
+    assert not capsys.readouterr().err
+    shown = list(rnn_tracking(*arguments, **options, progress=True))
+    assert "100%" in (bar := capsys.readouterr().err) and "3/3" in bar
+    assert share_identical(lines, shown, 0.0) == 1 and len(shown) == 3
+    tracked = rnn_tracking(*arguments, **options, progress=True)
+    next(tracked)
+    tracked.close()
+    assert "1/3" in (bar := capsys.readouterr().err) and "100%" not in bar

@@ -40,6 +40,7 @@ from dipy_rnn.training import (
     state,
 )
 from dipy_rnn.training.log import TrainingLog, draw_curves
+from dipy_rnn.training.selection import SubjectData, prepare_subject
 from dipy_rnn.training.sequences import LEAST_STEPS, Sequences, draw_sequences, pack
 from dipy_rnn.training.state import load_checkpoint, predict, save_checkpoint
 from dipy_rnn.training.target_rules import largest_ahead, peak_along
@@ -1316,3 +1317,14 @@ def test_both_architectures_train_and_then_track(kind, tmp_path):
     # The bundles are 29 mm long.
     lengths = np.array([0.5 * (len(line) - 1) for line in lines])
     assert len(lines) == len(seeds) and np.median(lengths) > 20
+
+
+def test_if_streamlines_fit_in_another_space_the_error_says_so(tmp_path):
+    phantom = crossing_phantom(90)
+    affine = phantom.affine.copy()
+    affine[:3, 3] += 200
+    lines = [(line + 200) * [-1, -1, 1] for line in phantom.streamlines(5)[0]]
+    data = sampling.fodf_features(phantom.fodf(4)).data
+    source = SubjectData("fODF", "bundles", data, affine, lines)
+    with pytest.raises(ValueError, match=r"in the space of fODF\? They fit in LPS"):
+        prepare_subject(source, tmp_path, max_step_vox=1.0)

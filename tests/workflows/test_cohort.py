@@ -87,12 +87,12 @@ def test_a_process_that_dies_fails_only_its_own_job(engine):
 
 def test_counts_of_parts_are_added():
     parts = [
-        TrackingCounts(0.5, 4, n, steps, Counter({"end": n}), 4 - n)
+        TrackingCounts(0.5, 4, n, steps, Counter({"end": n}), 3 - n, 1)
         for n, steps in ((0, 0), (1, 20), (3, 12))
     ]
     whole = sum(parts, TrackingCounts(0.5))
     assert (whole.seeds, whole.streamlines, whole.mean_length_mm) == (12, 4, 4.0)
-    assert (whole.ends["end"], whole.without_direction) == (4, 8)
+    assert (whole.ends["end"], whole.without_direction, whole.outside) == (4, 5, 3)
 
 
 def test_the_table_has_a_row_for_each_subject(tmp_path):

@@ -157,10 +157,10 @@ def test_streamlines_of_the_same_seeds_are_partners(subject, suffix, no_page):
     ours, theirs = (subject.folder / f"{name}{suffix}" for name in ("a", "b"))
     save_lines(ours, lines, subject.stopping, seeds=seeds)
     # The other file lacks the last streamline and has another order.
-    moved = [line + [0, 0, 30] for line in lines[:-1]][::-1]
+    moved = [line + [0, 0, 3] for line in lines[:-1]][::-1]
     save_lines(theirs, moved, subject.stopping, seeds=seeds[:-1][::-1])
     _, values = compared(subject.folder / "out", ours, theirs, subject.stopping)
-    assert values["end_point", "candidate"] == pytest.approx(30, abs=1e-3)
+    assert values["end_point", "candidate"] == pytest.approx(3, abs=1e-3)
     _, values = compared(subject.folder / "same", ours, ours, subject.stopping)
     assert values["alike", "candidate"] == 1 and values["dice", "candidate"] == 1
 
@@ -343,7 +343,50 @@ def test_bundles_on_another_grid_or_without_ends_are_refused(subject, monkeypatc
     save_lines(known, [np.full((5, 3), 1e3)], subject.stopping)
     options = ("--bundle_files", known, *options[2:])
     line = refusal(*subject.inputs, *STEP, *options)
-    assert "elsewhere.trk: mask is empty" in line
+    assert "5 of 5 points of" in line and "elsewhere.trk lie outside the image" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda lines: [line + 500 for line in lines], "lie outside the image"),
+        (lambda lines: [line * [-1, -1, 1] for line in lines], "They fit in LPS+"),
+        (lambda lines: [line[:1] for line in lines], "holds only single points"),
+        (lambda lines: [], "holds no streamline"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_tractogram_that_is_not_in_the_image_is_refused(
+    subject, change, text, place, messages
+):
+    affine = subject.phantom.affine.copy()
+    affine[:3, 3] += 200
+    save_nifti(subject.stopping, subject.mask.astype(np.float32), affine)
+    lines = [line + 200 for line in subject.phantom.streamlines(3)[0]]
+    wrong, right = subject.folder / "wrong.trk", subject.folder / "right.trk"
+    save_lines(right, lines, subject.stopping)
+    save_lines(wrong, change(lines), subject.stopping)
+    out = subject.folder / "out"
+    files = (wrong, right) if place == 0 else (right, wrong)
+    line = refusal(*files, subject.stopping, "--out_dir", out)
+    assert "wrong.trk" in line and text in line and not list(out.iterdir())
+
+
+def test_if_no_tracker_finds_a_streamline_nothing_is_compared(subject):
+    out = subject.folder / "out"
+    options = ("--stopping_thr", 20, "--out_dir", out)
+    line = refusal(*subject.inputs, *STEP, *options)
+    assert "No tracker found a streamline of 2 to 500 mm from 8 seeds; check" in line
+    assert not list(out.iterdir())
+
+
+def test_a_compressed_tractogram_is_refused(subject):
+    path = subject.folder / "a.trk.gz"
+    path.touch()
+    line = refusal(path, path, subject.stopping, "--out_dir", subject.folder)
+    assert f"{path} is a compressed tractogram; decompress it with gunzip" in line
+    options = ("--bundle_files", path, "--out_dir", subject.folder / "out")
+    assert "decompress it with gunzip" in refusal(*subject.inputs, *options)
 
 
 def test_a_broken_tractogram_is_refused(subject):

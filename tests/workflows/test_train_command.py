@@ -398,8 +398,13 @@ OWN = {"tractogram": "deterministic"}
 MISTAKES = {
     "no fODF": (nothing, {"pam": "no-*.pam5"}, "no-*.pam5, which matches no file"),
     "no tractogram": (nothing, {"tractogram": "*.tck"}, "*.tck, which matches no file"),
-    "unequal numbers": (nothing, {"tractogram": "sub-*.trk"}, "1 files and trac"),
-    "unequal images": (nothing, OWN | {"stopping_files": "*fa*"}, "1 files and stop"),
+    "one fODF": (nothing, {"tractogram": "sub-*.trk"}, "sub-1.pam5 for all 2"),
+    "one fODF of images": (nothing, OWN | {"stopping_files": "*fa*"}, "for all 2"),
+    "other subjects": (
+        nothing,
+        BOTH | {"tractogram": "sub-2*.trk"},
+        "tractogram_files: no file for sub-1.pam5",
+    ),
     "image without use": (nothing, {"stopping_files": "sub-1_fa.nii.gz"}, "leave them"),
     "another space": (lines_of(lambda x: x + 500.0), {}, "12 outside the image"),
     "flipped": (lines_of(lambda x: x * [-1, 1, 1]), {}, "does not fit sub-1.pam5"),

@@ -1,0 +1,90 @@
+"""The check that a stopping criterion is on the grid of the fODF.
+
+A criterion gets points in voxel coordinates. On another grid, these are other places,
+and streamlines end where they should not.
+"""
+
+from dipy.tracking import stopping_criterion as dipy_criteria
+from dipy.tracking.stopping_criterion import StreamlineStatus
+import numpy as np
+
+from dipy_rnn._typing import FloatArray
+from dipy_rnn.spatial import check_affine, is_same_grid
+from dipy_rnn.stopping.criteria import decompose
+from dipy_rnn.stopping.evaluate import StoppingCriterion
+
+_OF_DIPY = (
+    dipy_criteria.ThresholdStoppingCriterion,
+    dipy_criteria.BinaryStoppingCriterion,
+    dipy_criteria.ActStoppingCriterion,
+    dipy_criteria.CmcStoppingCriterion,
+)
+_RESAMPLE = "resample its image onto the grid of the fODF (nibabel.processing)."
+
+
+def check_criterion_grid(
+    criterion: StoppingCriterion, shape: tuple[int, ...], affine: FloatArray
+) -> None:
+    """Raise ValueError if a criterion is known to be on another grid.
+
+    Parameters
+    ----------
+    criterion : dipy_rnn.stopping.StoppingCriterion
+        The shape of the maps of DIPY's criteria, and of those of this package, is
+        compared. These do not know their affine. Of any other criterion, the
+        attributes ``shape`` and ``affine`` are compared, if it has them.
+    shape : tuple of 3 int
+        Of the fODF.
+    affine : ndarray of shape (4, 4)
+        Voxel to mm, of the fODF.
+
+    Raises
+    ------
+    ValueError
+        If the shape or the affine differs.
+
+    Examples
+    --------
+    >>> from dipy_rnn.stopping import BinaryStoppingCriterion
+    >>> criterion = BinaryStoppingCriterion(np.ones((90, 90, 60)))
+    >>> check_criterion_grid(criterion, (90, 90, 60), np.eye(4))
+    >>> check_criterion_grid(criterion, (30, 30, 20), np.eye(4))
+    Traceback (most recent call last):
+    ValueError: stopping_criterion is on a grid of (90, 90, 60) voxels and the fODF ...
+    """
+    kind, maps, _ = decompose(criterion)
+    theirs = maps[0].shape if kind else getattr(criterion, "shape", None)
+    if theirs is not None and tuple(theirs)[:3] != tuple(shape):
+        raise ValueError(
+            f"stopping_criterion is on a grid of {tuple(theirs)[:3]} voxels and the "
+            f"fODF on one of {tuple(shape)}; {_RESAMPLE}"
+        )
+    if type(criterion) in _OF_DIPY and not _has_shape(criterion, shape):
+        raise ValueError(
+            "the image of stopping_criterion has another number of voxels than the "
+            f"fODF, which has {tuple(shape)}; {_RESAMPLE}"
+        )
+    other = getattr(criterion, "affine", None)
+    if other is not None and not is_same_grid(
+        affine, check_affine(other, "stopping_criterion.affine")
+    ):
+        raise ValueError(
+            f"stopping_criterion.affine differs from that of the fODF; {_RESAMPLE}"
+        )
+
+
+def _has_shape(criterion: StoppingCriterion, shape: tuple[int, ...]) -> bool:
+    """Tell whether the map of one of DIPY's criteria has a shape.
+
+    DIPY hides the map. A criterion answers OUTSIDEIMAGE outside of it.
+    """
+    outside = StreamlineStatus.OUTSIDEIMAGE
+    last = np.array(shape, dtype=float) - 1
+    if criterion.check_point(last) == outside:
+        return False
+    for axis in range(3):
+        beyond = np.zeros(3)
+        beyond[axis] = last[axis] + 1
+        if criterion.check_point(beyond) != outside:
+            return False
+    return True

@@ -1,0 +1,64 @@
+"""Images with unusual axes and formats."""
+
+from pathlib import Path
+
+from dipy.io.image import save_nifti
+import numpy as np
+from numpy.testing import assert_array_equal
+import pytest
+
+from dipy_rnn.io import load_features, load_volume
+from dipy_rnn.io.files import check_input
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(data):
+        save_nifti(tmp_path / "a.nii.gz", data.astype(np.float32), np.eye(4))
+        return tmp_path / "a.nii.gz"
+
+    return write
+
+
+def test_axes_of_length_1_that_itk_writes_are_removed(save):
+    data = np.random.default_rng(0).random((4, 3, 2, 6))
+    for n_axes in (4, (4, 5)):
+        read, _ = load_volume(save(data[:, :, :, None]), n_axes)
+        assert_array_equal(read, data.astype(np.float32))
+    for shape in ((4, 3, 2, 1), (4, 3, 2, 1, 1)):
+        read, _ = load_volume(save(data[..., 0].reshape(shape)))
+        assert_array_equal(read, data[..., 0].astype(np.float32))
+    # A single peak is three volumes, also for a reader of peaks.
+    read, _ = load_volume(save(data[:, :, :, None, :3]), (4, 5))
+    assert read.shape == (4, 3, 2, 3)
+    with pytest.raises(ValueError, match="5 axes"):
+        load_volume(save(data.reshape(4, 3, 2, 2, 3)), 4)
+
+
+def test_an_fodf_from_itk_is_the_same_as_one_with_four_axes(save, lobes):
+    coeffs = np.broadcast_to(lobes([1.0, 0, 0])[0], (3, 3, 3, 45))
+    four, _ = load_features(save(coeffs), "sh", "tournier07", "voxel")
+    five, _ = load_features(save(coeffs[:, :, :, None]), "sh", None, "voxel")
+    assert_array_equal(five.data.shape, four.data.shape)
+    five, _ = load_features(save(coeffs[:, :, :, None]), "sh", "tournier07", "voxel")
+    assert_array_equal(five.data, four.data)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("wm.fod.mif", "mrconvert wm.fod.mif wm.fod.nii.gz"),
+        ("WM.MIF.gz", "mrconvert WM.MIF.gz WM.nii.gz"),
+        ("wm.mih", "mrconvert wm.mih wm.nii.gz"),
+        ("a.trk.gz", "gunzip a.trk.gz"),
+        ("a.TCK.gz", "gunzip a.TCK.gz"),
+    ],
+)
+def test_files_that_must_be_converted_are_refused_with_the_command(name, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        check_input(Path(name))
+
+
+def test_mapped_files_with_usual_names_are_accepted():
+    for name in ("fa.nii.gz", "mif.nii.gz", "a.trk", "trk.gz.csv"):
+        check_input(Path(name))
