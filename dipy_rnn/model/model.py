@@ -5,7 +5,9 @@ Except for decorators, ``torch.jit`` is called only in this module and in ``file
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+import io
 from itertools import chain
+from typing import Any
 import warnings
 
 import numpy as np
@@ -67,6 +69,14 @@ class Model:
         self.compiled: CompiledMovingFrameGRU | None = None
         if device.type == "cpu":
             self.compiled = _compiled(module, metadata)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the network as its archive, since TorchScript cannot be pickled."""
+        archive = io.BytesIO()
+        with quiet_jit():
+            torch.jit.save(self._module, archive)
+        content = archive.getvalue()
+        return _from_archive, (content, self.metadata, str(self.device), self.name)
 
     def init_state(self, n: int) -> Tensor:
         """Return the hidden states of n new streamlines: (layers, n, hidden), zeros."""
@@ -295,6 +305,22 @@ def as_model(
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     with quiet_jit():
         return Model(torch.jit.script(module).eval(), metadata, device, name)
+
+
+def _from_archive(
+    content: bytes, metadata: ModelMetadata, device: str, name: str
+) -> Model:
+    """Make a model from what :meth:`Model.__reduce__` pickles.
+
+    Raises
+    ------
+    ValueError
+        If this machine does not have the device.
+    """
+    checked = check_device(device)
+    with quiet_jit():
+        module = torch.jit.load(io.BytesIO(content), map_location=checked)
+    return Model(module.eval(), metadata, checked, name)
 
 
 def check_device(device: str | torch.device) -> torch.device:

@@ -10,8 +10,9 @@ engine because DIPY plans to remove this interface.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 import sys
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dipy.tracking.direction_getter import DirectionGetter
 from dipy.tracking.local_tracking import ParticleFilteringTracking
@@ -131,6 +132,9 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         self._max_angle = float(max_angle)
         self._pmf_threshold = float(pmf_threshold)
         self._affine = affine
+        self._features = features
+        self._nbr_threads = nbr_threads
+        self._seeds = None if seeds is None else as_points(seeds, "seeds")
         self._predictor = Predictor(
             features,
             load_model(model, device=device),
@@ -139,9 +143,22 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         )
         self._forward_half: tuple[_Request, Streamline] | None = None
         self._ahead: LookAhead | None = None
-        if seeds is not None:
-            seeds = as_points(seeds, "seeds")
-            self._ahead = LookAhead(self._predictor, seeds, affine)
+        if self._seeds is not None:
+            self._ahead = LookAhead(self._predictor, self._seeds, affine)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments. A streamline that is half requested is not kept."""
+        make = partial(
+            type(self),
+            self._features,
+            affine=self._affine,
+            model=self._predictor.model,
+            max_angle=self._max_angle,
+            pmf_threshold=self._pmf_threshold,
+            seeds=self._seeds,
+            nbr_threads=self._nbr_threads,
+        )
+        return make, ()
 
     @classmethod
     def from_shcoeff(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+import pickle
 import shutil
 from typing import ClassVar
 import warnings
@@ -555,3 +556,24 @@ def test_an_unknown_or_absent_device_is_refused(monkeypatch, saved):
         with pytest.raises(ValueError, match=r"device is .*'cpu', 'cuda'"):
             check_device(device)
     assert check_device("cpu") == check_device(torch.device("cpu"))
+
+
+def test_a_model_is_pickled_with_its_weights_its_kernel_and_its_metadata():
+    module = MovingFrameGRU(order=4, hidden=8)
+    nn.init.normal_(module.head.weight)
+    metadata = ModelMetadata(
+        "sh", 15, "local", 1, 8, normalisation="power", inputs=module.inputs
+    )
+    for model in (
+        load_model("deterministic"),
+        as_model(module, replace(metadata, architecture="moving_frame")),
+        as_model(module, metadata),  # without a kernel
+    ):
+        twin = pickle.loads(pickle.dumps(model))
+        assert twin.metadata == model.metadata and twin.name == model.name
+        assert (twin.compiled is None) == (model.compiled is None)
+        features = np.ones((2, model.metadata.channels), np.float32)
+        direction, inputs = np.eye(3)[1:], np.ones((2, 5), np.float32)
+        expected, _ = model.step(features, direction, model.init_state(2), inputs)
+        found, _ = twin.step(features, direction, twin.init_state(2), inputs)
+        assert_array_equal(found, expected)

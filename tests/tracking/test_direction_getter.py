@@ -1,5 +1,7 @@
 """RNNDirectionGetter in DIPY's LocalTracking, without seeds given in advance."""
 
+import copy
+import pickle
 import warnings
 
 from dipy.direction import peak_directions
@@ -414,3 +416,33 @@ def test_invalid_arguments_are_refused(newton, follower):
                 3.0,
             )
         )
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, "pickle"])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_getter_is_pickled_and_copied_with_the_same_streamlines(duplicate, ahead):
+    world = NoisyWorld(affine_of((1.0, 2.0, 3.0), OBLIQUE_ROTATION), n_seeds=6)
+    getter = RNNDirectionGetter(
+        world.features,
+        affine=world.affine,
+        max_angle=35.0,
+        pmf_threshold=0.2,
+        seeds=world.seeds if ahead else None,
+    )
+
+    def track(getter):
+        lines = LocalTracking(
+            getter, world.criterion, world.seeds, world.affine, 1.0, max_cross=1
+        )
+        return list(lines)
+
+    expected = track(getter)
+    if duplicate == "pickle":
+        twin = pickle.loads(pickle.dumps(getter))
+    else:
+        twin = duplicate(getter)
+    assert type(twin) is RNNDirectionGetter
+    found = track(twin)
+    assert len(found) == len(expected) > 0
+    for line, other in zip(expected, found):
+        npt.assert_array_equal(line, other)
