@@ -31,8 +31,8 @@ _BACKGROUND = 0.1
 _SAMPLE = 1000
 _MIN_SAMPLE = 30
 # A basis is wrong if the share exceeds that of another basis by this factor, and by
-# this difference. Right data have 0.7 of the share of another basis or less, wrong data
-# 1.4 times the share or more (two brains, orders 4 and 8; doc/features.md).
+# this difference. Right data have up to 0.54 of the share of another basis, and wrong
+# data 1.6 times the share or more (two brains, orders 4, 6 and 8; doc/features.md).
 _WRONG_RATIO = 1.2
 _WRONG_DIFFERENCE = 0.003
 # The bases that the share tells apart. That of tournier07_legacy differs from that of
