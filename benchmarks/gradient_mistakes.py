@@ -136,7 +136,7 @@ def run(*command):
     return done.stdout + done.stderr, time.perf_counter() - start
 
 
-def ask_others(head, case, programs, n_tracks):
+def ask_others(head, white_matter, case, programs, n_tracks):
     """Print what gradlint and dwigradcheck say about the gradients of one case."""
     with tempfile.TemporaryDirectory() as folder:
         bvec = Path(folder) / "dwi.bvec"
@@ -147,7 +147,7 @@ def ask_others(head, case, programs, n_tracks):
         if programs.get("gradlint"):
             text, seconds = run(
                 *(programs["gradlint"], "detect-flip", "--dwi", dwi, "--bvec", bvec),
-                *("--bval", bval, "--mask", mask),
+                *("--bval", bval, "--mask", white_matter),
             )
             line = next(row for row in text.splitlines() if row.startswith("flip:"))
             names = re.search(r"best ([+-]?[xyz])([+-]?[xyz])([+-]?[xyz])", line)
@@ -230,7 +230,13 @@ def main():
                 flush=True,
             )
         if options.beside:
-            ask_others(options.head, case, programs, options.n_tracks)
+            ask_others(
+                options.head,
+                options.work / "seeds.nii.gz",
+                case,
+                programs,
+                options.n_tracks,
+            )
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
 
 

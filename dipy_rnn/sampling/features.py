@@ -15,7 +15,7 @@ import warnings
 import numpy as np
 
 from dipy_rnn._checks import as_contiguous, check_numbers
-from dipy_rnn._typing import ArrayLike, BoolArray, Float32Array
+from dipy_rnn._typing import ArrayLike, Float32Array
 from dipy_rnn.sampling.lobes import (
     better_basis,
     looks_like_fodf,
@@ -423,7 +423,7 @@ def _checked(volume: ArrayLike, name: str) -> Float32Array:
             f"{name} holds {n_infinite} values that are infinite; correct the fit, or "
             "set them to zero with numpy.nan_to_num."
         )
-    has_nan: BoolArray = ~is_finite.all(axis=3)
+    has_nan = np.asarray(~is_finite.all(axis=3))
     n_partly = int(np.count_nonzero(has_nan & is_finite.any(axis=3)))
     partly = f", {n_partly} of them in some values only (check the fit there)"
     warnings.warn(
