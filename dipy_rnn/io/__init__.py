@@ -3,7 +3,6 @@
 from dipy_rnn.io.files import first_line as first_line
 from dipy_rnn.io.files import one_line as one_line
 from dipy_rnn.io.files import shown as shown
-from dipy_rnn.io.fodf import SH_BASES as SH_BASES
 from dipy_rnn.io.fodf import check_sh_format as check_sh_format
 from dipy_rnn.io.fodf import load_features as load_features
 from dipy_rnn.io.fodf import load_pam as load_pam
@@ -21,3 +20,4 @@ from dipy_rnn.io.tractogram import check_format as check_format
 from dipy_rnn.io.tractogram import downsample as downsample
 from dipy_rnn.io.tractogram import read_tractogram as read_tractogram
 from dipy_rnn.io.tractogram import write_tractogram as write_tractogram
+from dipy_rnn.sampling import SH_BASES as SH_BASES

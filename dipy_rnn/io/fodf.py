@@ -14,22 +14,12 @@ import numpy as np
 from dipy_rnn._typing import AnyArray, FloatArray
 from dipy_rnn.io.files import check_is_file, check_size, first_line, shown
 from dipy_rnn.io.images import load_volume
-from dipy_rnn.sampling import SH_FRAMES
+from dipy_rnn.sampling import PEAKS, SH_BASES, SH_FRAMES
 
 if TYPE_CHECKING:
     import h5py
 
     from dipy_rnn.sampling import FeatureVolume
-
-#: Names of the bases of spherical harmonics; the first one is the default of DIPY 1.
-SH_BASES = (
-    "descoteaux07_legacy",
-    "descoteaux07",
-    "tournier07_legacy",
-    "tournier07",
-)
-#: In place of a basis: the file contains peaks.
-PEAKS = "peaks"
 
 _UNIT_TOLERANCE = 1e-3  # of the length of a unit vector
 
@@ -168,13 +158,14 @@ def _may_be_sh(data: AnyArray) -> bool:
 
 
 def _are_unit_vectors(data: AnyArray) -> bool:
-    """Tell whether each three volumes are vectors of length 0 or 1."""
+    """Tell whether each three volumes are vectors of length 0 or 1, or NaN."""
     if data.shape[3] % 3:
         return False
     with np.errstate(over="ignore", invalid="ignore"):  # then a length is not 1
         lengths = np.linalg.norm(data.reshape(-1, 3), axis=1)
     is_one = np.abs(lengths - 1) < _UNIT_TOLERANCE
-    return bool(is_one.any() and (is_one | (lengths == 0)).all())
+    is_none = (lengths == 0) | np.isnan(lengths)
+    return bool(is_one.any() and (is_one | is_none).all())
 
 
 def load_pam(path: Path, *names: str) -> SimpleNamespace:

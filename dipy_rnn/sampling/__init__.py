@@ -2,11 +2,11 @@
 
 from dipy_rnn.sampling.cone import Cone, cone_of, into_cone
 from dipy_rnn.sampling.features import (
-    BASES,
+    PEAKS,
     SH_FRAMES,
     FeatureVolume,
+    SHFormat,
     fodf_features,
-    looks_like_fodf,
     pam_basis,
     pam_features,
     peaks_features,
@@ -20,15 +20,24 @@ from dipy_rnn.sampling.interpolate import (
     local_maxima,
     sample,
 )
-from dipy_rnn.sampling.lobes import lobes
+from dipy_rnn.sampling.lobes import (
+    better_basis,
+    is_clear_basis,
+    lobes,
+    looks_like_fodf,
+    negative_shares,
+)
 from dipy_rnn.sampling.peaks import MAX_PEAKS, first_directions
 from dipy_rnn.sampling.rotation import (
+    BASES,
     MAX_ORDER,
+    SH_BASES,
     Turns,
     quarter_turns,
     rotate,
     rotate_all,
     sh_order,
+    to_package_basis,
     with_order,
 )
 
@@ -40,17 +49,23 @@ __all__ = [
     "MAX_PEAKS",
     "NOTHING_AHEAD",
     "OUTSIDE",
+    "PEAKS",
+    "SH_BASES",
     "SH_FRAMES",
     "Cone",
     "FeatureVolume",
+    "SHFormat",
     "Turns",
+    "better_basis",
     "cone_of",
     "first_directions",
     "fodf_features",
     "into_cone",
+    "is_clear_basis",
     "lobes",
     "local_maxima",
     "looks_like_fodf",
+    "negative_shares",
     "pam_basis",
     "pam_features",
     "peaks_features",
@@ -60,5 +75,6 @@ __all__ = [
     "rotate_all",
     "sample",
     "sh_order",
+    "to_package_basis",
     "with_order",
 ]

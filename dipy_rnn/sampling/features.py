@@ -8,39 +8,56 @@ x, y and z, are converted once, in this module, before tracking starts.
 The *order* of spherical harmonics is the largest l of their coefficients.
 """
 
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from typing import Any
 import warnings
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dipy_rnn._checks import as_contiguous, check_numbers
-from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array
+from dipy_rnn._typing import ArrayLike, Float32Array
 from dipy_rnn.sampling.lobes import (
     are_diffusivities,
+    better_basis,
+    looks_like_fodf,
+    negative_shares,
     peaks_to_sh,
     principal_directions,
 )
-from dipy_rnn.sampling.rotation import rotate_all, sh_order
+from dipy_rnn.sampling.rotation import BASES, rotate_all, sh_order, to_package_basis
 from dipy_rnn.spatial import axes, check_affine
-
-#: Bases that DIPY can write, each in a legacy and a new form.
-BASES = ("descoteaux07", "tournier07")
-
 
 #: Axes along which coefficients can be given.
 SH_FRAMES = ("voxel", "scanner")
 
 
-# Limit for the median ratio of the power of l = 2 to that of l = 0, in the quarter of
-# voxels with the largest ratios. The median is 1.2 to 2.1 for CSD, and 0.01 to 0.4 for
-# the ODFs of CSA, Q-ball, OPDT and GQI (two brains, orders 4 and 8; doc/features.md).
-_FODF_RATIO = 0.7
+#: In place of a basis: the coefficients were made of peaks.
+PEAKS = "peaks"
 
-# In background voxels the power of l = 0 is below this share of its 99th percentile.
-_BACKGROUND = 0.1
+
+@dataclass(frozen=True)
+class SHFormat:
+    """The basis and the axes in which coefficients, or peaks, were given.
+
+    Parameters
+    ----------
+    basis : str
+        One of ``SH_BASES``, or ``PEAKS``.
+    frame : str
+        One of ``SH_FRAMES``.
+    is_known : bool, optional
+        Whether the data themselves say so: a peaks and metrics file with a matrix B.
+        Otherwise the user said so, or it is the default.
+
+    Examples
+    --------
+    >>> SHFormat("tournier07", "scanner").is_known
+    False
+    """
+
+    basis: str
+    frame: str
+    is_known: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +74,8 @@ class FeatureVolume:
         ``"raw"``: any other features, which are interpolated and not rotated.
     name : str, optional
         Its name in error messages: an argument or a file.
+    sh_format : SHFormat, optional
+        How the coefficients were given. None if they were given as they are here.
 
     Examples
     --------
@@ -67,6 +86,7 @@ class FeatureVolume:
     data: Float32Array
     kind: str
     name: str = "features"
+    sh_format: SHFormat | None = None
 
 
 def raw_features(data: ArrayLike, *, name: str = "features") -> FeatureVolume:
@@ -75,7 +95,7 @@ def raw_features(data: ArrayLike, *, name: str = "features") -> FeatureVolume:
     Parameters
     ----------
     data : array_like of shape (X, Y, Z, C)
-        Finite numbers.
+        A voxel that holds NaN has no data.
     name : str, optional
         Its name in error messages.
 
@@ -86,7 +106,12 @@ def raw_features(data: ArrayLike, *, name: str = "features") -> FeatureVolume:
     Raises
     ------
     ValueError
-        If it does not have four axes, is empty, or holds NaN or infinity.
+        If it does not have four axes, is empty, or holds infinity.
+
+    Warns
+    -----
+    UserWarning
+        If voxels hold NaN, with their number. They are set to zero.
 
     Examples
     --------
@@ -110,7 +135,7 @@ def fodf_features(
     Parameters
     ----------
     shcoeff : array_like of shape (X, Y, Z, C)
-        Coefficients of an even order, 4 or higher.
+        Coefficients of an even order, 4 or higher. A voxel that holds NaN has no data.
     basis_type : str, optional
         ``"descoteaux07"`` (also for None, with every version of DIPY) or
         ``"tournier07"``.
@@ -133,14 +158,15 @@ def fodf_features(
     ------
     ValueError
         If shape, number of coefficients, basis or axes differ from the above. If the
-        affine is invalid, or is missing for scanner axes. If the volume holds NaN or
+        affine is invalid, or is missing for scanner axes. If the volume holds
         infinity, or only zeros except for l = 0.
 
     Warns
     -----
     UserWarning
         If the coefficients look like a diffusion ODF (CSA, Q-ball, GQI) and not like
-        a fibre ODF.
+        a fibre ODF. If they seem to be in another basis. If voxels hold NaN, with their
+        number. They are set to zero.
 
     Examples
     --------
@@ -174,21 +200,40 @@ def fodf_features(
             f"{name} has no direction anywhere: it holds only zeros above order 0."
         )
 
-    if (basis, legacy) != ("tournier07", False):
-        places, factors = _to_package_basis(order, basis, legacy)
+    sh_basis = basis + "_legacy" * legacy
+    if sh_basis != "tournier07":
+        places, factors = to_package_basis(order, sh_basis)
         coeffs = np.take(coeffs, places, axis=3)
         coeffs *= factors
-    if sh_frame == "scanner":
-        if affine is None:
-            raise ValueError("sh_frame='scanner' needs the affine; pass affine.")
-        coeffs = rotate_all(coeffs, axes(check_affine(affine)).T)
-    if not looks_like_fodf(coeffs):
+    if looks_like_fodf(coeffs):
+        _check_basis(coeffs, sh_basis, name)
+    else:
         warnings.warn(
             f"{name} does not look like a fibre ODF (is it a CSA, Q-ball or GQI ODF?); "
             "the shipped models expect one, for example from dipy_fit_csd.",
             stacklevel=2,
         )
-    return FeatureVolume(coeffs, "sh", name)
+    if sh_frame == "scanner":
+        if affine is None:
+            raise ValueError("sh_frame='scanner' needs the affine; pass affine.")
+        coeffs = rotate_all(coeffs, axes(check_affine(affine)).T)
+    return FeatureVolume(coeffs, "sh", name, SHFormat(sh_basis, sh_frame))
+
+
+def _check_basis(coeffs: Float32Array, sh_basis: str, name: str) -> None:
+    """Warn if coefficients, in the package's basis, seem to be in another basis."""
+    shares = negative_shares(coeffs, sh_basis)
+    better = better_basis(shares, sh_basis)
+    if better:
+        mrtrix = ", with --sh_frame scanner if MRtrix3 wrote it"
+        warnings.warn(
+            f"{name} seems to be in the basis {better}, not in {sh_basis}: "
+            f"{shares[sh_basis]:.1%} of the energy of its lobes is negative, in "
+            f"{better} {shares[better]:.1%}; try --sh_basis {better}"
+            f"{mrtrix if better == 'tournier07' else ''} (in Python: basis_type and "
+            "legacy).",
+            stacklevel=3,
+        )
 
 
 def peaks_features(
@@ -246,35 +291,8 @@ def peaks_features(
         )
         directions, values = principal[..., None, :], None
     coeffs = peaks_to_sh(directions, values, name=name)
-    return fodf_features(coeffs, sh_frame=frame, affine=affine, name=name)
-
-
-@cache
-def _to_package_basis(
-    order: int, basis: str, legacy: bool
-) -> tuple[NDArray[np.intp], Float32Array]:
-    """Return the index of each coefficient in DIPY's basis, and its sign.
-
-    Each of DIPY's bases differs from the package's only in the sequence and the signs
-    of the coefficients. Both are read from DIPY's conversion of unit vectors.
-    """
-    from dipy.reconst.shm import (
-        convert_sh_descoteaux_tournier,
-        convert_sh_from_legacy,
-        convert_sh_to_legacy,
-    )
-
-    units = np.eye((order + 1) * (order + 2) // 2)
-    with warnings.catch_warnings():  # DIPY warns of the legacy bases it writes
-        warnings.simplefilter("ignore", PendingDeprecationWarning)
-        if basis == "descoteaux07":
-            if not legacy:
-                units = convert_sh_to_legacy(units, basis)
-            units = convert_sh_descoteaux_tournier(units)
-        elif legacy:
-            units = convert_sh_from_legacy(units, basis)
-    places = np.argmax(np.abs(units), axis=0)
-    return places, units[places, np.arange(len(places))].astype(np.float32)
+    features = fodf_features(coeffs, sh_frame=frame, affine=affine, name=name)
+    return replace(features, sh_format=SHFormat(PEAKS, frame))
 
 
 def pam_features(
@@ -341,9 +359,14 @@ def pam_features(
                 "evecs.nii.gz."
             )
         return peaks_features(directions, values, name=name)
+    is_known = basis_type is None
     if basis_type is None:
         basis_type, legacy = pam_basis(pam, name=name)
-    return fodf_features(pam.shm_coeff, basis_type=basis_type, legacy=legacy, name=name)
+    features = fodf_features(
+        pam.shm_coeff, basis_type=basis_type, legacy=legacy, name=name
+    )
+    sh_basis = basis_type + "_legacy" * legacy
+    return replace(features, sh_format=SHFormat(sh_basis, SH_FRAMES[0], is_known))
 
 
 def pam_basis(pam: Any, *, name: str = "pam") -> tuple[str, bool]:
@@ -409,37 +432,6 @@ def pam_basis(pam: Any, *, name: str = "pam") -> tuple[str, bool]:
     )
 
 
-def looks_like_fodf(coeffs: AnyArray) -> bool:
-    """Tell whether coefficients have the sharp lobes of fibre ODFs.
-
-    Parameters
-    ----------
-    coeffs : ndarray of shape (X, Y, Z, C)
-        Spherical harmonics of order 4 or more, in any orthonormal basis.
-
-    Returns
-    -------
-    sharp : bool
-        Whether the median ratio of the power of l = 2 to that of l = 0 is above 0.7.
-        The median is taken over the quarter of voxels with the largest ratios.
-        Background is excluded: voxels in which the power of l = 0 is below 0.1 of its
-        99th percentile. False if all voxels are zero.
-
-    Examples
-    --------
-    >>> flat = np.zeros((1, 1, 1, 15)); flat[..., :2] = 1.0, 0.1
-    >>> looks_like_fodf(flat)
-    False
-    """
-    whole = np.square(coeffs[..., 0], dtype=np.float64)
-    filled = (whole > 0) & (whole >= _BACKGROUND * np.quantile(whole, 0.99))
-    if not filled.any():
-        return False
-    order2 = np.square(coeffs[..., 1:6], dtype=np.float64).sum(axis=-1)
-    ratio = order2[filled] / whole[filled]
-    return bool(np.median(ratio[ratio >= np.quantile(ratio, 0.75)]) > _FODF_RATIO)
-
-
 def _checked(volume: ArrayLike, name: str) -> Float32Array:
     """Return a volume (X, Y, Z, C) as float32, or raise ValueError."""
     volume = check_numbers(volume, name)
@@ -449,10 +441,21 @@ def _checked(volume: ArrayLike, name: str) -> Float32Array:
             "is needed."
         )
     volume = as_contiguous(volume, name, np.float32)
-    n_bad = volume.size - np.count_nonzero(np.isfinite(volume))
-    if n_bad:
+    is_finite = np.isfinite(volume)
+    if is_finite.all():
+        return volume
+    n_infinite = int(np.isinf(volume).sum())
+    if n_infinite:
         raise ValueError(
-            f"{name} holds {n_bad} values that are NaN or infinite; "
-            "correct the fit, or set them to zero with numpy.nan_to_num."
+            f"{name} holds {n_infinite} values that are infinite; correct the fit, or "
+            "set them to zero with numpy.nan_to_num."
         )
-    return volume
+    has_nan = np.asarray(~is_finite.all(axis=3))
+    n_partly = int(np.count_nonzero(has_nan & is_finite.any(axis=3)))
+    partly = f", {n_partly} of them in some values only (check the fit there)"
+    warnings.warn(
+        f"{name} holds NaN in {np.count_nonzero(has_nan)} of {has_nan.size} voxels"
+        f"{partly if n_partly else ''}; they count as voxels without data.",
+        stacklevel=3,
+    )
+    return np.where(has_nan[..., None], np.float32(0), volume)

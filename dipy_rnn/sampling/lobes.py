@@ -1,4 +1,4 @@
-"""Lobes: fibre directions as spherical harmonics.
+"""Lobes: fibre directions as spherical harmonics, and whether an fODF has lobes.
 
 The coefficients of a lobe of order 8 are polynomials in x, y and z of its direction.
 All terms are of degree 8, because a direction and its opposite have the same lobe. So
@@ -22,12 +22,34 @@ from dipy_rnn._typing import (
     BoolArray,
     Float32Array,
     FloatArray,
+    IntArray,
 )
+from dipy_rnn.sampling.rotation import SH_BASES, sh_order, to_package_basis
 
 _ORDER = 8  # of an fODF made of peaks: the largest that the shipped models use
 _EXPONENTS = np.array(
     [(a, b, _ORDER - a - b) for a in range(_ORDER + 1) for b in range(_ORDER + 1 - a)]
 )
+# Limit for the median ratio of the power of l = 2 to that of l = 0, in the quarter of
+# voxels with the largest ratios. The median is 1.2 to 2.1 for CSD, and 0.01 to 0.4 for
+# the ODFs of CSA, Q-ball, OPDT and GQI (two brains, orders 4 and 8; doc/features.md).
+_FODF_RATIO = 0.7
+
+# In background voxels the power of l = 0 is below this share of its 99th percentile.
+_BACKGROUND = 0.1
+
+# Share of negative energy: voxels that are looked at, and the fewest to judge by.
+_SAMPLE = 1000
+_MIN_SAMPLE = 30
+# A basis is wrong if the share exceeds that of another basis by this factor, and by
+# this difference. Right data have up to 0.54 of the share of another basis, and wrong
+# data 1.6 times the share or more (two brains, orders 4, 6 and 8; doc/features.md).
+_WRONG_RATIO = 1.2
+_WRONG_DIFFERENCE = 0.003
+# The bases that the share tells apart. That of tournier07_legacy differs from that of
+# tournier07 by its scale, which smooths or sharpens the lobes.
+_SHAPES = ("descoteaux07_legacy", "descoteaux07", "tournier07")
+
 _BLOCK = 1024  # voxels at a time: each needs about 2 kB for each of its peaks
 
 # How far the dot products of unit vectors, stored as float32, may be from those of
@@ -252,6 +274,168 @@ def _factors() -> FloatArray:
     monomials = _monomials(directions).T
     factors = np.linalg.lstsq(monomials, lobes(directions))[0]
     return factors.astype(np.float64)
+
+
+def looks_like_fodf(coeffs: AnyArray) -> bool:
+    """Tell whether coefficients have the sharp lobes of fibre ODFs.
+
+    Parameters
+    ----------
+    coeffs : ndarray of shape (X, Y, Z, C)
+        Spherical harmonics of order 4 or more, in any orthonormal basis.
+
+    Returns
+    -------
+    sharp : bool
+        Whether the median ratio of the power of l = 2 to that of l = 0 is above 0.7.
+        The median is taken over the quarter of voxels with the largest ratios.
+        Background is excluded: voxels in which the power of l = 0 is below 0.1 of its
+        99th percentile. False if all voxels are zero.
+
+    Examples
+    --------
+    >>> flat = np.zeros((1, 1, 1, 15)); flat[..., :2] = 1.0, 0.1
+    >>> looks_like_fodf(flat)
+    False
+    """
+    _, ratios = _sharpest(coeffs)
+    return bool(len(ratios) and np.median(ratios) > _FODF_RATIO)
+
+
+def _sharpest(coeffs: AnyArray) -> tuple[IntArray, FloatArray]:
+    """Return the quarter of the filled voxels with the largest ratios of powers.
+
+    Flat indices of the voxels, and their ratios of the power of l = 2 to that of l = 0.
+    """
+    whole = np.square(coeffs[..., 0], dtype=np.float64)
+    filled = (whole > 0) & (whole >= _BACKGROUND * np.quantile(whole, 0.99))
+    order2 = np.square(coeffs[..., 1:6], dtype=np.float64).sum(axis=-1)
+    voxels, ratios = np.flatnonzero(filled), order2[filled] / whole[filled]
+    used = ratios >= np.quantile(ratios, 0.75) if len(ratios) else slice(0)
+    return voxels[used], ratios[used]
+
+
+def negative_shares(coeffs: AnyArray, sh_basis: str) -> dict[str, float]:
+    """Return how negative an fODF is if its coefficients are read in each basis.
+
+    An fODF has hardly any negative values. Coefficients that are read in a wrong basis
+    have many.
+
+    Parameters
+    ----------
+    coeffs : ndarray of shape (X, Y, Z, C)
+        Converted to the package's basis from `sh_basis`, and not rotated since.
+    sh_basis : str
+        One of ``SH_BASES``.
+
+    Returns
+    -------
+    shares : dict of str to float
+        For each of ``SH_BASES``, the share of the energy (the squared values) that is
+        in negative values: the median of up to 1000 voxels with sharp lobes. Empty if
+        fewer than 30 voxels have sharp lobes.
+
+    Examples
+    --------
+    >>> directions = np.random.default_rng(0).normal(size=(200, 3))
+    >>> places, factors = to_package_basis(8, "descoteaux07")
+    >>> wrong = lobes(directions)[:, places] * factors
+    >>> shares = negative_shares(wrong[None, None], "descoteaux07")
+    >>> round(shares["descoteaux07"], 2), round(shares["descoteaux07_legacy"], 2)
+    (0.19, 0.02)
+    """
+    from dipy.data import get_sphere
+    from dipy.reconst.shm import real_sh_tournier
+
+    voxels, _ = _sharpest(coeffs)
+    if len(voxels) < _MIN_SAMPLE:
+        return {}
+    voxels = voxels[:: -(-len(voxels) // _SAMPLE)]
+    rows = coeffs.reshape(-1, coeffs.shape[-1])[voxels].astype(np.float64)
+    # Scaled, so that no square overflows. Only shares matter.
+    rows /= np.abs(rows).max(axis=1, keepdims=True)
+    order = sh_order(rows.shape[1])
+    vertices = get_sphere(name="repulsion724").vertices
+    x, y, z = vertices[vertices[:, 2] >= 0].T  # the values are the same at -x, -y, -z
+    harmonics: FloatArray = real_sh_tournier(
+        order, np.arctan2(np.hypot(x, y), z), np.arctan2(y, x), legacy=False
+    )[0]
+    places, factors = to_package_basis(order, sh_basis)
+    stored = np.empty_like(rows)
+    stored[:, places] = rows / factors
+    shares = {}
+    for basis in SH_BASES:
+        places, factors = to_package_basis(order, basis)
+        energy = np.einsum("nc,vc->nv", stored[:, places] * factors, harmonics)
+        is_negative = energy < 0
+        energy **= 2
+        of_voxels = (energy * is_negative).sum(axis=1) / energy.sum(axis=1)
+        shares[basis] = float(np.median(of_voxels))
+    return shares
+
+
+def better_basis(shares: dict[str, float], sh_basis: str) -> str | None:
+    """Return the basis in which coefficients seem to be, if it is another one.
+
+    Parameters
+    ----------
+    shares : dict of str to float
+        As :func:`negative_shares` returns.
+    sh_basis : str
+        The basis in which the coefficients were read.
+
+    Returns
+    -------
+    better : str or None
+        None if the given basis fits, or if it cannot be told. ``"tournier07"`` also
+        stands for ``"tournier07_legacy"``. The shares do not tell these two apart.
+
+    Examples
+    --------
+    >>> shares = dict.fromkeys(SH_BASES, 0.15) | {"tournier07": 0.01}
+    >>> better_basis(shares, "descoteaux07"), better_basis(shares, "tournier07")
+    ('tournier07', None)
+    """
+    best = _best_other(shares, sh_basis)
+    if best and shares[sh_basis] > _WRONG_RATIO * shares[best] + _WRONG_DIFFERENCE:
+        return best
+    return None
+
+
+def is_clear_basis(shares: dict[str, float], sh_basis: str) -> bool:
+    """Tell whether an fODF is clearly less negative in a basis than in the others.
+
+    Parameters
+    ----------
+    shares : dict of str to float
+        As :func:`negative_shares` returns.
+    sh_basis : str
+        The basis in which the coefficients were read.
+
+    Returns
+    -------
+    is_clear : bool
+        ``tournier07`` and its legacy form are not compared.
+
+    Examples
+    --------
+    >>> shares = dict.fromkeys(SH_BASES, 0.15)
+    >>> is_clear_basis(shares, "tournier07")
+    False
+    >>> is_clear_basis(shares | {"tournier07": 0.01}, "tournier07")
+    True
+    """
+    best = _best_other(shares, sh_basis)
+    return bool(best) and (
+        shares[best] > _WRONG_RATIO * shares[sh_basis] + _WRONG_DIFFERENCE
+    )
+
+
+def _best_other(shares: dict[str, float], sh_basis: str) -> str:
+    """Return the basis of another shape with the smallest share; "" without shares."""
+    own = "tournier07" if sh_basis == "tournier07_legacy" else sh_basis
+    others = [name for name in _SHAPES if name != own]
+    return min(others, key=shares.__getitem__) if shares else ""
 
 
 def _as_vectors(directions: ArrayLike, name: str) -> AnyArray:

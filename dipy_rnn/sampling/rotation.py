@@ -1,13 +1,16 @@
-"""Spherical harmonics: orders, and rotation into local frames.
+"""Spherical harmonics: bases, orders, and rotation into local frames.
 
-Coefficients are in MRtrix3's basis (``tournier07``, not legacy). This module checks
-arguments and allocates results. The kernel in ``_interp.pyx`` rotates.
+Coefficients are in MRtrix3's basis (``tournier07``, not legacy). This is *the package's
+basis*. Functions that rotate check arguments and allocate results. The kernel in
+``_interp.pyx`` rotates.
 """
 
 from functools import cache
 from typing import TypeAlias
+import warnings
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dipy_rnn import _interp
 from dipy_rnn._checks import as_contiguous, check_number
@@ -18,6 +21,17 @@ from dipy_rnn.spatial import handedness as handedness_of
 Turns: TypeAlias = tuple[  # what quarter_turns returns
     Int32Array, Int32Array, Float32Array, Int32Array, Int32Array, Float32Array
 ]
+
+#: Bases that DIPY can write, each in a legacy and a new form.
+BASES = ("descoteaux07", "tournier07")
+
+#: Names of these bases and forms; the first one is the default of DIPY 1.
+SH_BASES = (
+    "descoteaux07_legacy",
+    "descoteaux07",
+    "tournier07_legacy",
+    "tournier07",
+)
 
 #: The highest spherical harmonic order that the rotation kernel takes.
 MAX_ORDER = 16
@@ -55,6 +69,56 @@ def sh_order(n_coeffs: int) -> int:
         f"{n_coeffs} coefficients belong to no even order up to {MAX_ORDER}; "
         "15 (order 4), 28 (6), 45 (8), 66 (10) .. are allowed."
     )
+
+
+@cache
+def to_package_basis(
+    order: int, sh_basis: str
+) -> tuple[NDArray[np.intp], Float32Array]:
+    """Return how coefficients of one of DIPY's bases become those of the package's.
+
+    Each of DIPY's bases differs from the package's only in the sequence, the signs and
+    the scales of the coefficients. They are read from DIPY's conversion of unit
+    vectors.
+
+    Parameters
+    ----------
+    order : int
+        Even spherical harmonic order.
+    sh_basis : str
+        One of ``SH_BASES``.
+
+    Returns
+    -------
+    places : ndarray of shape (C,)
+        Index, in DIPY's basis, of each coefficient of the package's basis.
+    factors : ndarray of shape (C,)
+        Factors of these coefficients.
+
+    Examples
+    --------
+    >>> places, factors = to_package_basis(2, "descoteaux07_legacy")
+    >>> places.tolist(), factors.tolist()
+    ([0, 5, 4, 3, 2, 1], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    """
+    from dipy.reconst.shm import (
+        convert_sh_descoteaux_tournier,
+        convert_sh_from_legacy,
+        convert_sh_to_legacy,
+    )
+
+    basis, legacy = sh_basis.removesuffix("_legacy"), sh_basis.endswith("_legacy")
+    units = np.eye((order + 1) * (order + 2) // 2)
+    with warnings.catch_warnings():  # DIPY warns of the legacy bases it writes
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        if basis == "descoteaux07":
+            if not legacy:
+                units = convert_sh_to_legacy(units, basis)
+            units = convert_sh_descoteaux_tournier(units)
+        elif legacy:
+            units = convert_sh_from_legacy(units, basis)
+    places = np.argmax(np.abs(units), axis=0)
+    return places, units[places, np.arange(len(places))].astype(np.float32)
 
 
 def with_order(coeffs: AnyArray, order: int) -> AnyArray:

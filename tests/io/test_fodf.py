@@ -54,7 +54,7 @@ def test_fifteen_volumes_are_spherical_harmonics_unless_they_are_unit_vectors(
 ):
     path = tmp_path / "peaks.nii.gz"
     coeffs = np.zeros((*SHAPE, 15), np.float32)
-    coeffs[..., [0, 4, 12]] = 1, 2, 2
+    coeffs[..., [0, 3, 10]] = 1, 2, 2
     save_nifti(path, coeffs, AFFINE)
     features, _ = load_features(path, "sh", None, "voxel")
     assert features.data.shape == (*SHAPE, 15)
@@ -68,7 +68,7 @@ def test_fifteen_volumes_are_spherical_harmonics_unless_they_are_unit_vectors(
 def test_values_too_large_for_a_length_are_not_unit_vectors(tmp_path):
     path = tmp_path / "peaks.nii.gz"
     coeffs = np.zeros((*SHAPE, 15), np.float32)
-    coeffs[..., [0, 4, 12]] = 1e38
+    coeffs[..., [0, 3, 10]] = 1e38
     save_nifti(path, coeffs, AFFINE)
     features, _ = load_features(path, "sh", None, "voxel")
     assert features.data.shape == (*SHAPE, 15)
@@ -78,4 +78,13 @@ def test_an_image_of_zero_peaks_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "peaks.nii.gz"
     save_nifti(path, np.zeros((*SHAPE, 9), np.float32), AFFINE)
     with pytest.raises(ValueError, match=r"peaks\.nii\.gz has no peak anywhere"):
+        load_features(path, "sh", None, "voxel")
+
+
+def test_peaks_with_nan_outside_the_brain_are_unit_vectors_too(peaks, tmp_path):
+    path = tmp_path / "peaks.nii.gz"
+    unit = peaks / np.maximum(np.linalg.norm(peaks, axis=-1, keepdims=True), 1e-9)
+    unit[0] = np.nan
+    save_nifti(path, unit.reshape(*SHAPE, 15), AFFINE)
+    with pytest.raises(ValueError, match=r"15 volumes.*add sh_basis peaks"):
         load_features(path, "sh", None, "voxel")

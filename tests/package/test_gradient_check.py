@@ -1,5 +1,6 @@
 """Flipped and swapped gradient axes: the 24 cases, and which one is correct."""
 
+from dataclasses import replace
 import re
 
 from dipy.core.gradients import gradient_table
@@ -20,8 +21,16 @@ from dipy_rnn.gradient_check import (
     check_gradients,
     reoriented,
 )
+from dipy_rnn.gradient_check.cases import flags_of, other_frame, reread, same_case
 from dipy_rnn.phantom import Bundle, Phantom, random_phantom
-from dipy_rnn.sampling import FeatureVolume, fodf_features, raw_features
+from dipy_rnn.sampling import (
+    SH_BASES,
+    FeatureVolume,
+    SHFormat,
+    fodf_features,
+    peaks_features,
+    raw_features,
+)
 from dipy_rnn.stopping import BinaryStoppingCriterion
 
 ONE_THREAD = {"step_size": 1.0, "nbr_threads": 1}
@@ -57,6 +66,11 @@ def lengths(longest=GIVEN, by=1.0, n=100):
     return {
         case: np.full(n, 10.0 * (by if case == longest else 1)) for case in AXIS_CASES
     }
+
+
+def of_given(of_cases):
+    """Return the check of lengths with the given options."""
+    return GradientCheck.from_lengths({"": of_cases})
 
 
 def test_there_are_24_cases_and_no_two_differ_only_by_sign():
@@ -132,7 +146,7 @@ def test_features_that_cannot_be_rotated_are_an_error():
 def test_the_longest_case_is_found_and_the_others_are_compared_with_it():
     of_cases = lengths()
     of_cases["x -y z"] = np.array([20.0, 40.0] * 50)
-    check = GradientCheck.from_lengths(of_cases)
+    check = of_given(of_cases)
     assert check.candidates == ("x -y z",)
     assert [row.case for row in check.rows[:2]] == ["x -y z", GIVEN]
     given = check.rows[1]
@@ -147,26 +161,26 @@ def test_the_longest_case_is_found_and_the_others_are_compared_with_it():
 
 
 def test_10_percent_and_four_standard_errors_are_needed():
-    assert len(GradientCheck.from_lengths(lengths(by=1.09)).candidates) == 24
-    assert GradientCheck.from_lengths(lengths(by=1.11)).candidates == (GIVEN,)
+    assert len(of_given(lengths(by=1.09)).candidates) == 24
+    assert of_given(lengths(by=1.11)).candidates == (GIVEN,)
     # One seed of n is longer by 10 n mm: mean and standard error are 10 mm.
     of_cases = lengths()
     of_cases[GIVEN][0] += 1000
-    assert len(GradientCheck.from_lengths(of_cases).candidates) == 24
+    assert len(of_given(of_cases).candidates) == 24
     # Half of the seeds are longer by 20 mm: a mean of 10 mm, standard error 1.005 mm.
     of_cases[GIVEN] = np.array([10.0, 30.0] * 50)
-    assert GradientCheck.from_lengths(of_cases).candidates == (GIVEN,)
+    assert of_given(of_cases).candidates == (GIVEN,)
 
 
 def test_the_lengths_of_each_seed_are_compared():
     """Lengths vary much between seeds, but all are longer by 20 percent."""
     of_seeds = np.geomspace(1, 200, 40)
     of_cases = dict.fromkeys(AXIS_CASES, of_seeds) | {"z x y": 1.2 * of_seeds}
-    assert GradientCheck.from_lengths(of_cases).candidates == ("z x y",)
+    assert of_given(of_cases).candidates == ("z x y",)
 
 
 def test_without_streamlines_there_is_no_clear_result():
-    check = GradientCheck.from_lengths(dict.fromkeys(AXIS_CASES, np.zeros(50)))
+    check = of_given(dict.fromkeys(AXIS_CASES, np.zeros(50)))
     assert len(check.candidates) == 24 and check.rows[0].ratio == np.inf
     assert check.verdict.startswith("No clear answer")
 
@@ -185,7 +199,7 @@ VERDICTS = {
 
 @pytest.mark.parametrize("case", VERDICTS)
 def test_the_verdict_is_one_line_with_the_correction(case):
-    check = GradientCheck.from_lengths(lengths(longest=case, by=2.0))
+    check = of_given(lengths(longest=case, by=2.0))
     assert check.verdict == VERDICTS[case]
 
 
@@ -206,13 +220,13 @@ WITHOUT_OTHERS = {
 @pytest.mark.parametrize("case", WITHOUT_OTHERS)
 def test_there_is_no_factor_if_only_one_case_has_streamlines(case):
     of_cases = dict.fromkeys(AXIS_CASES, np.zeros(40)) | {case: np.arange(40) + 10.0}
-    assert GradientCheck.from_lengths(of_cases).verdict == WITHOUT_OTHERS[case]
+    assert of_given(of_cases).verdict == WITHOUT_OTHERS[case]
 
 
 def test_there_is_no_factor_if_several_other_cases_have_streamlines():
     of_cases = dict.fromkeys(AXIS_CASES, np.zeros(40))
     of_cases |= dict.fromkeys(["-x y z", "x -y z"], np.arange(40) + 10.0)
-    assert GradientCheck.from_lengths(of_cases).verdict == (
+    assert of_given(of_cases).verdict == (
         "The gradients look wrong, but it is not clear how: there are no streamlines "
         "with the unchanged gradients, but there are with (-x y z), (x -y z)"
     )
@@ -230,7 +244,7 @@ def test_a_check_of_one_case_has_a_verdict(case, ratio, begin):
 def test_the_rows_of_a_verdict_are_those_of_its_case():
     n_mixed_up = 0
     for case, matrix in AXIS_CASES.items():
-        verdict = GradientCheck.from_lengths(lengths(longest=case, by=2.0)).verdict
+        verdict = of_given(lengths(longest=case, by=2.0)).verdict
         if "mixed up" in verdict:
             n_mixed_up += 1
             told = re.findall(r"(minus )?row (\d)", verdict)
@@ -294,3 +308,184 @@ def test_too_few_seeds_are_an_error():
             np.zeros((29, 3)),
             phantom.affine,
         )
+
+
+# Options: the basis and the axes of the coefficients
+
+MRTRIX = SHFormat("tournier07", "scanner")
+OF_MRTRIX = "--sh_basis tournier07 --sh_frame scanner"
+
+
+@pytest.mark.parametrize("frame", ["voxel", "scanner"])
+@pytest.mark.parametrize("basis", SH_BASES)
+def test_reading_again_is_the_same_as_reading_so_at_first(oblique_affine, basis, frame):
+    affine = oblique_affine(-1.0)
+    stored = np.random.default_rng(0).normal(size=(2, 1, 1, 28))
+
+    def read(basis, frame):
+        return fodf_features(
+            stored,
+            basis_type=basis.removesuffix("_legacy"),
+            legacy=basis.endswith("_legacy"),
+            sh_frame=frame,
+            affine=affine,
+        )
+
+    expected = read(basis, frame)
+    for given in (SHFormat("descoteaux07", "voxel"), MRTRIX):
+        again = reread(read(given.basis, given.frame), expected.sh_format, affine)
+        npt.assert_allclose(again.data, expected.data, atol=1e-5)
+        assert again.sh_format == SHFormat(basis, frame)
+
+
+def test_peaks_are_read_along_the_other_axes(oblique_affine):
+    affine = oblique_affine(1.0)
+    directions = np.random.default_rng(0).normal(size=(2, 2, 1, 1, 3))
+    voxel = peaks_features(directions)
+    scanner = peaks_features(directions, frame="scanner", affine=affine)
+    again = reread(voxel, other_frame(voxel.sh_format), affine)
+    npt.assert_allclose(again.data, scanner.data, atol=1e-5)
+
+
+def test_options_are_those_that_change_one_format_into_another():
+    default = SHFormat("descoteaux07_legacy", "voxel")
+    assert flags_of(MRTRIX, default) == OF_MRTRIX
+    assert flags_of(default, MRTRIX) == OF_MRTRIX.replace(
+        "tournier07 --sh_frame scanner", "descoteaux07_legacy --sh_frame voxel"
+    )
+    assert flags_of(other_frame(default), default) == "--sh_frame scanner"
+    assert flags_of(MRTRIX, MRTRIX) == ""
+
+
+def test_a_rotation_is_one_of_the_cases_within_half_a_degree():
+    for matrix in signed_permutations():
+        (expected,) = (
+            case
+            for case, each in AXIS_CASES.items()
+            if np.array_equal(each, matrix) or np.array_equal(each, -matrix)
+        )
+        assert same_case(matrix) == expected
+    for degrees, expected in (
+        (0.4, "x y z"),
+        (0.6, None),
+        (45, None),
+        (89.7, "-y x z"),
+    ):
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        assert same_case(np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])) == expected
+
+
+def check_as_read(affine, given, case=GIVEN, *, n_seeds=100, order=8):
+    """Check a phantom that was written as MRtrix3 does, and is read as if `given`."""
+    phantom = random_phantom(3, shape=(20, 20, 20)).on_grid(affine, (20, 20, 20))
+    mask = phantom.mask()
+    seeds = random_seeds_from_mask(
+        mask, affine, seeds_count=n_seeds, seed_count_per_voxel=False, random_seed=1
+    )
+    fodf = fodf_features(phantom.fodf(order, noise=0.1))
+    written = replace(reoriented(fodf, case), sh_format=MRTRIX)
+    return check_gradients(
+        reread(written, given, affine),
+        BinaryStoppingCriterion(mask),
+        seeds,
+        affine,
+        **ONE_THREAD,
+    )
+
+
+def oblique():
+    affine = affine_of((2.0, 2.0, 2.0), OBLIQUE_ROTATION)
+    affine[:3, 3] = -affine[:3, :3] @ np.full(3, 9.5)
+    return affine
+
+
+def mirrored():
+    affine = affine_of((2.0, 2.0, 2.0), np.diag([-1.0, 1, 1]))
+    affine[:3, 3] = -affine[:3, :3] @ np.full(3, 9.5)
+    return affine
+
+
+READ_AS = {
+    "no options": (SHFormat("descoteaux07_legacy", "voxel"), OF_MRTRIX),
+    "basis": (SHFormat("tournier07", "voxel"), "--sh_frame scanner"),
+    "frame": (SHFormat("descoteaux07", "scanner"), "--sh_basis tournier07"),
+}
+
+
+@pytest.mark.parametrize("mistake", READ_AS)
+def test_on_an_oblique_grid_wrong_options_are_named_and_not_the_gradients(mistake):
+    given, flags = READ_AS[mistake]
+    check = check_as_read(oblique(), given)
+    assert check.candidates == (flags,)
+    assert "bvec" not in check.verdict.removesuffix(" and keep the bvec file")
+    assert check.verdict.startswith("The options are wrong, not the gradients: ")
+    assert f"; use {flags} and keep the bvec file" in check.verdict
+
+
+def test_on_an_oblique_grid_right_options_leave_no_doubt_about_the_gradients():
+    check = check_as_read(oblique(), MRTRIX)
+    assert check.candidates == (GIVEN,)
+    check = check_as_read(oblique(), MRTRIX, "x -y z")
+    assert check.candidates == ("x -y z",)
+    assert check.verdict.startswith("y looks flipped")
+
+
+def test_on_an_oblique_grid_wrong_options_and_gradients_are_both_named():
+    check = check_as_read(oblique(), SHFormat("tournier07", "voxel"), "x y -z")
+    assert check.candidates == ("--sh_frame scanner and (x y -z)",)
+    assert check.verdict.startswith("The options and the gradients are wrong: ")
+    assert "use --sh_frame scanner, and negate row 3 of the bvec" in check.verdict
+
+
+def test_on_a_mirrored_grid_the_options_are_named_before_the_gradients():
+    """Scanner axes are voxel axes with x flipped, so both mistakes look the same."""
+    check = check_as_read(mirrored(), SHFormat("tournier07", "voxel"))
+    assert set(check.candidates) == {"-x y z", "--sh_frame scanner"}
+    assert "it cannot be told which" in check.verdict
+    assert "; use --sh_frame scanner if the fODF was written in this way" in (
+        check.verdict
+    )
+    assert check.verdict.index("use --sh_frame") < check.verdict.index("bvec")
+    # If the axes are right, nothing is wrong.
+    check = check_as_read(mirrored(), MRTRIX)
+    assert check.verdict.startswith("The gradients look right: streamlines are ")
+    assert "--sh_frame voxel and (-x y z) would look the same" in check.verdict
+
+
+def test_on_a_mirrored_grid_a_flip_has_a_second_explanation():
+    check = check_as_read(mirrored(), MRTRIX, "x y -z")
+    assert check.verdict.startswith("z looks flipped: ")
+    assert (
+        "negate row 3 of the bvec file and fit again; or, if --sh_frame voxel is "
+        in (check.verdict)
+    )
+    # x and z flipped are y flipped.
+    assert check.verdict.endswith("negate row 2 of the bvec file and fit again")
+
+
+def test_a_format_that_the_file_tells_is_not_doubted():
+    check = check_as_read(mirrored(), SHFormat("tournier07", "voxel", is_known=True))
+    assert len(check.rows) == 24 and not any(row.flags for row in check.rows)
+    assert check.verdict.startswith("x looks flipped")
+
+
+def test_advice_says_if_the_basis_could_not_be_tested():
+    check = GradientCheck.from_lengths(
+        {"": lengths("x -y z", by=2.0)}, is_basis_clear=False
+    )
+    assert check.verdict.endswith(
+        "fit again; make sure of --sh_basis first, which could not be tested on this "
+        "fODF"
+    )
+    right = GradientCheck.from_lengths({"": lengths(by=2.0)}, is_basis_clear=False)
+    assert "--sh_basis" not in right.verdict
+
+
+def test_the_table_and_the_names_tell_the_options():
+    of_cases = lengths("x -y z", by=2.0)
+    check = GradientCheck.from_lengths(
+        {"": of_cases, "--sh_frame scanner": {GIVEN: np.full(100, 30.0)}}
+    )
+    assert check.table().splitlines()[0] == "  30.0 mm  3.00  x y z  --sh_frame scanner"
+    assert check.candidates == ("--sh_frame scanner",)
+    assert len(check.rows) == 25

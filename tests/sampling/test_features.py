@@ -1,5 +1,6 @@
 """Features: bases and axes, against DIPY's evaluation of the same coefficients."""
 
+from functools import cache
 import inspect
 import re
 
@@ -13,8 +14,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
 from dipy_rnn import sampling, spatial
-from dipy_rnn.phantom import crossing_phantom
-from dipy_rnn.sampling.features import _to_package_basis
+from dipy_rnn.phantom import crossing_phantom, random_phantom
+from dipy_rnn.sampling import to_package_basis
 
 # DIPY warns that it may remove its legacy bases.
 legacy_basis = pytest.mark.filterwarnings("ignore:The legacy")
@@ -64,7 +65,8 @@ def test_another_default_basis_of_dipy_changes_nothing(monkeypatch):
     phantom = crossing_phantom(90, shape=(9, 9, 5))
     fodf = phantom.fodf(4)
     pam = PeaksAndMetrics()
-    pam.sphere, pam.shm_coeff = get_sphere(name="repulsion100"), fodf
+    pam.sphere = get_sphere(name="repulsion100")
+    pam.shm_coeff = shm.convert_sh_descoteaux_tournier(fodf)
     pam.B = sh_to_sf_matrix(
         pam.sphere, sh_order_max=4, basis_type="tournier07", legacy=False
     )[0]
@@ -76,7 +78,7 @@ def test_another_default_basis_of_dipy_changes_nothing(monkeypatch):
             monkeypatch.setitem(options, "legacy", False)
             switched += 1
     assert switched >= 5
-    _to_package_basis.cache_clear()
+    to_package_basis.cache_clear()
     assert_array_equal(phantom.fodf(4), fodf)
     assert_array_equal(sampling.fodf_features(fodf).data, before[0])
     assert_array_equal(sampling.pam_features(pam).data, before[1])
@@ -181,6 +183,122 @@ def test_in_ras_storage_scanner_and_voxel_axes_are_the_same():
     assert_allclose(*data, atol=1e-6)
 
 
+# The basis seems to be another one
+
+NAMED = re.compile(r"mine.nii seems to be in the basis (\w+), not in (\w+): (\S+)% of")
+
+
+@cache
+def noisy_fodf(order):
+    phantom = random_phantom(3, shape=(14, 14, 14), voxel_size_mm=3.0)
+    return phantom.fodf(order, noise=0.2)
+
+
+def read_as(coeffs, written, read):
+    """Read default coefficients, converted to a basis, as if in another basis."""
+    order = sampling.sh_order(coeffs.shape[3])
+    default, written = (
+        to_package_basis(order, basis) for basis in ("descoteaux07_legacy", written)
+    )
+    stored = np.empty_like(coeffs)
+    stored[..., written[0]] = coeffs[..., default[0]] * default[1] / written[1]
+    return sampling.fodf_features(
+        stored,
+        basis_type=read.removesuffix("_legacy"),
+        legacy=read.endswith("_legacy"),
+        name="mine.nii",
+    )
+
+
+def test_the_share_of_negative_energy_of_two_values():
+    """One voxel, by hand: 1 + a Y20 is negative around the equator."""
+    coeffs = np.zeros((40, 1, 1, 15))
+    coeffs[..., [0, 3]] = 1.0, 1.0
+    share = sampling.negative_shares(coeffs, "tournier07")["tournier07"]
+    z = (np.arange(20000) + 0.5) / 20000  # areas of equal height are equal
+    values = 1 / np.sqrt(4 * np.pi) + np.sqrt(5 / (16 * np.pi)) * (3 * z**2 - 1)
+    assert share == pytest.approx(
+        np.sum(values[values < 0] ** 2) / np.sum(values**2), abs=2e-3
+    )
+
+
+@legacy_basis
+@pytest.mark.parametrize("order", [4, 6, 8])
+@pytest.mark.parametrize("written", sampling.SH_BASES)
+@pytest.mark.parametrize("read", sampling.SH_BASES)
+def test_another_basis_is_named_and_the_right_one_gives_no_warning(
+    order, written, read
+):
+    coeffs = noisy_fodf(order)
+    same = "tournier07" if written.startswith("tournier07") else written
+    if written == read or {written, read} == {"tournier07", "tournier07_legacy"}:
+        read_as(coeffs, written, read)  # a warning fails
+        return
+    with pytest.warns(UserWarning, match=NAMED) as caught:
+        read_as(coeffs, written, read)
+    (message,) = (str(each.message) for each in caught)
+    better, given, _ = NAMED.match(message).groups()
+    assert (better, given) == (same, read)
+    assert f"try --sh_basis {same}" in message and "\n" not in message
+    assert ("with --sh_frame scanner" in message) == (same == "tournier07")
+
+
+@pytest.mark.parametrize("frame", sampling.SH_FRAMES)
+def test_the_basis_is_tested_before_the_axes_are_changed(oblique_affine, frame):
+    coeffs = random_phantom(3, shape=(14, 14, 14), voxel_size_mm=3.0).fodf()
+    options = {"sh_frame": frame, "affine": oblique_affine(-1.0)}
+    sampling.fodf_features(coeffs, **options)
+    with pytest.warns(UserWarning, match="seems to be in the basis descoteaux07_leg"):
+        sampling.fodf_features(coeffs, basis_type="tournier07", legacy=False, **options)
+
+
+@pytest.mark.parametrize("order", [4, 8])
+def test_sharp_noisy_and_smooth_fodfs_in_their_basis_give_no_warning(order):
+    phantom = random_phantom(5, shape=(14, 14, 14), voxel_size_mm=3.0)
+    for lobe_deg, noise in ((0.0, 0.0), (0.0, 0.5), (15.0, 0.0), (15.0, 0.5)):
+        fodf = phantom.fodf(order, lobe_deg=lobe_deg, noise=noise)
+        assert read_as(fodf, "tournier07", "tournier07").sh_format.basis == "tournier07"
+
+
+def test_fibres_along_the_axes_look_the_same_in_two_bases_and_give_no_warning():
+    """Lobes in the plane z = 0 have no odd m, whose sign differs in these bases."""
+    fodf = crossing_phantom(90, shape=(15, 15, 9)).fodf()
+    shares = sampling.negative_shares(
+        sampling.fodf_features(fodf).data, "descoteaux07_legacy"
+    )
+    assert shares["descoteaux07"] == pytest.approx(shares["descoteaux07_legacy"])
+    assert not sampling.is_clear_basis(shares, "descoteaux07_legacy")
+    read_as(fodf, "descoteaux07_legacy", "descoteaux07")
+
+
+def test_few_voxels_are_not_judged():
+    fodf = crossing_phantom(60, shape=(15, 15, 9)).fodf()
+    sharp = fodf[np.abs(fodf[..., 1:]).sum(axis=3) > 0][:29, None, None]
+    assert read_as(sharp, "tournier07", "descoteaux07_legacy").kind == "sh"
+    assert sampling.negative_shares(sharp, "tournier07") == {}
+    assert sampling.better_basis({}, "tournier07") is None
+    assert not sampling.is_clear_basis({}, "tournier07")
+
+
+def test_features_tell_how_they_were_given():
+    pam = PeaksAndMetrics()
+    pam.sphere = get_sphere(name="repulsion100")
+    pam.B = sh_to_sf_matrix(
+        pam.sphere, sh_order_max=4, basis_type="tournier07", legacy=False
+    )[0]
+    pam.shm_coeff = random_coeffs(4)
+    known = sampling.SHFormat("tournier07", "voxel", True)
+    assert sampling.pam_features(pam).sh_format == known
+    given = sampling.pam_features(pam, basis_type="descoteaux07").sh_format
+    assert given == sampling.SHFormat("descoteaux07_legacy", "voxel")
+    scanner = sampling.fodf_features(
+        random_coeffs(4), legacy=False, sh_frame="scanner", affine=np.eye(4)
+    )
+    assert scanner.sh_format == sampling.SHFormat("descoteaux07", "scanner")
+    peaks = sampling.peaks_features(np.ones((1, 1, 1, 3)))
+    assert peaks.sh_format == sampling.SHFormat("peaks", "voxel")
+
+
 # Sharpness
 
 
@@ -228,6 +346,45 @@ def test_raw_features_are_not_converted():
     assert sampling.raw_features(features.data).data is features.data
 
 
+# NaN
+
+
+def test_a_voxel_of_nan_has_no_data_and_is_counted():
+    coeffs = random_coeffs(4)
+    coeffs[1, 0, [0, 2]] = np.nan
+    before = coeffs.copy()
+    message = r"mine.nii holds NaN in 2 of 6 voxels; they count as voxels without data"
+    for features_of in (sampling.fodf_features, sampling.raw_features):
+        with pytest.warns(UserWarning, match=message):
+            features = features_of(coeffs, name="mine.nii")
+        with_zeros = features_of(np.nan_to_num(coeffs))
+        assert_array_equal(features.data, with_zeros.data)
+        assert not features.data[1, 0, [0, 2]].any()
+        assert features.data[0].all()
+    assert_array_equal(coeffs, before)
+
+
+def test_a_voxel_with_some_nan_is_told_apart():
+    coeffs = random_coeffs(4)
+    coeffs[1, 0, 0, 3] = np.nan
+    coeffs[0] = np.nan
+    message = (
+        r"holds NaN in 4 of 6 voxels, 1 of them in some values only \(check the fit "
+        r"there\); they count as voxels without data"
+    )
+    with pytest.warns(UserWarning, match=message):
+        features = sampling.fodf_features(coeffs)
+    assert not features.data[1, 0, 0].any() and features.data[1, 0, 1:].all()
+
+
+def test_only_nan_is_an_error():
+    with (
+        pytest.warns(UserWarning, match="in 6 of 6 voxels"),
+        pytest.raises(ValueError, match="sh has no direction anywhere"),
+    ):
+        sampling.fodf_features(np.full((2, 1, 3, 15), np.nan))
+
+
 # Volumes that are refused
 
 
@@ -246,8 +403,8 @@ def no_direction():
 @pytest.mark.parametrize(
     ("coeffs", "kwargs", "message"),
     [
-        (spoilt(np.nan), {}, "sub-1.nii holds 2 values that are NaN or infinite"),
-        (spoilt(-np.inf), {}, "sub-1.nii holds 2 values that are NaN or infinite"),
+        (spoilt(-np.inf), {}, "sub-1.nii holds 2 values that are infinite"),
+        (spoilt([np.nan, np.inf]), {}, "sub-1.nii holds 1 values that are infinite"),
         (random_coeffs(4)[0], {}, "sub-1.nii has the shape (1, 3, 15)"),
         (np.zeros((0, 2, 2, 15)), {}, "sub-1.nii has the shape (0, 2, 2, 15)"),
         (random_coeffs(4)[..., :14], {}, "sub-1.nii is not a volume of spherical"),
@@ -274,7 +431,7 @@ def test_bad_volumes_are_refused_in_one_line(coeffs, kwargs, message):
 def test_bad_raw_features_are_refused_by_name():
     for volume, message in (
         (np.zeros((2, 2, 2)), "t1.nii has the shape"),
-        (spoilt(np.nan), "t1.nii holds 2 values"),
+        (spoilt(np.inf), "t1.nii holds 2 values"),
         (np.full((1, 1, 1, 1), "a"), "t1.nii is of type"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -284,5 +441,5 @@ def test_bad_raw_features_are_refused_by_name():
 def test_values_within_single_precision_are_accepted_and_larger_ones_refused():
     features = sampling.fodf_features(random_coeffs(4) * 1e30)
     assert np.isfinite(features.data).all()
-    with pytest.raises(ValueError, match=r"sh holds .* NaN or infinite"):
+    with pytest.raises(ValueError, match=r"sh holds .* that are infinite"):
         sampling.fodf_features(random_coeffs(4) * 1e300)

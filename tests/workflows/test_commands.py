@@ -16,6 +16,7 @@ import numpy as np
 import numpy.testing as npt
 from PIL import Image
 import pytest
+from scipy import ndimage
 from stubs import FieldFollower, save_stub
 from test_imports import WITHOUT_DIPYS_TRACKERS
 from worlds import OBLIQUE_ROTATION, share_identical, share_within
@@ -132,6 +133,32 @@ def test_seeds_outside_the_image_are_counted_and_explained(
     assert f"Of the seeds in {path}, {n} of {2 * n} lie outside the" in messages.text
     counts = f"{2 * n} seeds, {n} outside the image, 0 without a fibre direction, "
     assert counts in messages.text and advice in messages.text
+
+
+def test_nan_outside_of_the_brain_counts_as_no_data(subject, messages):
+    fodf = subject.folder / "csd.nii.gz"
+    far = ~ndimage.binary_dilation(subject.mask, iterations=2)
+    coeffs = np.where(far[..., None], 0.0, subject.phantom.fodf()).astype(np.float32)
+    lines = []
+    for outside in (0.0, np.nan):
+        coeffs[far] = outside
+        save_nifti(fodf, coeffs, subject.phantom.affine)
+        lines.append(subject.run(inputs=[fodf, *subject.inputs[1:]]))
+    assert share_identical(*map(list, lines)) == 1
+    assert f"csd.nii.gz holds NaN in {far.sum()} of {far.size} voxels" in messages.text
+    assert far.any()
+
+
+def test_an_fodf_in_another_basis_gives_a_warning_with_the_option(subject, messages):
+    fodf = subject.folder / "wmfod.nii.gz"
+    coeffs = convert_sh_descoteaux_tournier(subject.phantom.fodf())
+    save_nifti(fodf, coeffs.astype(np.float32), subject.phantom.affine)
+    inputs = [fodf, *subject.inputs[1:]]
+    subject.run(inputs=inputs)
+    assert "try --sh_basis tournier07, with --sh_frame scanner if" in messages.text
+    messages.clear()
+    subject.run("--sh_basis", "tournier07", inputs=inputs)
+    assert "seems to be" not in messages.text
 
 
 @pytest.mark.parametrize("at_most", [10_000, 4])
