@@ -73,7 +73,7 @@ HEADS = ("canon61", "siemens2mm")
 SNRS = (30, 15, 8)
 # Seeds of phantoms that no model is trained on; training uses those near 1000 * 2026.
 AGREEMENT_SEEDS = range(910_000, 910_004)
-TRUTH_SEEDS = range(920_000, 920_006)
+TRUTH_SEEDS = range(940_000, 940_006)
 N_DIRECTIONS, B_VALUE = 64, 2000
 EVALS, S0 = (1.7e-3, 3e-4, 3e-4), 100.0
 PHANTOM_SEED_THR, PHANTOM_STOPPING_THR = 0.5, 0.1  # fraction of fibres

@@ -226,7 +226,9 @@ class Drawn:
         """Check that a function returns, or raises one line that names an argument."""
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            warnings.filterwarnings("ignore", message=".* does not look like")
+            for said in ("does not look like", "holds NaN in", "seems to be in the"):
+                warnings.filterwarnings("ignore", message=f".* {said}")
+            warnings.filterwarnings("ignore", message=".* outside the image")
             warnings.filterwarnings("ignore", message=".*torch.jit", append=False)
             try:
                 call()

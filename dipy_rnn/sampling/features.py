@@ -200,7 +200,7 @@ def fodf_features(
             f"{name} has no direction anywhere: it holds only zeros above order 0."
         )
 
-    sh_basis = basis + "_legacy" * legacy
+    sh_basis = basis + ("_legacy" if legacy else "")
     if sh_basis != "tournier07":
         places, factors = to_package_basis(order, sh_basis)
         coeffs = np.take(coeffs, places, axis=3)
@@ -365,7 +365,7 @@ def pam_features(
     features = fodf_features(
         pam.shm_coeff, basis_type=basis_type, legacy=legacy, name=name
     )
-    sh_basis = basis_type + "_legacy" * legacy
+    sh_basis = basis_type + ("_legacy" if legacy else "")
     return replace(features, sh_format=SHFormat(sh_basis, SH_FRAMES[0], is_known))
 
 
