@@ -1,0 +1,322 @@
+"""Routes of bundles through the white matter of a simulated brain.
+
+Each streamline has three parts. Two of them lead from an end point inwards, along the
+field lines of :attr:`dipy_rnn.phantom.anatomy.Anatomy.inward`. The third part follows
+the core of the bundle. There the places of the streamlines in the cross-section are
+ordered as at the ends, so that streamlines of a bundle do not cross. At last all
+streamlines are smoothed, and pushed into white matter.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from dipy_rnn._typing import Float32Array, FloatArray, IntArray
+from dipy_rnn.phantom.anatomy import FINE_MM, Anatomy
+from dipy_rnn.phantom.geometry import dot, parallel_transport, ramp, unit
+
+N_POINTS = 64  # of a streamline
+
+_CORE_POINTS = 48
+_CORE_ROUNDS = 120
+_SMOOTHING_ROUNDS = 16
+_STEP_MM = 1.0  # of the parts that lead inwards
+_MOST_INWARDS_MM = 24.0
+_IN_CORTEX_MM = 0.8  # how far streamlines enter grey matter
+_FAN = 0.38  # share of the core over which the streamlines of an end converge
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is fixed for a bundle before its streamlines are drawn.
+
+    Parameters
+    ----------
+    kind : str
+        ``"association"``, ``"commissural"``, ``"projection"`` or ``"u"``.
+    regions : tuple of 2 ints
+        Numbers of its end regions.
+    via_mm : ndarray of shape (W, 3)
+        Points along its core.
+    radius_mm, flatness : float
+        Size and shape of the cross-section of its core, as for
+        :class:`dipy_rnn.phantom.Bundle`.
+    weight : float
+        Weight of its fibres in voxels that it shares with other bundles.
+    focus_mm : ndarray of shape (3,), optional
+        If given, the bundle ends in the third of the first region that is nearest to
+        this point.
+
+    Examples
+    --------
+    >>> Plan("u", (1, 2), np.zeros((0, 3)), 3.0, 1.0, 0.5).regions
+    (1, 2)
+    """
+
+    kind: str
+    regions: tuple[int, int]
+    via_mm: FloatArray
+    radius_mm: float
+    flatness: float
+    weight: float
+    focus_mm: FloatArray | None = None
+
+
+def route(
+    anatomy: Anatomy,
+    plans: Sequence[Plan],
+    n_streamlines: int,
+    rng: np.random.Generator,
+) -> Float32Array:
+    """Draw the streamlines of bundles.
+
+    Parameters
+    ----------
+    anatomy : Anatomy
+    plans : sequence of B Plan
+    n_streamlines : int
+        Number of streamlines of each bundle, N.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    streamlines : ndarray of shape (B, N, 64, 3), float32
+        In mm (RAS), from the first to the second region. The points of a streamline
+        are equally spaced.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dipy_rnn.phantom.anatomy import draw_anatomy
+    >>> rng = np.random.default_rng(0)
+    >>> anatomy = draw_anatomy(rng, np.full(3, 45.0), n_patches=8)
+    >>> plans = [Plan("association", (1, 2), np.zeros((0, 3)), 2.0, 1.0, 0.5)]
+    >>> route(anatomy, plans, 5, rng).shape
+    (1, 5, 64, 3)
+    """
+    inwards = [_ends_inwards(anatomy, plans, end, n_streamlines, rng) for end in (0, 1)]
+    first, last = (tracks[:, :, -1] for tracks in inwards)  # (B, N, 3)
+    cores = _cores(anatomy, plans, first.mean(axis=1), last.mean(axis=1))
+    middles = np.empty((len(plans), n_streamlines, _CORE_POINTS, 3))
+    for b, plan in enumerate(plans):
+        order, places = _places(cores[b], first[b], last[b], plan, rng)
+        inwards[1][b] = inwards[1][b, order]
+        middles[b] = _around(cores[b], first[b], last[b, order], places, plan)
+    lines = np.concatenate(
+        [inwards[0][:, :, :-1], middles, inwards[1][:, :, -2::-1]], axis=2
+    ).reshape(len(plans) * n_streamlines, -1, 3)
+    lines = _relax(anatomy, resample(lines, N_POINTS))
+    lines = resample(lines, N_POINTS)
+    return lines.reshape(len(plans), n_streamlines, N_POINTS, 3).astype(np.float32)
+
+
+def resample(lines: FloatArray, n_points: int) -> FloatArray:
+    """Place points at equal distances along polylines.
+
+    Parameters
+    ----------
+    lines : ndarray of shape (N, K, 3)
+        Points may repeat.
+    n_points : int
+
+    Returns
+    -------
+    lines : ndarray of shape (N, n_points, 3)
+
+    Examples
+    --------
+    >>> print(resample(np.array([[[0.0, 0, 0], [1, 0, 0], [4, 0, 0]]]), 3)[0, :, 0])
+    [0. 2. 4.]
+    """
+    steps = np.linalg.norm(np.diff(lines, axis=1), axis=2)
+    arc = np.concatenate([np.zeros((len(lines), 1)), np.cumsum(steps, axis=1)], axis=1)
+    # One increasing sequence for all lines: line i covers [2 i, 2 i + 1].
+    start = 2.0 * np.arange(len(lines))[:, None]
+    arc = arc / np.maximum(arc[:, -1:], 1e-9) + start
+    target = np.linspace(0, 1, n_points) + start
+    flat = lines.reshape(-1, 3)
+    placed = [np.interp(target.ravel(), arc.ravel(), flat[:, i]) for i in range(3)]
+    return np.stack(placed, axis=-1).reshape(len(lines), n_points, 3)
+
+
+def _ends_inwards(
+    anatomy: Anatomy,
+    plans: Sequence[Plan],
+    end: int,
+    n: int,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """Return the parts (B, N, K, 3) of streamlines from an end to the core.
+
+    A part that is complete repeats its last point.
+    """
+    regions = [plan.regions[end] for plan in plans]
+    points = np.array(
+        [_end_points(anatomy, plan, end, n, rng) for plan in plans]
+    )
+    points += rng.uniform(-0.5, 0.5, points.shape) * FINE_MM
+    in_stem = np.array([region == anatomy.stem for region in regions])
+    cortical = np.array([region <= anatomy.n_patches for region in regions])
+    fold = anatomy.feature_scale
+    is_u = np.array([plan.kind == "u" for plan in plans])
+    enough_mm = np.where(is_u, 4.0 * fold, 8.0 * anatomy.scale)
+    enough_mm[~cortical] = 2.0 * anatomy.scale
+    most_steps = int(_MOST_INWARDS_MM * fold / _STEP_MM)
+
+    outside = points[~in_stem]
+    for _ in range(3):
+        # To the border of white matter, and a little beyond.
+        excess = anatomy.sample(anatomy.clearance_mm, outside) + _IN_CORTEX_MM * fold
+        uphill = unit(anatomy.sample(anatomy.clearance_gradient, outside))
+        outside = outside - np.clip(excess, -1, 1)[..., None] * uphill
+    points[~in_stem] = outside
+
+    parts = [points]
+    stopped = np.zeros(points.shape[:2], dtype=bool)
+    up = np.array([0.0, 0.12, 1.0]) / np.linalg.norm([0.12, 1])
+    for step in range(most_steps):
+        here = parts[-1]
+        along = anatomy.sample(anatomy.inward, here)
+        away = anatomy.sample(anatomy.clearance_gradient, here)
+        along = np.where(cortical[:, None, None], along, away)
+        along = np.where(in_stem[:, None, None], up, unit(along))
+        parts.append(here + _STEP_MM * along * ~stopped[..., None])
+        clear = anatomy.sample(anatomy.clearance_mm, parts[-1])
+        stopped |= (clear > enough_mm[:, None]) & ~in_stem[:, None]
+        stopped |= in_stem[:, None] & (step > 8 * anatomy.scale)
+    return np.stack(parts, axis=2)
+
+
+def _end_points(
+    anatomy: Anatomy, plan: Plan, end: int, n: int, rng: np.random.Generator
+) -> FloatArray:
+    """Draw end points (N, 3) of a bundle in one of its regions."""
+    points = anatomy.interface_mm(plan.regions[end])
+    target = plan.focus_mm if end == 0 else None
+    if anatomy.n_patches < plan.regions[end] < anatomy.stem:
+        # The side of a nucleus that faces the other end.
+        target = anatomy.interface_mm(plan.regions[1 - end]).mean(axis=0)
+    if target is not None:
+        nearest = np.argsort(np.linalg.norm(points - target, axis=1), kind="stable")
+        points = points[nearest[: max(6, len(points) // 3)]]
+    return points[rng.integers(len(points), size=n)]
+
+
+def _cores(
+    anatomy: Anatomy, plans: Sequence[Plan], starts: FloatArray, ends: FloatArray
+) -> FloatArray:
+    """Return the cores (B, K, 3): curves that keep their distance from the border."""
+    corners = [
+        np.vstack([start, plan.via_mm, end])[None]
+        for plan, start, end in zip(plans, starts, ends, strict=True)
+    ]
+    cores = np.concatenate([resample(each, _CORE_POINTS) for each in corners])
+    anchors = cores.copy()
+    via = np.array([len(plan.via_mm) > 0 for plan in plans])[:, None, None]
+    margin_mm = np.array(
+        [plan.radius_mm / np.sqrt(plan.flatness) for plan in plans]
+    )
+    for _ in range(_CORE_ROUNDS):
+        inner = 0.5 * (cores[:, :-2] + cores[:, 2:])
+        # A core with waypoints stays near them.
+        inner = np.where(via, 0.97 * inner + 0.03 * anchors[:, 1:-1], inner)
+        cores[:, 1:-1] = anatomy.push_inside(inner, margin_mm[:, None])
+    return resample(cores, _CORE_POINTS)
+
+
+def _tangents(lines: FloatArray) -> FloatArray:
+    return unit(np.gradient(lines, axis=-2))
+
+
+def _frame(core: FloatArray, plan: Plan, rng: np.random.Generator) -> FloatArray:
+    """Return two normals at each point of a core: (K, 2, 3)."""
+    tangents = _tangents(core)
+    wide = rng.normal(size=3)
+    if plan.kind == "commissural":
+        wide = np.array([0.0, 1, 0])  # the sheets of the corpus callosum
+    normals = parallel_transport(wide, tangents)
+    return np.stack([normals, np.cross(tangents, normals)], axis=1)
+
+
+def _disc(places: FloatArray) -> FloatArray:
+    """Spread points (N, 2) evenly over the unit disc, keeping their order."""
+    centred = places - places.mean(axis=0)
+    centred = centred / np.maximum(centred.std(axis=0), 1e-6)
+    radius = np.linalg.norm(centred, axis=1)
+    ranks = radius.argsort(kind="stable").argsort(kind="stable")
+    even = np.sqrt((ranks + 0.5) / len(ranks))
+    return centred * (even / np.maximum(radius, 1e-9))[:, None]
+
+
+def _places(
+    core: FloatArray,
+    first: FloatArray,
+    last: FloatArray,
+    plan: Plan,
+    rng: np.random.Generator,
+) -> tuple[IntArray, FloatArray]:
+    """Pair the streamlines of both ends; return their places in the cross-section.
+
+    Returns
+    -------
+    order : ndarray of shape (N,)
+        Index of the last part that continues each first part.
+    offsets : ndarray of shape (K, N, 3)
+        From the core, in mm.
+    """
+    frame = _frame(core, plan, rng)
+    start = _disc((first - core[0]) @ frame[0].T)
+    end = _disc((last - core[-1]) @ frame[-1].T)
+    cost = ((start[:, None] - end[None]) ** 2).sum(axis=2)
+    _, order = linear_sum_assignment(cost)
+    along = np.linspace(0, 1, len(core))[:, None, None]
+    places = start * (1 - along) + end[order] * along
+    half_axes = plan.radius_mm * np.sqrt([plan.flatness, 1 / plan.flatness])
+    return order, (places * half_axes) @ frame
+
+
+def _around(
+    core: FloatArray,
+    first: FloatArray,
+    last: FloatArray,
+    offsets: FloatArray,
+    plan: Plan,
+) -> FloatArray:
+    """Return the middle parts (N, K, 3) of streamlines, from `first` to `last`."""
+    along = np.linspace(0, 1, len(core))[:, None, None]
+    fan = 0.5 if plan.kind == "u" else _FAN
+    at_first, at_last = ramp(1 - along / fan), ramp(1 - (1 - along) / fan)
+    lines = core[:, None] + at_first * (first - core[0]) + at_last * (last - core[-1])
+    lines += (1 - at_first) * (1 - at_last) * offsets
+    return np.moveaxis(lines, 0, 1)
+
+
+def _relax(anatomy: Anatomy, lines: FloatArray) -> FloatArray:
+    """Smooth streamlines (N, K, 3) with fixed ends, and push them into white matter."""
+    n = lines.shape[1]
+    from_end = np.minimum(np.arange(n), np.arange(n)[::-1])[1:-1]
+    margin_mm = np.minimum(0.35 * from_end - 1.0, 0.9) * anatomy.feature_scale
+    for i in range(_SMOOTHING_ROUNDS):
+        inner = 0.25 * lines[:, :-2] + 0.5 * lines[:, 1:-1] + 0.25 * lines[:, 2:]
+        if i % 4 == 1:
+            inner = anatomy.push_inside(inner, margin_mm)
+        lines[:, 1:-1] = inner
+    return lines
+
+
+def turns_per_mm(lines: FloatArray) -> FloatArray:
+    """Return the mean turn of each polyline (N, K, 3) in degrees per mm.
+
+    Examples
+    --------
+    >>> print(turns_per_mm(np.array([[[0.0, 0, 0], [1, 0, 0], [1, 1, 0]]])))
+    [90.]
+    """
+    steps = np.diff(lines, axis=1)
+    directions = unit(steps)
+    cosines = np.clip(dot(directions[:, 1:], directions[:, :-1]), -1, 1)
+    lengths = np.linalg.norm(steps, axis=2)
+    between = 0.5 * (lengths[:, 1:] + lengths[:, :-1])
+    return np.degrees(np.arccos(cosines)).sum(axis=1) / between.sum(axis=1)
