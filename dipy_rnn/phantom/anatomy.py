@@ -144,11 +144,9 @@ class Anatomy:
 
     def sample(self, field: FloatArray, points_mm: FloatArray) -> FloatArray:
         """Interpolate a field (X, Y, Z) or (3, X, Y, Z) at points in mm."""
-        places = spatial.to_voxels(points_mm.reshape(-1, 3), self.affine).T
+        places = ((points_mm - self.affine[:3, 3]) / FINE_MM).reshape(-1, 3).T
         fields = field if field.ndim == 4 else field[None]
-        values = [
-            map_coordinates(f, places, order=1, mode="nearest") for f in fields
-        ]
+        values = [map_coordinates(f, places, order=1, mode="nearest") for f in fields]
         if field.ndim == 3:
             return np.asarray(values[0]).reshape(points_mm.shape[:-1])
         return np.stack(values, axis=-1).reshape(points_mm.shape)
@@ -157,9 +155,12 @@ class Anatomy:
         self, points_mm: FloatArray, margin_mm: float | FloatArray
     ) -> FloatArray:
         """Move points towards the place that is a margin inside white matter."""
-        lack = np.maximum(margin_mm - self.sample(self.clearance_mm, points_mm), 0)
-        uphill = self.sample(self.clearance_gradient, points_mm)
-        return points_mm + 0.7 * lack[..., None] * uphill
+        lack = margin_mm - self.sample(self.clearance_mm, points_mm)
+        near = lack > 0
+        pushed = points_mm.copy()
+        uphill = self.sample(self.clearance_gradient, points_mm[near])
+        pushed[near] += 0.7 * lack[near, None] * uphill
+        return pushed
 
     def interface_mm(self, region: int) -> FloatArray:
         """Return points (N, 3) in mm where white matter touches a region.
@@ -180,6 +181,10 @@ class Anatomy:
                 touched = np.where(touched > 0, touched, neighbour)
         touched[~white] = 0
         touched[white & (self.regions == self.stem)] = self.stem
+        # The floor of the fissure between the hemispheres has no ends.
+        x = spatial.to_mm(np.indices(white.shape).reshape(3, -1).T, self.affine)[:, 0]
+        floor = (np.abs(x) < 5 * self.scale).reshape(white.shape)
+        touched[floor & (touched <= self.n_patches)] = 0
         where = np.argwhere(touched > 0)
         of = touched[tuple(where.T)]
         points_mm = spatial.to_mm(where.astype(np.float64), self.affine)

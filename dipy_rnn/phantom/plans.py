@@ -124,6 +124,12 @@ def _centres(anatomy: Anatomy) -> FloatArray:
     return np.array([each.mean(axis=0) if len(each) else empty for each in points])
 
 
+def _any_point(anatomy: Anatomy, region: int, rng: np.random.Generator) -> FloatArray:
+    points = anatomy.interface_mm(region)
+    point: FloatArray = points[rng.integers(len(points))]
+    return point
+
+
 def _side(anatomy: Anatomy, region: int) -> int:
     """Return 0 for a patch of the left hemisphere and 1 for the right one."""
     return int(region > anatomy.n_patches // 2)
@@ -187,8 +193,16 @@ def _plan(
                 [[18.5 * sign, y, 10], [18 * sign, y - 1, 2], [8 * sign, -8, -16]]
             )
             radius = rng.uniform(2, 3.2)
-    elif kind == "u":
-        radius = rng.uniform(1.5, 3)
+    if focus_mm is None:
+        focus_mm = _any_point(anatomy, first, rng)
+    other_mm = _any_point(anatomy, last, rng)
+    extent = 0.5
+    if kind == "u":
+        radius, extent = rng.uniform(1.5, 3), 0.25
+        # Two places on both sides of a sulcus.
+        points = anatomy.interface_mm(last)
+        distance = np.linalg.norm(points - focus_mm, axis=1)
+        other_mm = points[np.abs(distance - 17 * anatomy.feature_scale).argmin()]
     return Plan(
         kind,
         (first, last),
@@ -196,7 +210,8 @@ def _plan(
         scale * radius,
         flatness,
         rng.uniform(0.3, 1),
-        focus_mm,
+        (focus_mm, other_mm if last <= anatomy.n_patches else None),
+        extent,
     )
 
 

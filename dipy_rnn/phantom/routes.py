@@ -11,19 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from dipy_rnn._typing import Float32Array, FloatArray, IntArray
 from dipy_rnn.phantom.anatomy import FINE_MM, Anatomy
-from dipy_rnn.phantom.geometry import dot, parallel_transport, ramp, unit
+from dipy_rnn.phantom.geometry import parallel_transport, ramp, unit
 
 N_POINTS = 64  # of a streamline
 
 _CORE_POINTS = 48
 _CORE_ROUNDS = 120
-_SMOOTHING_ROUNDS = 16
+_SMOOTHING_ROUNDS = 33
 _STEP_MM = 1.0  # of the parts that lead inwards
-_MOST_INWARDS_MM = 24.0
+_MOST_INWARDS_MM = {False: 20.0, True: 9.0}  # of U-fibres: True
 _IN_CORTEX_MM = 0.8  # how far streamlines enter grey matter
 _FAN = 0.38  # share of the core over which the streamlines of an end converge
 
@@ -45,9 +44,11 @@ class Plan:
         :class:`dipy_rnn.phantom.Bundle`.
     weight : float
         Weight of its fibres in voxels that it shares with other bundles.
-    focus_mm : ndarray of shape (3,), optional
-        If given, the bundle ends in the third of the first region that is nearest to
-        this point.
+    focus_mm : tuple of 2 ndarrays of shape (3,) or None
+        For each end, the point around which the bundle uses a part of the region. None
+        for the whole region.
+    extent : float
+        Size of this part, as a share of the region.
 
     Examples
     --------
@@ -61,7 +62,8 @@ class Plan:
     radius_mm: float
     flatness: float
     weight: float
-    focus_mm: FloatArray | None = None
+    focus_mm: tuple[FloatArray | None, FloatArray | None] = (None, None)
+    extent: float = 0.5
 
 
 def route(
@@ -161,9 +163,9 @@ def _ends_inwards(
     cortical = np.array([region <= anatomy.n_patches for region in regions])
     fold = anatomy.feature_scale
     is_u = np.array([plan.kind == "u" for plan in plans])
-    enough_mm = np.where(is_u, 4.0 * fold, 8.0 * anatomy.scale)
+    enough_mm = np.where(is_u, 3.5 * fold, 6.5 * anatomy.scale)
     enough_mm[~cortical] = 2.0 * anatomy.scale
-    most_steps = int(_MOST_INWARDS_MM * fold / _STEP_MM)
+    most_mm = np.where(is_u, _MOST_INWARDS_MM[True], _MOST_INWARDS_MM[False]) * fold
 
     outside = points[~in_stem]
     for _ in range(3):
@@ -176,16 +178,25 @@ def _ends_inwards(
     parts = [points]
     stopped = np.zeros(points.shape[:2], dtype=bool)
     up = np.array([0.0, 0.12, 1.0]) / np.linalg.norm([0.12, 1])
-    for step in range(most_steps):
-        here = parts[-1]
-        along = anatomy.sample(anatomy.inward, here)
-        away = anatomy.sample(anatomy.clearance_gradient, here)
-        along = np.where(cortical[:, None, None], along, away)
-        along = np.where(in_stem[:, None, None], up, unit(along))
-        parts.append(here + _STEP_MM * along * ~stopped[..., None])
-        clear = anatomy.sample(anatomy.clearance_mm, parts[-1])
-        stopped |= (clear > enough_mm[:, None]) & ~in_stem[:, None]
-        stopped |= in_stem[:, None] & (step > 8 * anatomy.scale)
+    cortical, in_stem, enough_mm, most_mm = (
+        np.broadcast_to(each[:, None], stopped.shape)
+        for each in (cortical, in_stem, enough_mm, most_mm)
+    )
+    for step in range(int(most_mm.max() / _STEP_MM)):
+        go = ~stopped
+        here = parts[-1][go]
+        along = np.where(
+            cortical[go, None],
+            anatomy.sample(anatomy.inward, here),
+            anatomy.sample(anatomy.clearance_gradient, here),
+        )
+        here = here + _STEP_MM * np.where(in_stem[go, None], up, unit(along))
+        parts.append(parts[-1].copy())
+        parts[-1][go] = here
+        is_deep = anatomy.sample(anatomy.clearance_mm, here) > enough_mm[go]
+        is_deep |= (step + 1) * _STEP_MM >= most_mm[go]
+        is_high = step > 8 * anatomy.scale
+        stopped[go] = np.where(in_stem[go], is_high, is_deep)
     return np.stack(parts, axis=2)
 
 
@@ -194,13 +205,17 @@ def _end_points(
 ) -> FloatArray:
     """Draw end points (N, 3) of a bundle in one of its regions."""
     points = anatomy.interface_mm(plan.regions[end])
-    target = plan.focus_mm if end == 0 else None
+    target = plan.focus_mm[end]
     if anatomy.n_patches < plan.regions[end] < anatomy.stem:
         # The side of a nucleus that faces the other end.
         target = anatomy.interface_mm(plan.regions[1 - end]).mean(axis=0)
+    if plan.regions[end] == anatomy.stem:
+        # The part of the stem on the side of the other end.
+        target = anatomy.interface_mm(plan.regions[1 - end]).mean(axis=0)
+        target = points.mean(axis=0) + 4 * anatomy.scale * unit(target * [1, 1, 0])
     if target is not None:
         nearest = np.argsort(np.linalg.norm(points - target, axis=1), kind="stable")
-        points = points[nearest[: max(6, len(points) // 3)]]
+        points = points[nearest[: max(6, int(plan.extent * len(points)))]]
     return points[rng.integers(len(points), size=n)]
 
 
@@ -250,6 +265,14 @@ def _disc(places: FloatArray) -> FloatArray:
     return centred * (even / np.maximum(radius, 1e-9))[:, None]
 
 
+def _by_strips(places: FloatArray) -> IntArray:
+    """Return an order of points (N, 2): strip after strip, and along each strip."""
+    n = len(places)
+    strips = np.empty(n, dtype=np.int64)
+    strips[places[:, 0].argsort(kind="stable")] = np.arange(n) // int(np.ceil(n**0.5))
+    return np.lexsort((places[:, 1], strips))
+
+
 def _places(
     core: FloatArray,
     first: FloatArray,
@@ -269,8 +292,8 @@ def _places(
     frame = _frame(core, plan, rng)
     start = _disc((first - core[0]) @ frame[0].T)
     end = _disc((last - core[-1]) @ frame[-1].T)
-    cost = ((start[:, None] - end[None]) ** 2).sum(axis=2)
-    _, order = linear_sum_assignment(cost)
+    order = np.empty(len(start), dtype=np.int64)
+    order[_by_strips(start)] = _by_strips(end)
     along = np.linspace(0, 1, len(core))[:, None, None]
     places = start * (1 - along) + end[order] * along
     half_axes = plan.radius_mm * np.sqrt([plan.flatness, 1 / plan.flatness])
@@ -300,23 +323,8 @@ def _relax(anatomy: Anatomy, lines: FloatArray) -> FloatArray:
     margin_mm = np.minimum(0.35 * from_end - 1.0, 0.9) * anatomy.feature_scale
     for i in range(_SMOOTHING_ROUNDS):
         inner = 0.25 * lines[:, :-2] + 0.5 * lines[:, 1:-1] + 0.25 * lines[:, 2:]
-        if i % 4 == 1:
+        if i % 8 == 0:
             inner = anatomy.push_inside(inner, margin_mm)
         lines[:, 1:-1] = inner
     return lines
 
-
-def turns_per_mm(lines: FloatArray) -> FloatArray:
-    """Return the mean turn of each polyline (N, K, 3) in degrees per mm.
-
-    Examples
-    --------
-    >>> print(turns_per_mm(np.array([[[0.0, 0, 0], [1, 0, 0], [1, 1, 0]]])))
-    [90.]
-    """
-    steps = np.diff(lines, axis=1)
-    directions = unit(steps)
-    cosines = np.clip(dot(directions[:, 1:], directions[:, :-1]), -1, 1)
-    lengths = np.linalg.norm(steps, axis=2)
-    between = 0.5 * (lengths[:, 1:] + lengths[:, :-1])
-    return np.degrees(np.arccos(cosines)).sum(axis=1) / between.sum(axis=1)
