@@ -1,6 +1,8 @@
 """Simulated bundles whose true streamlines, peaks, fODF and signal are known."""
 
 from dipy_rnn._moved import find_moved
+from dipy_rnn.phantom.brain import BrainWorld
+from dipy_rnn.phantom.brain_worlds import brain_world
 from dipy_rnn.phantom.bundles import Ball, Bundle
 from dipy_rnn.phantom.phantom import Phantom
 from dipy_rnn.phantom.worlds import (
@@ -11,8 +13,10 @@ from dipy_rnn.phantom.worlds import (
 
 __all__ = [
     "Ball",
+    "BrainWorld",
     "Bundle",
     "Phantom",
+    "brain_world",
     "circle_phantom",
     "crossing_phantom",
     "random_phantom",
