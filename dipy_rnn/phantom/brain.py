@@ -276,11 +276,12 @@ class BrainWorld:
         """Return the flat indices of the voxels that a bundle may reach."""
         places = spatial.to_voxels(self.fields.cells_mm(bundle_id), self.affine)
         first = np.floor(places).astype(np.int64)
-        voxels = np.unique(
-            np.concatenate([first + corner for corner in _CORNERS]), axis=0
-        )
-        voxels = voxels[np.all((voxels >= 0) & (voxels < self.shape), axis=1)]
-        return np.ravel_multi_index(tuple(voxels.T), self.shape)
+        near = np.zeros(self.shape, dtype=bool)
+        for corner in _CORNERS:
+            voxels = first + corner
+            voxels = voxels[np.all((voxels >= 0) & (voxels < self.shape), axis=1)]
+            near[tuple(voxels.T)] = True
+        return np.flatnonzero(near)
 
     def peaks(self) -> tuple[Float32Array, Float32Array]:
         """Return the fraction and the direction of the fibres in each voxel.

@@ -88,15 +88,19 @@ def brain_world(
     plans, lines = _parallel_bundles(
         anatomy, first_plans(anatomy, n_bundles, rng), n_streamlines, rng
     )
+    white = anatomy.tissue == WHITE
+    visited = np.zeros(white.shape, dtype=bool)
+    _visit(anatomy, lines, visited)
     for _ in range(_ROUNDS):
-        empty = _empty(anatomy, lines)
-        if empty.sum() <= _MOST_EMPTY * (anatomy.tissue == WHITE).sum():
+        empty = white & ~binary_dilation(visited)
+        if empty.sum() <= _MOST_EMPTY * white.sum():
             break
         most = max(1, round(_ROUND_SHARE * n_bundles))
         places_mm = _middles(anatomy, empty, most)
         further, their_lines = _parallel_bundles(
             anatomy, plans_through(anatomy, places_mm, rng), n_streamlines, rng
         )
+        _visit(anatomy, their_lines, visited)
         plans, lines = plans + further, np.concatenate([lines, their_lines])
     return BrainWorld(
         anatomy,
@@ -135,17 +139,12 @@ def _parallel_bundles(
     return chosen, lines[each, np.sort(best, axis=1)][kept]
 
 
-def _empty(anatomy: Anatomy, lines: Float32Array) -> BoolArray:
-    """Return the white matter of the fine grid that no streamline passes."""
-    visited = np.zeros(anatomy.tissue.shape, dtype=bool)
-    middles = 0.5 * (lines[:, :, 1:] + lines[:, :, :-1])
-    for points in (lines, middles):
-        places = spatial.to_voxels(points.reshape(-1, 3), anatomy.affine)
-        voxels: IntArray = np.round(places).astype(np.int64)
-        voxels = np.clip(voxels, 0, np.array(visited.shape) - 1)
-        visited[tuple(voxels.T)] = True
-    empty: BoolArray = (anatomy.tissue == WHITE) & ~binary_dilation(visited)
-    return empty
+def _visit(anatomy: Anatomy, lines: Float32Array, visited: BoolArray) -> None:
+    """Set the voxels of the fine grid that streamlines pass, in place."""
+    places = (lines.reshape(-1, 3) - anatomy.affine[:3, 3]) / FINE_MM
+    voxels: IntArray = np.round(places).astype(np.int64)
+    voxels = np.clip(voxels, 0, np.array(visited.shape) - 1)
+    visited[tuple(voxels.T)] = True
 
 
 def _middles(anatomy: Anatomy, empty: BoolArray, most: int) -> FloatArray:
