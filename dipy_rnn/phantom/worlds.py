@@ -25,9 +25,7 @@ from dipy_rnn.phantom.geometry import (
 from dipy_rnn.phantom.phantom import Phantom
 
 
-def centred_affine(
-    shape: tuple[int, int, int], voxel_size_mm: ArrayLike
-) -> FloatArray:
+def centred_affine(shape: tuple[int, int, int], voxel_size_mm: ArrayLike) -> FloatArray:
     """Return the affine of an axis-aligned grid centred at 0 mm."""
     sizes = np.full(3, voxel_size_mm, dtype=np.float64)
     affine = np.diag([*sizes, 1.0])
@@ -35,9 +33,7 @@ def centred_affine(
     return affine
 
 
-def grid_sides_mm(
-    shape: tuple[int, int, int], voxel_size_mm: ArrayLike
-) -> FloatArray:
+def grid_sides_mm(shape: tuple[int, int, int], voxel_size_mm: ArrayLike) -> FloatArray:
     """Check a grid and return the lengths of its sides in mm."""
     check_positive("voxel_size_mm", voxel_size_mm)
     return np.array(_checks.check_shape(shape)) * np.full(

@@ -4,16 +4,56 @@
 pass through places without fibres.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from dipy_rnn._typing import FloatArray, IntArray
-from dipy_rnn.phantom.anatomy import Anatomy
-from dipy_rnn.phantom.routes import Plan
+from dipy_rnn.phantom.brain.anatomy import Anatomy
 
 KINDS = ("association", "commissural", "projection", "u")
 
 _SHARES = (0.30, 0.15, 0.27, 0.28)  # of the kinds
 _NONE: FloatArray = np.zeros((0, 3))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is fixed for a bundle before its streamlines are drawn.
+
+    Parameters
+    ----------
+    kind : str
+        ``"association"``, ``"commissural"``, ``"projection"`` or ``"u"``.
+    regions : tuple of 2 ints
+        Numbers of its end regions.
+    via_mm : ndarray of shape (W, 3)
+        Points along its core.
+    radius_mm, flatness : float
+        Size and shape of the cross-section of its core, as for
+        :class:`dipy_rnn.phantom.Bundle`.
+    weight : float
+        Weight of its fibres in voxels that it shares with other bundles.
+    focus_mm : tuple of 2 ndarrays of shape (3,) or None
+        For each end, the point around which the bundle uses a part of the region. None
+        for the whole region.
+    extent : float
+        Size of this part, as a share of the region.
+
+    Examples
+    --------
+    >>> Plan("u", (1, 2), np.zeros((0, 3)), 3.0, 1.0, 0.5).regions
+    (1, 2)
+    """
+
+    kind: str
+    regions: tuple[int, int]
+    via_mm: FloatArray
+    radius_mm: float
+    flatness: float
+    weight: float
+    focus_mm: tuple[FloatArray | None, FloatArray | None] = (None, None)
+    extent: float = 0.5
 
 
 def first_plans(
@@ -33,7 +73,7 @@ def first_plans(
 
     Examples
     --------
-    >>> from dipy_rnn.phantom.anatomy import draw_anatomy
+    >>> from dipy_rnn.phantom.brain.anatomy import draw_anatomy
     >>> rng = np.random.default_rng(0)
     >>> anatomy = draw_anatomy(rng, np.full(3, 45.0), n_patches=8)
     >>> sorted({plan.kind for plan in first_plans(anatomy, 12, rng)})
@@ -82,7 +122,7 @@ def plans_through(
 
     Examples
     --------
-    >>> from dipy_rnn.phantom.anatomy import draw_anatomy
+    >>> from dipy_rnn.phantom.brain.anatomy import draw_anatomy
     >>> rng = np.random.default_rng(0)
     >>> anatomy = draw_anatomy(rng, np.full(3, 45.0), n_patches=8)
     >>> len(plans_through(anatomy, anatomy.interface_mm(1)[:2], rng))
@@ -92,7 +132,9 @@ def plans_through(
     plans = []
     for place in places_mm:
         nearest_mm = [
-            np.linalg.norm(anatomy.interface_mm(region) - place, axis=1).min(initial=999)
+            np.linalg.norm(anatomy.interface_mm(region) - place, axis=1).min(
+                initial=999
+            )
             for region in range(1, anatomy.n_patches + 1)
         ]
         near = 1 + int(np.argmin(nearest_mm))

@@ -1,12 +1,11 @@
 """A simulated brain with known bundles, tissues, end regions and signal.
 
-:func:`brain_world` draws one. :mod:`dipy_rnn.phantom.oracle` tracks it with the true
-directions.
+`dipy_rnn.phantom.brain.draw` draws one, and `dipy_rnn.phantom.brain.oracle` tracks it
+with the true directions.
 """
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from dipy_rnn._typing import (
     Int32Array,
     IntArray,
 )
-from dipy_rnn.phantom.anatomy import (
+from dipy_rnn.phantom.brain.anatomy import (
     CORTEX,
     FLUID,
     LESION,
@@ -31,11 +30,16 @@ from dipy_rnn.phantom.anatomy import (
     WHITE,
     Anatomy,
 )
+from dipy_rnn.phantom.brain.fibre_fields import INSIDE, FibreFields
+from dipy_rnn.phantom.brain.plans import Plan
+from dipy_rnn.phantom.brain.populations import (
+    centres_vox,
+    populations,
+    subvoxels_mm,
+    voxels_near,
+)
 from dipy_rnn.phantom.bundles import Ball
-from dipy_rnn.phantom.fibre_fields import INSIDE, FibreFields
-from dipy_rnn.phantom.geometry import arc_lengths, check_positive, unit
-from dipy_rnn.phantom.phantom import SUBVOXELS
-from dipy_rnn.phantom.routes import Plan
+from dipy_rnn.phantom.geometry import arc_lengths, check_positive
 from dipy_rnn.phantom.signal import (
     CSF_DIFFUSIVITY,
     REMAINDER_DIFFUSIVITY,
@@ -43,15 +47,9 @@ from dipy_rnn.phantom.signal import (
     simulate_dwi,
 )
 
-MAX_POPULATIONS = 5  # of a voxel; the heaviest are kept
-
-_FIBRE_SHARE = 0.85  # of white matter; the rest is isotropic
-_FULL = 0.3  # summed occupancy from which fibres fill white matter
-_LEAST_SHARE = 0.05  # of the fibres of a voxel, below which a population is left out
 _LESION_LOSS = 0.6  # share of the fibres that a lesion replaces
 _LESION_WATER = 0.5  # share of free water in the place of lost fibres
 _FLUID_SIGNAL = 2.0  # without diffusion weighting, relative to white matter
-_CORNERS: IntArray = np.array(list(product((0, 1), repeat=3)))
 
 
 class BrainWorld:
@@ -151,17 +149,9 @@ class BrainWorld:
         )
 
     @cached_property
-    def _centres_vox(self) -> FloatArray:
-        return np.indices(self.shape, dtype=np.float64).reshape(3, -1).T
-
-    def _subvoxels_mm(self, centres_vox: FloatArray) -> FloatArray:
-        points_vox = centres_vox[:, None] + SUBVOXELS
-        return spatial.to_mm(points_vox.reshape(-1, 3), self.affine)
-
-    @cached_property
     def _of_subvoxels(self) -> tuple[Float32Array, Float32Array]:
         """Shares of four tissues and of lesions: (V, 8, 4) and (V, 8)."""
-        points_mm = self._subvoxels_mm(self._centres_vox)
+        points_mm = subvoxels_mm(centres_vox(self.shape), self.affine)
         places = spatial.to_voxels(points_mm, self.anatomy.affine).T
         shares = np.empty((len(points_mm), LESION), dtype=np.float32)
         for tissue in (CORTEX, NUCLEUS, WHITE, FLUID):
@@ -214,7 +204,7 @@ class BrainWorld:
         >>> bool(world.labels().max() == world.regions.max())
         True
         """
-        centres_mm = spatial.to_mm(self._centres_vox, self.affine)
+        centres_mm = spatial.to_mm(centres_vox(self.shape), self.affine)
         places = spatial.to_voxels(centres_mm, self.anatomy.affine).T
         labels: Int32Array = map_coordinates(
             self.anatomy.regions, places, order=0, cval=0
@@ -223,65 +213,16 @@ class BrainWorld:
 
     @cached_property
     def _populations(self) -> tuple[Float32Array, Float32Array, Int32Array]:
-        voxels, of, raw, along = [], [], [], []
         shares, lesion = self._of_subvoxels
         white = shares[..., WHITE]
-        for b, plan in enumerate(self.plans):
-            near = self._voxels_near(b)
-            points_mm = self._subvoxels_mm(self._centres_vox[near])
-            ids = np.full(len(points_mm), b)
-            directions, occupancy = self.fields.directions(ids, points_mm)
-            weight = plan.weight * occupancy.reshape(-1, 8) * white[near]
-            mean = np.einsum("np,npi->ni", weight, directions.reshape(-1, 8, 3))
-            weight = weight.mean(axis=1)
-            used = weight > 0.01
-            voxels.append(near[used])
-            of.append(np.full(np.count_nonzero(used), b))
-            raw.append(weight[used])
-            along.append(unit(mean[used]))
-        voxel, bundle = np.concatenate(voxels), np.concatenate(of)
-        heavy, direction = np.concatenate(raw), np.concatenate(along)
-
-        # The rank of each population in its voxel, from the heaviest.
-        order = np.lexsort((bundle, -heavy, voxel))
-        voxel, bundle = voxel[order], bundle[order]
-        heavy, direction = heavy[order], direction[order]
-        starts = np.flatnonzero(np.diff(voxel, prepend=-1))
-        rank = np.arange(len(voxel)) - np.repeat(
-            starts, np.diff(starts, append=len(voxel))
+        return populations(
+            self.fields,
+            np.array([plan.weight for plan in self.plans]),
+            white,
+            (white * (1 - _LESION_LOSS * lesion)).mean(axis=1),
+            self.affine,
+            self.shape,
         )
-        n_voxels = len(white)
-        total = np.bincount(voxel, heavy, n_voxels)
-        kept = (rank < MAX_POPULATIONS) & (heavy >= _LEAST_SHARE * total[voxel])
-        voxel, bundle, rank = voxel[kept], bundle[kept], rank[kept]
-        heavy, direction = heavy[kept], direction[kept]
-
-        healthy = (white * (1 - _LESION_LOSS * lesion)).mean(axis=1)
-        filled = np.minimum(total / _FULL, 1) * _FIBRE_SHARE * healthy
-        heavy = heavy / np.bincount(voxel, heavy, n_voxels)[voxel] * filled[voxel]
-        size = (n_voxels, MAX_POPULATIONS)
-        fractions = np.zeros(size, dtype=np.float32)
-        directions = np.zeros((*size, 3), dtype=np.float32)
-        bundle_ids = np.full(size, -1, dtype=np.int32)
-        fractions[voxel, rank] = heavy
-        directions[voxel, rank] = direction @ spatial.axes(self.affine)
-        bundle_ids[voxel, rank] = bundle
-        return (
-            fractions.reshape(*self.shape, -1),
-            directions.reshape(*self.shape, -1, 3),
-            bundle_ids.reshape(*self.shape, -1),
-        )
-
-    def _voxels_near(self, bundle_id: int) -> IntArray:
-        """Return the flat indices of the voxels that a bundle may reach."""
-        places = spatial.to_voxels(self.fields.cells_mm(bundle_id), self.affine)
-        first = np.floor(places).astype(np.int64)
-        near = np.zeros(self.shape, dtype=bool)
-        for corner in _CORNERS:
-            voxels = first + corner
-            voxels = voxels[np.all((voxels >= 0) & (voxels < self.shape), axis=1)]
-            near[tuple(voxels.T)] = True
-        return np.flatnonzero(near)
 
     def peaks(self) -> tuple[Float32Array, Float32Array]:
         """Return the fraction and the direction of the fibres in each voxel.
@@ -523,11 +464,11 @@ class BrainWorld:
         True
         """
         check_positive("end_mm", end_mm)
-        centres_mm = spatial.to_mm(self._centres_vox, self.affine)
+        centres_mm = spatial.to_mm(centres_vox(self.shape), self.affine)
         tree = cKDTree(centres_mm)
         volumes = []
         for b in range(self.n_bundles):
-            near = self._voxels_near(b)
+            near = voxels_near(self.fields, b, self.affine, self.shape)
             _, inside = self.bundle_directions(np.full(len(near), b), centres_mm[near])
             mask = np.zeros(len(centres_mm), dtype=bool)
             mask[near[inside]] = True

@@ -1,19 +1,19 @@
 """Routes of bundles through the white matter of a simulated brain.
 
 Each streamline has three parts. Two of them lead from an end point inwards, along the
-field lines of :attr:`dipy_rnn.phantom.anatomy.Anatomy.inward`. The third part follows
+field lines of `Anatomy.inward`. The third part follows
 the core of the bundle. There the places of the streamlines in the cross-section are
 ordered as at the ends, so that streamlines of a bundle do not cross. At last all
 streamlines are smoothed, and pushed into white matter.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from dipy_rnn._typing import Float32Array, FloatArray, IntArray
-from dipy_rnn.phantom.anatomy import FINE_MM, Anatomy
+from dipy_rnn.phantom.brain.anatomy import FINE_MM, Anatomy
+from dipy_rnn.phantom.brain.plans import Plan
 from dipy_rnn.phantom.geometry import parallel_transport, ramp, unit
 
 N_POINTS = 64  # of a streamline
@@ -26,45 +26,6 @@ _STEP_MM = 1.0  # of the parts that lead inwards
 _MOST_INWARDS_MM = {False: 20.0, True: 9.0}  # of U-fibres: True
 _IN_CORTEX_MM = 0.8  # how far streamlines enter grey matter
 _FAN = 0.38  # share of the core over which the streamlines of an end converge
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What is fixed for a bundle before its streamlines are drawn.
-
-    Parameters
-    ----------
-    kind : str
-        ``"association"``, ``"commissural"``, ``"projection"`` or ``"u"``.
-    regions : tuple of 2 ints
-        Numbers of its end regions.
-    via_mm : ndarray of shape (W, 3)
-        Points along its core.
-    radius_mm, flatness : float
-        Size and shape of the cross-section of its core, as for
-        :class:`dipy_rnn.phantom.Bundle`.
-    weight : float
-        Weight of its fibres in voxels that it shares with other bundles.
-    focus_mm : tuple of 2 ndarrays of shape (3,) or None
-        For each end, the point around which the bundle uses a part of the region. None
-        for the whole region.
-    extent : float
-        Size of this part, as a share of the region.
-
-    Examples
-    --------
-    >>> Plan("u", (1, 2), np.zeros((0, 3)), 3.0, 1.0, 0.5).regions
-    (1, 2)
-    """
-
-    kind: str
-    regions: tuple[int, int]
-    via_mm: FloatArray
-    radius_mm: float
-    flatness: float
-    weight: float
-    focus_mm: tuple[FloatArray | None, FloatArray | None] = (None, None)
-    extent: float = 0.5
 
 
 def route(
@@ -92,7 +53,7 @@ def route(
     Examples
     --------
     >>> import numpy as np
-    >>> from dipy_rnn.phantom.anatomy import draw_anatomy
+    >>> from dipy_rnn.phantom.brain.anatomy import draw_anatomy
     >>> rng = np.random.default_rng(0)
     >>> anatomy = draw_anatomy(rng, np.full(3, 45.0), n_patches=8)
     >>> plans = [Plan("association", (1, 2), np.zeros((0, 3)), 2.0, 1.0, 0.5)]
@@ -156,9 +117,7 @@ def _ends_inwards(
     A part that is complete repeats its last point.
     """
     regions = [plan.regions[end] for plan in plans]
-    points = np.array(
-        [_end_points(anatomy, plan, end, n, rng) for plan in plans]
-    )
+    points = np.array([_end_points(anatomy, plan, end, n, rng) for plan in plans])
     points += rng.uniform(-0.5, 0.5, points.shape) * FINE_MM
     in_stem = np.array([region == anatomy.stem for region in regions])
     cortical = np.array([region <= anatomy.n_patches for region in regions])
@@ -231,9 +190,7 @@ def _cores(
     cores = np.concatenate([resample(each, _CORE_POINTS) for each in corners])
     anchors = cores.copy()
     via = np.array([len(plan.via_mm) > 0 for plan in plans])[:, None, None]
-    margin_mm = np.array(
-        [plan.radius_mm / np.sqrt(plan.flatness) for plan in plans]
-    )
+    margin_mm = np.array([plan.radius_mm / np.sqrt(plan.flatness) for plan in plans])
     for _ in range(_CORE_ROUNDS):
         inner = 0.5 * (cores[:, :-2] + cores[:, 2:])
         # A core with waypoints stays near them.

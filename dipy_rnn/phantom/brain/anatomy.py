@@ -13,6 +13,7 @@ those of a field of view of 120 mm. For other fields of view they are scaled.
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from scipy.ndimage import (
@@ -28,7 +29,7 @@ from scipy.spatial import cKDTree
 
 from dipy_rnn import spatial
 from dipy_rnn._typing import BoolArray, ByteArray, FloatArray, Int32Array, IntArray
-from dipy_rnn.phantom.geometry import dot, ramp, unit
+from dipy_rnn.phantom.geometry import dot, unit
 
 FINE_MM = 1.5  # voxel size of the fine grid
 FIELD_OF_VIEW_MM = 120.0  # side for which the lengths below are given
@@ -82,7 +83,7 @@ class Anatomy:
     Examples
     --------
     >>> import numpy as np
-    >>> from dipy_rnn.phantom.anatomy import WHITE, draw_anatomy
+    >>> from dipy_rnn.phantom.brain.anatomy import WHITE, draw_anatomy
     >>> rng = np.random.default_rng(0)
     >>> anatomy = draw_anatomy(rng, np.full(3, 45.0), n_patches=8)
     >>> bool((anatomy.tissue == WHITE).any()), anatomy.regions.max()
@@ -219,7 +220,9 @@ def _solve_laplace(free: BoolArray, values: FloatArray) -> FloatArray:
             right += np.where(is_free, 0, np.roll(values, shift, axis)[free])
     row, column = np.concatenate(rows), np.concatenate(columns)
     near = csr_array((np.ones(len(row)), (row, column)), shape=(n, n))
-    solution, _ = cg(diags_array(np.full(n, 6.0)) - near, right, values[free], rtol=1e-2, maxiter=200)
+    solution, _ = cg(
+        diags_array(np.full(n, 6.0)) - near, right, values[free], rtol=1e-2, maxiter=200
+    )
     return np.clip(solution, 0, 1)
 
 
@@ -260,7 +263,7 @@ def _in_tube(points: FloatArray, corners: FloatArray, radius: float) -> BoolArra
     """Return whether points are within a radius of a polyline."""
     parts = [
         first + np.linspace(0, 1, 60)[:, None] * (last - first)
-        for first, last in zip(corners[:-1], corners[1:], strict=True)
+        for first, last in pairwise(corners)
     ]
     distance, _ = cKDTree(np.concatenate(parts)).query(
         points, distance_upper_bound=radius
@@ -320,9 +323,7 @@ def _largest_part(mask: BoolArray) -> BoolArray:
     return largest
 
 
-def _spread(
-    rng: np.random.Generator, points: FloatArray, n: int
-) -> FloatArray:
+def _spread(rng: np.random.Generator, points: FloatArray, n: int) -> FloatArray:
     """Choose n of the points, far from each other."""
     chosen = [points[rng.integers(len(points))]]
     distance = np.full(len(points), np.inf)
@@ -353,7 +354,7 @@ def draw_anatomy(
     Examples
     --------
     >>> import numpy as np
-    >>> from dipy_rnn.phantom.anatomy import draw_anatomy
+    >>> from dipy_rnn.phantom.brain.anatomy import draw_anatomy
     >>> rng = np.random.default_rng(0)
     >>> draw_anatomy(rng, np.full(3, 45.0), n_patches=8).tissue.shape
     (34, 34, 34)
@@ -392,8 +393,9 @@ def draw_anatomy(
             where &= tissue == WHITE
             tissue[where] = NUCLEUS
             regions[where] = n_patches + 1 + 3 * side + n
-        ventricle = _in_tube(points, (_VENTRICLE_MM + moved[3]) * sign,
-                             _VENTRICLE_RADIUS_MM).reshape(shape)
+        ventricle = _in_tube(
+            points, (_VENTRICLE_MM + moved[3]) * sign, _VENTRICLE_RADIUS_MM
+        ).reshape(shape)
         tissue[ventricle] = FLUID
     tissue[_in_ellipsoid(points, _THIRD_VENTRICLE_MM).reshape(shape)] = FLUID
     regions[tissue == FLUID] = 0

@@ -7,13 +7,13 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from dipy_rnn import _checks, spatial
 from dipy_rnn._typing import ArrayLike, BoolArray, Float32Array, FloatArray, IntArray
-from dipy_rnn.phantom.anatomy import FINE_MM, WHITE, Anatomy, draw_anatomy
-from dipy_rnn.phantom.brain import BrainWorld
+from dipy_rnn.phantom.brain.anatomy import FINE_MM, WHITE, Anatomy, draw_anatomy
+from dipy_rnn.phantom.brain.fibre_fields import FibreFields
+from dipy_rnn.phantom.brain.plans import Plan, first_plans, plans_through
+from dipy_rnn.phantom.brain.routes import N_POINTS, route
+from dipy_rnn.phantom.brain.world import BrainWorld
 from dipy_rnn.phantom.bundles import Ball
-from dipy_rnn.phantom.fibre_fields import FibreFields
 from dipy_rnn.phantom.geometry import dot, unit
-from dipy_rnn.phantom.plans import first_plans, plans_through
-from dipy_rnn.phantom.routes import N_POINTS, Plan, route
 from dipy_rnn.phantom.worlds import centred_affine, grid_sides_mm
 
 _SPARE = 1.3  # as many streamlines are drawn; the least parallel ones are left out
