@@ -41,7 +41,7 @@ import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 
-from dipy_rnn import spatial
+from dipy_rnn import sampling, spatial
 from dipy_rnn._typing import AnyArray, BoolArray, FloatArray
 from dipy_rnn.evaluation import KnownBundle, score
 from dipy_rnn.phantom import BrainWorld, brain_world
@@ -116,21 +116,9 @@ class Scan:
         rng = np.random.default_rng(0)
         voxels = np.argwhere(self.white)
         voxels = voxels[rng.permutation(len(voxels))[:N_PEAK_VOXELS]]
-        fodf = (
-            sh_to_sf(
-                self.coeffs[tuple(voxels.T)],
-                default_sphere,
-                sh_order_max=8,
-                legacy=True,
-            )
-            if self.coeffs.shape[-1] == 45
-            else sh_to_sf(
-                self.coeffs[tuple(voxels.T)],
-                default_sphere,
-                sh_order_max=4,
-                legacy=True,
-            )
-        )
+        coeffs = self.coeffs[tuple(voxels.T)]
+        order = sampling.sh_order(coeffs.shape[1])
+        fodf = sh_to_sf(coeffs, default_sphere, sh_order_max=order, legacy=True)
         n_peaks = np.array(
             [
                 len(peak_directions(f, default_sphere, relative_peak_threshold=0.3)[0])

@@ -14,6 +14,7 @@ from dipy_rnn.phantom.brain.anatomy import Anatomy
 KINDS = ("association", "commissural", "projection", "u")
 
 _SHARES = (0.30, 0.15, 0.27, 0.28)  # of the kinds
+_FEWEST = 8  # points of an end region on the border of white matter
 _NONE: FloatArray = np.zeros((0, 3))
 
 
@@ -80,7 +81,7 @@ def first_plans(
     ['association', 'commissural', 'projection', 'u']
     """
     centres = _centres(anatomy)
-    uses = np.zeros(anatomy.n_patches + 1)
+    uses = np.where(np.isfinite(centres[: anatomy.n_patches + 1, 0]), 0, np.inf)
     pairs: set[tuple[int, int]] = set()
     plans: list[Plan] = []
     counts = np.maximum(1, np.round(np.array(_SHARES) * n_bundles)).astype(int)
@@ -129,15 +130,14 @@ def plans_through(
     2
     """
     centres = _centres(anatomy)
+    patches = _usable(centres, 1 + np.arange(anatomy.n_patches))
     plans = []
     for place in places_mm:
         nearest_mm = [
-            np.linalg.norm(anatomy.interface_mm(region) - place, axis=1).min(
-                initial=999
-            )
-            for region in range(1, anatomy.n_patches + 1)
+            np.linalg.norm(anatomy.interface_mm(region) - place, axis=1).min()
+            for region in patches
         ]
-        near = 1 + int(np.argmin(nearest_mm))
+        near = int(patches[np.argmin(nearest_mm)])
         if min(nearest_mm) < 8 * anatomy.scale:
             kind = str(rng.choice(["association", "projection", "u"]))
             last = _partner(
@@ -160,10 +160,16 @@ def plans_through(
 
 
 def _centres(anatomy: Anatomy) -> FloatArray:
-    """Return the centre of each region, at its number."""
-    empty = np.full(3, 1e3)
+    """Return the centre of each region, at its number; infinity if it is too small."""
     points = [anatomy.interface_mm(region) for region in range(anatomy.stem + 1)]
-    return np.array([each.mean(axis=0) if len(each) else empty for each in points])
+    too_small = np.full(3, np.inf)
+    return np.array(
+        [each.mean(axis=0) if len(each) >= _FEWEST else too_small for each in points]
+    )
+
+
+def _usable(centres: FloatArray, regions: IntArray) -> IntArray:
+    return regions[np.isfinite(centres[regions, 0])]
 
 
 def _any_point(anatomy: Anatomy, region: int, rng: np.random.Generator) -> FloatArray:
@@ -182,6 +188,10 @@ def _patches_of_side(anatomy: Anatomy, side: int) -> IntArray:
     return 1 + half * side + np.arange(half)
 
 
+def _nuclei_of_side(anatomy: Anatomy, side: int) -> IntArray:
+    return anatomy.n_patches + 1 + 3 * side + np.arange(3)
+
+
 def _partner(
     anatomy: Anatomy,
     centres: FloatArray,
@@ -191,14 +201,16 @@ def _partner(
     rng: np.random.Generator,
 ) -> int:
     """Choose the other end of a bundle."""
-    half, side = anatomy.n_patches // 2, _side(anatomy, first)
+    side = _side(anatomy, first)
     if kind == "commissural":
-        return first + half if side == 0 else first - half
+        others = _usable(centres, _patches_of_side(anatomy, 1 - side))
+        mirrored = centres[first] * [-1, 1, 1]
+        return int(others[np.linalg.norm(centres[others] - mirrored, axis=1).argmin()])
     if kind == "projection":
-        nuclei = anatomy.n_patches + 1 + 3 * side + np.arange(3)
-        ends = [anatomy.stem, *nuclei]
-        return int(rng.choice(ends, p=[0.4, 0.3, 0.18, 0.12]))
-    others = _patches_of_side(anatomy, side)
+        ends = np.array([anatomy.stem, *_nuclei_of_side(anatomy, side)])
+        chances = np.isfinite(centres[ends, 0]) * [0.4, 0.3, 0.18, 0.12]
+        return int(rng.choice(ends, p=chances / chances.sum()))
+    others = _usable(centres, _patches_of_side(anatomy, side))
     others = others[others != first]
     distance = np.linalg.norm(centres[others] - centres[first], axis=1)
     by_distance = others[np.argsort(distance, kind="stable")]
@@ -261,10 +273,10 @@ def _opposite(
     anatomy: Anatomy, centres: FloatArray, place: FloatArray, rng: np.random.Generator
 ) -> tuple[int, int]:
     """Choose two regions on opposite sides of a place, of 60 random pairs."""
-    patches = _patches_of_side(anatomy, int(place[0] > 0))
-    nuclei = anatomy.n_patches + 1 + 3 * int(place[0] > 0) + np.arange(3)
-    first = rng.choice(patches, 60)
-    last = rng.choice([*patches, *nuclei, anatomy.stem], 60)
+    side = int(place[0] > 0)
+    patches = _usable(centres, _patches_of_side(anatomy, side))
+    others = np.array([*patches, *_nuclei_of_side(anatomy, side), anatomy.stem])
+    first, last = rng.choice(patches, 60), rng.choice(_usable(centres, others), 60)
     to_first, to_last = centres[first] - place, centres[last] - place
     longer = np.linalg.norm(to_first, axis=1) + np.linalg.norm(to_last, axis=1)
     direct = np.linalg.norm(centres[first] - centres[last], axis=1)

@@ -23,7 +23,8 @@ _CORE_ROUNDS = 120
 _SMOOTHING_ROUNDS = 4
 _SMOOTHING = 8  # of each point with its neighbours, in a round
 _STEP_MM = 1.0  # of the parts that lead inwards
-_MOST_INWARDS_MM = {False: 20.0, True: 9.0}  # of U-fibres: True
+_MOST_INWARDS_MM = 20.0
+_MOST_INWARDS_U_MM = 9.0
 _IN_CORTEX_MM = 0.8  # how far streamlines enter grey matter
 _FAN = 0.38  # share of the core over which the streamlines of an end converge
 
@@ -125,7 +126,7 @@ def _ends_inwards(
     is_u = np.array([plan.kind == "u" for plan in plans])
     enough_mm = np.where(is_u, 3.5 * fold, 6.5 * anatomy.scale)
     enough_mm[~cortical] = 2.0 * anatomy.scale
-    most_mm = np.where(is_u, _MOST_INWARDS_MM[True], _MOST_INWARDS_MM[False]) * fold
+    most_mm = np.where(is_u, _MOST_INWARDS_U_MM, _MOST_INWARDS_MM) * fold
 
     outside = points[~in_stem]
     for _ in range(3):
