@@ -121,7 +121,7 @@ class Scan:
         fodf = sh_to_sf(coeffs, default_sphere, sh_order_max=order, legacy=True)
         n_peaks = np.array(
             [
-                len(peak_directions(f, default_sphere, relative_peak_threshold=0.3)[0])
+                len(peak_directions(f, default_sphere, relative_peak_threshold=0.5)[0])
                 for f in fodf.astype(np.float64)
             ]
         )
@@ -218,7 +218,7 @@ def compare_with_heads(heads: list[Path], random_seeds: list[int]) -> list[Scan]
             print(scans[-1].row(), flush=True)
         for random_seed in random_seeds:
             world = on_voxels_of(brain_world(random_seed), spatial.voxel_sizes(affine))
-            simulated = world.dwi(gtab, snr=20, random_seed=random_seed)
+            simulated = world.dwi(gtab, snr=15, random_seed=random_seed)
             head = world.tissues()[..., :3].sum(axis=-1) > 0.5
             label = f"brain {random_seed}, as {name}".removesuffix(", as ")
             scans.append(Scan(label, simulated, gtab, world.affine, head, order))
@@ -247,9 +247,9 @@ def print_scores(random_seeds: list[int]) -> None:
             world.fodf(8), white, world.affine, seeds_mm
         )
         gtab = make_gtab(60, 1500, random_seed)
-        for snr in (50, 20, 10):
+        for snr in (20, 10):
             dwi = world.dwi(gtab, snr=snr, random_seed=random_seed)
-            evals = np.array([1.6e-3, 3.8e-4, 3.8e-4])  # of a dispersed population
+            evals = np.array([1.5e-3, 4e-4, 4e-4])  # of a dispersed population
             model = ConstrainedSphericalDeconvModel(gtab, (evals, 100.0))
             coeffs = model.fit(dwi, mask=white).shm_coeff
             lines[f"deterministic, CSD, SNR {snr}"] = track(

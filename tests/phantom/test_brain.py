@@ -19,6 +19,7 @@ from dipy_rnn.phantom.brain.anatomy import (
     _solve_laplace,
 )
 from dipy_rnn.phantom.brain.fibre_fields import FibreFields
+from dipy_rnn.phantom.brain.populations import FIBRE_SHARE
 from dipy_rnn.phantom.signal import _dispersed
 from dipy_rnn.spatial import to_voxels
 
@@ -62,8 +63,8 @@ def test_the_same_seed_gives_the_same_brain():
 def test_the_head_has_all_tissues_and_white_matter_is_enclosed_by_cortex(world):
     tissue = world.anatomy.tissue
     assert set(np.unique(tissue)) == {CORTEX, NUCLEUS, WHITE, FLUID, OUTSIDE}
-    cerebrum = tissue[:, :, tissue.shape[2] // 2 :]
-    white, bare = cerebrum == WHITE, cerebrum == OUTSIDE
+    white, bare = tissue == WHITE, tissue == OUTSIDE
+    white[:, :, : tissue.shape[2] // 2] = False  # the stem has no cortex
     for axis in range(3):
         for shift in (-1, 1):
             assert not np.any(white & np.roll(bare, shift, axis))
@@ -72,7 +73,8 @@ def test_the_head_has_all_tissues_and_white_matter_is_enclosed_by_cortex(world):
 def test_tissues_fill_each_voxel_of_the_head_and_nothing_else(world):
     total = world.tissues().sum(axis=-1)
     assert np.all(total <= 1 + 1e-5)
-    assert_allclose(total[world.mask()], 1, atol=1e-5)
+    in_cerebrum = world.mask()[:, :, 8:]
+    assert_allclose(total[:, :, 8:][in_cerebrum], 1, atol=1e-5)
     assert total[0, 0, -1] == 0
 
 
@@ -121,7 +123,7 @@ def test_bundles_of_all_kinds_fill_white_matter(world):
 def test_populations_are_sorted_units_and_fill_a_voxel_at_most(world):
     fractions, directions = world.peaks()
     assert np.all(np.diff(fractions, axis=-1) <= 0)
-    assert fractions.sum(axis=-1).max() <= 0.85 + 1e-5
+    assert fractions.sum(axis=-1).max() <= FIBRE_SHARE + 1e-5
     norms = np.linalg.norm(directions, axis=-1)
     assert_allclose(norms, fractions > 0, atol=1e-5)
     assert_array_equal(world.bundle_ids() >= 0, fractions > 0)

@@ -11,7 +11,7 @@ from dipy_rnn.phantom.geometry import unit
 from dipy_rnn.phantom.phantom import SUBVOXELS
 
 MAX_POPULATIONS = 5  # of a voxel; the heaviest are kept
-FIBRE_SHARE = 0.85  # of white matter; the rest is isotropic
+FIBRE_SHARE = 0.75  # of white matter; the rest is isotropic
 
 _FULL = 0.3  # summed occupancy from which fibres fill white matter
 _LEAST_WEIGHT = 0.01
@@ -89,7 +89,7 @@ def populations(
     ...     FibreFields(lines, np.eye(4)), np.ones(1), white, white[:, 0], np.eye(4),
     ...     (9, 1, 1))
     >>> fractions[4, 0, 0, 0].round(2), directions[4, 0, 0, 0, 0], bundle_ids[4, 0, 0]
-    (np.float32(0.85), np.float32(1.0), array([ 0, -1, -1, -1, -1], dtype=int32))
+    (np.float32(0.75), np.float32(1.0), array([ 0, -1, -1, -1, -1], dtype=int32))
     """
     centres = centres_vox(shape)
     parts = []

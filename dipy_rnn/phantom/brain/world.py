@@ -291,7 +291,7 @@ class BrainWorld:
         snr: float | None = None,
         evals: tuple[float, float, float] = (1.7e-3, 3e-4, 3e-4),
         s0: float = 100,
-        dispersion_deg: float = 12.0,
+        dispersion_deg: float = 16.0,
         random_seed: int = 0,
     ) -> Float32Array:
         """Simulate a diffusion-weighted series.
