@@ -223,7 +223,8 @@ def _solve_laplace(free: BoolArray, values: FloatArray) -> FloatArray:
     solution, _ = cg(
         diags_array(np.full(n, 6.0)) - near, right, values[free], rtol=1e-2, maxiter=200
     )
-    return np.clip(solution, 0, 1)
+    harmonic: FloatArray = np.clip(solution, 0, 1)
+    return harmonic
 
 
 def _random_field(
@@ -310,7 +311,8 @@ def _in_cerebrum(
     middle = (y / 36) ** 2 + ((z - 2) / 18) ** 2 < 1
     below = (np.abs(y + 6) < 22) & (z < 2)
     inside &= (np.abs(x) > 1.6 * fold) | middle | below
-    return inside.reshape(shape)
+    cerebrum: BoolArray = inside.reshape(shape)
+    return cerebrum
 
 
 def _largest_part(mask: BoolArray) -> BoolArray:

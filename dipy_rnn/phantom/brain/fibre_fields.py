@@ -64,7 +64,7 @@ class FibreFields:
             low, values, used = self._average(np.asarray(lines, dtype=np.float64))
             table = np.zeros(used.shape, dtype=np.int32)
             table[used] = n_rows + np.arange(np.count_nonzero(used))
-            n_rows += np.count_nonzero(used)
+            n_rows += int(np.count_nonzero(used))
             lowest.append(low)
             sizes.append(used.shape)
             tables.append(table.ravel())

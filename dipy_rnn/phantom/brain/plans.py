@@ -169,7 +169,8 @@ def _centres(anatomy: Anatomy) -> FloatArray:
 
 
 def _usable(centres: FloatArray, regions: IntArray) -> IntArray:
-    return regions[np.isfinite(centres[regions, 0])]
+    usable: IntArray = regions[np.isfinite(centres[regions, 0])]
+    return usable
 
 
 def _any_point(anatomy: Anatomy, region: int, rng: np.random.Generator) -> FloatArray:

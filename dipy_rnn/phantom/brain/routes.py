@@ -1,10 +1,10 @@
 """Routes of bundles through the white matter of a simulated brain.
 
 Each streamline has three parts. Two of them lead from an end point inwards, along the
-field lines of `Anatomy.inward`. The third part follows
-the core of the bundle. There the places of the streamlines in the cross-section are
-ordered as at the ends, so that streamlines of a bundle do not cross. At last all
-streamlines are smoothed, and pushed into white matter.
+field lines of `Anatomy.inward`. The third part follows the core of the bundle. There
+the places of the streamlines in the cross-section are ordered as at the ends, so that
+few streamlines of a bundle cross. At last all streamlines are smoothed, and pushed into
+white matter.
 """
 
 from collections.abc import Sequence
@@ -221,7 +221,8 @@ def _disc(places: FloatArray) -> FloatArray:
     radius = np.linalg.norm(centred, axis=1)
     ranks = radius.argsort(kind="stable").argsort(kind="stable")
     even = np.sqrt((ranks + 0.5) / len(ranks))
-    return centred * (even / np.maximum(radius, 1e-9))[:, None]
+    disc: FloatArray = centred * (even / np.maximum(radius, 1e-9))[:, None]
+    return disc
 
 
 def _by_strips(places: FloatArray) -> IntArray:

@@ -185,7 +185,8 @@ class BrainWorld:
         healthy = shares.mean(axis=1)
         healthy[:, WHITE] -= lesion.mean(axis=1)
         five = np.column_stack([healthy, lesion.mean(axis=1)])
-        return np.clip(five, 0, 1).reshape(*self.shape, 5)
+        tissues: Float32Array = np.clip(five, 0, 1).reshape(*self.shape, 5)
+        return tissues
 
     def labels(self) -> Int32Array:
         """Return the label of the end region at the centre of each voxel.
