@@ -96,7 +96,12 @@ class Scan:
         tensors = TensorModel(gtab).fit(dwi, mask=mask)
         self.fa = np.nan_to_num(tensors.fa)
         self.colours = color_fa(self.fa, tensors.evecs)
-        single = self.fa > 0.7
+        # The response is that of the most anisotropic voxels in the middle of the head.
+        quarter = np.array(self.fa.shape) // 4
+        centre = tuple(slice(q, -q) for q in quarter)
+        middle = np.zeros_like(self.fa)
+        middle[centre] = self.fa[centre]
+        single = np.unravel_index(np.argsort(middle, axis=None)[-300:], middle.shape)
         evals = tensors.evals[single].mean(axis=0)
         response = (
             np.array([evals[0], evals[1:].mean(), evals[1:].mean()]),
