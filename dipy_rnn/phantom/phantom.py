@@ -14,15 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from dipy_rnn import _checks, sampling, spatial
+from dipy_rnn import _checks, spatial
 from dipy_rnn._typing import BoolArray, Float32Array, FloatArray, IntArray
 from dipy_rnn.phantom.bundles import Ball, Bundle
-from dipy_rnn.phantom.geometry import check_positive, unit
+from dipy_rnn.phantom.geometry import unit
+from dipy_rnn.phantom.signal import (
+    CSF_DIFFUSIVITY,
+    REMAINDER_DIFFUSIVITY,
+    fodf_of_peaks,
+    simulate_dwi,
+)
 
 # Eight points of a voxel, in voxel coordinates from its centre.
 SUBVOXELS: FloatArray = np.array(list(product((-0.25, 0.25), repeat=3)))
-REMAINDER_DIFFUSIVITY = 0.7e-3  # mm^2/s, isotropic, about that of grey matter
-CSF_DIFFUSIVITY = 3.0e-3  # mm^2/s, isotropic, that of water at 37 degrees Celsius
 
 
 class Phantom:
@@ -254,32 +258,15 @@ class Phantom:
         >>> crossing_phantom(90, shape=(15, 15, 9)).fodf(6).shape
         (15, 15, 9, 28)
         """
-        if sh_order_max not in range(2, 100, 2):
-            raise ValueError(
-                f"sh_order_max is {sh_order_max}; an even number from 2 to 98 is "
-                "needed."
-            )
-        if not (np.isfinite(lobe_deg) and lobe_deg >= 0):
-            raise ValueError(f"lobe_deg is {lobe_deg}; 0 or more is needed.")
-        if not (np.isfinite(noise) and noise >= 0):
-            raise ValueError(f"noise is {noise}; 0 or more is needed.")
         fractions, directions = self.peaks()
-        fibres = fractions > 0
-        of_fibres = sampling.lobes(
-            directions[fibres].astype(np.float64), sh_order_max, lobe_deg=lobe_deg
+        return fodf_of_peaks(
+            fractions,
+            directions,
+            sh_order_max,
+            lobe_deg=lobe_deg,
+            noise=noise,
+            random_seed=random_seed,
         )
-        sh = np.zeros((*self.shape, of_fibres.shape[1]), dtype=np.float32)
-        where = np.nonzero(fibres)[:3]
-        np.add.at(sh, where, fractions[fibres][:, None] * of_fibres)
-        if noise > 0:
-            # The mean square of the coefficients of a lobe is the same for each
-            # direction.
-            of_z = sampling.lobes(np.eye(3)[2:], sh_order_max, lobe_deg=lobe_deg)
-            mean_square = np.mean(of_z[0, 1:] ** 2)
-            rng = np.random.default_rng(random_seed)
-            scale = noise * np.sqrt(mean_square)
-            sh[..., 1:] += scale * rng.standard_normal(sh[..., 1:].shape)
-        return sh
 
     def dwi(
         self,
@@ -329,41 +316,19 @@ class Phantom:
         >>> crossing_phantom(90, shape=(15, 15, 9)).dwi(gtab, snr=20).shape
         (15, 15, 9, 2)
         """
-        # dipy.sims imports dipy.direction, which DIPY 2 may remove.
-        from dipy.sims.voxel import add_noise
-
-        if len(evals) != 3 or evals[1] != evals[2]:
-            raise ValueError(
-                f"evals is {evals}; three diffusivities are needed, the last two "
-                "equal, since a fibre has rotational symmetry."
-            )
-        check_positive("evals", evals)
-        check_positive("s0", s0)
-        if snr is not None:
-            check_positive("snr", snr)
-
-        # The tensor D of a fibre is evals[1] I + (evals[0] - evals[1]) v v^T.  The
-        # signal is s0 exp(-B : D), with B = b g g^T unless b-tensors are given.
-        b_tensors = gtab.btens
-        if b_tensors is None:
-            b_tensors = np.einsum("n,ni,nj->nij", gtab.bvals, gtab.bvecs, gtab.bvecs)
-        isotropic = np.trace(b_tensors, axis1=1, axis2=2)
-
         fractions, directions = self.peaks()
-        csf = self.csf_fraction()[..., None].astype(np.float64)
-        rest = 1 - csf - fractions.sum(axis=-1, keepdims=True, dtype=np.float64)
-        signal = s0 * csf * np.exp(-isotropic * CSF_DIFFUSIVITY)
-        signal += s0 * np.maximum(rest, 0) * np.exp(-isotropic * REMAINDER_DIFFUSIVITY)
-        for b in range(len(self.bundles)):
-            inside = fractions[..., b] > 0
-            along = directions[inside, b].astype(np.float64)
-            dyadic = along[:, :, None] * along[:, None, :]
-            weighting = np.einsum("vij,nij->vn", dyadic, b_tensors, optimize=True)
-            attenuation = evals[1] * isotropic + (evals[0] - evals[1]) * weighting
-            signal[inside] += s0 * fractions[inside, b, None] * np.exp(-attenuation)
-        rng = np.random.default_rng(random_seed)
-        dwi: Float32Array = add_noise(signal, snr, s0, rng=rng).astype(np.float32)
-        return dwi
+        csf = self.csf_fraction().astype(np.float64)
+        rest = np.maximum(1 - csf - fractions.sum(axis=-1, dtype=np.float64), 0)
+        return simulate_dwi(
+            gtab,
+            fractions,
+            directions,
+            [(csf, CSF_DIFFUSIVITY), (rest, REMAINDER_DIFFUSIVITY)],
+            snr=snr,
+            evals=evals,
+            s0=s0,
+            random_seed=random_seed,
+        )
 
     def streamlines(
         self, n_per_bundle: int, *, step_mm: float = 0.5, random_seed: int = 0

@@ -25,9 +25,7 @@ from dipy_rnn.phantom.geometry import (
 from dipy_rnn.phantom.phantom import Phantom
 
 
-def _centred_affine(
-    shape: tuple[int, int, int], voxel_size_mm: ArrayLike
-) -> FloatArray:
+def centred_affine(shape: tuple[int, int, int], voxel_size_mm: ArrayLike) -> FloatArray:
     """Return the affine of an axis-aligned grid centred at 0 mm."""
     sizes = np.full(3, voxel_size_mm, dtype=np.float64)
     affine = np.diag([*sizes, 1.0])
@@ -35,9 +33,7 @@ def _centred_affine(
     return affine
 
 
-def _field_of_view_mm(
-    shape: tuple[int, int, int], voxel_size_mm: ArrayLike
-) -> FloatArray:
+def grid_sides_mm(shape: tuple[int, int, int], voxel_size_mm: ArrayLike) -> FloatArray:
     """Check a grid and return the lengths of its sides in mm."""
     check_positive("voxel_size_mm", voxel_size_mm)
     return np.array(_checks.check_shape(shape)) * np.full(
@@ -259,7 +255,7 @@ def random_phantom(
     >>> phantom.fodf(4).shape
     (16, 16, 16, 15)
     """
-    field_of_view_mm = _field_of_view_mm(shape, voxel_size_mm)
+    field_of_view_mm = grid_sides_mm(shape, voxel_size_mm)
     n_bundles = _checks.check_count(n_bundles, "n_bundles", 1)
     rng = np.random.default_rng(random_seed)
     half_mm = 0.45 * field_of_view_mm
@@ -276,7 +272,7 @@ def random_phantom(
     for _ in range(rng.integers(4)):
         tries = (_random_ball(rng, bundles, half_mm, scale) for _ in range(20))
         csf.extend(islice(filter(None, tries), 1))
-    return Phantom(bundles, _centred_affine(shape, voxel_size_mm), shape, csf=csf)
+    return Phantom(bundles, centred_affine(shape, voxel_size_mm), shape, csf=csf)
 
 
 def crossing_phantom(
@@ -311,7 +307,7 @@ def crossing_phantom(
     >>> len(crossing_phantom(45).bundles)
     2
     """
-    field_of_view_mm = _field_of_view_mm(shape, voxel_size_mm)
+    field_of_view_mm = grid_sides_mm(shape, voxel_size_mm)
     if not 0 < angle_deg < 180:
         raise ValueError(
             f"angle_deg is {angle_deg}; an angle between 0 and 180 is needed."
@@ -324,7 +320,7 @@ def crossing_phantom(
         bundles.append(
             Bundle(along_mm[:, None] * direction, field_of_view_mm.min() / 4)
         )
-    return Phantom(bundles, _centred_affine(shape, voxel_size_mm), shape)
+    return Phantom(bundles, centred_affine(shape, voxel_size_mm), shape)
 
 
 def circle_phantom(
@@ -364,4 +360,4 @@ def circle_phantom(
     extent_mm = 2 * np.array([radius_mm + tube_mm, radius_mm + tube_mm, tube_mm])
     x, y, z = (int(n) for n in np.ceil(extent_mm / np.asarray(voxel_size_mm)) + 2)
     bundle = Bundle(radius_mm * circle, tube_mm)
-    return Phantom([bundle], _centred_affine((x, y, z), voxel_size_mm), (x, y, z))
+    return Phantom([bundle], centred_affine((x, y, z), voxel_size_mm), (x, y, z))
