@@ -452,10 +452,14 @@ def _checked(volume: ArrayLike, name: str) -> Float32Array:
         )
     has_nan = np.asarray(~is_finite.all(axis=3))
     n_partly = int(np.count_nonzero(has_nan & is_finite.any(axis=3)))
-    partly = f", {n_partly} of them in some values only (check the fit there)"
+    if n_partly:
+        raise ValueError(
+            f"{name} holds NaN in some of the values of {n_partly} voxels; correct the "
+            "fit, or set them to zero with numpy.nan_to_num."
+        )
     warnings.warn(
-        f"{name} holds NaN in {np.count_nonzero(has_nan)} of {has_nan.size} voxels"
-        f"{partly if n_partly else ''}; they count as voxels without data.",
+        f"{name} holds NaN in {np.count_nonzero(has_nan)} of {has_nan.size} voxels; "
+        "they count as voxels without data.",
         stacklevel=3,
     )
     return np.where(has_nan[..., None], np.float32(0), volume)

@@ -364,17 +364,14 @@ def test_a_voxel_of_nan_has_no_data_and_is_counted():
     assert_array_equal(coeffs, before)
 
 
-def test_a_voxel_with_some_nan_is_told_apart():
+def test_a_voxel_with_some_nan_is_an_error_of_one_line():
     coeffs = random_coeffs(4)
     coeffs[1, 0, 0, 3] = np.nan
     coeffs[0] = np.nan
-    message = (
-        r"holds NaN in 4 of 6 voxels, 1 of them in some values only \(check the fit "
-        r"there\); they count as voxels without data"
-    )
-    with pytest.warns(UserWarning, match=message):
-        features = sampling.fodf_features(coeffs)
-    assert not features.data[1, 0, 0].any() and features.data[1, 0, 1:].all()
+    message = r"^mine.nii holds NaN in some of the values of 1 voxels; correct the"
+    for features_of in (sampling.fodf_features, sampling.raw_features):
+        with pytest.raises(ValueError, match=message):
+            features_of(coeffs, name="mine.nii")
 
 
 def test_only_nan_is_an_error():

@@ -216,8 +216,11 @@ def test_tractograms_come_in_several_formats_and_fodfs_in_two(
         image, other, teacher="streamline", sh_basis="tournier07", sh_frame="scanner"
     )
     assert one.n_streamlines == two.n_streamlines == [12]
+    # An update changes a weight by up to the learning rate, also if its gradient is
+    # small and has rounding errors.
+    least_update = 0.1 * one.metadata.provenance["recipe"]["learning_rate"]
     for name, value in one.weights.items():
-        assert_allclose(value, two.weights[name], atol=1e-4)
+        assert_allclose(value, two.weights[name], atol=least_update)
 
 
 def test_many_subjects_with_some_of_them_held_out(made, trained, messages):
