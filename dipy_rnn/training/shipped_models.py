@@ -52,7 +52,7 @@ RECIPES = {
     # Follows fibres. It is trained on true streamlines. More warm-up points than these
     # give the same streamlines (doc/design.md).
     "default": Recipe(
-        n_updates=6000, teacher="between", replay_points=128, random_seed=2026
+        n_updates=3000, teacher="between", replay_points=128, random_seed=2026
     ),
 }
 # doc/design.md compares them with others.
