@@ -20,11 +20,18 @@ from dipy_rnn._interp cimport (
     sample_points, turns_of,
 )
 from dipy_rnn.sampling._cone cimport (
-    PANEL, CompiledCone, cone_tables, dense, in_panels, largest_ahead, layer,
-    room_for_values, wide_void,
+    CompiledCone, cone_tables, largest_ahead, room_for_values, wide_void,
 )
 
 cdef extern from "_lanes.h":
+    enum:
+        PANEL
+    struct layer:
+        const float* weights
+        const float* bias
+        Py_ssize_t n_in
+        Py_ssize_t n_out
+    void dense(const layer* weights, const float* x, float* out) noexcept nogil
     void gru_gates(
         const float* gates, const float* from_input, const float* from_state,
         Py_ssize_t n, float step, float rate_limit, float* state) noexcept nogil
@@ -289,6 +296,26 @@ cdef void sample_invariants(
     conditions_of(
         ahead, vectors, order // 2 + 2, run,
         invariants + (n_invariants - CONDITIONS - OF_AHEAD) * BLOCK)
+
+
+cdef object in_panels(weight, bias, layer* target):
+    """Store a layer in panels (``_lanes.h``). Rows of zeros fill the last panel.
+
+    Return the arrays, which keep the memory alive.
+    """
+    n_out, n_in = weight.shape
+    padding = -n_out % PANEL
+    weight = np.pad(weight, ((0, padding), (0, 0)))
+    weight = np.ascontiguousarray(weight.reshape(-1, PANEL, n_in).transpose(0, 2, 1))
+    bias = np.pad(bias, (0, padding))
+    cdef:
+        float[:, :, ::1] weight_view = weight
+        float[::1] bias_view = bias
+    target.weights = &weight_view[0, 0, 0]
+    target.bias = &bias_view[0]
+    target.n_in = n_in
+    target.n_out = n_out + padding
+    return weight, bias
 
 
 cdef class CompiledRun:

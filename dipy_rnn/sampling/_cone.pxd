@@ -1,16 +1,9 @@
-# The kernel of a cone, and layers of a network, for other kernels.
+# The kernel of a cone, for other kernels.
 
 cdef extern from "_lanes.h":
     enum:
-        PANEL
         HALF_PANEL
     ctypedef void wide_void
-    struct layer:
-        const float* weights
-        const float* bias
-        Py_ssize_t n_in
-        Py_ssize_t n_out
-    void dense(const layer* weights, const float* x, float* out) noexcept nogil
     void add_multiples(
         const float* weights, Py_ssize_t n, const float* x, float* rows) noexcept nogil
     void ring_values(
@@ -35,8 +28,6 @@ cdef class CompiledCone:
     cdef:
         cone_tables tables
         object arrays
-
-cdef object in_panels(object weight, object bias, layer* target)
 
 cdef Py_ssize_t room_for_values(const cone_tables* cone) noexcept nogil
 

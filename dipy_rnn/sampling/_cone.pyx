@@ -20,26 +20,6 @@ cdef enum:
     TERMS = 5
 
 
-cdef object in_panels(weight, bias, layer* target):
-    """Store a layer in panels (``_lanes.h``). Rows of zeros fill the last panel.
-
-    Return the arrays, which keep the memory alive.
-    """
-    n_out, n_in = weight.shape
-    padding = -n_out % PANEL
-    weight = np.pad(weight, ((0, padding), (0, 0)))
-    weight = np.ascontiguousarray(weight.reshape(-1, PANEL, n_in).transpose(0, 2, 1))
-    bias = np.pad(bias, (0, padding))
-    cdef:
-        float[:, :, ::1] weight_view = weight
-        float[::1] bias_view = bias
-    target.weights = &weight_view[0, 0, 0]
-    target.bias = &bias_view[0]
-    target.n_in = n_in
-    target.n_out = n_out + padding
-    return weight, bias
-
-
 cdef object azimuthal_in_panels(cone, order):
     """Return the azimuthal factors of an order, for ``ring_values`` of ``_lanes.h``.
 
