@@ -29,6 +29,17 @@ from dipy_rnn.phantom.signal import (
 SUBVOXELS: FloatArray = np.array(list(product((-0.25, 0.25), repeat=3)))
 
 
+def centres_vox(shape: tuple[int, int, int]) -> FloatArray:
+    """Return the voxel coordinates of the centres of all voxels: (V, 3)."""
+    return np.indices(shape, dtype=np.float64).reshape(3, -1).T
+
+
+def subvoxels_mm(voxels: FloatArray, affine: FloatArray) -> FloatArray:
+    """Return eight points in mm of each of n voxels: (8 n, 3)."""
+    points_vox = voxels[:, None] + SUBVOXELS
+    return spatial.to_mm(points_vox.reshape(-1, 3), affine)
+
+
 class Phantom:
     """Bundles and free water on a voxel grid.
 
@@ -101,24 +112,20 @@ class Phantom:
         return Phantom(self.bundles, affine, shape, csf=self.csf)
 
     def _near(
-        self, part: Bundle | Ball, centres_vox: FloatArray
+        self, part: Bundle | Ball, voxels: FloatArray
     ) -> tuple[IntArray, FloatArray]:
         """Return the voxels that a bundle or ball may reach; their subvoxels in mm."""
         margin_mm = float(np.linalg.norm(spatial.voxel_sizes(self.affine))) / 2
-        centres_mm = spatial.to_mm(centres_vox, self.affine)
+        centres_mm = spatial.to_mm(voxels, self.affine)
         near = np.flatnonzero(part.is_near(centres_mm, margin_mm))
-        points_vox = centres_vox[near, None] + SUBVOXELS
-        return near, spatial.to_mm(points_vox.reshape(-1, 3), self.affine)
-
-    def _centres_vox(self) -> FloatArray:
-        return np.indices(self.shape, dtype=np.float64).reshape(3, -1).T
+        return near, subvoxels_mm(voxels[near], self.affine)
 
     def _csf_of_subvoxels(self) -> FloatArray:
         """Return the fraction of free water of each subvoxel: (voxels, 8)."""
-        centres_vox = self._centres_vox()
-        csf = np.zeros((len(centres_vox), len(SUBVOXELS)))
+        voxels = centres_vox(self.shape)
+        csf = np.zeros((len(voxels), len(SUBVOXELS)))
         for ball in self.csf:
-            near, points_mm = self._near(ball, centres_vox)
+            near, points_mm = self._near(ball, voxels)
             water = ball.fraction(points_mm).reshape(-1, len(SUBVOXELS))
             csf[near] = np.maximum(csf[near], water)
         return csf
@@ -143,12 +150,12 @@ class Phantom:
         >>> print(fractions[7, 7, 4])
         [0.5 0.5]
         """
-        centres_vox, csf = self._centres_vox(), self._csf_of_subvoxels()
+        voxels, csf = centres_vox(self.shape), self._csf_of_subvoxels()
         axes = spatial.axes(self.affine)
-        fractions = np.zeros((len(centres_vox), len(self.bundles)))
+        fractions = np.zeros((len(voxels), len(self.bundles)))
         directions = np.zeros((*fractions.shape, 3), dtype=np.float32)
         for b, bundle in enumerate(self.bundles):
-            near, points_mm = self._near(bundle, centres_vox)
+            near, points_mm = self._near(bundle, voxels)
             along, fraction = bundle.directions(points_mm)
             fraction = fraction.reshape(-1, len(SUBVOXELS)) * (1 - csf[near])
             # All fibres of a bundle run the same way, so their vectors can be added.

@@ -8,7 +8,7 @@ from dipy_rnn import spatial
 from dipy_rnn._typing import Float32Array, FloatArray, Int32Array, IntArray
 from dipy_rnn.phantom.brain.fibre_fields import FibreFields
 from dipy_rnn.phantom.geometry import unit
-from dipy_rnn.phantom.phantom import SUBVOXELS
+from dipy_rnn.phantom.phantom import centres_vox, subvoxels_mm
 
 MAX_POPULATIONS = 5  # of a voxel; the heaviest are kept
 FIBRE_SHARE = 0.75  # of white matter; the rest is isotropic
@@ -17,17 +17,6 @@ _FULL = 0.3  # summed occupancy from which fibres fill white matter
 _LEAST_WEIGHT = 0.01
 _LEAST_SHARE = 0.05  # of the fibres of a voxel, below which a population is left out
 _CORNERS: IntArray = np.array(list(product((0, 1), repeat=3)))
-
-
-def centres_vox(shape: tuple[int, int, int]) -> FloatArray:
-    """Return the voxel coordinates of the centres of all voxels: (V, 3)."""
-    return np.indices(shape, dtype=np.float64).reshape(3, -1).T
-
-
-def subvoxels_mm(voxels: FloatArray, affine: FloatArray) -> FloatArray:
-    """Return eight points in mm of each of n voxels: (8 n, 3)."""
-    points_vox = voxels[:, None] + SUBVOXELS
-    return spatial.to_mm(points_vox.reshape(-1, 3), affine)
 
 
 def voxels_near(

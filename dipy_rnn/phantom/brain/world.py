@@ -32,14 +32,10 @@ from dipy_rnn.phantom.brain.anatomy import (
 )
 from dipy_rnn.phantom.brain.fibre_fields import INSIDE, FibreFields
 from dipy_rnn.phantom.brain.plans import Plan
-from dipy_rnn.phantom.brain.populations import (
-    centres_vox,
-    populations,
-    subvoxels_mm,
-    voxels_near,
-)
+from dipy_rnn.phantom.brain.populations import populations, voxels_near
 from dipy_rnn.phantom.bundles import Ball
 from dipy_rnn.phantom.geometry import arc_lengths, check_positive
+from dipy_rnn.phantom.phantom import centres_vox, subvoxels_mm
 from dipy_rnn.phantom.signal import (
     CSF_DIFFUSIVITY,
     REMAINDER_DIFFUSIVITY,
