@@ -44,7 +44,10 @@ setup(
         [
             kernels("_interp", fast + openmp, linked),
             kernels("sampling._cone", fast, []),
-            kernels("model._moving_frame", fast, []),
+            kernels("model.kernels._layers", fast, []),
+            kernels("model.kernels._moving_frame", fast, []),
+            kernels("model.kernels._context_parts", fast, []),
+            kernels("model.kernels._context_gru", fast, []),
             kernels("stopping._criteria", exact, []),
             kernels("tracking.slots._compiled", fast, []),
         ]

@@ -27,7 +27,7 @@ TESTS = {
         "test_peaks.py",
         "test_moving_frame_kernel.py",
     ),
-    "model/_moving_frame": ("test_moving_frame_kernel.py",),
+    "model/kernels/_moving_frame": ("test_moving_frame_kernel.py",),
     "stopping/_criteria": ("test_criteria.py", "test_criteria_random.py"),
     "tracking/slots/_compiled": ("test_slots_compiled.py", "test_engine.py"),
 }

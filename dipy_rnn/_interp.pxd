@@ -25,8 +25,8 @@ cdef struct Turns:
 cdef Turns turns_of(tuple tables)
 
 cdef void sample_points(
-    const float[:, :, :, ::1] volume, const double* points, Py_ssize_t n_points,
-    bint normalise, float* rows, unsigned char* status
+    const float[:, :, :, ::1] volume, Py_ssize_t n_coeffs, const double* points,
+    Py_ssize_t n_points, bint normalise, float* rows, unsigned char* status
 ) noexcept nogil
 
 cdef void rotate_points(

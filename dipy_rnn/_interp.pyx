@@ -268,10 +268,10 @@ cdef wide_void rotate_rows(
 
 cdef wide_void sample_rows(
     const float* volume, Py_ssize_t nx, Py_ssize_t ny, Py_ssize_t nz,
-    Py_ssize_t channels, const double* points, Py_ssize_t n_points,
+    Py_ssize_t stride, Py_ssize_t channels, const double* points, Py_ssize_t n_points,
     bint normalise, float* rows, unsigned char* status
 ) noexcept nogil:
-    """Sample up to BLOCK points."""
+    """Sample the first channels of a volume, which has ``stride``, at BLOCK points."""
     cdef:
         Corners corners[BLOCK]
         Py_ssize_t p, c, corner
@@ -279,7 +279,7 @@ cdef wide_void sample_rows(
     # Start to fetch all voxels from memory before the first one is needed.
     for p in range(n_points):
         status[p] = DATA if find_corners(
-            points + 3 * p, nx, ny, nz, channels, &corners[p]) else OUTSIDE
+            points + 3 * p, nx, ny, nz, stride, &corners[p]) else OUTSIDE
         if status[p] == DATA:
             for corner in range(8):
                 for c in range((channels + LINE - 1) // LINE):
@@ -302,13 +302,13 @@ cdef wide_void rotate_into_block(
 
 
 cdef void sample_points(
-    const float[:, :, :, ::1] volume, const double* points, Py_ssize_t n_points,
-    bint normalise, float* rows, unsigned char* status
+    const float[:, :, :, ::1] volume, Py_ssize_t n_coeffs, const double* points,
+    Py_ssize_t n_points, bint normalise, float* rows, unsigned char* status
 ) noexcept nogil:
-    """Sample up to BLOCK points, for other kernels."""
+    """Sample the first coefficients at up to BLOCK points, for other kernels."""
     sample_rows(
         &volume[0, 0, 0, 0], volume.shape[0], volume.shape[1], volume.shape[2],
-        volume.shape[3], points, n_points, normalise, rows, status)
+        volume.shape[3], n_coeffs, points, n_points, normalise, rows, status)
 
 
 cdef void rotate_points(
@@ -360,7 +360,7 @@ def sample(
                         schedule="static"):
         sample_rows(
             &volume[0, 0, 0, 0], volume.shape[0], volume.shape[1], volume.shape[2],
-            channels, &points[block * BLOCK, 0],
+            channels, channels, &points[block * BLOCK, 0],
             min(BLOCK, n_points - block * BLOCK), normalise, &out[block * BLOCK, 0],
             &status[block * BLOCK])
         if order > 0:

@@ -19,7 +19,7 @@ _MODULES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "gradients": (("gradient_check",), {"LEAST_SEEDS": "MIN_SEEDS"}),
     "interpolate": (("sampling", "_threads"), {}),
     "model": (
-        ("model", "model.moving_frame"),
+        ("model", "model.networks.moving_frame"),
         {
             "CaiPropagator": "Cai2023",
             "Compasses": "FrameConstants",

@@ -7,7 +7,6 @@ from dipy_rnn.model.architectures import (
     architecture_of,
     untrained,
 )
-from dipy_rnn.model.cai2023 import Cai2023
 from dipy_rnn.model.file import (
     CHECKSUMS,
     load_model,
@@ -19,7 +18,9 @@ from dipy_rnn.model.file import (
 from dipy_rnn.model.inputs import stack_inputs
 from dipy_rnn.model.metadata import INPUT_SIZES, ModelFileError, ModelMetadata
 from dipy_rnn.model.model import ROWS_IN_A_BLOCK, Model, as_model, check_device
-from dipy_rnn.model.moving_frame import MovingFrameGRU
+from dipy_rnn.model.networks.cai2023 import Cai2023
+from dipy_rnn.model.networks.context_gru import ContextGRU
+from dipy_rnn.model.networks.moving_frame import MovingFrameGRU
 
 __all__ = [
     "ARCHITECTURES",
@@ -27,6 +28,7 @@ __all__ = [
     "INPUT_SIZES",
     "ROWS_IN_A_BLOCK",
     "Cai2023",
+    "ContextGRU",
     "Model",
     "ModelFileError",
     "ModelMetadata",

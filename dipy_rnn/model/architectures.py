@@ -5,15 +5,17 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from dipy_rnn.model.cai2023 import Cai2023
-from dipy_rnn.model.moving_frame import MovingFrameGRU
+from dipy_rnn.model.networks.cai2023 import Cai2023
+from dipy_rnn.model.networks.context_gru import ContextGRU
+from dipy_rnn.model.networks.moving_frame import MovingFrameGRU
 
 #: A network of one of the architectures.
-Network: TypeAlias = MovingFrameGRU | Cai2023
+Network: TypeAlias = ContextGRU | MovingFrameGRU | Cai2023
 
 #: Architectures by their names in commands and model files.
 ARCHITECTURES: dict[str, type[Network]] = {
     "moving_frame": MovingFrameGRU,
+    "context": ContextGRU,
     "cai2023": Cai2023,
 }
 

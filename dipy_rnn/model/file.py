@@ -14,12 +14,12 @@ The contract of the network, with float32 tensors (``doc/model_file.md``)::
     forward(features, direction, state, inputs) -> (direction, state)
             (n, C)    (n, 3)            (n, W)      (n, 3)
 
-Each of the n rows is a streamline. C is the number of features. ``direction`` is the
-incoming direction in the input, and the next direction in the output. ``inputs`` are
-the declared inputs (``inputs`` of :class:`dipy_rnn.model.ModelMetadata`). A network of
-format 1 declares none and has no such argument. Row ``i`` of the
-output must depend only on row ``i`` of the input. An output direction of length zero
-ends the streamline.
+Each of the n rows is a streamline. C is the number of features (``n_features`` of the
+metadata). ``direction`` is the incoming direction in the input, and the next direction
+in the output. ``inputs`` are the declared inputs (``inputs`` of
+:class:`dipy_rnn.model.ModelMetadata`). A network of format 1 declares none and has no
+such argument. Row ``i`` of the output must depend only on row ``i`` of the input. An
+output direction of length zero ends the streamline.
 """
 
 import hashlib
@@ -33,12 +33,11 @@ from torch import nn
 
 from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, AnyPath, Float32Array
-from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU
 from dipy_rnn.model.archive import METADATA_NAME, packed, read_archive, read_content
 from dipy_rnn.model.inputs import stack_inputs
 from dipy_rnn.model.metadata import INPUT_SIZES, ModelFileError, ModelMetadata
-from dipy_rnn.model.model import Model, check_device, quiet_jit
-from dipy_rnn.sampling import cone_of, quarter_turns
+from dipy_rnn.model.model import CompiledNetwork, Model, check_device, quiet_jit
+from dipy_rnn.sampling import cone_of, join_context, quarter_turns, sample_context
 
 #: The checksums of the shipped models, in the format of ``sha256sum --check``.
 CHECKSUMS = "SHA256SUMS"
@@ -46,6 +45,7 @@ CHECKSUMS = "SHA256SUMS"
 _SHIPPED = "dipy_rnn.model.shipped"
 # The conditions under which a kernel is compared with the TorchScript.
 _STEP_VOX, _ANGLE_DEG = 0.5, 60.0
+_EDGE_VOX = (0.3, 0.3, 0.3)  # places around a voxel of the row are still inside
 
 
 def shipped_models() -> list[str]:
@@ -245,28 +245,43 @@ def _load(content: bytes, path: AnyPath, device: torch.device, name: str) -> Mod
 
 
 def _check_compiled(
-    compiled: CompiledMovingFrameGRU,
+    compiled: CompiledNetwork,
     model: Model,
     features: Float32Array,
     direction: AnyArray,
 ) -> None:
-    """Raise ModelFileError if a kernel differs from the TorchScript it replaces."""
-    n, order = len(features), model.metadata.order
+    """Raise ModelFileError if a kernel differs from the TorchScript it replaces.
+
+    The points are the voxels of a volume with one row of voxels, which has ``features``
+    (n, C) as coefficients.
+    """
+    n, order, context = len(features), model.metadata.order, model.metadata.context
+    volume = np.ascontiguousarray(features[:, None, None])
+    points, frames = (
+        np.eye(3)[:1] * np.arange(n)[:, None],
+        np.tile(np.eye(3), (n, 1, 1)),
+    )
     directions, status = np.empty((n, 3), np.float32), np.empty(n, np.uint8)
     compiled_state, state = compiled.init_state(n), model.init_state(n)
     cone = cone_of(order, _ANGLE_DEG)
-    run = compiled.prepare(cone, features.shape[1], _STEP_VOX, _ANGLE_DEG, 0.0)
+    run = compiled.prepare(
+        cone, features.shape[1], _STEP_VOX, _ANGLE_DEG, 0.0, _EDGE_VOX
+    )
     values = {"step_vox": _STEP_VOX, "max_angle_deg": _ANGLE_DEG}
     ahead, _ = cone.largest(features, 0.0)
     inputs = stack_inputs(model.metadata.inputs or (), values | {"ahead": ahead}, n)
+    if context is not None:
+        low = np.ascontiguousarray(volume[..., : context.n_coeffs])
+        around = sample_context(context, low, points, frames, _EDGE_VOX)
+        features = join_context(features, around)
     for _ in range(3):  # in the first step the state is zero
         compiled.next_directions(
             run,
-            np.ascontiguousarray(features[:, None, None]),
+            volume,
             order,
             quarter_turns(order),
-            np.eye(3)[:1] * np.arange(n)[:, None],
-            np.tile(np.eye(3), (n, 1, 1)),
+            points,
+            frames,
             1.0,
             compiled_state,
             directions,
@@ -287,7 +302,7 @@ def _check_contract(model: Model, path: AnyPath) -> None:
     """
     metadata, n = model.metadata, 3
     generator = np.random.default_rng(0)
-    features = generator.normal(size=(n, metadata.channels)).astype(np.float32)
+    features = generator.normal(size=(n, metadata.n_features)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     direction = np.tile([0.0, 0.0, 1.0], (n, 1))
     shape = (metadata.layers, n, metadata.hidden)
@@ -326,7 +341,8 @@ def _check_contract(model: Model, path: AnyPath) -> None:
                     "a row of its output depends on the other rows (batch statistics?)"
                 )
         if model.compiled is not None:
-            _check_compiled(model.compiled, model, features, direction)
+            own = features[:, : metadata.channels]
+            _check_compiled(model.compiled, model, own, direction)
     except ModelFileError as error:
         raise ModelFileError(f"{path} breaks the contract: {error}.") from None
     except Exception as error:  # the code of an archive may raise any type

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from dipy_rnn.model.architectures import ARCHITECTURES
-from dipy_rnn.sampling import sh_order
+from dipy_rnn.sampling import Context, sh_order
 
 FORMAT = "dipy_rnn model"
 FORMAT_VERSION = 2  # version 1 has no declared inputs
@@ -57,6 +57,11 @@ class ModelMetadata:
         cone, a unit vector in the frame of the features (only for ``"sh"``). None is
         format 1: the network has no such argument, and a streamline ends where its
         direction is not in the cone.
+    context : dipy_rnn.sampling.Context, optional
+        Places around the point at which the network gets the fODF, too. Their
+        coefficients follow those of the point. All are divided by one number
+        (:func:`dipy_rnn.sampling.join_context`). Only for ``"sh"``, ``"local"`` and
+        ``"power"``.
     step_vox : tuple of float, optional
         Smallest and largest step for which the network was trained, divided by the
         edge of a voxel. A network that gets ``"step_vox"`` gets the nearest value in
@@ -94,6 +99,7 @@ class ModelMetadata:
     orders: tuple[int, ...] = ()
     normalisation: str = "none"
     inputs: tuple[str, ...] | None = None
+    context: Context | None = None
     step_vox: tuple[float, float] = (0.0, float("inf"))
     step_mm: tuple[float, float] = (0.0, float("inf"))
     architecture: str = ""
@@ -155,6 +161,8 @@ class ModelMetadata:
                     "inputs has 'ahead', which features of kind 'sh' have; leave it out"
                 )
             object.__setattr__(self, "inputs", tuple(self.inputs))
+        if self.context is not None:
+            self._check_context(self.context)
         if self.architecture:
             for name, needed in ARCHITECTURES[self.architecture].required.items():
                 if getattr(self, name) != needed:
@@ -179,10 +187,28 @@ class ModelMetadata:
                 )
             object.__setattr__(self, name, (low, high))
 
+    def _check_context(self, context: Context) -> None:
+        """Raise ModelFileError if this metadata cannot have a context."""
+        if (self.frame, self.normalisation) != ("local", "power"):
+            raise ModelFileError(
+                f"context needs the frame 'local' and the normalisation 'power', not "
+                f"{self.frame!r} and {self.normalisation!r}"
+            )
+        if self.inputs is None or context.order > min(self.orders):
+            raise ModelFileError(
+                f"context has the order {context.order}; it needs declared inputs, and "
+                f"an order up to the least of orders, {min(self.orders)}"
+            )
+
     @property
     def order(self) -> int:
         """Spherical harmonic order of the features. Only for ``"sh"``."""
         return sh_order(self.channels)
+
+    @property
+    def n_features(self) -> int:
+        """Number of features that the network gets: at the point, and around it."""
+        return self.channels + (self.context.n_values if self.context else 0)
 
     def to_json(self) -> str:
         """Return the text of ``metadata.json`` in the archive."""
@@ -190,6 +216,8 @@ class ModelMetadata:
         entries = {"format": FORMAT, "format_version": version, **asdict(self)}
         if version == 1:
             del entries["inputs"], entries["step_vox"]
+        if self.context is None:
+            del entries["context"]
         if self.kind == "sh":
             entries |= {"basis": "tournier07", "legacy": False}
         return json.dumps(entries, indent=1)
@@ -218,7 +246,7 @@ class ModelMetadata:
         known = set(cls.__dataclass_fields__)
         required = {"kind", "channels", "frame", "layers", "hidden"}
         if version == 1:
-            known = known - {"inputs", "step_vox"}
+            known = known - {"inputs", "step_vox", "context"}
             # The architectures of format 1 had no declared inputs.
             entries["architecture"] = ""
         else:
@@ -233,4 +261,9 @@ class ModelMetadata:
         if not isinstance(entries.get("provenance", {}), dict):
             raise ModelFileError("provenance is not a JSON object")
         entries["orders"] = tuple(entries.get("orders", ()))
+        if "context" in entries:
+            try:
+                entries["context"] = Context.from_dict(entries["context"])
+            except ValueError as error:
+                raise ModelFileError(f"context: {error}") from None
         return cls(**entries)

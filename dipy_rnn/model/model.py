@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 import io
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 import warnings
 
 import numpy as np
@@ -16,10 +16,14 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from dipy_rnn._typing import AnyArray, Float32Array
-from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU
 from dipy_rnn.model.architectures import ARCHITECTURES
+from dipy_rnn.model.kernels._context_gru import CompiledContextGRU
+from dipy_rnn.model.kernels._moving_frame import CompiledMovingFrameGRU
 from dipy_rnn.model.metadata import ModelFileError, ModelMetadata
 from dipy_rnn.sampling import FeatureVolume, sh_order, with_order
+
+#: A network as a kernel (a compiled function).
+CompiledNetwork: TypeAlias = CompiledContextGRU | CompiledMovingFrameGRU
 
 #: A TorchScript network gets whole blocks of rows. In an incomplete block torch adds
 #: numbers in another order. The last digit of a result would then depend on the number
@@ -66,7 +70,7 @@ class Model:
         self.name = name
         #: The network as a kernel (a compiled function), if its architecture has one
         #: and the device is the CPU. Otherwise None.
-        self.compiled: CompiledMovingFrameGRU | None = None
+        self.compiled: CompiledNetwork | None = None
         if device.type == "cpu":
             self.compiled = _compiled(module, metadata)
 
@@ -364,7 +368,7 @@ def check_device(device: str | torch.device) -> torch.device:
 
 def _compiled(
     module: torch.jit.ScriptModule, metadata: ModelMetadata
-) -> CompiledMovingFrameGRU | None:
+) -> CompiledNetwork | None:
     """Return a network as a kernel, or None if its architecture has no kernel."""
     network = ARCHITECTURES.get(metadata.architecture)
     if network is None or network.compiled is None:
@@ -374,9 +378,7 @@ def _compiled(
             name: _as_array(name, parameter)
             for name, parameter in module.state_dict().items()
         }
-        return network.compiled(
-            weights, metadata.order, metadata.layers, metadata.hidden
-        )
+        return network.compiled(weights, metadata)
     except (KeyError, ValueError) as error:
         raise ModelFileError(
             f"its architecture is {metadata.architecture!r}, but its parameters "

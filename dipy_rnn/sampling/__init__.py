@@ -1,6 +1,7 @@
 """Feature volumes: interpolation at points, rotation into frames, first directions."""
 
 from dipy_rnn.sampling.cone import Cone, cone_of, into_cone
+from dipy_rnn.sampling.context import Context, join_context, sample_context
 from dipy_rnn.sampling.features import (
     PEAKS,
     SH_FRAMES,
@@ -53,6 +54,7 @@ __all__ = [
     "SH_BASES",
     "SH_FRAMES",
     "Cone",
+    "Context",
     "FeatureVolume",
     "SHFormat",
     "Turns",
@@ -62,6 +64,7 @@ __all__ = [
     "fodf_features",
     "into_cone",
     "is_clear_basis",
+    "join_context",
     "lobes",
     "local_maxima",
     "looks_like_fodf",
@@ -74,6 +77,7 @@ __all__ = [
     "rotate",
     "rotate_all",
     "sample",
+    "sample_context",
     "sh_order",
     "to_package_basis",
     "with_order",

@@ -11,6 +11,7 @@ from torch.nn.functional import embedding_bag
 
 from dipy_rnn._typing import AnyArray
 from dipy_rnn.sampling.cone import ROUNDING, Cone
+from dipy_rnn.sampling.context import LARGEST, Context
 from dipy_rnn.sampling.rotation import quarter_turns
 
 
@@ -150,6 +151,74 @@ class TorchRotation:
         powers = turns[:, :, None].expand(-1, -1, self.order).cumprod(dim=2)
         powers = torch.cat([torch.ones_like(turns)[:, :, None], powers], dim=2)
         return powers.to(torch.complex64).index_select(2, self.m)
+
+
+class TorchContext:
+    """The fODF around points: :func:`dipy_rnn.sampling.sample_context` on a device.
+
+    Parameters
+    ----------
+    context : dipy_rnn.sampling.Context
+    volume : ndarray of shape (X, Y, Z, n_coeffs)
+        Coefficients up to the order of the context.
+    edge_vox : array_like of shape (3,)
+        A voxel edge along each voxel axis, in voxel coordinates.
+    handedness : float
+        Handedness of the voxel axes: 1 or -1.
+    device : torch.device
+
+    Examples
+    --------
+    >>> context = TorchContext(Context((1.0,), (), 6, 4), np.ones((2, 2, 4, 15)),
+    ...                        np.ones(3), 1.0, torch.device("cpu"))
+    >>> features = context.join(torch.ones(5, 45), torch.ones(5, 3).double(),
+    ...                         torch.eye(3).double().repeat(5, 1, 1))
+    >>> features.shape
+    torch.Size([5, 60])
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        volume: AnyArray,
+        edge_vox: AnyArray,
+        handedness: float,
+        device: torch.device,
+    ) -> None:
+        self.n_places = context.n_places
+        self.volume = TorchVolume(volume.astype(np.float32), device)
+        self.rotation = TorchRotation(context.order, handedness, device)
+        self.offsets = torch.tensor(context.offsets, device=device)
+        self.edge_vox = torch.tensor(edge_vox, dtype=torch.float64, device=device)
+        rolls = torch.tensor(context.rolls, device=device)[:, None]
+        self.cosine, self.sine = torch.cos(rolls), torch.sin(rolls)
+
+    def join(self, own: Tensor, points: Tensor, frames: Tensor) -> Tensor:
+        """Return the features (n, C + n_values) of a network with context.
+
+        As :func:`dipy_rnn.sampling.join_context`. ``own`` (n, C) are the coefficients
+        at the points (n, 3) in the moving frames (n, 3, 3).
+        """
+        n = len(points)
+        e1, e2, e3 = frames[:, None].unbind(2)
+        rolled = torch.stack(
+            [
+                self.cosine * e1 + self.sine * e2,
+                self.cosine * e2 - self.sine * e1,
+                e3.expand(n, self.n_places, 3),
+            ],
+            dim=2,
+        ).flatten(0, 1)
+        offsets = (self.offsets[:, :, None] * frames[:, None]).sum(dim=2)
+        places = points[:, None] + offsets * self.edge_vox
+        values, _ = self.volume.sample(places.flatten(0, 1))
+        around = self.rotation(values, rolled).unflatten(0, (n, self.n_places))
+        power = torch.linalg.vector_norm(own, dim=1, dtype=torch.float64)
+        beside = torch.linalg.vector_norm(around, dim=2, dtype=torch.float64)
+        scale = power.maximum(0.5 * beside.mean(dim=1)).masked_fill(power == 0, np.inf)
+        divisor = scale[:, None].float()
+        flat = (around.flatten(1) / divisor).clamp(-LARGEST, LARGEST)
+        return torch.cat([own / divisor, flat], dim=1)
 
 
 class TorchCone:

@@ -140,6 +140,11 @@ class TrackingConfig:
         return float(np.cbrt(np.prod(self.step_vox)))
 
     @property
+    def edge_vox(self) -> FloatArray:
+        """A voxel edge (:func:`dipy_rnn.spatial.voxel_edge`) in voxel coordinates."""
+        return self.step_vox / self.step_edges
+
+    @property
     def cone_deg(self) -> float:
         """Angle of the cone for an fODF, which is the same in opposite directions.
 

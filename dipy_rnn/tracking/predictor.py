@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -77,6 +77,13 @@ class Predictor:
         if model.compiled is not None:
             # LocalTracking asks for many states of one run: its tables are made once.
             self.prepare = cache(model.compiled.prepare)
+
+    @cached_property
+    def context_data(self) -> Float32Array:
+        """The coefficients that the network gets as context: (X, Y, Z, n_coeffs)."""
+        context = self.model.metadata.context
+        assert context is not None
+        return np.ascontiguousarray(self.data[..., : context.n_coeffs])
 
     def first_directions(self, points_vox: FloatArray, max_peaks: int) -> FloatArray:
         """Return the directions in which streamlines may start.
@@ -228,6 +235,7 @@ class CompiledStates:
             conditions["step_vox"],
             conditions["max_angle_deg"],
             config.pmf_threshold,
+            tuple(config.edge_vox.tolist()),
         )
         self._turns = sampling.quarter_turns(self._order)
         self._handedness = predictor.handedness
@@ -285,6 +293,8 @@ class ScriptedStates:
         self._inputs = predictor.model.metadata.inputs
         self._conditions = predictor.conditions(config)
         self._pmf_threshold = config.pmf_threshold
+        self._context = predictor.model.metadata.context
+        self._edge_vox = config.edge_vox
         self._cone: Cone | None = None
         if predictor.seeks_ahead:
             order = sampling.sh_order(predictor.data.shape[3])
@@ -299,7 +309,7 @@ class ScriptedStates:
             predictor.data,
             points_vox,
             handedness=predictor.handedness,
-            normalise=predictor.normalise,
+            normalise=predictor.normalise and self._context is None,
         )
         status = np.where(features.any(axis=1), sampling.DATA, sampling.EMPTY)
         status[~inside] = sampling.OUTSIDE
@@ -310,6 +320,16 @@ class ScriptedStates:
         if predictor.in_frame:
             features = in_frames
             direction = np.broadcast_to([0.0, 0.0, 1.0], (len(rows), 3))
+        if self._context is not None:
+            around = sampling.sample_context(
+                self._context,
+                predictor.context_data,
+                np.asarray(points_vox),
+                rows,
+                self._edge_vox,
+                handedness=predictor.handedness,
+            )
+            features = sampling.join_context(features, around)
         values: dict[str, float | FloatArray] = dict(self._conditions)
         if self._cone is not None:
             ahead, found = self._cone.largest(in_frames, self._pmf_threshold)

@@ -15,7 +15,8 @@ from dipy_rnn.model import (
     stack_inputs,
     untrained,
 )
-from dipy_rnn.model.moving_frame import RATE_LIMIT, DistanceGRU, newton_slopes
+from dipy_rnn.model.networks.distance_gru import RATE_LIMIT, DistanceGRU
+from dipy_rnn.model.networks.moving_frame import newton_slopes
 from dipy_rnn.training.sequences import Batch
 from dipy_rnn.training.state import predict
 

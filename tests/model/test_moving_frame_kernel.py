@@ -29,8 +29,8 @@ from dipy_rnn.model import (
     shipped_models,
     stack_inputs,
 )
-from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU
-from dipy_rnn.model.moving_frame import FrameConstants
+from dipy_rnn.model.kernels._moving_frame import CompiledMovingFrameGRU
+from dipy_rnn.model.networks.moving_frame import FrameConstants
 from dipy_rnn.sampling import DATA, EMPTY, NOTHING_AHEAD, OUTSIDE, cone_of
 
 HANDEDNESS = [1.0, -1.0]
@@ -58,7 +58,9 @@ def step(kernel, volume, points, frames, state, handedness=1.0, run=RUN):
     directions = np.full((len(points), 3), np.nan, np.float32)
     status = np.full(len(points), 9, np.uint8)
     kernel.next_directions(
-        kernel.prepare(cone, volume.shape[3], step_vox, angle_deg, pmf_threshold),
+        kernel.prepare(
+            cone, volume.shape[3], step_vox, angle_deg, pmf_threshold, (1.0, 1.0, 1.0)
+        ),
         volume,
         order,
         sampling.quarter_turns(order),

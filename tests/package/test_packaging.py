@@ -16,7 +16,7 @@ import dipy_rnn
 ROOT = Path(__file__).parents[2]
 KERNELS = [
     "_interp",
-    "model._moving_frame",
+    "model.kernels._moving_frame",
     "sampling._cone",
     "stopping._criteria",
     "tracking.slots._compiled",

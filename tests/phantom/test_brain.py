@@ -18,8 +18,8 @@ from dipy_rnn.phantom.brain.anatomy import (
     WHITE,
     _solve_laplace,
 )
-from dipy_rnn.phantom.brain.fibre_fields import FibreFields
 from dipy_rnn.phantom.brain.populations import FIBRE_SHARE
+from dipy_rnn.phantom.fibre_fields import FibreFields
 from dipy_rnn.phantom.signal import _dispersed
 from dipy_rnn.spatial import to_voxels
 
@@ -177,12 +177,13 @@ def test_a_field_of_two_opposite_halves_keeps_their_directions():
     arc = np.column_stack([10 * np.cos(angle), 10 * np.sin(angle), 0 * angle])
     rng = np.random.default_rng(0)
     lines = arc + rng.normal(0, 0.7, (1, 60, 1, 3))
-    directions, occupancy = FibreFields(lines, np.eye(4)).directions(
+    directions, occupancy, share = FibreFields(lines, np.eye(4)).at(
         np.array([0, 0, 0]), np.array([[0.0, 10, 0], [7.07, 7.07, 0], [-7.07, 7.07, 0]])
     )
     h = np.sqrt(0.5)
     assert_allclose(directions, [[-1, 0, 0], [-h, h, 0], [-h, -h, 0]], atol=0.05)
     assert np.all(occupancy > 0.8)
+    assert_allclose(share, [0.5, 0.25, 0.75], atol=0.02)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 from dipy_rnn import _checks, spatial
 from dipy_rnn._typing import ArrayLike, BoolArray, Float32Array, FloatArray, IntArray
 from dipy_rnn.phantom.brain.anatomy import FINE_MM, WHITE, Anatomy, draw_anatomy
-from dipy_rnn.phantom.brain.fibre_fields import FibreFields
 from dipy_rnn.phantom.brain.plans import Plan, first_plans, plans_through
 from dipy_rnn.phantom.brain.routes import N_POINTS, route
 from dipy_rnn.phantom.brain.world import BrainWorld
 from dipy_rnn.phantom.bundles import Ball
+from dipy_rnn.phantom.fibre_fields import FibreFields
 from dipy_rnn.phantom.geometry import dot, unit
 from dipy_rnn.phantom.worlds import centred_affine, grid_sides_mm
 
@@ -129,7 +129,7 @@ def _parallel_bundles(
     for i in points:
         along = unit((lines[:, :, i + 1] - lines[:, :, i - 1]).astype(np.float64))
         here = lines[:, :, i].reshape(-1, 3).astype(np.float64)
-        directions, _ = fields.directions(ids, here)
+        directions = fields.at(ids, here).directions
         cosines += dot(directions, along.reshape(-1, 3)) / len(points)
     of_lines = cosines.reshape(len(plans), n_drawn)
     best = np.argsort(-of_lines, axis=1, kind="stable")[:, :n_streamlines]

@@ -155,7 +155,7 @@ def _oriented(
     world: BrainWorld, ids: IntArray, points: FloatArray, along: FloatArray
 ) -> tuple[FloatArray, BoolArray]:
     """Return directions of bundles, turned to `along`, and whether they are there."""
-    directions, occupancy = world.fields.directions(ids, points)
+    directions, occupancy, _ = world.fields.at(ids, points)
     directions *= np.where(dot(directions, along) < 0, -1.0, 1.0)[:, None]
     return directions, occupancy > _LEAST_OCCUPANCY
 

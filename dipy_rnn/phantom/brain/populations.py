@@ -6,7 +6,7 @@ import numpy as np
 
 from dipy_rnn import spatial
 from dipy_rnn._typing import Float32Array, FloatArray, Int32Array, IntArray
-from dipy_rnn.phantom.brain.fibre_fields import FibreFields
+from dipy_rnn.phantom.fibre_fields import FibreFields
 from dipy_rnn.phantom.geometry import unit
 from dipy_rnn.phantom.phantom import centres_vox, subvoxels_mm
 
@@ -85,7 +85,7 @@ def populations(
     for b, weight in enumerate(weights):
         near = voxels_near(fields, b, affine, shape)
         points_mm = subvoxels_mm(centres[near], affine)
-        along, occupancy = fields.directions(np.full(len(points_mm), b), points_mm)
+        along, occupancy, _ = fields.at(np.full(len(points_mm), b), points_mm)
         share = weight * occupancy.reshape(-1, 8) * white[near]
         mean = np.einsum("np,npi->ni", share, along.reshape(-1, 8, 3))
         share = share.mean(axis=1)

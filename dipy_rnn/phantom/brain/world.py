@@ -30,10 +30,10 @@ from dipy_rnn.phantom.brain.anatomy import (
     WHITE,
     Anatomy,
 )
-from dipy_rnn.phantom.brain.fibre_fields import INSIDE, FibreFields
 from dipy_rnn.phantom.brain.plans import Plan
 from dipy_rnn.phantom.brain.populations import populations, voxels_near
 from dipy_rnn.phantom.bundles import Ball
+from dipy_rnn.phantom.fibre_fields import INSIDE, FibreFields
 from dipy_rnn.phantom.geometry import arc_lengths, check_positive
 from dipy_rnn.phantom.phantom import centres_vox, subvoxels_mm
 from dipy_rnn.phantom.signal import (
@@ -430,7 +430,7 @@ class BrainWorld:
                 f"bundle_ids holds {ids.min()} to {ids.max()}; numbers from 0 to "
                 f"{self.n_bundles - 1} are needed."
             )
-        directions, occupancy = self.fields.directions(ids, points_mm)
+        directions, occupancy, _ = self.fields.at(ids, points_mm)
         return directions, occupancy > INSIDE
 
     def bundle_volumes(

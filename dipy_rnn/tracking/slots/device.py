@@ -22,7 +22,12 @@ from dipy_rnn import spatial, stopping
 from dipy_rnn._typing import ArrayLike, IntArray
 from dipy_rnn.model import ROWS_IN_A_BLOCK
 from dipy_rnn.sampling import cone_of, with_order
-from dipy_rnn.sampling.interpolate_torch import TorchCone, TorchRotation, TorchVolume
+from dipy_rnn.sampling.interpolate_torch import (
+    TorchCone,
+    TorchContext,
+    TorchRotation,
+    TorchVolume,
+)
 from dipy_rnn.stopping import StoppingCriterion, StopReason
 from dipy_rnn.stopping.criteria_torch import criterion_on
 from dipy_rnn.tracking.config import TrackingConfig
@@ -126,6 +131,15 @@ class TorchSlots:
         if metadata.kind == "sh":
             data = with_order(data, metadata.order)
         self.volume = TorchVolume(data, device)
+        self.context: TorchContext | None = None
+        if metadata.context is not None:
+            self.context = TorchContext(
+                metadata.context,
+                predictor.context_data,
+                config.edge_vox,
+                self.handedness,
+                device,
+            )
         self.cone: TorchCone | None = None
         if predictor.seeks_ahead:
             self.cone = TorchCone(cone_of(metadata.order, config.cone_deg), device)
@@ -258,7 +272,7 @@ class TorchSlots:
         features, inside = self.volume.sample(self.position)
         power = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64)
         no_data = power == 0
-        if self.normalise:
+        if self.normalise and self.context is None:
             scale = (1.0 / power).masked_fill(no_data, 0.0)
             features = features * scale.float()[:, None]
         incoming = self.frame[:, 2]
@@ -277,6 +291,8 @@ class TorchSlots:
             direction = incoming.float()
             if ahead is not None:
                 ahead = self._along_axes(ahead).float()
+        if self.context is not None:
+            features = self.context.join(features, self.position, self.frame)
         answer, self.state = self.model.propagate(
             features, direction, self.state, self._inputs(ahead)
         )

@@ -1,12 +1,14 @@
 """Directions of many bundles at any point, from their streamlines.
 
-The streamlines of each bundle are averaged on a grid: their density and their mean
-tangent. Only the box of a bundle has a table of cells, and only cells near streamlines
-have values. So a query of thousands of points, each with the number of its bundle,
-takes milliseconds.
+The streamlines of each bundle are averaged on a grid: their density, their mean tangent
+and their mean place along the bundle. Only the box of a bundle has a table of cells,
+and only cells near streamlines have values. So a query of thousands of points, each
+with the number of its bundle, takes milliseconds.
 """
 
+from collections.abc import Sequence
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -29,13 +31,34 @@ _PAD = 3  # cells around the streamlines of a bundle
 _CORNERS: IntArray = np.array(list(product((0, 1), repeat=3)))
 
 
+class FibresAt(NamedTuple):
+    """The fibres of one bundle at each of N points.
+
+    Parameters
+    ----------
+    directions : ndarray of shape (N, 3)
+        Unit vectors in world axes, from the first to the last point of the streamlines;
+        zero where the occupancy is zero.
+    occupancy : ndarray of shape (N,)
+        From 0 far from the streamlines to 1 where they are dense.
+    share : ndarray of shape (N,)
+        The share of the way from the first (0) to the last point (1) of the
+        streamlines; 0 where the occupancy is zero.
+    """
+
+    directions: FloatArray
+    occupancy: FloatArray
+    share: FloatArray
+
+
 class FibreFields:
     """The occupancy and the mean tangent of each of B bundles on a grid.
 
     Parameters
     ----------
-    streamlines : ndarray of shape (B, N, M, 3)
-        In mm. All streamlines of a bundle have the same direction.
+    streamlines : sequence of B ndarrays of shape (N, M, 3)
+        In mm. All streamlines of a bundle have the same direction, and M equally spaced
+        points.
     affine : ndarray of shape (4, 4)
         Voxel to mm of an isotropic grid. Its cells are averages.
 
@@ -46,19 +69,19 @@ class FibreFields:
     >>> lines = np.zeros((1, 9, 30, 3))
     >>> lines[..., 0] = x
     >>> fields = FibreFields(lines, np.eye(4))
-    >>> tangents, occupancy = fields.directions(
+    >>> tangents, occupancy, share = fields.at(
     ...     np.array([0, 0]), np.array([[10.0, 0.2, 0], [10, 9, 0]]))
-    >>> print(tangents.round(3), occupancy.round(1))
+    >>> print(tangents.round(3), occupancy.round(1), share.round(2))
     [[1. 0. 0.]
-     [0. 0. 0.]] [0.9 0. ]
+     [0. 0. 0.]] [0.9 0. ] [0.5 0. ]
     """
 
-    def __init__(self, streamlines: AnyArray, affine: FloatArray) -> None:
+    def __init__(self, streamlines: Sequence[AnyArray], affine: FloatArray) -> None:
         self.affine = affine
         self._origin_mm = affine[:3, 3]
         self._to_vox = np.linalg.inv(affine[:3, :3]).T
         self.n_bundles = len(streamlines)
-        lowest, sizes, tables, rows = [], [], [], [np.zeros((1, 4), np.float32)]
+        lowest, sizes, tables, rows = [], [], [], [np.zeros((1, 5), np.float32)]
         n_rows = 1
         for lines in streamlines:
             low, values, used = self._average(np.asarray(lines, dtype=np.float64))
@@ -73,7 +96,7 @@ class FibreFields:
         self._sizes: IntArray = np.array(sizes)
         self._start: IntArray = np.cumsum([0] + [len(table) for table in tables[:-1]])
         self._table: Int32Array = np.concatenate(tables)
-        # Tangent times occupancy, and occupancy. Row 0 is empty.
+        # Tangent times occupancy, occupancy, share times occupancy. Row 0 is empty.
         self._rows: Float32Array = np.concatenate(rows)
 
     def _average(self, lines: FloatArray) -> tuple[IntArray, Float32Array, BoolArray]:
@@ -83,7 +106,7 @@ class FibreFields:
         -------
         lowest : ndarray of shape (3,)
             First cell of the bundle's box.
-        values : ndarray of shape (n, 4), float32
+        values : ndarray of shape (n, 5), float32
             For each used cell.
         used : ndarray of shape (I, J, K), bool
         """
@@ -99,6 +122,9 @@ class FibreFields:
         )
         tangents = np.tile(steps.reshape(-1, 3) / n_parts, (n_parts, 1))
         lengths = np.linalg.norm(tangents, axis=1)
+        n_steps = lines.shape[1] - 1
+        along = (np.arange(n_steps) + shares[:, None]) / n_steps  # (n_parts, M - 1)
+        along = np.repeat(along[:, None], len(lines), axis=1).ravel()
         cells = np.round(points).astype(np.int64)
         lowest = cells.min(axis=0) - _PAD
         shape = tuple(int(n) for n in cells.max(axis=0) - lowest + _PAD + 1)
@@ -109,16 +135,17 @@ class FibreFields:
                 _SMOOTHING_VOX,
                 truncate=2.5,
             )
-            for weights in (*tangents.T, lengths)
+            for weights in (*tangents.T, lengths, lengths * along)
         ]
         density = sums[3]
         # Half of the fibres' length is where the occupancy is above 0.95.
         usual = np.median(density.ravel()[flat])
         occupancy = 1 - np.exp(-3 * density / usual)
         used = occupancy > 0.02
-        along = unit(np.stack([each[used] for each in sums[:3]], axis=1))
-        along *= occupancy[used, None]
-        values = np.column_stack([along, occupancy[used]]).astype(np.float32)
+        tangent = unit(np.stack([each[used] for each in sums[:3]], axis=1))
+        share = sums[4][used] / density[used]
+        values = np.column_stack([tangent, np.ones_like(share), share])
+        values = (values * occupancy[used, None]).astype(np.float32)
         return lowest, values, used
 
     def cells_mm(self, bundle_id: int) -> FloatArray:
@@ -128,10 +155,8 @@ class FibreFields:
         cells = np.argwhere(table > 0) + self._lowest[bundle_id]
         return spatial.to_mm(cells.astype(np.float64), self.affine)
 
-    def directions(
-        self, bundle_ids: IntArray, points_mm: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return the direction and the occupancy of one bundle at each point.
+    def at(self, bundle_ids: IntArray, points_mm: FloatArray) -> FibresAt:
+        """Return the fibres of one bundle at each point.
 
         Parameters
         ----------
@@ -140,11 +165,7 @@ class FibreFields:
 
         Returns
         -------
-        directions : ndarray of shape (N, 3)
-            Unit vectors in world axes, from the first to the last point of the
-            streamlines; zero where the occupancy is zero.
-        occupancy : ndarray of shape (N,)
-            From 0 far from the streamlines to 1 where they are dense.
+        fibres : FibresAt
         """
         places = (points_mm - self._origin_mm) @ self._to_vox
         places -= self._lowest[bundle_ids]
@@ -157,13 +178,15 @@ class FibreFields:
         weights = np.stack([1 - share, share])  # (2, n, 3)
         first = start + (cells[:, 0] * sizes[:, 1] + cells[:, 1]) * sizes[:, 2]
         first += cells[:, 2]
-        total = np.zeros((len(near), 4))
+        total = np.zeros((len(near), 5))
         for i, j, k in _CORNERS:
             corner = first + (i * sizes[:, 1] + j) * sizes[:, 2] + k
             weight = weights[i, :, 0] * weights[j, :, 1] * weights[k, :, 2]
             total += weight[:, None] * self._rows[self._table[corner]]
-        directions = np.zeros((len(points_mm), 3))
-        occupancy = np.zeros(len(points_mm))
-        directions[near] = unit(total[:, :3])
-        occupancy[near] = total[:, 3]
-        return directions, occupancy
+        values = np.zeros((len(points_mm), 5))
+        values[near] = total
+        occupancy = values[:, 3]
+        share = np.divide(
+            values[:, 4], occupancy, out=np.zeros(len(values)), where=occupancy > 0
+        )
+        return FibresAt(unit(values[:, :3]), occupancy, share)

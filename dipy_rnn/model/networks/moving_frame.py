@@ -21,21 +21,23 @@ number of invariants.
 from collections.abc import Mapping
 from dataclasses import dataclass
 import math
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dipy_rnn._typing import AnyArray, Float32Array, FloatArray
-from dipy_rnn.model._moving_frame import CompiledMovingFrameGRU
+from dipy_rnn.model.kernels._moving_frame import CompiledMovingFrameGRU
+from dipy_rnn.model.networks.distance_gru import RATE_LIMIT, DistanceGRU
+
+if TYPE_CHECKING:
+    from dipy_rnn.model.metadata import ModelMetadata
 
 # Width of the fODF's lobe for which the sum of the slopes is Newton's step exactly.
 _LOBE_DEG = 9.0
 # If the peak is nearer than this, the direction of a reference axis is mostly noise.
 _FADE_DEG = 3.0
-#: Logarithm of the largest rate at which a state decays, in 1 / voxel edge.
-RATE_LIMIT = 10.0
 
 
 class MovingFrameGRU(nn.Module):
@@ -108,6 +110,7 @@ class MovingFrameGRU(nn.Module):
         "frame": "local",
         "normalisation": "power",
         "inputs": inputs,
+        "context": None,
     }
     #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`.
     recipe: ClassVar[dict[str, Any]] = {}
@@ -158,9 +161,7 @@ class MovingFrameGRU(nn.Module):
     def compiled(
         cls,
         weights: Mapping[str, AnyArray],
-        order: int,
-        layers: int,
-        hidden: int,
+        metadata: "ModelMetadata",
     ) -> CompiledMovingFrameGRU:
         """Make the kernel of a network with given weights.
 
@@ -168,7 +169,7 @@ class MovingFrameGRU(nn.Module):
         ----------
         weights : mapping of str to ndarray
             Parameters by name.
-        order, layers, hidden : int
+        metadata : dipy_rnn.model.ModelMetadata
 
         Returns
         -------
@@ -181,7 +182,11 @@ class MovingFrameGRU(nn.Module):
         """
         depth = sum(name.startswith("deeper.") for name in weights) // 2
         return CompiledMovingFrameGRU(
-            weights, FrameConstants.of(order), depth, layers, hidden
+            weights,
+            FrameConstants.of(metadata.order),
+            depth,
+            metadata.layers,
+            metadata.hidden,
         )
 
     @torch.jit.export
@@ -313,47 +318,6 @@ class MovingFrameGRU(nn.Module):
         tangent = torch.zeros_like(ahead)
         tangent[:, 2] = 1.0
         return invariants, torch.cat([flat, ahead, tangent], dim=2)
-
-
-class DistanceGRU(nn.Module):
-    """A GRU cell whose state decays with the distance, not with the number of steps.
-
-    A GRU moves its state towards a candidate, and keeps a share of the old state. Here
-    the share is exp(-rate * step). The network computes the rate. While rate and
-    candidate are constant, two steps of half the size give the same state as one step.
-    The reset gate and the candidate are those of :class:`torch.nn.GRUCell`.
-
-    Parameters
-    ----------
-    hidden : int
-        Width.
-
-    Examples
-    --------
-    >>> cell = DistanceGRU(8)
-    >>> seen, state = cell.from_input(torch.ones(1, 8)), torch.zeros(1, 8)
-    >>> cell(seen, state, torch.tensor([[0.5]])).shape
-    torch.Size([1, 8])
-    """
-
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.rate_limit = RATE_LIMIT
-        self.from_input = nn.Linear(hidden, 3 * hidden)
-        self.from_state = nn.Linear(hidden, 3 * hidden)
-
-    def forward(self, seen: Tensor, state: Tensor, step: Tensor) -> Tensor:
-        """Return the new states (n, hidden).
-
-        ``seen`` (n, 3 hidden) is ``from_input`` of the cell's input, and ``step``
-        (n, 1) is the step size in voxel edges.
-        """
-        kept = self.from_state(state)
-        of_seen, of_kept = seen.chunk(3, dim=1), kept.chunk(3, dim=1)
-        reset = torch.sigmoid(of_seen[0] + of_kept[0])
-        rate = torch.exp(torch.clamp(of_seen[1] + of_kept[1], max=self.rate_limit))
-        candidate = torch.tanh(of_seen[2] + reset * of_kept[2])
-        return candidate + torch.exp(-rate * step) * (state - candidate)
 
 
 @dataclass(frozen=True, eq=False)

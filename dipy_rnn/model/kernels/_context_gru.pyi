@@ -3,37 +3,19 @@ from collections.abc import Mapping
 from typing_extensions import Buffer, disjoint_base
 
 from dipy_rnn._typing import AnyArray, ByteArray, Float32Array, FloatArray
-from dipy_rnn.model.moving_frame import FrameConstants
-from dipy_rnn.sampling import Cone, Turns
+from dipy_rnn.model.kernels._layers import CompiledRun
+from dipy_rnn.sampling import Cone, Context, Turns
 
 @disjoint_base
-class CompiledRun:
-    def __new__(
-        cls,
-        cone: Cone,
-        n_coeffs: int,
-        step_vox: float,
-        max_angle_deg: float,
-        pmf_threshold: float,
-    ) -> CompiledRun: ...
-
-@disjoint_base
-class CompiledMovingFrameGRU:
-    @property
-    def depth(self) -> int: ...
-    @property
-    def layers(self) -> int: ...
-    @property
-    def hidden(self) -> int: ...
+class CompiledContextGRU:
     def __new__(
         cls,
         # Raises ValueError if one is not float32.
         weights: Mapping[str, AnyArray],
-        constants: FrameConstants,
-        depth: int,
-        layers: int,
-        hidden: int,
-    ) -> CompiledMovingFrameGRU: ...
+        order: int,
+        context: Context,
+        constants: Mapping[str, float],
+    ) -> CompiledContextGRU: ...
     def prepare(
         self,
         cone: Cone,
@@ -41,6 +23,7 @@ class CompiledMovingFrameGRU:
         step_vox: float,
         max_angle_deg: float,
         pmf_threshold: float,
+        edge_vox: tuple[float, ...],
     ) -> CompiledRun: ...
     def init_state(self, n: int) -> Float32Array: ...
     # Points and frames may be the views of SlotArrays.

@@ -1,7 +1,7 @@
 """The network of Cai et al. (MIDL 2023), with directions along the voxel axes.
 
 It follows the contract of a model file (:mod:`dipy_rnn.model.file`). A step is split
-into ``encode``, a GRU and ``decode``, as in :mod:`dipy_rnn.model.moving_frame`.
+into ``encode``, a GRU and ``decode``, as in ``moving_frame.py``.
 """
 
 import math
@@ -50,7 +50,7 @@ class Cai2023(nn.Module):
     #: Its declared inputs, as in the metadata of a model file.
     inputs = ()
     #: Entries of the metadata that the architecture requires.
-    required: ClassVar[dict[str, Any]] = {"inputs": inputs}
+    required: ClassVar[dict[str, Any]] = {"inputs": inputs, "context": None}
     #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`. An untrained
     #: network has large errors, where the gradient of the robust loss vanishes.
     recipe: ClassVar[dict[str, Any]] = {"learning_rate": 3e-4, "width_deg": None}

@@ -9,7 +9,7 @@ block, and lanes never mix. The result of a streamline is therefore the same, bi
 bit, for any number of streamlines and any place among them.
 """
 
-from libc.math cimport fmaxf, log, sqrt, sqrtf
+from libc.math cimport fmaxf, sqrt, sqrtf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -19,23 +19,13 @@ from dipy_rnn._interp cimport (
     BLOCK, DATA, MAX_COEFFS, MAX_ORDER, NOTHING_AHEAD, Turns, multiples, rotate_points,
     sample_points, turns_of,
 )
-from dipy_rnn.sampling._cone cimport (
-    CompiledCone, cone_tables, largest_ahead, room_for_values, wide_void,
+from dipy_rnn.model.kernels._layers cimport (
+    CompiledRun, PANEL, dense, gru_gates, in_panels, layer, layer_of, leaky,
+    run_conditions,
 )
-
-cdef extern from "_lanes.h":
-    enum:
-        PANEL
-    struct layer:
-        const float* weights
-        const float* bias
-        Py_ssize_t n_in
-        Py_ssize_t n_out
-    void dense(const layer* weights, const float* x, float* out) noexcept nogil
-    void gru_gates(
-        const float* gates, const float* from_input, const float* from_state,
-        Py_ssize_t n, float step, float rate_limit, float* state) noexcept nogil
-    void leaky(Py_ssize_t n, float* x) noexcept nogil
+from dipy_rnn.sampling._cone cimport (
+    cone_tables, largest_ahead, room_for_values, wide_void,
+)
 
 cdef enum:
     # Layers are stored in this sequence: the input layer, the deeper layers, these
@@ -48,13 +38,6 @@ cdef enum:
     # Invariants of the conditions of the run, and of the direction ahead.
     CONDITIONS = 2
     OF_AHEAD = 6
-
-
-cdef struct run_conditions:
-    float log_step  # the step size in edges of a voxel
-    float step
-    float angle  # of the cone, in radians
-    float pmf_threshold
 
 
 cdef wide_void core(
@@ -284,7 +267,7 @@ cdef void sample_invariants(
         unsigned char found[BLOCK]
         Py_ssize_t p
 
-    sample_points(volume, points, n_points, True, rows, status)
+    sample_points(volume, volume.shape[3], points, n_points, True, rows, status)
     rotate_points(
         rows, n_points, volume.shape[3], volume_order, frames, handedness, turns, block)
     largest_ahead(block, cone, run.pmf_threshold, values, ahead, found)
@@ -298,53 +281,6 @@ cdef void sample_invariants(
         invariants + (n_invariants - CONDITIONS - OF_AHEAD) * BLOCK)
 
 
-cdef object in_panels(weight, bias, layer* target):
-    """Store a layer in panels (``_lanes.h``). Rows of zeros fill the last panel.
-
-    Return the arrays, which keep the memory alive.
-    """
-    n_out, n_in = weight.shape
-    padding = -n_out % PANEL
-    weight = np.pad(weight, ((0, padding), (0, 0)))
-    weight = np.ascontiguousarray(weight.reshape(-1, PANEL, n_in).transpose(0, 2, 1))
-    bias = np.pad(bias, (0, padding))
-    cdef:
-        float[:, :, ::1] weight_view = weight
-        float[::1] bias_view = bias
-    target.weights = &weight_view[0, 0, 0]
-    target.bias = &bias_view[0]
-    target.n_in = n_in
-    target.n_out = n_out + padding
-    return weight, bias
-
-
-cdef class CompiledRun:
-    """The conditions of a run, and the tables of its cone.
-
-    Parameters
-    ----------
-    cone : dipy_rnn.sampling.Cone
-    n_coeffs : int
-        Number of coefficients of the volume.
-    step_vox : float
-        Step size in edges of a voxel.
-    max_angle_deg : float
-        Angle of the cone.
-    pmf_threshold : float
-    """
-
-    cdef:
-        CompiledCone cone
-        run_conditions conditions
-
-    def __cinit__(self, cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold):
-        self.cone = CompiledCone(cone, n_coeffs)
-        self.conditions.step = step_vox
-        self.conditions.log_step = log(step_vox)
-        self.conditions.angle = np.deg2rad(max_angle_deg)
-        self.conditions.pmf_threshold = pmf_threshold
-
-
 cdef class CompiledMovingFrameGRU:
     """A MovingFrameGRU as a kernel, with a copy of its weights.
 
@@ -352,7 +288,7 @@ cdef class CompiledMovingFrameGRU:
     ----------
     weights : mapping of str to ndarray
         The parameters of the module by name.
-    constants : dipy_rnn.model.moving_frame.FrameConstants
+    constants : dipy_rnn.model.networks.moving_frame.FrameConstants
     depth, layers, hidden : int
 
     Raises
@@ -379,13 +315,13 @@ cdef class CompiledMovingFrameGRU:
             (3 + depth + PER_LAYER * layers) * sizeof(layer))
         if self.network == NULL:
             raise MemoryError
-        self._lay_out(*self._get(weights, "input", hidden, constants.n_invariants))
+        self._lay_out(*layer_of(weights, "input", hidden, constants.n_invariants))
         for k in range(depth):
-            self._lay_out(*self._get(weights, f"deeper.{k}", hidden, hidden))
+            self._lay_out(*layer_of(weights, f"deeper.{k}", hidden, hidden))
         for k in range(layers):
-            w_input, b_input = self._get(
+            w_input, b_input = layer_of(
                 weights, f"gru.{k}.from_input", 3 * hidden, hidden)
-            w_state, b_state = self._get(
+            w_state, b_state = layer_of(
                 weights, f"gru.{k}.from_state", 3 * hidden, hidden)
             gates = slice(0, 2 * hidden)  # reset gate, rate, candidate
             candidate = slice(2 * hidden, 3 * hidden)
@@ -394,31 +330,23 @@ cdef class CompiledMovingFrameGRU:
                 b_input[gates] + b_state[gates])
             self._lay_out(w_input[candidate], b_input[candidate])
             self._lay_out(w_state[candidate], b_state[candidate])
-        self._lay_out(*self._get(weights, "joined", hidden, 2 * hidden))
-        self._lay_out(*self._get(weights, "head", constants.n_factors, hidden))
+        self._lay_out(*layer_of(weights, "joined", hidden, 2 * hidden))
+        self._lay_out(*layer_of(weights, "head", constants.n_factors, hidden))
 
     def __dealloc__(self):
         free(self.network)
-
-    def _get(self, weights, name, n_out, n_in):
-        arrays = ()
-        for kind, shape in (("weight", (n_out, n_in)), ("bias", (n_out,))):
-            array = weights[f"{name}.{kind}"]
-            if array.shape != shape or array.dtype != np.float32:
-                raise ValueError(
-                    f"{name}.{kind} is {array.dtype} of shape {array.shape}, not float32 of "
-                    f"shape {shape}")
-            arrays += (array,)
-        return arrays
 
     def _lay_out(self, weight, bias):
         """Add a layer."""
         self.arrays.append(
             in_panels(weight, bias, self.network + len(self.arrays)))
 
-    def prepare(self, cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold):
+    def prepare(
+        self, cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold, edge_vox
+    ):
         """Return the :class:`CompiledRun` of these arguments."""
-        return CompiledRun(cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold)
+        return CompiledRun(
+            cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold, edge_vox)
 
     def init_state(self, n):
         """Return fresh states (zeros) for whole blocks of streamlines."""

@@ -1,0 +1,1 @@
+"""Networks as kernels (compiled functions), from points to directions."""

@@ -1,0 +1,372 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: cdivision=True, initializedcheck=False
+"""The network of ``context_gru.py`` as a kernel, from points to directions.
+
+It computes the same as :class:`dipy_rnn.model.ContextGRU`, with the same weights. As in
+``_moving_frame.pyx``, a block of ``BLOCK`` streamlines goes through all stages while
+its values stay in the cache, and the streamlines of a block never mix.
+
+A row is a number of each streamline of a block: ``BLOCK`` floats.
+"""
+
+from libc.math cimport fmaxf, sqrtf
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+import numpy as np
+
+from dipy_rnn._interp cimport (
+    BLOCK, DATA, MAX_COEFFS, NOTHING_AHEAD, Turns, rotate_points,
+    sample_points, turns_of,
+)
+from dipy_rnn.model.kernels._context_parts cimport (
+    multiply, places, sample_around, sizes, split,
+)
+from dipy_rnn.model.kernels._layers cimport (
+    CompiledRun, PANEL, dense, gru_gates, in_panels, layer, layer_of, leaky,
+    run_conditions,
+)
+from dipy_rnn.sampling._cone cimport (
+    cone_tables, largest_ahead, room_for_values, wide_void,
+)
+
+cdef extern from "_lanes.h":
+    float exponential(float x) noexcept nogil
+
+cdef enum:
+    # Layers are stored in this sequence.
+    TO_VECTORS = 0
+    TO_TWOFOLD = 1
+    INPUT = 2
+    DEEPER = 3
+    GATES = 4
+    FROM_INPUT = 5
+    FROM_STATE = 6
+    TO_REMEMBERED = 7
+    FORGETS = 8
+    JOINED = 9
+    HEAD = 10
+    N_LAYERS = 11
+    # Factors of the head after those of the vectors: the tangent, and three beliefs.
+    OTHER_FACTORS = 4
+
+
+cdef struct rooms:
+    # Memory for a block: values at the cone's vertices, coefficients around the points,
+    # parts, mixed vectors, shortened ones, invariants, layers, factors of the head.
+    float* values
+    float* around
+    float* parts[4]  # x and y of vectors, x and y of double vectors
+    float* mixed[4]
+    float* short[4]
+    float* invariants
+    float* work
+    float* factors
+
+
+cdef wide_void core(
+    const sizes* n, const layer* layers, const float* invariants, float step,
+    float* x, float* y, float* state, float* work, float* factors
+) noexcept nogil:
+    """Compute the factors of a block, and update its state.
+
+    ``x`` and ``y`` hold the mixed vectors, then ``ahead``, then the remembered vectors,
+    which are updated, too.
+    """
+    cdef:
+        Py_ssize_t room = (n.hidden + n.memory + PANEL) * BLOCK
+        Py_ssize_t of_memory = n.memory * BLOCK
+        float* seen = work
+        float* other = seen + room
+        float* pair = other + room
+        float* gates = pair + room  # two rows for each row of the state
+        float* candidate = gates + 2 * room
+        float* from_state = candidate + room
+        float* new_x = from_state + room
+        float* new_y = new_x + room
+        float* remembered_x = x + (n.vectors + 1) * BLOCK
+        float* remembered_y = y + (n.vectors + 1) * BLOCK
+        float kept
+        Py_ssize_t i
+
+    dense(&layers[INPUT], invariants, seen)
+    leaky(n.hidden, seen)
+    dense(&layers[DEEPER], seen, other)
+    leaky(n.hidden, other)
+    for i in range(n.hidden * BLOCK):
+        seen[i] += other[i]
+    memcpy(pair, seen, n.hidden * BLOCK * sizeof(float))
+    memcpy(pair + n.hidden * BLOCK, state, of_memory * sizeof(float))
+    dense(&layers[GATES], pair, gates)
+    dense(&layers[FROM_INPUT], seen, candidate)
+    dense(&layers[FROM_STATE], state, from_state)
+    gru_gates(gates, candidate, from_state, n.memory, step, n.rate_limit, state)
+
+    dense(&layers[FORGETS], seen, other)
+    dense(&layers[TO_REMEMBERED], x, new_x)
+    dense(&layers[TO_REMEMBERED], y, new_y)
+    for i in range(n.remembered * BLOCK):
+        kept = other[i] if other[i] < n.rate_limit else n.rate_limit
+        kept = exponential(-step * exponential(kept))
+        remembered_x[i] = new_x[i] + kept * (remembered_x[i] - new_x[i])
+        remembered_y[i] = new_y[i] + kept * (remembered_y[i] - new_y[i])
+    memcpy(state + of_memory, remembered_x, n.remembered * BLOCK * sizeof(float))
+    memcpy(state + of_memory + n.remembered * BLOCK, remembered_y,
+           n.remembered * BLOCK * sizeof(float))
+
+    memcpy(pair + n.hidden * BLOCK, state, of_memory * sizeof(float))
+    dense(&layers[JOINED], pair, other)
+    leaky(n.hidden, other)
+    dense(&layers[HEAD], other, factors)
+
+
+cdef wide_void to_direction(
+    const sizes* n, const float* factors, const float* x, const float* y,
+    const float* ahead, Py_ssize_t n_points, float* directions
+) noexcept nogil:
+    """Write unit directions in the moving frames, point by point."""
+    cdef:
+        float dx[BLOCK]
+        float dy[BLOCK]
+        float dz[BLOCK]
+        float along, length
+        Py_ssize_t k, p
+
+    memcpy(dx, ahead, BLOCK * sizeof(float))
+    memcpy(dy, ahead + BLOCK, BLOCK * sizeof(float))
+    for k in range(n.every):
+        for p in range(BLOCK):
+            dx[p] += factors[k * BLOCK + p] * x[k * BLOCK + p]
+            dy[p] += factors[k * BLOCK + p] * y[k * BLOCK + p]
+    for p in range(BLOCK):
+        along = factors[n.every * BLOCK + p]
+        along = along if along > -2.0 else -2.0
+        along = along if along < 2.0 else 2.0
+        dz[p] = ahead[2 * BLOCK + p] * exponential(along)
+    for p in range(n_points):
+        length = sqrtf(dx[p] * dx[p] + dy[p] * dy[p] + dz[p] * dz[p])
+        length = fmaxf(length, 1e-12)
+        directions[3 * p] = dx[p] / length
+        directions[3 * p + 1] = dy[p] / length
+        directions[3 * p + 2] = dz[p] / length
+
+
+cdef void advance_block(
+    const sizes* n, const places* at, const layer* layers, const run_conditions* run,
+    const cone_tables* cone, const float[:, :, :, ::1] volume, Py_ssize_t volume_order,
+    const Turns* turns, const double* points, const double* frames,
+    Py_ssize_t n_points, double handedness, rooms* room, float* state,
+    float* directions, unsigned char* status
+) noexcept nogil:
+    """Write the next directions of up to BLOCK streamlines. Update their states."""
+    cdef:
+        float rows[MAX_COEFFS * BLOCK]
+        float own[MAX_COEFFS * BLOCK]
+        float ahead[3 * BLOCK]
+        unsigned char found[BLOCK]
+        float* conditions
+        Py_ssize_t n_coeffs = volume.shape[3]
+        Py_ssize_t of_memory = n.memory * BLOCK
+        Py_ssize_t of_remembered = n.remembered * BLOCK
+        Py_ssize_t i, p
+
+    sample_points(volume, n_coeffs, points, n_points, False, rows, status)
+    rotate_points(rows, n_points, n_coeffs, volume_order, frames, handedness, turns,
+                  own)
+    largest_ahead(own, cone, run.pmf_threshold, room.values, ahead, found)
+    for p in range(n_points):
+        if status[p] == DATA and not found[p]:
+            status[p] = NOTHING_AHEAD
+    for i in range(n_coeffs * BLOCK, n.own_coeffs * BLOCK):
+        own[i] = 0.0
+    sample_around(n, at, run.edge, volume, points, frames, n_points, handedness, turns,
+                  room.around)
+    split(n, at, own, room.around, room.invariants, room.parts)
+
+    for i in range(2):
+        dense(&layers[TO_VECTORS], room.parts[i], room.mixed[i])
+        memcpy(room.mixed[i] + n.vectors * BLOCK, ahead + i * BLOCK,
+               BLOCK * sizeof(float))
+        memcpy(room.mixed[i] + (n.vectors + 1) * BLOCK,
+               state + of_memory + i * of_remembered, of_remembered * sizeof(float))
+        dense(&layers[TO_TWOFOLD], room.parts[2 + i], room.mixed[2 + i])
+    conditions = room.invariants + (n.scalars - 3) * BLOCK
+    for p in range(BLOCK):
+        conditions[p] = run.log_step
+        conditions[BLOCK + p] = run.angle
+        conditions[2 * BLOCK + p] = ahead[2 * BLOCK + p]
+    multiply(n, <const float**>room.mixed, room.short, conditions + 3 * BLOCK)
+    core(n, layers, room.invariants, run.step, room.mixed[0], room.mixed[1], state,
+         room.work, room.factors)
+    to_direction(n, room.factors, room.mixed[0], room.mixed[1], ahead, n_points,
+                 directions)
+
+
+cdef class CompiledContextGRU:
+    """A ContextGRU as a kernel, with a copy of its weights.
+
+    Parameters
+    ----------
+    weights : mapping of str to ndarray
+        The parameters of the module by name.
+    order : int
+    context : dipy_rnn.sampling.Context
+    constants : mapping of str to float
+        ``rate_limit``, ``short_square`` and ``largest``.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If a parameter is missing, or its shape or type differs.
+    """
+
+    cdef:
+        sizes n
+        layer network[N_LAYERS]
+        object arrays
+        double[:, ::1] offsets
+        float[:, ::1] roll_cosines, roll_sines, first, second
+
+    def __cinit__(self, weights, order, context, constants):
+        n_parts, n_vectors = weights["to_vectors"].shape
+        n_twofold = weights["to_twofold"].shape[1]
+        n_remembered = weights["to_remembered"].shape[1]
+        hidden = weights["deeper.bias"].shape[0]
+        memory = weights["gru.from_state.weight"].shape[1]
+        ell = np.arange(0, order + 1, 2), np.arange(0, context.order + 1, 2)
+        n_ahead, n_rings = len(context.ahead), len(context.rings)
+        n_even = (context.order // 2 + 1) ** 2
+        higher = [int(np.maximum(x - 2, 0).sum()) for x in ell]
+        n_scalars = (
+            len(ell[0]) + higher[0] + n_ahead * (len(ell[1]) + higher[1])
+            + n_rings * n_even + 3)
+        every = n_vectors + 1 + n_remembered
+        self.n.order, self.n.own_coeffs = order, (order + 1) * (order + 2) // 2
+        self.n.places, self.n.ahead, self.n.rings = context.n_places, n_ahead, n_rings
+        self.n.around, self.n.context_order = context.n_around, context.order
+        self.n.context_coeffs = context.n_coeffs
+        self.n.vector_parts = (
+            order // 2 + n_ahead * (context.order // 2) + n_rings * context.n_coeffs)
+        self.n.twofold_parts = self.n.vector_parts
+        self.n.vectors, self.n.twofold = n_vectors, n_twofold
+        self.n.remembered, self.n.every = n_remembered, every
+        self.n.scalars = n_scalars
+        self.n.invariants = (
+            n_scalars + every * (every + 1) // 2 + every * n_twofold + n_twofold)
+        self.n.hidden, self.n.memory = hidden, memory
+        self.n.rate_limit = constants["rate_limit"]
+        self.n.short_square = constants["short_square"]
+        self.n.largest = constants["largest"]
+        self.offsets = np.ascontiguousarray(context.offsets)
+        multiples = np.arange(context.order + 1) * context.rolls[:, None]
+        self.roll_cosines = np.cos(multiples).astype(np.float32)
+        self.roll_sines = np.sin(multiples).astype(np.float32)
+        self.first, self.second = (
+            (np.stack([np.cos(m * context.angles), np.sin(m * context.angles)])
+             / context.n_around).astype(np.float32)
+            for m in (1, 2))
+        self.arrays = [None] * N_LAYERS
+        parts = self.n.vector_parts
+        self._lay_out(TO_VECTORS, *_mixing(weights, "to_vectors", parts, n_vectors))
+        self._lay_out(TO_TWOFOLD, *_mixing(weights, "to_twofold", parts, n_twofold))
+        self._lay_out(TO_REMEMBERED, *_mixing(
+            weights, "to_remembered", n_vectors + 1, n_remembered))
+        self._lay_out(INPUT, *layer_of(weights, "input", hidden, self.n.invariants))
+        self._lay_out(DEEPER, *layer_of(weights, "deeper", hidden, hidden))
+        w_input, b_input = layer_of(weights, "gru.from_input", 3 * memory, hidden)
+        w_state, b_state = layer_of(weights, "gru.from_state", 3 * memory, memory)
+        gates = slice(0, 2 * memory)  # reset gate, rate
+        candidate = slice(2 * memory, 3 * memory)
+        self._lay_out(
+            GATES, np.hstack([w_input[gates], w_state[gates]]),
+            b_input[gates] + b_state[gates])
+        self._lay_out(FROM_INPUT, w_input[candidate], b_input[candidate])
+        self._lay_out(FROM_STATE, w_state[candidate], b_state[candidate])
+        self._lay_out(FORGETS, *layer_of(weights, "forgets", n_remembered, hidden))
+        self._lay_out(JOINED, *layer_of(weights, "joined", hidden, hidden + memory))
+        self._lay_out(HEAD, *layer_of(weights, "head", every + OTHER_FACTORS, hidden))
+
+    def _lay_out(self, place, weight, bias):
+        """Store a layer."""
+        cdef Py_ssize_t i = place
+        self.arrays[i] = in_panels(weight, bias, &self.network[i])
+
+    def prepare(
+        self, cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold, edge_vox
+    ):
+        """Return the :class:`CompiledRun` of these arguments."""
+        return CompiledRun(
+            cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold, edge_vox)
+
+    def init_state(self, n):
+        """Return fresh states (zeros) for whole blocks of streamlines."""
+        n_state = self.n.memory + 2 * self.n.remembered
+        return np.zeros((-(-n // BLOCK), 1, n_state, BLOCK), np.float32)
+
+    def next_directions(
+        self, CompiledRun run, const float[:, :, :, ::1] volume,
+        Py_ssize_t volume_order, tuple turns, const double[:, ::1] points,
+        const double[:, :, ::1] frames, double handedness,
+        float[:, :, :, ::1] state, float[:, ::1] directions, unsigned char[::1] status
+    ):
+        """Write the next unit directions of streamlines. Update their states.
+
+        The arguments are those of
+        :meth:`dipy_rnn.model.kernels._moving_frame.CompiledMovingFrameGRU.next_directions`.
+        """
+        cdef:
+            Py_ssize_t n_points = points.shape[0]
+            Py_ssize_t n_blocks = (n_points + BLOCK - 1) // BLOCK
+            Py_ssize_t block, start, i
+            Turns tables = turns_of(turns)
+            Py_ssize_t of_values = room_for_values(&run.cone.tables)
+            Py_ssize_t of_context = self.n.places * self.n.context_coeffs * BLOCK
+            Py_ssize_t of_parts = self.n.vector_parts * BLOCK
+            # A layer may write up to PANEL rows beyond its last one.
+            Py_ssize_t of_mixed = (self.n.every + self.n.twofold + PANEL) * BLOCK
+            Py_ssize_t of_factors = (self.n.every + OTHER_FACTORS + PANEL) * BLOCK
+            Py_ssize_t of_layers = (self.n.hidden + self.n.memory + PANEL) * BLOCK
+            places at
+            rooms room
+
+        at.offsets = &self.offsets[0, 0]
+        at.roll_cosines = &self.roll_cosines[0, 0]
+        at.roll_sines = &self.roll_sines[0, 0]
+        at.first = &self.first[0, 0]
+        at.second = &self.second[0, 0]
+        room.values = <float*>malloc(
+            (of_values + of_context + 4 * of_parts + 8 * of_mixed + of_factors
+             + self.n.invariants * BLOCK + 9 * of_layers) * sizeof(float))
+        if room.values == NULL:
+            raise MemoryError
+        with nogil:
+            room.around = room.values + of_values
+            room.factors = room.around + of_context
+            room.invariants = room.factors + of_factors
+            room.work = room.invariants + self.n.invariants * BLOCK
+            room.parts[0] = room.work + 9 * of_layers
+            room.mixed[0] = room.parts[0] + 4 * of_parts
+            room.short[0] = room.mixed[0] + 4 * of_mixed
+            for i in range(1, 4):
+                room.parts[i] = room.parts[i - 1] + of_parts
+                room.mixed[i] = room.mixed[i - 1] + of_mixed
+                room.short[i] = room.short[i - 1] + of_mixed
+            for block in range(n_blocks):
+                start = block * BLOCK
+                advance_block(
+                    &self.n, &at, self.network, &run.conditions, &run.cone.tables,
+                    volume, volume_order, &tables, &points[start, 0],
+                    &frames[start, 0, 0], min(BLOCK, n_points - start), handedness,
+                    &room, &state[block, 0, 0, 0], &directions[start, 0],
+                    &status[start])
+            free(room.values)
+
+
+def _mixing(weights, name, n_in, n_out):
+    """Return a matrix that mixes vectors as a layer without bias."""
+    matrix = weights[name]
+    if matrix.shape != (n_in, n_out) or matrix.dtype != np.float32:
+        raise ValueError(
+            f"{name} is {matrix.dtype} of shape {matrix.shape}, not float32 of shape "
+            f"{n_in, n_out}")
+    return matrix.T, np.zeros(n_out, np.float32)

@@ -1,0 +1,34 @@
+# Context, and the parts of features that turn alike, for the kernel of ContextGRU.
+
+from dipy_rnn._interp cimport Turns
+
+cdef struct sizes:
+    # Numbers of coefficients, places, parts, vectors, and widths of layers.
+    Py_ssize_t order, own_coeffs
+    Py_ssize_t places, ahead, rings, around, context_order, context_coeffs
+    Py_ssize_t vector_parts, twofold_parts
+    Py_ssize_t vectors, twofold, remembered, every  # every vector: mixed and remembered
+    Py_ssize_t scalars, invariants, hidden, memory
+    float rate_limit, short_square, largest
+
+cdef struct places:
+    const double* offsets
+    const float* roll_cosines
+    const float* roll_sines
+    const float* first  # Fourier factors of order 1, and of order 2
+    const float* second
+
+cdef void sample_around(
+    const sizes* n, const places* at, const double* edge,
+    const float[:, :, :, ::1] volume, const double* points, const double* frames,
+    Py_ssize_t n_points, double handedness, const Turns* turns, float* around
+) noexcept nogil
+
+cdef void split(
+    const sizes* n, const places* at, float* own, float* around, float* scalars,
+    float** parts
+) noexcept nogil
+
+cdef void multiply(
+    const sizes* n, const float** mixed, float** short, float* out
+) noexcept nogil

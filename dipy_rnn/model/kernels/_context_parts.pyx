@@ -1,0 +1,314 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: cdivision=True, initializedcheck=False
+"""Context, and the parts of features that turn alike, for the kernel of ContextGRU.
+
+All arrays are in rows. A row is a number of each streamline of a block.
+"""
+
+from libc.math cimport sqrtf
+from libc.string cimport memcpy, memset
+
+from dipy_rnn._interp cimport BLOCK, MAX_COEFFS, Turns, rotate_points, sample_points
+
+cdef extern from "_lanes.h":
+    ctypedef void wide_void
+
+
+cdef wide_void roll_block(
+    float* block, Py_ssize_t order, const float* cosines, const float* sines
+) noexcept nogil:
+    """Roll the frame of a block about z. Row m of both tables is m times the angle."""
+    cdef:
+        float* plus
+        float* minus
+        float c, s, a
+        Py_ssize_t ell, m, middle, p
+
+    for ell in range(2, order + 1, 2):
+        middle = ell * (ell + 1) // 2
+        for m in range(1, ell + 1):
+            c, s = cosines[m], sines[m]
+            plus = block + (middle + m) * BLOCK
+            minus = block + (middle - m) * BLOCK
+            for p in range(BLOCK):
+                a = plus[p]
+                plus[p] = a * c + minus[p] * s
+                minus[p] = minus[p] * c - a * s
+
+
+cdef void sample_around(
+    const sizes* n, const places* at, const double* edge,
+    const float[:, :, :, ::1] volume, const double* points, const double* frames,
+    Py_ssize_t n_points, double handedness, const Turns* turns, float* around
+) noexcept nogil:
+    """Sample the context of a block, in the rolled frames: sample_context."""
+    cdef:
+        double here[3 * BLOCK]
+        float rows[MAX_COEFFS * BLOCK]
+        unsigned char status[BLOCK]
+        const double* offset
+        float* target
+        Py_ssize_t place, p, axis, m = n.context_order + 1
+
+    for place in range(n.places):
+        offset = at.offsets + 3 * place
+        for p in range(n_points):
+            for axis in range(3):
+                here[3 * p + axis] = points[3 * p + axis] + edge[axis] * (
+                    offset[0] * frames[9 * p + axis]
+                    + offset[1] * frames[9 * p + 3 + axis]
+                    + offset[2] * frames[9 * p + 6 + axis])
+        sample_points(volume, n.context_coeffs, here, n_points, False, rows, status)
+        target = around + place * n.context_coeffs * BLOCK
+        rotate_points(rows, n_points, n.context_coeffs, n.context_order, frames,
+                      handedness, turns, target)
+        if place >= n.ahead:
+            roll_block(target, n.context_order, at.roll_cosines + place * m,
+                       at.roll_sines + place * m)
+
+
+cdef inline void add_row(float* sum, const float* x, float factor) noexcept nogil:
+    cdef Py_ssize_t p
+    for p in range(BLOCK):
+        sum[p] += factor * x[p]
+
+
+cdef inline void power_of(
+    const float* block, Py_ssize_t n_coeffs, float* power
+) noexcept nogil:
+    """Write the root of the summed squares of each streamline's coefficients."""
+    cdef Py_ssize_t c, p
+
+    for p in range(BLOCK):
+        power[p] = 0.0
+    for c in range(n_coeffs):
+        for p in range(BLOCK):
+            power[p] += block[c * BLOCK + p] * block[c * BLOCK + p]
+    for p in range(BLOCK):
+        power[p] = sqrtf(power[p])
+
+
+cdef wide_void scale_all(const sizes* n, float* own, float* around) noexcept nogil:
+    """Divide the coefficients at and around a point by one number: join_context."""
+    cdef:
+        float power[BLOCK]
+        float scale[BLOCK]
+        float beside[BLOCK]
+        Py_ssize_t place, c, p
+        float value
+
+    power_of(own, n.own_coeffs, power)
+    for p in range(BLOCK):
+        beside[p] = 0.0
+    for place in range(n.places):
+        power_of(around + place * n.context_coeffs * BLOCK, n.context_coeffs, scale)
+        for p in range(BLOCK):
+            beside[p] += scale[p]
+    for p in range(BLOCK):
+        value = 0.5 * beside[p] / n.places
+        value = value if value > power[p] else power[p]
+        scale[p] = 1.0 / value if power[p] > 0.0 else 0.0
+    for c in range(n.own_coeffs):
+        for p in range(BLOCK):
+            own[c * BLOCK + p] *= scale[p]
+    for c in range(n.places * n.context_coeffs):
+        for p in range(BLOCK):
+            value = around[c * BLOCK + p] * scale[p]
+            value = value if value < n.largest else n.largest
+            around[c * BLOCK + p] = value if value > -n.largest else -n.largest
+
+
+cdef inline void parts_of_point(
+    const float* block, Py_ssize_t order, float** scalars, float** higher,
+    float** x, float** y, float** twofold_x, float** twofold_y
+) noexcept nogil:
+    """Add the parts of coefficients in the moving frame. Each pointer moves on."""
+    cdef:
+        const float* plus
+        const float* minus
+        Py_ssize_t ell, m, middle, p
+
+    for ell in range(0, order + 1, 2):
+        middle = ell * (ell + 1) // 2
+        memcpy(scalars[0], block + middle * BLOCK, BLOCK * sizeof(float))
+        scalars[0] += BLOCK
+        for m in range(1, ell + 1):
+            plus = block + (middle + m) * BLOCK
+            minus = block + (middle - m) * BLOCK
+            if m == 1:
+                memcpy(x[0], plus, BLOCK * sizeof(float))
+                memcpy(y[0], minus, BLOCK * sizeof(float))
+                x[0] += BLOCK
+                y[0] += BLOCK
+            elif m == 2:
+                memcpy(twofold_x[0], plus, BLOCK * sizeof(float))
+                memcpy(twofold_y[0], minus, BLOCK * sizeof(float))
+                twofold_x[0] += BLOCK
+                twofold_y[0] += BLOCK
+            else:
+                for p in range(BLOCK):
+                    higher[0][p] = sqrtf(
+                        plus[p] * plus[p] + minus[p] * minus[p] + <float>1e-6)
+                higher[0] += BLOCK
+
+
+cdef inline void fourier_part(
+    const float* ring, const sizes* n, const float* factors, float* x, float* y
+) noexcept nogil:
+    """Write Fourier parts over a ring: first of coefficients of +m, then of -m.
+
+    ``factors`` holds cosines, then sines of the order times the angles, divided by the
+    number of places.
+    """
+    cdef:
+        const float* values
+        float* to_x
+        float* to_y
+        Py_ssize_t ell, order, place, c, p, n_even = 0, i_even = 0, i_odd
+
+    for ell in range(0, n.context_order + 1, 2):
+        n_even += ell + 1
+    i_odd = n_even
+    memset(x, 0, n.context_coeffs * BLOCK * sizeof(float))
+    memset(y, 0, n.context_coeffs * BLOCK * sizeof(float))
+    c = 0
+    for ell in range(0, n.context_order + 1, 2):
+        for order in range(-ell, ell + 1):
+            for place in range(n.around):
+                values = ring + (place * n.context_coeffs + c) * BLOCK
+                if order >= 0:
+                    add_row(x + i_even * BLOCK, values, factors[place])
+                    add_row(y + i_even * BLOCK, values, factors[n.around + place])
+                else:
+                    add_row(x + i_odd * BLOCK, values, -factors[n.around + place])
+                    add_row(y + i_odd * BLOCK, values, factors[place])
+            if order >= 0:
+                i_even += 1
+            else:
+                i_odd += 1
+            c += 1
+
+
+cdef wide_void split_block(
+    const sizes* n, const places* at, const float* own, const float* around,
+    float* scalars, float* x, float* y, float* twofold_x, float* twofold_y
+) noexcept nogil:
+    """Write scalars, vectors and double vectors: ``ContextGRU.split``."""
+    cdef:
+        Py_ssize_t of_place = n.context_coeffs * BLOCK
+        Py_ssize_t n_scalars = n.order // 2 + 1
+        const float* ring
+        const float* values
+        float* higher
+        Py_ssize_t i, ell, m, place, c
+
+    n_scalars += n.ahead * (n.context_order // 2 + 1)
+    higher = scalars + n_scalars * BLOCK
+    parts_of_point(own, n.order, &scalars, &higher, &x, &y, &twofold_x, &twofold_y)
+    for i in range(n.ahead):
+        parts_of_point(around + i * of_place, n.context_order, &scalars, &higher, &x,
+                       &y, &twofold_x, &twofold_y)
+    scalars = higher
+    for i in range(n.rings):
+        ring = around + (n.ahead + i * n.around) * of_place
+        c = 0
+        for ell in range(0, n.context_order + 1, 2):
+            for m in range(-ell, ell + 1):
+                if m >= 0:
+                    memset(scalars, 0, BLOCK * sizeof(float))
+                    for place in range(n.around):
+                        values = ring + place * of_place + c * BLOCK
+                        add_row(scalars, values, <float>1.0 / n.around)
+                    scalars += BLOCK
+                c += 1
+        fourier_part(ring, n, at.first, x, y)
+        fourier_part(ring, n, at.second, twofold_x, twofold_y)
+        x += of_place
+        y += of_place
+        twofold_x += of_place
+        twofold_y += of_place
+
+
+cdef inline void shorten(
+    const float* x, const float* y, Py_ssize_t n_vectors, float short_square,
+    float* short_x, float* short_y
+) noexcept nogil:
+    """Replace lengths of vectors by their square roots, nearly."""
+    cdef:
+        float square, scale
+        Py_ssize_t i
+
+    for i in range(n_vectors * BLOCK):
+        square = x[i] * x[i] + y[i] * y[i]
+        scale = 1.0 / sqrtf(sqrtf(square + short_square))
+        short_x[i] = x[i] * scale
+        short_y[i] = y[i] * scale
+
+
+cdef wide_void multiply_block(
+    const sizes* n, const float** mixed, float** short, float* out
+) noexcept nogil:
+    """Write inner products of vectors, those with double vectors, and lengths.
+
+    ``mixed`` and ``short`` are x and y of vectors, then those of double vectors.
+    ``short`` gets the shortened vectors.
+    """
+    cdef:
+        const float* x = short[0]
+        const float* y = short[1]
+        const float* twofold_x = short[2]
+        const float* twofold_y = short[3]
+        const float* ax
+        const float* ay
+        const float* bx
+        const float* by
+        float square_x[BLOCK]
+        float square_y[BLOCK]
+        Py_ssize_t a, b, p
+
+    shorten(mixed[0], mixed[1], n.every, n.short_square, short[0], short[1])
+    shorten(mixed[2], mixed[3], n.twofold, n.short_square, short[2], short[3])
+    for a in range(n.every):
+        ax, ay = x + a * BLOCK, y + a * BLOCK
+        for b in range(a, n.every):
+            bx, by = x + b * BLOCK, y + b * BLOCK
+            for p in range(BLOCK):
+                out[p] = ax[p] * bx[p] + ay[p] * by[p]
+            out += BLOCK
+    for a in range(n.every):
+        ax, ay = x + a * BLOCK, y + a * BLOCK
+        for p in range(BLOCK):
+            square_x[p] = ax[p] * ax[p] - ay[p] * ay[p]
+            square_y[p] = 2 * ax[p] * ay[p]
+        for b in range(n.twofold):
+            bx, by = twofold_x + b * BLOCK, twofold_y + b * BLOCK
+            for p in range(BLOCK):
+                out[p] = square_x[p] * bx[p] + square_y[p] * by[p]
+            out += BLOCK
+    for b in range(n.twofold):
+        bx, by = twofold_x + b * BLOCK, twofold_y + b * BLOCK
+        for p in range(BLOCK):
+            out[p] = bx[p] * bx[p] + by[p] * by[p]
+        out += BLOCK
+
+
+# A function for several vector widths cannot be exported.
+
+
+cdef void split(
+    const sizes* n, const places* at, float* own, float* around, float* scalars,
+    float** parts
+) noexcept nogil:
+    """Scale the coefficients (join_context), and split them: ``ContextGRU.split``.
+
+    ``parts`` are x and y of vectors, then those of double vectors.
+    """
+    scale_all(n, own, around)
+    split_block(n, at, own, around, scalars, parts[0], parts[1], parts[2], parts[3])
+
+
+cdef void multiply(
+    const sizes* n, const float** mixed, float** short, float* out
+) noexcept nogil:
+    """Call :func:`multiply_block`."""
+    multiply_block(n, mixed, short, out)

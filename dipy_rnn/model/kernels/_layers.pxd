@@ -1,0 +1,33 @@
+# Layers of networks, and the conditions of a run, for the kernels of networks.
+
+from dipy_rnn.sampling._cone cimport CompiledCone
+
+cdef extern from "_lanes.h":
+    enum:
+        PANEL
+    struct layer:
+        const float* weights
+        const float* bias
+        Py_ssize_t n_in
+        Py_ssize_t n_out
+    void dense(const layer* weights, const float* x, float* out) noexcept nogil
+    void gru_gates(
+        const float* gates, const float* from_input, const float* from_state,
+        Py_ssize_t n, float step, float rate_limit, float* state) noexcept nogil
+    void leaky(Py_ssize_t n, float* x) noexcept nogil
+
+cdef struct run_conditions:
+    float log_step  # the step size in edges of a voxel
+    float step
+    float angle  # of the cone, in radians
+    float pmf_threshold
+    double edge[3]  # an edge of a voxel along each axis, in voxel coordinates
+
+cdef class CompiledRun:
+    cdef:
+        CompiledCone cone
+        run_conditions conditions
+
+cdef object in_panels(weight, bias, layer* target)
+
+cdef tuple layer_of(weights, name, n_out, n_in)

@@ -1,0 +1,50 @@
+from collections.abc import Mapping
+
+from typing_extensions import Buffer, disjoint_base
+
+from dipy_rnn._typing import AnyArray, ByteArray, Float32Array, FloatArray
+from dipy_rnn.model.kernels._layers import CompiledRun
+from dipy_rnn.model.networks.moving_frame import FrameConstants
+from dipy_rnn.sampling import Cone, Turns
+
+@disjoint_base
+class CompiledMovingFrameGRU:
+    @property
+    def depth(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def hidden(self) -> int: ...
+    def __new__(
+        cls,
+        # Raises ValueError if one is not float32.
+        weights: Mapping[str, AnyArray],
+        constants: FrameConstants,
+        depth: int,
+        layers: int,
+        hidden: int,
+    ) -> CompiledMovingFrameGRU: ...
+    def prepare(
+        self,
+        cone: Cone,
+        n_coeffs: int,
+        step_vox: float,
+        max_angle_deg: float,
+        pmf_threshold: float,
+        edge_vox: tuple[float, ...],
+    ) -> CompiledRun: ...
+    def init_state(self, n: int) -> Float32Array: ...
+    # Points and frames may be the views of SlotArrays.
+    def next_directions(
+        self,
+        run: CompiledRun,
+        volume: Float32Array,
+        volume_order: int,
+        turns: Turns,
+        points: FloatArray | Buffer,
+        frames: FloatArray | Buffer,
+        handedness: float,
+        state: Float32Array,
+        directions: Float32Array,
+        status: ByteArray,
+    ) -> None: ...
