@@ -68,6 +68,8 @@ class Context:
         for name, shape in (("ahead", (-1,)), ("rings", (-1, 2))):
             given = getattr(self, name)
             try:
+                if not isinstance(given, (tuple, list)):
+                    raise TypeError
                 lengths = np.array(given, dtype=np.float64)
                 lengths = lengths.reshape((0,) + shape[1:] if not len(given) else shape)
             except (TypeError, ValueError):

@@ -258,7 +258,7 @@ def test_a_model_with_context_is_written_and_read(tmp_path):
     ("context", "changes", "message"),
     [
         (None, {}, "declares no context"),
-        (Context((1.0,), (), 6, 4), {}, "input.weight is float32"),
+        (Context((1.0,), (), 6, 4), {}, "to_vectors is float32"),
         (CONTEXTS[0], {"frame": "voxel", "architecture": ""}, "the frame 'local'"),
         (CONTEXTS[0], {"normalisation": "none", "architecture": ""}, "'none'"),
         (Context((1.0,), (), 6, 6), {"architecture": ""}, "order 6"),
