@@ -80,6 +80,8 @@ class FibreFields:
         self.affine = affine
         self._origin_mm = affine[:3, 3]
         self._to_vox = np.linalg.inv(affine[:3, :3]).T
+        #: Edge of a cell in mm.
+        self.cell_mm = spatial.voxel_edge(affine)
         self.n_bundles = len(streamlines)
         lowest, sizes, tables, rows = [], [], [], [np.zeros((1, 5), np.float32)]
         n_rows = 1

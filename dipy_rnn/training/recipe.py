@@ -9,6 +9,7 @@ import numpy as np
 from dipy_rnn._checks import check_numbers
 from dipy_rnn._moved import find_moved
 from dipy_rnn.model import ARCHITECTURES, ModelMetadata, Network, architecture_of
+from dipy_rnn.training.free_running.fit import FreeRunningRecipe
 from dipy_rnn.training.sequences import InputNoise, TargetRule
 from dipy_rnn.training.target_rules import blend, largest_ahead, peak_along
 
@@ -213,7 +214,11 @@ class Recipe:
 
 
 def describe(
-    module: Network, recipe: Recipe, *, orders: tuple[int, ...], data: str
+    module: Network,
+    recipe: Recipe | FreeRunningRecipe,
+    *,
+    orders: tuple[int, ...],
+    data: str,
 ) -> ModelMetadata:
     """Return the metadata of a network that is trained with a recipe.
 
@@ -221,7 +226,7 @@ def describe(
     ----------
     module : nn.Module
         One of :data:`dipy_rnn.model.ARCHITECTURES`.
-    recipe : Recipe
+    recipe : Recipe or dipy_rnn.training.free_running.fit.FreeRunningRecipe
     orders : tuple of int
         Spherical harmonic orders of the training data.
     data : str
@@ -238,15 +243,17 @@ def describe(
     >>> describe(network, Recipe(), orders=(4,), data="one subject").channels
     15
     """
+    layers, _, hidden = module.init_state(1).shape
     return ModelMetadata(
         kind="sh",
         channels=(module.order + 1) * (module.order + 2) // 2,
         frame=module.frame,
-        layers=module.layers,
-        hidden=module.hidden,
+        layers=layers,
+        hidden=hidden,
         orders=orders,
         normalisation="power",
         inputs=module.inputs,
+        context=module.context,
         step_vox=recipe.step_vox,
         architecture=architecture_of(module),
         replay_points=recipe.replay_points or None,

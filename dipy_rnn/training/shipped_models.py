@@ -8,8 +8,8 @@ are verified when a model is loaded.
 """
 
 import argparse
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
 import hashlib
 from multiprocessing import get_context
@@ -27,8 +27,17 @@ import torch
 
 from dipy_rnn import sampling
 from dipy_rnn._typing import AnyArray, Float32Array, FloatArray
-from dipy_rnn.model import CHECKSUMS, save_model, untrained
-from dipy_rnn.phantom import Phantom, random_phantom
+from dipy_rnn.model import (
+    CHECKSUMS,
+    ContextGRU,
+    ModelMetadata,
+    Network,
+    save_model,
+    untrained,
+)
+from dipy_rnn.phantom import BrainWorld, Phantom, brain_world, random_phantom
+from dipy_rnn.training.free_running.fit import FreeRunningRecipe, fit_free_running
+from dipy_rnn.training.free_running.world import KnownWorld
 from dipy_rnn.training.loop import fit
 from dipy_rnn.training.recipe import Recipe, describe
 from dipy_rnn.training.sequences import InputNoise
@@ -39,6 +48,8 @@ from dipy_rnn.training.validation import FreeRunning
 
 ORDERS = (4, 6, 8)
 RECIPES = {
+    # Sees the fODF around its point. It tracks phantoms and simulated brains itself.
+    "default": FreeRunningRecipe(n_updates=2500, random_seed=2028),
     # Imitates deterministic tracking. It is trained on deterministic streamlines, since
     # trackers also reach places where there are no true streamlines.
     "deterministic": Recipe(
@@ -49,16 +60,18 @@ RECIPES = {
         ),
         random_seed=2026,
     ),
-    # Follows fibres. It is trained on true streamlines. More warm-up points than these
-    # give the same streamlines (doc/design.md).
-    "default": Recipe(
+    # Follows fibres, and sees one point. It is trained on true streamlines. More
+    # warm-up points than these give the same streamlines (doc/design.md).
+    "fast": Recipe(
         n_updates=3000, teacher="between", replay_points=128, random_seed=2026
     ),
 }
 # doc/design.md compares them with others.
-HIDDEN = {"deterministic": 16, "default": 32}
+HIDDEN = {"default": 48, "deterministic": 16, "fast": 32}
 N_PHANTOMS = 120
 N_HELD_OUT = 6
+N_BRAINS = 12
+_P_BRAIN = 0.6  # of the worlds in a batch
 
 _ORDER = max(ORDERS)
 _N_STREAMLINES = 300
@@ -66,6 +79,8 @@ _N_STREAMLINES = 300
 # around it, where the fit finds false fibres in noise.
 _MIN_FRACTION = 0.05
 _RIM_VOXELS = 1
+_BRAIN_MM = (120, 140, 120)
+_N_STARTS = {"phantom": 3000, "brain": 16000}
 
 
 def make_world(random_seed: int, *, through_dwi: bool) -> tuple[Phantom, Float32Array]:
@@ -112,7 +127,34 @@ def make_world(random_seed: int, *, through_dwi: bool) -> tuple[Phantom, Float32
         return phantom, sampling.with_order(sampling.fodf_features(coeffs).data, _ORDER)
 
 
-def _fitted_fodf(phantom: Phantom, rng: np.random.Generator) -> FloatArray:
+def make_brain(random_seed: int) -> tuple[BrainWorld, Float32Array]:
+    """Make one simulated brain, and the fODF fitted to a simulated scan of it.
+
+    Parameters
+    ----------
+    random_seed : int
+        Seed of the brain, the acquisition and the noise.
+
+    Returns
+    -------
+    brain : dipy_rnn.phantom.BrainWorld
+    data : ndarray of shape (X, Y, Z, 45)
+        The fODF in the package's basis.
+    """
+    rng = np.random.default_rng(random_seed)
+    voxel_mm = rng.uniform(1.9, 3.0)
+    x, y, z = (round(side / voxel_mm) for side in _BRAIN_MM)
+    brain = brain_world(
+        random_seed,
+        shape=(x, y, z),
+        voxel_size_mm=voxel_mm,
+        n_bundles=int(rng.integers(80, 140)),
+    )
+    features = sampling.fodf_features(_fitted_fodf(brain, rng))
+    return brain, sampling.with_order(features.data, _ORDER)
+
+
+def _fitted_fodf(phantom: Phantom | BrainWorld, rng: np.random.Generator) -> FloatArray:
     """Simulate a scan of a phantom, and fit its fODF as dipy_fit_csd does."""
     order = int(rng.choice(ORDERS))
     n_directions = int(rng.integers(max(20, _n_coefficients(order)), 121))
@@ -158,13 +200,30 @@ def _save_phantom(index: int, *, name: str, folder: Path) -> None:
             phantom.affine,
             _N_STREAMLINES,
             step_vox=rng.uniform(0.1, 0.6),
-            max_angle_deg=RECIPES[name].draw_max_angle(rng),
+            max_angle_deg=Recipe().draw_max_angle(rng),
             random_seed=random_seed,
         )
     else:
         n_each = -(-_N_STREAMLINES // len(phantom.bundles))
         streamlines, _ = phantom.streamlines(n_each, random_seed=random_seed)
     save_subject(folder / str(index), data, phantom.affine, streamlines)
+
+
+def _known_world(number: int) -> KnownWorld:
+    """Make a phantom, or after the last one a brain, whose bundles are known."""
+    random_seed = 1000 * RECIPES["default"].random_seed + number
+    with warnings.catch_warnings():
+        # Few directions, or much noise: the fODF may not look like one.
+        warnings.simplefilter("ignore", UserWarning)
+        if number < N_PHANTOMS:
+            phantom, data = make_world(random_seed, through_dwi=number % 2 == 0)
+            return KnownWorld.of_phantom(
+                phantom, data, _N_STARTS["phantom"], random_seed=random_seed
+            )
+        brain, data = make_brain(random_seed)
+        return KnownWorld.of_brain(
+            brain, data, _N_STARTS["brain"], random_seed=random_seed
+        )
 
 
 def make_model(name: str, path: Path) -> None:
@@ -179,20 +238,64 @@ def make_model(name: str, path: Path) -> None:
     recipe = RECIPES[name]
     start = time.perf_counter()
 
-    def say(line: str) -> None:
-        print(f"{name}, {time.perf_counter() - start:.0f} s: {line}", flush=True)
+    def say(values: Mapping[str, float]) -> None:
+        print(
+            f"{name}, {time.perf_counter() - start:.0f} s: "
+            + ", ".join(f"{key} {value:.4g}" for key, value in values.items()),
+            flush=True,
+        )
 
     torch.set_num_threads(1)  # the order of sums depends on the number of threads
+    # Processes are spawned, because a fork copies the locks of threads but not the
+    # threads.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        if isinstance(recipe, FreeRunningRecipe):
+            module, metadata, last = _train_free_running(recipe, pool, say)
+        else:
+            module, metadata, last = _train_on_streamlines(name, recipe, pool, say)
+    metadata.provenance["training"] = {
+        key: round(value, 4) for key, value in last.items() if "minutes" not in key
+    }
+    save_model(module, metadata, path)
+    say({})
+
+
+def _train_free_running(
+    recipe: FreeRunningRecipe, pool: Executor, say: Callable[[dict[str, float]], None]
+) -> tuple[ContextGRU, ModelMetadata, dict[str, float]]:
+    """Train a network that tracks phantoms and brains itself."""
+    worlds = list(pool.map(_known_world, range(N_PHANTOMS + N_BRAINS)))
+    say({"worlds": len(worlds)})
+    chances = np.r_[
+        np.full(N_PHANTOMS, (1 - _P_BRAIN) / N_PHANTOMS),
+        np.full(N_BRAINS, _P_BRAIN / N_BRAINS),
+    ]
+    torch.manual_seed(recipe.random_seed)
+    module = ContextGRU(_ORDER, hidden=HIDDEN["default"])
+    last = fit_free_running(module, worlds, chances, recipe, report=say)
+    metadata = describe(
+        module,
+        recipe,
+        orders=ORDERS,
+        data=f"{N_PHANTOMS} random phantoms, every second through a simulated scan and "
+        f"CSD, and {N_BRAINS} simulated brains through a simulated scan and CSD",
+    )
+    return module, metadata, last
+
+
+def _train_on_streamlines(
+    name: str,
+    recipe: Recipe,
+    pool: Executor,
+    say: Callable[[dict[str, float]], None],
+) -> tuple[Network, ModelMetadata, dict[str, float]]:
+    """Train a network on the streamlines of phantoms."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         numbers = range(N_PHANTOMS + N_HELD_OUT)
-        # Processes are spawned, because a fork copies the locks of threads but not the
-        # threads.
-        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            made = pool.map(partial(_save_phantom, name=name, folder=folder), numbers)
-            for _ in made:
-                pass
-        say(f"{len(numbers)} phantoms")
+        for _ in pool.map(partial(_save_phantom, name=name, folder=folder), numbers):
+            pass
+        say({"phantoms": len(numbers)})
         subjects = [load_subject(folder / str(number)) for number in numbers]
         subjects, held_out = subjects[:-N_HELD_OUT], subjects[-N_HELD_OUT:]
         module = untrained(
@@ -210,16 +313,9 @@ def make_model(name: str, path: Path) -> None:
             subjects,
             recipe,
             validate=FreeRunning(held_out, metadata, recipe, n_streamlines=600),
-            report=lambda history: say(
-                ", ".join(f"{k} {v:.4g}" for k, v in history[-1].items())
-            ),
+            report=lambda history: say(history[-1]),
         )
-    best = best_row(history)
-    metadata.provenance["training"] = {
-        key: round(value, 4) for key, value in best.items() if key != "minutes"
-    }
-    save_model(module, metadata, path)
-    say(f"saved {path}")
+    return module, metadata, best_row(history)
 
 
 def write_checksums(folder: Path) -> None:

@@ -49,6 +49,8 @@ class Cai2023(nn.Module):
     frame = "voxel"
     #: Its declared inputs, as in the metadata of a model file.
     inputs = ()
+    #: It gets no fODF around its point.
+    context = None
     #: Entries of the metadata that the architecture requires.
     required: ClassVar[dict[str, Any]] = {"inputs": inputs, "context": None}
     #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`. An untrained

@@ -151,11 +151,10 @@ class ContextGRU(nn.Module):
         parts = self._register_parts()
         # ``ahead`` and the remembered vectors are vectors, too.
         self.n_all = n_vectors + 1 + n_remembered
-        couples = np.triu_indices(self.n_all)
-        self.register_buffer(
-            "couples", torch.tensor(np.array(couples)), persistent=False
-        )
-        n_products = len(couples[0]) + self.n_all * n_double + n_double
+        a, b = np.triu_indices(self.n_all)
+        couples = torch.tensor(a * self.n_all + b)
+        self.register_buffer("couples", couples, persistent=False)
+        n_products = len(couples) + self.n_all * n_double + n_double
         self.to_vectors = nn.Parameter(_random(parts["vectors"], n_vectors, 2.0))
         self.to_twofold = nn.Parameter(_random(parts["double"], n_double, 2.0))
         self.input = nn.Linear(parts["scalars"] + n_products, hidden)
@@ -302,8 +301,8 @@ class ContextGRU(nn.Module):
         # Numbers that do not depend on the roll.
         short = self._shorten(torch.cat([vectors, remembered], dim=2))
         x, y = short[:, 0], short[:, 1]
-        a, b = self.couples[0], self.couples[1]
-        inner = x[:, a] * x[:, b] + y[:, a] * y[:, b]
+        inner = x[:, :, None] * x[:, None] + y[:, :, None] * y[:, None]
+        inner = inner.flatten(1).index_select(1, self.couples)
         squared = torch.stack([x * x - y * y, 2 * x * y], dim=1)
         twice = torch.einsum("nka,nkb->nab", squared, double).flatten(1)
         lengths = (double * double).sum(1)

@@ -104,6 +104,8 @@ class MovingFrameGRU(nn.Module):
     frame = "local"
     #: Its declared inputs, as in the metadata of a model file.
     inputs = ("step_vox", "max_angle_deg", "ahead")
+    #: It gets no fODF around its point.
+    context = None
     #: Entries of the metadata that the architecture requires.
     required: ClassVar[dict[str, Any]] = {
         "kind": "sh",

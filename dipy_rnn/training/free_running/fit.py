@@ -1,0 +1,196 @@
+"""The loss and the loop of a training in which the network tracks worlds itself."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+import math
+import time
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dipy_rnn._typing import FloatArray
+from dipy_rnn.model import ContextGRU
+from dipy_rnn.training.free_running.follow import Conditions, Followed, follow
+from dipy_rnn.training.free_running.world import KnownWorld
+
+# The predicted direction has a Gaussian error, and with this probability any direction
+# in a hemisphere. So a few streamlines with unusual turns do not spoil the mean.
+_P_ANY = 0.03
+# Weight of the loss of the two probabilities.
+_OF_BELIEFS = 0.5
+_LARGEST_GRADIENT = 1.0
+_WARM_UP = 50  # updates in which the learning rate rises
+
+
+@dataclass(frozen=True)
+class FreeRunningRecipe:
+    """Options of a training in which the network tracks worlds itself.
+
+    Parameters
+    ----------
+    n_updates : int, optional
+        Number of optimiser steps.
+    n_worlds, n_each : int, optional
+        Number of worlds in a batch, and of streamlines in each of them.
+    n_points : int, optional
+        Number of steps in a batch.
+    step_vox : tuple of float, optional
+        Range in voxel edges from which a batch draws its step, log-uniformly.
+    max_angle_deg : tuple of float, optional
+        Range in degrees from which a batch draws the angle of the cone, in whole
+        degrees.
+    replay_points : int, optional
+        Number of warm-up points of the trained model, as for
+        :class:`dipy_rnn.training.Recipe`. More than ``n_points`` would be more than the
+        network was trained for.
+    learning_rate : float, optional
+        Learning rate of Adam. It falls to zero as half a cosine.
+    random_seed : int, optional
+        The same seed gives the same weights on the same machine.
+
+    Examples
+    --------
+    >>> FreeRunningRecipe(n_updates=10).n_worlds
+    8
+    """
+
+    n_updates: int = 2500
+    n_worlds: int = 8
+    n_each: int = 32
+    n_points: int = 32
+    step_vox: tuple[float, float] = (0.12, 1.0)
+    max_angle_deg: tuple[float, float] = (15.0, 90.0)
+    replay_points: int = 32
+    learning_rate: float = 3e-3
+    random_seed: int = 0
+
+
+def fit_free_running(
+    module: ContextGRU,
+    worlds: Sequence[KnownWorld],
+    chances: FloatArray,
+    recipe: FreeRunningRecipe,
+    *,
+    report: Callable[[dict[str, float]], object] | None = None,
+    report_every: int = 50,
+) -> dict[str, float]:
+    """Train a network that tracks worlds itself.
+
+    Parameters
+    ----------
+    module : dipy_rnn.model.ContextGRU
+        Trained in place.
+    worlds : sequence of W KnownWorld
+    chances : ndarray of shape (W,)
+        The probability of each world.
+    recipe : FreeRunningRecipe
+    report : callable, optional
+        Called after every ``report_every`` updates with means over these updates.
+
+    Returns
+    -------
+    last : dict of str to float
+        The last means: ``update``, ``loss``, ``error_deg`` (of the direction, while the
+        streamline follows its bundle), ``lost`` (the share of points at which it does
+        not).
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is not finite.
+
+    Examples
+    --------
+    >>> from dipy_rnn import sampling
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> phantom = crossing_phantom(90)
+    >>> data = sampling.with_order(sampling.fodf_features(phantom.fodf()).data, 8)
+    >>> world = KnownWorld.of_phantom(phantom, data, 50, random_seed=0)
+    >>> recipe = FreeRunningRecipe(n_updates=2, n_worlds=1, n_each=4, n_points=3)
+    >>> last = fit_free_running(ContextGRU(), [world], np.ones(1), recipe)
+    >>> last["update"]
+    2
+    """
+    rng = np.random.default_rng(recipe.random_seed)
+    optimiser = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
+    module.train()
+    sums, n_sums, last = np.zeros(3), 0, {}
+    start = time.process_time()
+    for update in range(1, recipe.n_updates + 1):
+        rate = recipe.learning_rate * min(1.0, update / _WARM_UP)
+        rate *= (1 + math.cos(math.pi * (update - 1) / recipe.n_updates)) / 2
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        chosen = rng.choice(len(worlds), recipe.n_worlds, p=chances)
+        conditions = Conditions(
+            step_vox=float(np.exp(rng.uniform(*np.log(recipe.step_vox)))),
+            max_angle_deg=float(np.round(rng.uniform(*recipe.max_angle_deg))),
+            n_points=recipe.n_points,
+        )
+        followed = follow(
+            module, [worlds[i] for i in chosen], conditions, recipe.n_each, rng
+        )
+        loss = loss_of(followed)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"The loss of update {update} is not finite.")
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(module.parameters(), _LARGEST_GRADIENT)
+        optimiser.step()
+        sums += _metrics(followed, loss)
+        n_sums += 1
+        if update % report_every == 0 or update == recipe.n_updates:
+            values = (sums / n_sums).tolist()
+            last = {"update": update, "cpu_minutes": (time.process_time() - start) / 60}
+            last |= dict(zip(("loss", "error_deg", "lost"), values, strict=True))
+            sums, n_sums = np.zeros(3), 0
+            if report:
+                report(last)
+    module.eval()
+    return last
+
+
+def loss_of(followed: Followed) -> Tensor:
+    """Return the loss of a batch.
+
+    Parameters
+    ----------
+    followed : Followed
+
+    Returns
+    -------
+    loss : torch.Tensor
+        The mean of two parts. The negative logarithm of the likelihood of the bundle's
+        direction, where the streamline follows its bundle. Half the cross entropies of
+        the two probabilities, where there is an fODF.
+
+    Examples
+    --------
+    >>> z, ones = torch.tensor([[0.0, 0, 1]]), torch.ones(1).bool()
+    >>> beliefs = torch.tensor([[0.1, -30.0, -30.0]])
+    >>> same = Followed(z, beliefs, z, ones, ~ones, ~ones, ones)
+    >>> turned = Followed(z, beliefs, z.flip(1), ones, ~ones, ~ones, ones)
+    >>> loss_of(same).item() < loss_of(turned).item()
+    True
+    """
+    on = followed.on_bundle
+    variance = followed.beliefs[on, 0] ** 2
+    square = ((followed.directions - followed.targets)[on] ** 2).sum(dim=1)
+    gaussian = -square / (2 * variance) - torch.log(2 * math.pi * variance)
+    anywhere = torch.full_like(gaussian, math.log(_P_ANY / (2 * math.pi)))
+    loss = -torch.logaddexp(gaussian + math.log(1 - _P_ANY), anywhere).mean()
+    seen = followed.with_data
+    for column, happened in ((1, followed.ended), (2, followed.lost)):
+        loss = loss + _OF_BELIEFS * nn.functional.binary_cross_entropy_with_logits(
+            followed.beliefs[seen, column], happened[seen].float()
+        )
+    return loss
+
+
+@torch.no_grad()
+def _metrics(followed: Followed, loss: Tensor) -> FloatArray:
+    on = followed.on_bundle
+    cosine = (followed.directions * followed.targets)[on].sum(dim=1).clamp(-1, 1)
+    error = torch.rad2deg(torch.arccos(cosine)).mean()
+    return np.array([loss.item(), error.item(), followed.lost.float().mean().item()])
