@@ -22,6 +22,11 @@ cdef struct Turns:
     const int* up_columns
     const float* up_values
 
+# Multiples of the three angles of the frames of a block.
+cdef struct Angles:
+    float cosines[3][(MAX_ORDER + 1) * BLOCK]
+    float sines[3][(MAX_ORDER + 1) * BLOCK]
+
 cdef Turns turns_of(tuple tables)
 
 cdef void sample_points(
@@ -29,9 +34,14 @@ cdef void sample_points(
     Py_ssize_t n_points, bint normalise, float* rows, unsigned char* status
 ) noexcept nogil
 
+cdef void angles_of(
+    const double* frames, Py_ssize_t n_points, Py_ssize_t order, double handedness,
+    Angles* angles
+) noexcept nogil
+
 cdef void rotate_points(
-    const float* rows, Py_ssize_t n_points, Py_ssize_t n_coeffs, Py_ssize_t order,
-    const double* frames, double handedness, const Turns* turns, float* block
+    const float* rows, Py_ssize_t row_size, Py_ssize_t n_points, Py_ssize_t n_coeffs,
+    Py_ssize_t order, const Angles* angles, const Turns* turns, float* block
 ) noexcept nogil
 
 

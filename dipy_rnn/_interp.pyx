@@ -181,20 +181,17 @@ cdef inline void turn_about_x(
                 target[p] += value * source[p]
 
 
-cdef wide_void rotate_block(
-    float* here, Py_ssize_t n_points, Py_ssize_t n_coeffs, Py_ssize_t order,
-    const double* frames, double handedness, const Turns* turns
+cdef wide_void find_angles(
+    const double* frames, Py_ssize_t n_points, Py_ssize_t order, double handedness,
+    Angles* angles
 ) noexcept nogil:
-    """Rotate a block of coefficients into the frames of its points, in place.
+    """Find the three angles of each frame of a block, and their multiples.
 
     With R = [e1 e2 e3] = Z(a) Y(b) Z(c) and Y(b) = X(-90) Z(b) X(90), the function
     f(R y) of the local coordinates y has the coefficients
     Z(c) X(90) Z(b) X(-90) Z(a) times those of f.
     """
     cdef:
-        float there[MAX_COEFFS * BLOCK]
-        float cosines[(MAX_ORDER + 1) * BLOCK]
-        float sines[(MAX_ORDER + 1) * BLOCK]
         double ca[BLOCK]
         double sa[BLOCK]
         double cb[BLOCK]
@@ -226,20 +223,30 @@ cdef wide_void rotate_block(
         cc[p] = x / length
         sc[p] = y / length
 
-    multiples(ca, sa, order, cosines, sines)
-    turn_about_z(here, order, cosines, sines)
+    multiples(ca, sa, order, angles.cosines[0], angles.sines[0])
+    multiples(cb, sb, order, angles.cosines[1], angles.sines[1])
+    multiples(cc, sc, order, angles.cosines[2], angles.sines[2])
+
+
+cdef wide_void rotate_block(
+    float* here, Py_ssize_t n_coeffs, Py_ssize_t order, const Angles* angles,
+    const Turns* turns
+) noexcept nogil:
+    """Rotate a block of coefficients by the angles of its frames, in place."""
+    cdef float there[MAX_COEFFS * BLOCK]
+
+    turn_about_z(here, order, angles.cosines[0], angles.sines[0])
     turn_about_x(here, n_coeffs, turns.down_starts, turns.down_columns,
                  turns.down_values, there)
-    multiples(cb, sb, order, cosines, sines)
-    turn_about_z(there, order, cosines, sines)
+    turn_about_z(there, order, angles.cosines[1], angles.sines[1])
     turn_about_x(there, n_coeffs, turns.up_starts, turns.up_columns,
                  turns.up_values, here)
-    multiples(cc, sc, order, cosines, sines)
-    turn_about_z(here, order, cosines, sines)
+    turn_about_z(here, order, angles.cosines[2], angles.sines[2])
 
 
 cdef inline void to_block(
-    const float* rows, Py_ssize_t n_points, Py_ssize_t n_coeffs, float* block
+    const float* rows, Py_ssize_t row_size, Py_ssize_t n_points, Py_ssize_t n_coeffs,
+    float* block
 ) noexcept nogil:
     """Transpose rows into a block. Unused places repeat the last row."""
     cdef Py_ssize_t p, c
@@ -247,7 +254,7 @@ cdef inline void to_block(
     for p in range(BLOCK):
         for c in range(n_coeffs):
             block[c * BLOCK + p] = rows[
-                (p if p < n_points else n_points - 1) * n_coeffs + c]
+                (p if p < n_points else n_points - 1) * row_size + c]
 
 
 cdef wide_void rotate_rows(
@@ -257,10 +264,12 @@ cdef wide_void rotate_rows(
     """Rotate up to BLOCK rows of coefficients into their frames, in place."""
     cdef:
         float block[MAX_COEFFS * BLOCK]
+        Angles angles
         Py_ssize_t p, c
 
-    to_block(rows, n_points, n_coeffs, block)
-    rotate_block(block, n_points, n_coeffs, order, frames, handedness, turns)
+    find_angles(frames, n_points, order, handedness, &angles)
+    to_block(rows, n_coeffs, n_points, n_coeffs, block)
+    rotate_block(block, n_coeffs, order, &angles, turns)
     for p in range(n_points):
         for c in range(n_coeffs):
             rows[p * n_coeffs + c] = block[c * BLOCK + p]
@@ -293,14 +302,6 @@ cdef wide_void sample_rows(
                 rows[p * channels + c] = 0.0
 
 
-cdef wide_void rotate_into_block(
-    const float* rows, Py_ssize_t n_points, Py_ssize_t n_coeffs, Py_ssize_t order,
-    const double* frames, double handedness, const Turns* turns, float* block
-) noexcept nogil:
-    to_block(rows, n_points, n_coeffs, block)
-    rotate_block(block, n_points, n_coeffs, order, frames, handedness, turns)
-
-
 cdef void sample_points(
     const float[:, :, :, ::1] volume, Py_ssize_t n_coeffs, const double* points,
     Py_ssize_t n_points, bint normalise, float* rows, unsigned char* status
@@ -311,16 +312,24 @@ cdef void sample_points(
         volume.shape[3], n_coeffs, points, n_points, normalise, rows, status)
 
 
-cdef void rotate_points(
-    const float* rows, Py_ssize_t n_points, Py_ssize_t n_coeffs, Py_ssize_t order,
-    const double* frames, double handedness, const Turns* turns, float* block
+cdef void angles_of(
+    const double* frames, Py_ssize_t n_points, Py_ssize_t order, double handedness,
+    Angles* angles
 ) noexcept nogil:
-    """Rotate up to BLOCK rows into their frames, for other kernels.
+    """Find the angles of up to BLOCK frames, for other kernels."""
+    find_angles(frames, n_points, order, handedness, angles)
+
+
+cdef void rotate_points(
+    const float* rows, Py_ssize_t row_size, Py_ssize_t n_points, Py_ssize_t n_coeffs,
+    Py_ssize_t order, const Angles* angles, const Turns* turns, float* block
+) noexcept nogil:
+    """Rotate up to BLOCK rows by the angles of their frames, for other kernels.
 
     ``block`` gets the result coefficient by coefficient, the points side by side.
     """
-    rotate_into_block(
-        rows, n_points, n_coeffs, order, frames, handedness, turns, block)
+    to_block(rows, row_size, n_points, n_coeffs, block)
+    rotate_block(block, n_coeffs, order, angles, turns)
 
 
 cdef Turns turns_of(tuple tables):

@@ -96,13 +96,14 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
             .dpy), one for each subject. Or the word deterministic: the tractograms are
             then made with DIPY's deterministic tracking, with seeds in the whole fODF.
         architecture : string, optional
-            Architecture of the network: moving_frame, or cai2023 (Cai et al. 2023).
+            Architecture of the network: moving_frame, context (which also sees the fODF
+            around its point), or cai2023 (Cai et al. 2023).
         hidden : int, optional
             Width of the network. 0 for the default of the architecture (moving_frame:
-            64; cai2023: 512).
+            64; context: 48; cai2023: 512).
         layers : int, optional
             Number of recurrent layers. 0 for the default of the architecture
-            (moving_frame: 1; cai2023: 2).
+            (moving_frame: 1; cai2023: 2). The architecture context has no such option.
         teacher : string, optional
             Target rule: which direction the network learns to predict. streamline: the
             direction of the streamline. peak_along: the peak of the fODF that the
@@ -125,7 +126,7 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
             Number of points of the longest piece.
         learning_rate : float, optional
             Learning rate at the start. It falls to zero. 0 for the default of the
-            architecture (moving_frame: 0.002; cai2023: 0.0003).
+            architecture (moving_frame: 0.002; context: 0.003; cai2023: 0.0003).
         weight : string, optional
             What has the same weight in the loss: each point, or each streamline.
         validation_subjects : int, optional

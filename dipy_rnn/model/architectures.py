@@ -39,11 +39,21 @@ def untrained(architecture: str, order: int, random_seed: int, **shape: int) -> 
     -------
     module : nn.Module
 
+    Raises
+    ------
+    ValueError
+        If the architecture has no such size.
+
     Examples
     --------
     >>> untrained("moving_frame", 4, random_seed=1, hidden=8).hidden
     8
     """
+    if architecture == "context" and "layers" in shape:
+        raise ValueError(
+            f"layers is {shape['layers']}, but the architecture context has one "
+            "recurrent layer; leave layers out."
+        )
     torch.manual_seed(random_seed)
     return ARCHITECTURES[architecture](order, **shape)
 

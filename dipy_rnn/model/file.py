@@ -271,8 +271,7 @@ def _check_compiled(
     ahead, _ = cone.largest(features, 0.0)
     inputs = stack_inputs(model.metadata.inputs or (), values | {"ahead": ahead}, n)
     if context is not None:
-        low = np.ascontiguousarray(volume[..., : context.n_coeffs])
-        around = sample_context(context, low, points, frames, _EDGE_VOX)
+        around = sample_context(context, volume, points, frames, _EDGE_VOX)
         features = join_context(features, around)
     for _ in range(3):  # in the first step the state is zero
         compiled.next_directions(

@@ -7,7 +7,7 @@ import numpy as np
 
 from dipy_rnn._typing import AnyArray, Float32Array, FloatArray
 from dipy_rnn.sampling.interpolate import sample
-from dipy_rnn.sampling.rotation import MAX_ORDER
+from dipy_rnn.sampling.rotation import MAX_ORDER, rotate
 
 # Largest distance of a place from the point, in voxel edges, and number of places.
 _REACH = 8.0
@@ -163,8 +163,9 @@ def sample_context(
     Parameters
     ----------
     context : Context
-    volume : ndarray of shape (X, Y, Z, n_coeffs)
-        float32, C-contiguous: the coefficients up to the order of the context.
+    volume : ndarray of shape (X, Y, Z, C)
+        float32, C-contiguous. It has at least the coefficients of the context. Those of
+        higher orders are not used.
     points_vox : ndarray of shape (N, 3)
         Voxel coordinates.
     frames : ndarray of shape (N, 3, 3)
@@ -197,9 +198,9 @@ def sample_context(
     # The product of two offsets and axes, without BLAS: its sums depend on n.
     offsets = (context.offsets[:, :, None] * frames[:, None]).sum(axis=2)
     places = points_vox[:, None] + offsets * np.asarray(edge_vox)
-    values, _ = sample(
-        volume, places.reshape(-1, 3), rolled.reshape(-1, 3, 3), handedness=handedness
-    )
+    values, _ = sample(volume, places.reshape(-1, 3))
+    values = np.ascontiguousarray(values[:, : context.n_coeffs])
+    values = rotate(values, rolled.reshape(-1, 3, 3), handedness=handedness)
     return values.reshape(n, context.n_places, context.n_coeffs)
 
 

@@ -159,8 +159,8 @@ class TorchContext:
     Parameters
     ----------
     context : dipy_rnn.sampling.Context
-    volume : ndarray of shape (X, Y, Z, n_coeffs)
-        Coefficients up to the order of the context.
+    volume : ndarray of shape (X, Y, Z, C)
+        It has at least the coefficients of the context.
     edge_vox : array_like of shape (3,)
         A voxel edge along each voxel axis, in voxel coordinates.
     handedness : float
@@ -186,7 +186,8 @@ class TorchContext:
         device: torch.device,
     ) -> None:
         self.n_places = context.n_places
-        self.volume = TorchVolume(volume.astype(np.float32), device)
+        low = np.ascontiguousarray(volume[..., : context.n_coeffs], np.float32)
+        self.volume = TorchVolume(low, device)
         self.rotation = TorchRotation(context.order, handedness, device)
         self.offsets = torch.tensor(context.offsets, device=device)
         self.edge_vox = torch.tensor(edge_vox, dtype=torch.float64, device=device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -77,13 +77,6 @@ class Predictor:
         if model.compiled is not None:
             # LocalTracking asks for many states of one run: its tables are made once.
             self.prepare = cache(model.compiled.prepare)
-
-    @cached_property
-    def context_data(self) -> Float32Array:
-        """The coefficients that the network gets as context: (X, Y, Z, n_coeffs)."""
-        context = self.model.metadata.context
-        assert context is not None
-        return np.ascontiguousarray(self.data[..., : context.n_coeffs])
 
     def first_directions(self, points_vox: FloatArray, max_peaks: int) -> FloatArray:
         """Return the directions in which streamlines may start.
@@ -323,7 +316,7 @@ class ScriptedStates:
         if self._context is not None:
             around = sampling.sample_context(
                 self._context,
-                predictor.context_data,
+                predictor.data,
                 np.asarray(points_vox),
                 rows,
                 self._edge_vox,

@@ -227,6 +227,7 @@ def draw_sequences(
     *,
     frame: str,
     inputs: Sequence[str] = (),
+    context: sampling.Context | None = None,
     step_vox: float,
     max_angle_deg: float = 90.0,
     max_points: int,
@@ -245,6 +246,9 @@ def draw_sequences(
         the incoming direction, or ``"voxel"``, the voxel axes.
     inputs : sequence of str, optional
         Declared inputs of the model (:data:`dipy_rnn.model.metadata.INPUT_SIZES`).
+    context : dipy_rnn.sampling.Context, optional
+        Places around a point at which the model gets the fODF. Only with the frame
+        ``"local"``.
     step_vox : float
         Approximate distance between points, in edges of a voxel. Each streamline is
         divided into equal steps of about this length.
@@ -317,7 +321,9 @@ def draw_sequences(
 
     # Mirror half of the draws, since fibres have no handedness.
     axes = axes @ np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
-    features, _ = sampling.sample(subject.data, points_vox, normalise=True)
+    features, _ = sampling.sample(subject.data, points_vox)
+    power = np.linalg.norm(features, axis=1, keepdims=True)
+    np.divide(features, power, out=features, where=power > 0)
     if max(noise.features) > 0:
         features = _with_noise(features, lengths, noise.features, kept, rng)
     values: dict[str, float | FloatArray] = {
@@ -339,6 +345,16 @@ def draw_sequences(
             order = sampling.sh_order(features.shape[1])
             ahead, _ = sampling.cone_of(order, max_angle_deg).largest(features_local, 0)
             values["ahead"] = ahead if in_frames else frames.to_axes(ahead, local)
+        if context is not None:
+            around = sampling.sample_context(
+                context,
+                subject.data,
+                points_vox,
+                local,
+                edge_mm / spatial.voxel_sizes(subject.affine),
+                handedness=spatial.handedness(axes),
+            )
+            features_local = sampling.join_context(features_local * power, around)
         if in_frames:
             features = features_local
             incoming = np.broadcast_to([0.0, 0.0, 1.0], target.shape)

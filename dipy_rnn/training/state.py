@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyPath
-from dipy_rnn.model import Network, architecture_of
+from dipy_rnn.model import ContextGRU, Network, architecture_of
 from dipy_rnn.training.processes import (
     from_first,
     rank,
@@ -99,9 +99,11 @@ def predict(module: Network, batch: Batch) -> Tensor:
     >>> predict(MovingFrameGRU(4, 8), batch).shape
     torch.Size([3, 3])
     """
-    encoded, context = module.encode(batch.features, batch.incoming, batch.inputs)
+    if isinstance(module, ContextGRU):
+        return module.follow(batch.features, batch.inputs, batch.batch_sizes)
+    encoded, vectors = module.encode(batch.features, batch.incoming, batch.inputs)
     memory = module.recall(encoded, batch.inputs, batch.batch_sizes)
-    return module.decode(encoded, memory, context)
+    return module.decode(encoded, memory, vectors)
 
 
 class _BatchNetwork(nn.Module):
@@ -199,6 +201,7 @@ class TrainingState:
                     recipe.n_sequences,
                     frame=self.module.frame,
                     inputs=self.module.inputs,
+                    context=self.module.context,
                     step_vox=float(np.exp(rng.uniform(*np.log(recipe.step_vox)))),
                     max_angle_deg=recipe.draw_max_angle(rng),
                     max_points=recipe.max_points,

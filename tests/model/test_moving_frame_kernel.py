@@ -329,12 +329,12 @@ def test_training_after_compiling_does_not_change_the_kernel(random_frames):
     assert_array_equal(walk(model.compiled, volume, points, frames)[0], before)
 
 
-def test_only_networks_of_the_moving_frame_run_as_kernels(
+def test_only_networks_in_the_moving_frame_run_as_kernels(
     tmp_path,
 ):
     for name in shipped_models():
         model = load_model(name)
-        has_kernel = model.metadata.architecture == "moving_frame"
+        has_kernel = model.metadata.architecture in ("moving_frame", "context")
         assert (model.compiled is not None) == has_kernel
     module = network(8, 12, 2, 3)
     path = tmp_path / "model.pt"

@@ -16,7 +16,7 @@ from libc.string cimport memcpy
 import numpy as np
 
 from dipy_rnn._interp cimport (
-    BLOCK, DATA, MAX_COEFFS, NOTHING_AHEAD, Turns, rotate_points,
+    BLOCK, DATA, MAX_COEFFS, NOTHING_AHEAD, Angles, Turns, angles_of, rotate_points,
     sample_points, turns_of,
 )
 from dipy_rnn.model.kernels._context_parts cimport (
@@ -164,6 +164,7 @@ cdef void advance_block(
         float own[MAX_COEFFS * BLOCK]
         float ahead[3 * BLOCK]
         unsigned char found[BLOCK]
+        Angles angles
         float* conditions
         Py_ssize_t n_coeffs = volume.shape[3]
         Py_ssize_t of_memory = n.memory * BLOCK
@@ -171,15 +172,15 @@ cdef void advance_block(
         Py_ssize_t i, p
 
     sample_points(volume, n_coeffs, points, n_points, False, rows, status)
-    rotate_points(rows, n_points, n_coeffs, volume_order, frames, handedness, turns,
-                  own)
+    angles_of(frames, n_points, volume_order, handedness, &angles)
+    rotate_points(rows, n_coeffs, n_points, n_coeffs, volume_order, &angles, turns, own)
     largest_ahead(own, cone, run.pmf_threshold, room.values, ahead, found)
     for p in range(n_points):
         if status[p] == DATA and not found[p]:
             status[p] = NOTHING_AHEAD
     for i in range(n_coeffs * BLOCK, n.own_coeffs * BLOCK):
         own[i] = 0.0
-    sample_around(n, at, run.edge, volume, points, frames, n_points, handedness, turns,
+    sample_around(n, at, run.edge, volume, points, frames, n_points, &angles, turns,
                   room.around)
     split(n, at, own, room.around, room.invariants, room.parts)
 

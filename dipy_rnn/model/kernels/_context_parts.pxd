@@ -1,6 +1,6 @@
 # Context, and the parts of features that turn alike, for the kernel of ContextGRU.
 
-from dipy_rnn._interp cimport Turns
+from dipy_rnn._interp cimport Angles, Turns
 
 cdef struct sizes:
     # Numbers of coefficients, places, parts, vectors, and widths of layers.
@@ -21,7 +21,7 @@ cdef struct places:
 cdef void sample_around(
     const sizes* n, const places* at, const double* edge,
     const float[:, :, :, ::1] volume, const double* points, const double* frames,
-    Py_ssize_t n_points, double handedness, const Turns* turns, float* around
+    Py_ssize_t n_points, const Angles* angles, const Turns* turns, float* around
 ) noexcept nogil
 
 cdef void split(

@@ -8,10 +8,15 @@ All arrays are in rows. A row is a number of each streamline of a block.
 from libc.math cimport sqrtf
 from libc.string cimport memcpy, memset
 
-from dipy_rnn._interp cimport BLOCK, MAX_COEFFS, Turns, rotate_points, sample_points
+from dipy_rnn._interp cimport (
+    BLOCK, MAX_COEFFS, Angles, Turns, rotate_points, sample_points,
+)
 
 cdef extern from "_lanes.h":
     ctypedef void wide_void
+
+cdef enum:
+    VECTOR = 16  # floats in the widest register
 
 
 cdef wide_void roll_block(
@@ -39,7 +44,7 @@ cdef wide_void roll_block(
 cdef void sample_around(
     const sizes* n, const places* at, const double* edge,
     const float[:, :, :, ::1] volume, const double* points, const double* frames,
-    Py_ssize_t n_points, double handedness, const Turns* turns, float* around
+    Py_ssize_t n_points, const Angles* angles, const Turns* turns, float* around
 ) noexcept nogil:
     """Sample the context of a block, in the rolled frames: sample_context."""
     cdef:
@@ -48,6 +53,9 @@ cdef void sample_around(
         unsigned char status[BLOCK]
         const double* offset
         float* target
+        # Whole vectors of floats are blended faster, if the volume has as many.
+        Py_ssize_t sampled = min(
+            volume.shape[3], (n.context_coeffs + VECTOR - 1) // VECTOR * VECTOR)
         Py_ssize_t place, p, axis, m = n.context_order + 1
 
     for place in range(n.places):
@@ -58,10 +66,10 @@ cdef void sample_around(
                     offset[0] * frames[9 * p + axis]
                     + offset[1] * frames[9 * p + 3 + axis]
                     + offset[2] * frames[9 * p + 6 + axis])
-        sample_points(volume, n.context_coeffs, here, n_points, False, rows, status)
+        sample_points(volume, sampled, here, n_points, False, rows, status)
         target = around + place * n.context_coeffs * BLOCK
-        rotate_points(rows, n_points, n.context_coeffs, n.context_order, frames,
-                      handedness, turns, target)
+        rotate_points(rows, sampled, n_points, n.context_coeffs, n.context_order,
+                      angles, turns, target)
         if place >= n.ahead:
             roll_block(target, n.context_order, at.roll_cosines + place * m,
                        at.roll_sines + place * m)

@@ -16,8 +16,8 @@ from libc.string cimport memcpy
 import numpy as np
 
 from dipy_rnn._interp cimport (
-    BLOCK, DATA, MAX_COEFFS, MAX_ORDER, NOTHING_AHEAD, Turns, multiples, rotate_points,
-    sample_points, turns_of,
+    BLOCK, DATA, MAX_COEFFS, MAX_ORDER, NOTHING_AHEAD, Angles, Turns, angles_of,
+    multiples, rotate_points, sample_points, turns_of,
 )
 from dipy_rnn.model.kernels._layers cimport (
     CompiledRun, PANEL, dense, gru_gates, in_panels, layer, layer_of, leaky,
@@ -265,11 +265,14 @@ cdef void sample_invariants(
         float rows[MAX_COEFFS * BLOCK]
         float block[MAX_COEFFS * BLOCK]
         unsigned char found[BLOCK]
+        Angles angles
         Py_ssize_t p
 
     sample_points(volume, volume.shape[3], points, n_points, True, rows, status)
+    angles_of(frames, n_points, volume_order, handedness, &angles)
     rotate_points(
-        rows, n_points, volume.shape[3], volume_order, frames, handedness, turns, block)
+        rows, volume.shape[3], n_points, volume.shape[3], volume_order, &angles, turns,
+        block)
     largest_ahead(block, cone, run.pmf_threshold, values, ahead, found)
     for p in range(n_points):
         if status[p] == DATA and not found[p]:

@@ -335,6 +335,31 @@ class ContextGRU(nn.Module):
             torch.cat([known, remembered.flatten(1)], dim=1).unsqueeze(0),
         )
 
+    def follow(self, features: Tensor, inputs: Tensor, batch_sizes: Tensor) -> Tensor:
+        """Return directions along packed sequences, from fresh states. For training.
+
+        Parameters
+        ----------
+        features : torch.Tensor of shape (N, C)
+            Points of all sequences, packed as in
+            :class:`torch.nn.utils.rnn.PackedSequence`.
+        inputs : torch.Tensor of shape (N, 5)
+        batch_sizes : torch.Tensor of shape (T,)
+
+        Returns
+        -------
+        directions : torch.Tensor of shape (N, 3)
+        """
+        sizes = batch_sizes.tolist()
+        state = self.init_state(sizes[0])
+        directions = []
+        for seen, given, n in zip(
+            torch.split(features, sizes), torch.split(inputs, sizes), sizes
+        ):
+            direction, _, state = self.outputs(seen, state[:, :n], given)
+            directions.append(direction)
+        return torch.cat(directions)
+
     def split(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Split features (n, C) into scalars, vectors and double vectors.
 

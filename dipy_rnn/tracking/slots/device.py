@@ -135,7 +135,7 @@ class TorchSlots:
         if metadata.context is not None:
             self.context = TorchContext(
                 metadata.context,
-                predictor.context_data,
+                data,
                 config.edge_vox,
                 self.handedness,
                 device,
