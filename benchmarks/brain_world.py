@@ -13,6 +13,13 @@ heads
 oracle
     Scores of the oracles beside those of DIPY's deterministic tracking on a fitted
     fODF, with the same seeds. Streamlines stay in white matter.
+trackers
+    Scores of models (``--models``) beside those of DIPY's deterministic tracking and of
+    the oracle that knows its bundle, for two levels of noise and three `max_angle`. All
+    have the same seeds, and the trackers the same first directions: the largest peaks.
+    Steps are 0.5 mm. "way" is the share of the way from deterministic tracking to the
+    oracle. "se" is the standard error of the difference from deterministic tracking,
+    paired over seeds.
 
 All random numbers come from fixed seeds.
 """
@@ -30,7 +37,10 @@ from dipy.io.gradients import read_bvals_bvecs
 from dipy.reconst.csdeconv import ConstrainedSphericalDeconvModel
 from dipy.reconst.dti import TensorModel, color_fa
 from dipy.reconst.shm import sh_to_sf
-from dipy.tracking.stopping_criterion import ThresholdStoppingCriterion
+from dipy.tracking.stopping_criterion import (
+    BinaryStoppingCriterion,
+    ThresholdStoppingCriterion,
+)
 from dipy.tracking.tracker import deterministic_tracking
 import matplotlib
 
@@ -40,16 +50,21 @@ from matplotlib.collections import LineCollection
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
+from scipy.ndimage import binary_dilation
+from shipped_models import Case
 
-from dipy_rnn import sampling, spatial
+from dipy_rnn import load_model, sampling, spatial
 from dipy_rnn._typing import AnyArray, BoolArray, FloatArray
-from dipy_rnn.evaluation import KnownBundle, score
+from dipy_rnn.evaluation import KnownBundle, Scores, paired_difference, score
 from dipy_rnn.phantom import BrainWorld, brain_world
 from dipy_rnn.phantom.brain import KNOWLEDGE, oracle_seeds, oracle_streamlines
 
 N_PEAK_VOXELS = 2000
 N_SEEDS = 3000
 LEAST_FA = 0.2
+SNRS, MAX_ANGLES = (12, 25), (30.0, 45.0, 60.0)
+# Eigenvalues of the response function: those of a dispersed population.
+DISPERSED_EVALS = (1.5e-3, 4e-4, 4e-4)
 
 
 def main() -> None:
@@ -59,6 +74,7 @@ def main() -> None:
     parser.add_argument("--heads", nargs="*", default=[], type=Path)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--random_seeds", nargs="*", default=[1], type=int)
+    parser.add_argument("--models", nargs="*", default=["default", "fast"])
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     scans = []
@@ -68,6 +84,8 @@ def main() -> None:
         draw(arguments.picture, scans)
     if "oracle" in arguments.parts:
         print_scores(arguments.random_seeds)
+    if "trackers" in arguments.parts:
+        print_trackers(arguments.random_seeds, arguments.models)
 
 
 def make_gtab(n_directions: int, b_value: float, random_seed: int) -> GradientTable:
@@ -253,10 +271,7 @@ def print_scores(random_seeds: list[int]) -> None:
         )
         gtab = make_gtab(60, 1500, random_seed)
         for snr in (20,):
-            dwi = world.dwi(gtab, snr=snr, random_seed=random_seed)
-            evals = np.array([1.5e-3, 4e-4, 4e-4])  # of a dispersed population
-            model = ConstrainedSphericalDeconvModel(gtab, (evals, 100.0))
-            coeffs = model.fit(dwi, mask=white).shm_coeff
+            coeffs = fitted_fodf(world, gtab, snr, white, random_seed)
             lines[f"deterministic, CSD, SNR {snr}"] = track(
                 coeffs, white, world.affine, seeds_mm
             )
@@ -269,6 +284,87 @@ def print_scores(random_seeds: list[int]) -> None:
                 f"{s.overreach:.3f} | {s.f1:.3f} |",
                 flush=True,
             )
+
+
+def fitted_fodf(
+    world: BrainWorld,
+    gtab: GradientTable,
+    snr: float,
+    mask: BoolArray,
+    random_seed: int,
+) -> AnyArray:
+    """Return the fODF of a simulated scan, in the default basis of DIPY 1."""
+    dwi = world.dwi(gtab, snr=snr, random_seed=random_seed)
+    response = (np.array(DISPERSED_EVALS), 100.0)
+    model = ConstrainedSphericalDeconvModel(gtab, response)
+    return model.fit(dwi, mask=mask).shm_coeff
+
+
+def print_trackers(random_seeds: list[int], models: list[str]) -> None:
+    """Print scores of models, averaged over brains."""
+    brains = []
+    for random_seed in random_seeds:
+        world = brain_world(random_seed)
+        bundles = [KnownBundle(*volumes) for volumes in world.bundle_volumes()]
+        seeds_mm, ids = oracle_seeds(world, N_SEEDS, random_seed=random_seed)
+        lines = oracle_streamlines(world, seeds_mm, ids, knows="bundle")
+        brains.append((world, bundles, seeds_mm, score(lines, bundles, world.affine)))
+    print(
+        "| SNR | `max_angle` | Tracker | valid (se) | way | invalid | way | valid "
+        "bundles | overlap | overreach | F1 |\n" + 11 * "|---" + "|"
+    )
+    oracles = [oracle for *_, oracle in brains]
+    _print_row("", "", "oracle, bundle", oracles, None, None)
+    for snr in SNRS:
+        cases = []
+        for random_seed, (world, bundles, seeds_mm, _) in zip(random_seeds, brains):
+            white, gtab = world.mask(), make_gtab(60, 2000, random_seed)
+            coeffs = fitted_fodf(world, gtab, snr, binary_dilation(white), random_seed)
+            criterion = BinaryStoppingCriterion(white)
+            cases.append((Case.of(coeffs, world.affine, criterion, seeds_mm), bundles))
+        for angle in MAX_ANGLES:
+            theirs = [
+                score(case.theirs(0.5, angle), bundles, case.affine)
+                for case, bundles in cases
+            ]
+            _print_row(snr, angle, "deterministic", theirs, None, None)
+            for name in models:
+                model = load_model(name)
+                ours = [
+                    score(case.ours(model, 0.5, angle), bundles, case.affine)
+                    for case, bundles in cases
+                ]
+                _print_row(snr, angle, f"`{name}`", ours, theirs, oracles)
+
+
+def _print_row(
+    snr: float | str,
+    angle: float | str,
+    name: str,
+    scores: list[Scores],
+    theirs: list[Scores] | None,
+    oracles: list[Scores] | None,
+) -> None:
+    def mean(of: list[Scores], metric: str) -> float:
+        return float(np.mean([getattr(s, metric) for s in of]))
+
+    se, ways = "", ["", ""]
+    if theirs and oracles:
+        valid = [np.concatenate([s.labels >= 0 for s in of]) for of in (scores, theirs)]
+        se = f" ({paired_difference(*valid).standard_error:.3f})"
+        ways = []
+        for metric in ("valid_connections", "invalid_connections"):
+            start, end = mean(theirs, metric), mean(oracles, metric)
+            ways.append(f"{(mean(scores, metric) - start) / (end - start):.2f}")
+    n_bundles = sum(s.n_bundles for s in scores)
+    print(
+        f"| {snr} | {angle} | {name} | {mean(scores, 'valid_connections'):.3f}{se} | "
+        f"{ways[0]} | {mean(scores, 'invalid_connections'):.3f} | {ways[1]} | "
+        f"{sum(s.valid_bundles for s in scores)} of {n_bundles} | "
+        + " | ".join(f"{mean(scores, m):.3f}" for m in ("overlap", "overreach", "f1"))
+        + " |",
+        flush=True,
+    )
 
 
 def draw(path: Path, scans: list[Scan]) -> None:

@@ -271,7 +271,7 @@ def _check_compiled(
     ahead, _ = cone.largest(features, 0.0)
     inputs = stack_inputs(model.metadata.inputs or (), values | {"ahead": ahead}, n)
     if context is not None:
-        around = sample_context(context, volume, points, frames, _EDGE_VOX)
+        around = sample_context(context, volume, points, frames, _EDGE_VOX, features)
         features = join_context(features, around)
     for _ in range(3):  # in the first step the state is zero
         compiled.next_directions(

@@ -1,7 +1,12 @@
 """Feature volumes: interpolation at points, rotation into frames, first directions."""
 
 from dipy_rnn.sampling.cone import Cone, cone_of, into_cone
-from dipy_rnn.sampling.context import Context, join_context, sample_context
+from dipy_rnn.sampling.context import (
+    Context,
+    compass,
+    join_context,
+    sample_context,
+)
 from dipy_rnn.sampling.features import (
     PEAKS,
     SH_FRAMES,
@@ -59,6 +64,7 @@ __all__ = [
     "SHFormat",
     "Turns",
     "better_basis",
+    "compass",
     "cone_of",
     "first_directions",
     "fodf_features",

@@ -14,6 +14,8 @@ _REACH = 8.0
 _MOST_PLACES = 64
 #: Coefficients of the context are clipped at this multiple of the scale.
 LARGEST = 4.0
+#: Length of the vector that is added to the compass, as a share of the power.
+STEADY = 1e-4
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,11 @@ class Context:
     """Places around a point at which a network gets the fODF, too.
 
     Lengths are in voxel edges (:func:`dipy_rnn.spatial.voxel_edge`). Some places are
-    ahead, on the tangent. The others are on rings around the tangent. At a place on a
-    ring, the fODF is rotated into the moving frame rolled by the angle of the place.
+    ahead, on the tangent. The others are on rings around the tangent. The first place
+    of a ring is in the direction of the *compass*, a vector across the tangent that the
+    fODF at the point determines (:func:`compass`). So the places do not depend on the
+    roll of the frame. At a place on a ring, the fODF is rotated into the moving frame
+    rolled by the angle of the place.
 
     Parameters
     ----------
@@ -131,7 +136,7 @@ class Context:
     def offsets(self) -> FloatArray:
         """Offsets (n_places, 3) from the point in the moving frame, in voxel edges.
 
-        The places ahead come first, then ring after ring.
+        The places ahead come first, then ring after ring. The compass is along x.
         """
         along = [(0.0, 0.0, z) for z in self.ahead]
         around = [
@@ -143,10 +148,38 @@ class Context:
 
     @property
     def rolls(self) -> FloatArray:
-        """Angles (n_places,) in radians by which the frame of a place is rolled."""
+        """Angles (n_places,) in radians from the compass to each place; 0 ahead."""
         return np.concatenate(
             [np.zeros(len(self.ahead)), np.tile(self.angles, len(self.rings))]
         )
+
+
+def compass(own: Float32Array) -> FloatArray:
+    """Return the direction across the tangent in which the fODF increases.
+
+    Parameters
+    ----------
+    own : ndarray of shape (N, C)
+        Coefficients at each point in its moving frame, of any scale.
+
+    Returns
+    -------
+    compass : ndarray of shape (N, 2)
+        Cosine and sine of its angle in the frame. The direction is that of the pair of
+        l = 2, m = 1. A small vector along x is added to it. Where the pair is zero,
+        rounding errors would otherwise decide.
+
+    Examples
+    --------
+    >>> own = np.zeros((2, 15), np.float32); own[0, 2] = 1.0; own[1, 0] = 1.0
+    >>> compass(own).round(3).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+    pair = own[:, [4, 2]].astype(np.float64)
+    pair[:, 0] += STEADY * _root_of_power(own)
+    length = np.linalg.norm(pair, axis=1, keepdims=True)
+    found = length > 0
+    return np.where(found, pair / np.where(found, length, 1.0), [1.0, 0.0])
 
 
 def sample_context(
@@ -155,6 +188,7 @@ def sample_context(
     points_vox: FloatArray,
     frames: FloatArray,
     edge_vox: AnyArray,
+    own: Float32Array,
     *,
     handedness: float = 1.0,
 ) -> Float32Array:
@@ -172,6 +206,8 @@ def sample_context(
         Moving frames.
     edge_vox : array_like of shape (3,)
         A voxel edge along each voxel axis, in voxel coordinates.
+    own : ndarray of shape (N, C)
+        Coefficients at the points in their frames, of any scale.
     handedness : float, optional
         Handedness of the voxel axes.
 
@@ -185,19 +221,24 @@ def sample_context(
     >>> context = Context(ahead=(1.0,), rings=(), n_around=6, order=4)
     >>> volume = np.zeros((2, 2, 4, 15), np.float32); volume[..., 0] = np.arange(4)
     >>> values = sample_context(
-    ...     context, volume, np.array([[0, 0, 1.5]]), np.eye(3)[None], np.ones(3))
+    ...     context, volume, np.array([[0, 0, 1.5]]), np.eye(3)[None], np.ones(3),
+    ...     np.ones((1, 15), np.float32))
     >>> values.shape, values[0, 0, 0]
     ((1, 1, 15), np.float32(2.5))
     """
-    n = len(points_vox)
-    cosine, sine = np.cos(context.rolls), np.sin(context.rolls)
+    n, n_ahead = len(points_vox), len(context.ahead)
+    e1, e2, e3 = (frames[:, None, i] for i in range(3))
+    cosine, sine = compass(own).T[:, :, None, None]
+    # The axes of a frame whose x is along the compass.
+    x, y = cosine * e1 + sine * e2, cosine * e2 - sine * e1
+    offset = context.offsets[:, :, None]
+    # Products of offsets and axes, without BLAS: its sums depend on n.
+    places = offset[:, 0] * x + offset[:, 1] * y + offset[:, 2] * e3
+    places = points_vox[:, None] + places * np.asarray(edge_vox)
     rolled = np.repeat(frames[:, None], context.n_places, axis=1)
-    e1, e2 = frames[:, None, 0], frames[:, None, 1]
-    rolled[:, :, 0] = cosine[:, None] * e1 + sine[:, None] * e2
-    rolled[:, :, 1] = cosine[:, None] * e2 - sine[:, None] * e1
-    # The product of two offsets and axes, without BLAS: its sums depend on n.
-    offsets = (context.offsets[:, :, None] * frames[:, None]).sum(axis=2)
-    places = points_vox[:, None] + offsets * np.asarray(edge_vox)
+    cosine, sine = np.cos(context.rolls)[:, None], np.sin(context.rolls)[:, None]
+    rolled[:, n_ahead:, 0] = (cosine * x + sine * y)[:, n_ahead:]
+    rolled[:, n_ahead:, 1] = (cosine * y - sine * x)[:, n_ahead:]
     values, _ = sample(volume, places.reshape(-1, 3))
     values = np.ascontiguousarray(values[:, : context.n_coeffs])
     values = rotate(values, rolled.reshape(-1, 3, 3), handedness=handedness)

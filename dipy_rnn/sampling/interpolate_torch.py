@@ -11,7 +11,7 @@ from torch.nn.functional import embedding_bag
 
 from dipy_rnn._typing import AnyArray
 from dipy_rnn.sampling.cone import ROUNDING, Cone
-from dipy_rnn.sampling.context import LARGEST, Context
+from dipy_rnn.sampling.context import LARGEST, STEADY, Context
 from dipy_rnn.sampling.rotation import quarter_turns
 
 
@@ -193,6 +193,8 @@ class TorchContext:
         self.edge_vox = torch.tensor(edge_vox, dtype=torch.float64, device=device)
         rolls = torch.tensor(context.rolls, device=device)[:, None]
         self.cosine, self.sine = torch.cos(rolls), torch.sin(rolls)
+        places = torch.arange(context.n_places, device=device)
+        self.is_ahead = (places < len(context.ahead))[:, None]
 
     def join(self, own: Tensor, points: Tensor, frames: Tensor) -> Tensor:
         """Return the features (n, C + n_values) of a network with context.
@@ -201,20 +203,28 @@ class TorchContext:
         at the points (n, 3) in the moving frames (n, 3, 3).
         """
         n = len(points)
+        power = torch.linalg.vector_norm(own, dim=1, dtype=torch.float64)
         e1, e2, e3 = frames[:, None].unbind(2)
+        # The axes of a frame whose x is along the compass.
+        cosine, sine = own[:, 4].double() + STEADY * power, own[:, 2].double()
+        length = torch.hypot(cosine, sine)
+        cosine = (cosine / length).masked_fill(length == 0, 1.0)[:, None, None]
+        sine = (sine / length).masked_fill(length == 0, 0.0)[:, None, None]
+        x, y = cosine * e1 + sine * e2, cosine * e2 - sine * e1
+        offset = self.offsets[:, :, None]
+        places = offset[:, 0] * x + offset[:, 1] * y + offset[:, 2] * e3
+        places = points[:, None] + places * self.edge_vox
+        values, _ = self.volume.sample(places.flatten(0, 1))
         rolled = torch.stack(
             [
-                self.cosine * e1 + self.sine * e2,
-                self.cosine * e2 - self.sine * e1,
+                torch.where(self.is_ahead, e1, self.cosine * x + self.sine * y),
+                torch.where(self.is_ahead, e2, self.cosine * y - self.sine * x),
                 e3.expand(n, self.n_places, 3),
             ],
             dim=2,
-        ).flatten(0, 1)
-        offsets = (self.offsets[:, :, None] * frames[:, None]).sum(dim=2)
-        places = points[:, None] + offsets * self.edge_vox
-        values, _ = self.volume.sample(places.flatten(0, 1))
-        around = self.rotation(values, rolled).unflatten(0, (n, self.n_places))
-        power = torch.linalg.vector_norm(own, dim=1, dtype=torch.float64)
+        )
+        around = self.rotation(values, rolled.flatten(0, 1))
+        around = around.unflatten(0, (n, self.n_places))
         beside = torch.linalg.vector_norm(around, dim=2, dtype=torch.float64)
         scale = power.maximum(0.5 * beside.mean(dim=1)).masked_fill(power == 0, np.inf)
         divisor = scale[:, None].float()

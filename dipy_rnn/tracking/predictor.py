@@ -320,6 +320,7 @@ class ScriptedStates:
                 np.asarray(points_vox),
                 rows,
                 self._edge_vox,
+                features,
                 handedness=predictor.handedness,
             )
             features = sampling.join_context(features, around)

@@ -352,6 +352,7 @@ def draw_sequences(
                 points_vox,
                 local,
                 edge_mm / spatial.voxel_sizes(subject.affine),
+                features_local,
                 handedness=spatial.handedness(axes),
             )
             features_local = sampling.join_context(features_local * power, around)

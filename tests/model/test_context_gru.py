@@ -56,9 +56,8 @@ def model_of(module, architecture="context"):
 def features_at(context, volume, points, frames, handedness, run):
     """Return features, ``ahead`` and status, by the functions of ``sampling``."""
     own, inside = sampling.sample(volume, points, frames, handedness=handedness)
-    low = np.ascontiguousarray(volume[..., : context.n_coeffs])
     around = sample_context(
-        context, low, points, frames, EDGE_VOX, handedness=handedness
+        context, volume, points, frames, EDGE_VOX, own, handedness=handedness
     )
     ahead, found = cone_of(sampling.sh_order(volume.shape[3]), run[1]).largest(
         own, run[2]
@@ -184,12 +183,10 @@ def steps(module, features, ahead):
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
-def test_directions_turn_with_the_frame_by_the_angle_between_two_places(
-    random_frames, context
-):
+def test_directions_do_not_depend_on_the_roll_of_the_frame(random_frames, context):
     module = network(context=context)
     volume, (points, frames) = random_volume(), random_path(random_frames, 30)
-    c, s = np.cos(context.angles[1]), np.sin(context.angles[1])
+    c, s = np.cos(0.7), np.sin(0.7)
     turn = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
     here, results = (points[0], frames[0]), []
     _, ahead, _ = features_at(context, volume, *here, 1.0, RUNS[3])
@@ -197,7 +194,7 @@ def test_directions_turn_with_the_frame_by_the_angle_between_two_places(
         turned = np.ascontiguousarray(of_frame @ frames[0])
         features, _, _ = features_at(context, volume, points[0], turned, 1.0, RUNS[3])
         results.append(steps(module, features, ahead @ of_frame.T) @ of_frame)
-    assert_allclose(results[1], results[0], atol=2e-5)
+    assert_allclose(results[1], results[0], atol=3e-4)
     assert np.abs(results[0][..., :2]).max() > 0.1
 
 
@@ -318,7 +315,8 @@ def test_places_outside_of_the_image_are_zero():
     volume = np.ones((3, 3, 3, 15), np.float32)
     context = Context((1.0, -1.0), ((0.0, 1.0),), 4, 4)
     values = sample_context(
-        context, volume, np.array([[2.0, 1.0, 2.0]]), np.eye(3)[None], np.ones(3)
+        *(context, volume, np.array([[2.0, 1.0, 2.0]]), np.eye(3)[None], np.ones(3)),
+        np.zeros((1, 15), np.float32),
     )
     # Ahead is outside, behind is inside. The ring is at +x, +y, -x, -y.
     assert values[0, :, 0].tolist() == [0.0, 1.0, 0.0, 1.0, 1.0, 1.0]

@@ -180,8 +180,8 @@ cdef void advance_block(
             status[p] = NOTHING_AHEAD
     for i in range(n_coeffs * BLOCK, n.own_coeffs * BLOCK):
         own[i] = 0.0
-    sample_around(n, at, run.edge, volume, points, frames, n_points, &angles, turns,
-                  room.around)
+    sample_around(n, at, run.edge, own, volume, points, frames, n_points, &angles,
+                  turns, room.around)
     split(n, at, own, room.around, room.invariants, room.parts)
 
     for i in range(2):
@@ -213,7 +213,7 @@ cdef class CompiledContextGRU:
     order : int
     context : dipy_rnn.sampling.Context
     constants : mapping of str to float
-        ``rate_limit``, ``short_square`` and ``largest``.
+        ``rate_limit``, ``short_square``, ``largest`` and ``steady``.
 
     Raises
     ------
@@ -257,7 +257,7 @@ cdef class CompiledContextGRU:
         self.n.hidden, self.n.memory = hidden, memory
         self.n.rate_limit = constants["rate_limit"]
         self.n.short_square = constants["short_square"]
-        self.n.largest = constants["largest"]
+        self.n.largest, self.n.steady = constants["largest"], constants["steady"]
         self.offsets = np.ascontiguousarray(context.offsets)
         multiples = np.arange(context.order + 1) * context.rolls[:, None]
         self.roll_cosines = np.cos(multiples).astype(np.float32)

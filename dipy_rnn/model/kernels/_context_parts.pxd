@@ -9,7 +9,7 @@ cdef struct sizes:
     Py_ssize_t vector_parts, twofold_parts
     Py_ssize_t vectors, twofold, remembered, every  # every vector: mixed and remembered
     Py_ssize_t scalars, invariants, hidden, memory
-    float rate_limit, short_square, largest
+    float rate_limit, short_square, largest, steady
 
 cdef struct places:
     const double* offsets
@@ -19,7 +19,7 @@ cdef struct places:
     const float* second
 
 cdef void sample_around(
-    const sizes* n, const places* at, const double* edge,
+    const sizes* n, const places* at, const double* edge, const float* own,
     const float[:, :, :, ::1] volume, const double* points, const double* frames,
     Py_ssize_t n_points, const Angles* angles, const Turns* turns, float* around
 ) noexcept nogil

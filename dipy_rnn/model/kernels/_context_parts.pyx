@@ -5,11 +5,12 @@
 All arrays are in rows. A row is a number of each streamline of a block.
 """
 
-from libc.math cimport sqrtf
+from libc.math cimport sqrt, sqrtf
 from libc.string cimport memcpy, memset
 
 from dipy_rnn._interp cimport (
-    BLOCK, MAX_COEFFS, Angles, Turns, rotate_points, sample_points,
+    BLOCK, MAX_COEFFS, MAX_ORDER, Angles, Turns, multiples, rotate_points,
+    sample_points,
 )
 
 cdef extern from "_lanes.h":
@@ -17,6 +18,21 @@ cdef extern from "_lanes.h":
 
 cdef enum:
     VECTOR = 16  # floats in the widest register
+
+
+cdef inline void power_of(
+    const float* block, Py_ssize_t n_coeffs, float* power
+) noexcept nogil:
+    """Write the root of the summed squares of each streamline's coefficients."""
+    cdef Py_ssize_t c, p
+
+    for p in range(BLOCK):
+        power[p] = 0.0
+    for c in range(n_coeffs):
+        for p in range(BLOCK):
+            power[p] += block[c * BLOCK + p] * block[c * BLOCK + p]
+    for p in range(BLOCK):
+        power[p] = sqrtf(power[p])
 
 
 cdef wide_void roll_block(
@@ -41,16 +57,56 @@ cdef wide_void roll_block(
                 minus[p] = minus[p] * c - a * s
 
 
+cdef wide_void find_compass(
+    const float* own, Py_ssize_t n_coeffs, float steady, double* cosine, double* sine
+) noexcept nogil:
+    """Write cosine and sine of the compass: ``sampling.compass``."""
+    cdef:
+        float power[BLOCK]
+        double x, y, length
+        Py_ssize_t p
+
+    power_of(own, n_coeffs, power)
+    for p in range(BLOCK):
+        x = own[4 * BLOCK + p] + <double>steady * power[p]
+        y = own[2 * BLOCK + p]
+        length = sqrt(x * x + y * y)
+        cosine[p] = x / length if length > 0.0 else 1.0
+        sine[p] = y / length if length > 0.0 else 0.0
+
+
+cdef wide_void roll_angles(
+    const Angles* angles, const double* cosine, const double* sine, Py_ssize_t order,
+    Angles* rolled
+) noexcept nogil:
+    """Add the angle of the compass to the third angle of the frames."""
+    cdef:
+        float c[(MAX_ORDER + 1) * BLOCK]
+        float s[(MAX_ORDER + 1) * BLOCK]
+        Py_ssize_t i
+
+    rolled[0] = angles[0]
+    multiples(cosine, sine, order, c, s)
+    for i in range(BLOCK, (order + 1) * BLOCK):
+        rolled.cosines[2][i] = (
+            angles.cosines[2][i] * c[i] - angles.sines[2][i] * s[i])
+        rolled.sines[2][i] = angles.sines[2][i] * c[i] + angles.cosines[2][i] * s[i]
+
+
 cdef void sample_around(
-    const sizes* n, const places* at, const double* edge,
+    const sizes* n, const places* at, const double* edge, const float* own,
     const float[:, :, :, ::1] volume, const double* points, const double* frames,
     Py_ssize_t n_points, const Angles* angles, const Turns* turns, float* around
 ) noexcept nogil:
     """Sample the context of a block, in the rolled frames: sample_context."""
     cdef:
+        double cosine[BLOCK]
+        double sine[BLOCK]
         double here[3 * BLOCK]
+        double x, y
         float rows[MAX_COEFFS * BLOCK]
         unsigned char status[BLOCK]
+        Angles rolled
         const double* offset
         float* target
         # Whole vectors of floats are blended faster, if the volume has as many.
@@ -58,18 +114,21 @@ cdef void sample_around(
             volume.shape[3], (n.context_coeffs + VECTOR - 1) // VECTOR * VECTOR)
         Py_ssize_t place, p, axis, m = n.context_order + 1
 
+    find_compass(own, n.own_coeffs, n.steady, cosine, sine)
+    roll_angles(angles, cosine, sine, n.context_order, &rolled)
     for place in range(n.places):
         offset = at.offsets + 3 * place
         for p in range(n_points):
+            x = offset[0] * cosine[p] - offset[1] * sine[p]
+            y = offset[0] * sine[p] + offset[1] * cosine[p]
             for axis in range(3):
                 here[3 * p + axis] = points[3 * p + axis] + edge[axis] * (
-                    offset[0] * frames[9 * p + axis]
-                    + offset[1] * frames[9 * p + 3 + axis]
+                    x * frames[9 * p + axis] + y * frames[9 * p + 3 + axis]
                     + offset[2] * frames[9 * p + 6 + axis])
         sample_points(volume, sampled, here, n_points, False, rows, status)
         target = around + place * n.context_coeffs * BLOCK
         rotate_points(rows, sampled, n_points, n.context_coeffs, n.context_order,
-                      angles, turns, target)
+                      &rolled if place >= n.ahead else angles, turns, target)
         if place >= n.ahead:
             roll_block(target, n.context_order, at.roll_cosines + place * m,
                        at.roll_sines + place * m)
@@ -79,21 +138,6 @@ cdef inline void add_row(float* sum, const float* x, float factor) noexcept nogi
     cdef Py_ssize_t p
     for p in range(BLOCK):
         sum[p] += factor * x[p]
-
-
-cdef inline void power_of(
-    const float* block, Py_ssize_t n_coeffs, float* power
-) noexcept nogil:
-    """Write the root of the summed squares of each streamline's coefficients."""
-    cdef Py_ssize_t c, p
-
-    for p in range(BLOCK):
-        power[p] = 0.0
-    for c in range(n_coeffs):
-        for p in range(BLOCK):
-            power[p] += block[c * BLOCK + p] * block[c * BLOCK + p]
-    for p in range(BLOCK):
-        power[p] = sqrtf(power[p])
 
 
 cdef wide_void scale_all(const sizes* n, float* own, float* around) noexcept nogil:
@@ -197,6 +241,21 @@ cdef inline void fourier_part(
             c += 1
 
 
+cdef inline void turn_parts(
+    float* x, float* y, Py_ssize_t n_parts, const float* cosine, const float* sine
+) noexcept nogil:
+    """Turn vectors by an angle for each streamline."""
+    cdef:
+        float a
+        Py_ssize_t i, p
+
+    for i in range(n_parts):
+        for p in range(BLOCK):
+            a = x[i * BLOCK + p]
+            x[i * BLOCK + p] = cosine[p] * a - sine[p] * y[i * BLOCK + p]
+            y[i * BLOCK + p] = cosine[p] * y[i * BLOCK + p] + sine[p] * a
+
+
 cdef wide_void split_block(
     const sizes* n, const places* at, const float* own, const float* around,
     float* scalars, float* x, float* y, float* twofold_x, float* twofold_y
@@ -208,8 +267,18 @@ cdef wide_void split_block(
         const float* ring
         const float* values
         float* higher
-        Py_ssize_t i, ell, m, place, c
+        double cosine[BLOCK]
+        double sine[BLOCK]
+        float c1[BLOCK]
+        float s1[BLOCK]
+        float c2[BLOCK]
+        float s2[BLOCK]
+        Py_ssize_t i, ell, m, place, c, p
 
+    find_compass(own, n.own_coeffs, n.steady, cosine, sine)
+    for p in range(BLOCK):
+        c1[p], s1[p] = <float>cosine[p], <float>sine[p]
+        c2[p], s2[p] = c1[p] * c1[p] - s1[p] * s1[p], 2 * c1[p] * s1[p]
     n_scalars += n.ahead * (n.context_order // 2 + 1)
     higher = scalars + n_scalars * BLOCK
     parts_of_point(own, n.order, &scalars, &higher, &x, &y, &twofold_x, &twofold_y)
@@ -231,6 +300,9 @@ cdef wide_void split_block(
                 c += 1
         fourier_part(ring, n, at.first, x, y)
         fourier_part(ring, n, at.second, twofold_x, twofold_y)
+        # Parts over a ring have their angle from the compass.
+        turn_parts(x, y, n.context_coeffs, c1, s1)
+        turn_parts(twofold_x, twofold_y, n.context_coeffs, c2, s2)
         x += of_place
         y += of_place
         twofold_x += of_place

@@ -26,13 +26,12 @@ from dipy_rnn.model.kernels._context_gru import CompiledContextGRU
 from dipy_rnn.model.networks.distance_gru import RATE_LIMIT, DistanceGRU
 from dipy_rnn.model.networks.moving_frame import newton_slopes
 from dipy_rnn.sampling import Context
-from dipy_rnn.sampling.context import LARGEST
+from dipy_rnn.sampling.context import LARGEST, STEADY
 
 if TYPE_CHECKING:
     from dipy_rnn.model.metadata import ModelMetadata
 
-# One place ahead, and one ring of this number of places. The network was trained with
-# six. More places give the same Fourier parts with a smaller error.
+# One place ahead, and one ring.
 _CONTEXT = Context(ahead=(1.5,), rings=((0.0, 1.0),), n_around=6, order=4)
 # Added to the squared length of a vector before it is scaled.
 _SHORT = 1e-3
@@ -44,9 +43,9 @@ class ContextGRU(nn.Module):
     """A GRU with context. Its directions do not depend on the roll of the frame.
 
     **Parts.** If the frame is rolled about the tangent by an angle, a coefficient of
-    order m turns by m times this angle. The same holds for a Fourier part of order m
-    over the places of a ring, because the fODF at a place is in the frame rolled by the
-    angle of the place. The network splits its features accordingly:
+    order m turns by m times this angle. A Fourier part of order m over the places of a
+    ring has the angle m times that of the compass, at which the ring begins. The
+    network splits its features accordingly:
 
     - *scalars*, which do not turn: coefficients of m = 0 at the point and ahead, means
       over each ring, the size of each pair of +m and -m from m = 3, and the conditions
@@ -148,6 +147,8 @@ class ContextGRU(nn.Module):
         self.n_rings = len(context.rings)
         self.spread_range = _SPREAD
         self.short = _SHORT
+        self.steady = STEADY
+        self.n_own = (order + 1) * (order + 2) // 2
         parts = self._register_parts()
         # ``ahead`` and the remembered vectors are vectors, too.
         self.n_all = n_vectors + 1 + n_remembered
@@ -195,7 +196,12 @@ class ContextGRU(nn.Module):
             weights,
             metadata.order,
             metadata.context,
-            {"rate_limit": RATE_LIMIT, "short_square": _SHORT, "largest": LARGEST},
+            {
+                "rate_limit": RATE_LIMIT,
+                "short_square": _SHORT,
+                "largest": LARGEST,
+                "steady": STEADY,
+            },
         )
 
     def _register_parts(self) -> dict[str, int]:
@@ -378,19 +384,35 @@ class ContextGRU(nn.Module):
         ]
         vectors = [features[:, self.single].reshape(n, 2, -1)]
         double = [features[:, self.twofold].reshape(n, 2, -1)]
+        # Parts over a ring have their angle from the compass.
+        own = features[:, : self.n_own]
+        x = features[:, 4] + self.steady * torch.linalg.vector_norm(own, dim=1)
+        y = features[:, 2]
+        length = torch.hypot(x, y)
+        zero = length == 0
+        x = (x / length).masked_fill(zero, 1.0)
+        y = (y / length).masked_fill(zero, 0.0)
         n_values = self.n_around * self.n_coeffs
         for ring in range(self.n_rings):
             start = self.first_of_rings + ring * n_values
             around = features[:, start : start + n_values]
             around = around.reshape(n, self.n_around, self.n_coeffs)
             scalars.append(around.index_select(2, self.even).mean(1))
-            vectors += self._fourier_parts(around, self.first)
-            double += self._fourier_parts(around, self.second)
+            vectors += self._fourier_parts(around, self.first, x, y)
+            double += self._fourier_parts(around, self.second, x * x - y * y, 2 * x * y)
         return torch.cat(scalars, 1), torch.cat(vectors, 2), torch.cat(double, 2)
 
-    def _fourier_parts(self, around: Tensor, factors: Tensor) -> list[Tensor]:
-        """Return Fourier parts over a ring: two tensors (n, 2, parts)."""
+    def _fourier_parts(
+        self, around: Tensor, factors: Tensor, cosine: Tensor, sine: Tensor
+    ) -> list[Tensor]:
+        """Return Fourier parts over a ring, turned by an angle: two tensors (n, 2, ..).
+
+        ``cosine`` and ``sine`` (n,) are those of the angle.
+        """
         parts = torch.einsum("ck,nkj->ncj", factors, around)
+        c, s = cosine[:, None], sine[:, None]
+        x, y = parts[:, 0], parts[:, 1]
+        parts = torch.stack([c * x - s * y, c * y + s * x], dim=1)
         odd = parts.index_select(2, self.odd)
         return [
             parts.index_select(2, self.even),

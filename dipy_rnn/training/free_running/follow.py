@@ -121,7 +121,9 @@ class _Slots:
             values, _ = sampling.sample(world.data, here, frames)
             edge_vox = self.edge_mm[rows.start] / spatial.voxel_sizes(world.affine)
             low = world.low_orders(context.n_coeffs)
-            around = sampling.sample_context(context, low, here, frames, edge_vox)
+            around = sampling.sample_context(
+                context, low, here, frames, edge_vox, values
+            )
             own.append(values)
             joined.append(sampling.join_context(values, around))
         return np.concatenate(own), np.concatenate(joined)
