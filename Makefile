@@ -33,7 +33,7 @@ types: $(INSTALLED)
 	cd build/types && MYPYPATH=. $(abspath $(VENV))/bin/python -m mypy \
 	    --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dipy_rnn
 
-KERNEL_TESTS := sampling stopping model/test_moving_frame_kernel.py \
+KERNEL_TESTS := sampling stopping model/test_moving_frame_kernel.py model/test_context_gru.py \
     $(addprefix tracking/test_,predictor.py slots_compiled.py engine.py direction_getter.py look_ahead.py)
 # Copy the sources into a temporary folder, to build the kernels with other flags.
 SOURCES_APART = set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \

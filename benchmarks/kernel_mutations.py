@@ -28,6 +28,8 @@ TESTS = {
         "test_moving_frame_kernel.py",
     ),
     "model/kernels/_moving_frame": ("test_moving_frame_kernel.py",),
+    "model/kernels/_context_gru": ("test_context_gru.py",),
+    "model/kernels/_context_parts": ("test_context_gru.py",),
     "stopping/_criteria": ("test_criteria.py", "test_criteria_random.py"),
     "tracking/slots/_compiled": ("test_slots_compiled.py", "test_engine.py"),
 }

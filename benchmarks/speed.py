@@ -387,6 +387,7 @@ class Tracker:
 
 TRACKERS = {
     "default": Tracker("rnn_tracking, `default`", partial(rnn, name="default")),
+    "fast": Tracker("rnn_tracking, `fast`", partial(rnn, name="fast")),
     "deterministic": Tracker(
         "rnn_tracking, `deterministic`", partial(rnn, name="deterministic")
     ),
@@ -426,7 +427,7 @@ TRACKERS = {
     ),
     "ifod2": Tracker("MRtrix3 tckgen iFOD2", partial(Tckgen, algorithm="iFOD2")),
 }
-NETWORKS = ("default", "deterministic", "cai2023")
+NETWORKS = ("default", "fast", "deterministic", "cai2023")
 MRTRIX = ("sd_stream", "ifod2")
 NOT_BY_DEFAULT = ("deterministic",)
 

@@ -61,7 +61,7 @@ def model_facts(model: Model) -> dict[str, str | int | None]:
     Examples
     --------
     >>> from dipy_rnn import load_model
-    >>> model_facts(load_model("default"))["architecture"]
+    >>> model_facts(load_model("fast"))["architecture"]
     'moving_frame'
     """
     about = model.metadata

@@ -16,6 +16,8 @@ import dipy_rnn
 ROOT = Path(__file__).parents[2]
 KERNELS = [
     "_interp",
+    "model.kernels._context_gru",
+    "model.kernels._layers",
     "model.kernels._moving_frame",
     "sampling._cone",
     "stopping._criteria",

@@ -1,0 +1,241 @@
+"""Training in which the network tracks a world itself, on a straight bundle along x."""
+
+from math import exp, log, pi
+
+import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
+import pytest
+import torch
+
+from dipy_rnn import sampling, spatial
+from dipy_rnn.model import ContextGRU
+from dipy_rnn.phantom import Bundle, Phantom, brain_world
+from dipy_rnn.phantom.fibre_fields import FibreFields
+from dipy_rnn.training.free_running.fit import (
+    FreeRunningRecipe,
+    fit_free_running,
+    loss_of,
+)
+from dipy_rnn.training.free_running.follow import (
+    Conditions,
+    Followed,
+    _led_back,
+    _Slots,
+    follow,
+)
+from dipy_rnn.training.free_running.world import KnownWorld
+
+AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
+RADIUS_MM = 6.0
+SHAPE = (30, 14, 14)
+CENTRE_MM = 13.0  # of the bundle, in y and z
+
+
+@pytest.fixture(scope="module")
+def world():
+    line = np.array([[4.0, CENTRE_MM, CENTRE_MM], [54.0, CENTRE_MM, CENTRE_MM]])
+    phantom = Phantom([Bundle(line, RADIUS_MM)], AFFINE, SHAPE)
+    data = sampling.with_order(sampling.fodf_features(phantom.fodf()).data, 8)
+    return KnownWorld.of_phantom(phantom, data, 400, random_seed=0)
+
+
+@pytest.fixture(scope="module")
+def followed(world):
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    return follow(ContextGRU(), [world, world], Conditions(0.5, 60.0, 20), 24, rng)
+
+
+# Worlds
+
+
+def test_starts_are_along_the_bundle_and_know_where_they_lead(world):
+    assert len(world.starts_mm) > 300
+    assert_allclose(np.abs(world.directions[:, 0]), 1, atol=0.02)
+    assert_array_equal(world.signs, np.sign(world.directions[:, 0]))
+    assert_array_equal(world.bundle_ids, 0)
+    assert np.all(world.tissue_at(world.starts_mm) > 0)
+
+
+def test_tissue_ends_at_the_bundle_and_at_the_image(world):
+    inside, beside, outside = [29.0, 13, 13], [29.0, 13, 24], [29.0, 13, 99]
+    assert_array_equal(world.tissue_at(np.array([inside, beside, outside])), [1, 0, 0])
+
+
+def test_starts_of_a_brain_belong_to_bundles_near_their_peaks():
+    brain = brain_world(0, shape=(16, 18, 16), voxel_size_mm=3, n_bundles=12)
+    data = sampling.fodf_features(brain.fodf()).data
+    world = KnownWorld.of_brain(brain, data, 200, random_seed=0)
+    along, occupancy, _ = world.fields.at(world.bundle_ids, world.starts_mm)
+    cosine = (along * world.directions).sum(axis=1)
+    assert_array_equal(np.sign(cosine), world.signs)
+    assert np.median(np.abs(cosine)) > np.cos(np.deg2rad(12))
+    assert len(world.starts_mm) > 100 and occupancy.min() > 0.05
+
+
+def test_the_same_seed_gives_the_same_starts():
+    brain = brain_world(0, shape=(16, 18, 16), voxel_size_mm=3, n_bundles=12)
+    data = sampling.fodf_features(brain.fodf()).data
+    one, same, other = (
+        KnownWorld.of_brain(brain, data, 50, random_seed=seed) for seed in (1, 1, 2)
+    )
+    assert_array_equal(one.starts_mm, same.starts_mm)
+    assert not np.array_equal(one.starts_mm[:20], other.starts_mm[:20])
+
+
+# Following
+
+
+def test_targets_are_the_direction_of_the_bundle_in_the_moving_frame(followed):
+    on = followed.on_bundle
+    assert on.float().mean() > 0.5
+    # The largest value ahead is the bundle, so an untrained network follows it.
+    difference = (followed.directions - followed.targets)[on]
+    assert difference.norm(dim=1).median() < 0.1
+    assert_allclose(followed.targets[on].norm(dim=1), 1, atol=1e-5)
+    assert followed.directions.requires_grad and not followed.targets.requires_grad
+
+
+def test_no_point_is_followed_and_ended_or_lost_at_once(followed):
+    kinds = followed.on_bundle.int() + followed.ended.int() + followed.lost.int()
+    assert kinds.max() == 1
+    # Streamlines of this world reach the ends of the bundle.
+    assert followed.ended.any()
+
+
+def test_a_batch_depends_on_its_generator_only(world, followed):
+    torch.manual_seed(0)
+    module = ContextGRU()
+    for seed, same in ((0, True), (1, False)):
+        again = follow(
+            module,
+            [world, world],
+            Conditions(0.5, 60.0, 20),
+            24,
+            np.random.default_rng(seed),
+        )
+        assert torch.equal(again.targets, followed.targets) == same
+
+
+def test_a_new_start_is_near_its_direction_and_has_its_bundle(world):
+    slots = _Slots([world], 200, np.random.default_rng(0))
+    tangents = slots.frames[:, 2]
+    along, _, _ = world.fields.at(slots.bundle, slots.points)
+    cosine = (along * slots.sign[:, None] * tangents).sum(axis=1)
+    assert np.all(cosine > np.cos(np.deg2rad(30)))
+    assert {-1.0, 1.0} == set(slots.sign)
+
+
+def test_directions_at_the_rim_lead_back_and_to_the_end_of_the_bundle(world):
+    points = np.array([[29.0, CENTRE_MM + r, CENTRE_MM] for r in np.arange(0, 9, 0.5)])
+    ids = np.zeros(len(points), dtype=np.int64)
+    along, occupancy, _ = world.fields.at(ids, points)
+    rim = (occupancy > 0.05) & (occupancy < 0.35)
+    assert rim.any()
+    back = _led_back(world, ids[rim], points[rim], along[rim], occupancy[rim])
+    assert np.all(back[:, 1] < -0.02) and np.all(back[:, 0] > 0.8)
+    assert_allclose(np.linalg.norm(back, axis=1), 1)
+
+
+def test_a_streamline_beside_its_bundle_is_lost_and_gets_a_new_start(world):
+    # The bundle that is known is 12 mm beside the one that the fODF shows.
+    lines = world.starts_mm[None, :, None] * [0, 0, 0] + np.linspace(4, 54, 40)[
+        None, None, :, None
+    ] * [1.0, 0, 0]
+    shifted = lines[:, :30] + [0.0, CENTRE_MM + 12, CENTRE_MM]
+    shifted = shifted + np.random.default_rng(0).normal(0, 1, (1, 30, 1, 3)) * [0, 1, 1]
+    elsewhere = KnownWorld(
+        world.data,
+        world.affine,
+        world.tissue,
+        FibreFields(shifted, np.eye(4)),
+        world.starts_mm,
+        world.directions,
+        world.bundle_ids,
+        world.signs,
+    )
+    result = follow(
+        ContextGRU(),
+        [elsewhere],
+        Conditions(0.5, 60.0, 10),
+        16,
+        np.random.default_rng(0),
+    )
+    assert result.lost.float().mean() > 0.95
+
+
+# The loss
+
+
+def beliefs_of(spread, ended, lost):
+    return torch.tensor([[spread, ended, lost]])
+
+
+def test_the_loss_of_one_point_can_be_computed_by_hand():
+    z, yes, no = (
+        torch.tensor([[0.0, 0, 1]]),
+        torch.ones(1).bool(),
+        torch.zeros(1).bool(),
+    )
+    turned = torch.tensor([[0.0, np.sin(0.2), np.cos(0.2)]]).float()
+    square = 2 - 2 * np.cos(0.2)
+    for spread, logit in ((0.1, 0.0), (0.3, 2.0)):
+        point = Followed(
+            turned, beliefs_of(spread, logit, -logit), z, yes, no, yes, yes
+        )
+        density = exp(-square / (2 * spread**2)) / (2 * pi * spread**2)
+        expected = -log(0.97 * density + 0.03 / (2 * pi))
+        expected += 2 * 0.5 * log(1 + exp(logit))  # not ended, and lost
+        assert loss_of(point).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_directions_count_only_where_the_bundle_is_followed():
+    z, flags = torch.eye(3)[[2, 2]], torch.tensor([True, False])
+    beliefs = beliefs_of(0.1, 0.0, 0.0).repeat(2, 1)
+    losses = []
+    for second in (z[1], -z[1]):
+        directions = torch.stack([z[0], second])
+        no = torch.zeros(2).bool()
+        losses.append(loss_of(Followed(directions, beliefs, z, flags, no, ~flags, ~no)))
+    assert losses[0] == losses[1]
+
+
+# Training
+
+
+def test_training_is_reproducible_and_lowers_the_loss(world):
+    recipe = FreeRunningRecipe(
+        n_updates=30, n_worlds=2, n_each=16, n_points=12, random_seed=3
+    )
+    results = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        module, rows = ContextGRU(hidden=16, memory=8), []
+        last = fit_free_running(
+            module, [world], np.ones(1), recipe, report=rows.append, report_every=10
+        )
+        results.append((module.state_dict(), rows))
+        assert last == rows[-1] and last["update"] == 30
+        assert not module.training
+    (weights, rows), (others, _) = results
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.3
+
+
+def test_a_loss_that_is_not_finite_is_an_error(world):
+    module = ContextGRU(hidden=8, memory=4)
+    with torch.no_grad():
+        module.head.bias[0] = float("nan")
+    recipe = FreeRunningRecipe(n_updates=1, n_worlds=1, n_each=4, n_points=2)
+    with pytest.raises(FloatingPointError, match="update 1 is not finite"):
+        fit_free_running(module, [world], np.ones(1), recipe)
+
+
+def test_frames_stay_right_handed_along_a_streamline(world):
+    slots = _Slots([world], 20, np.random.default_rng(1))
+    turn = np.tile([0.3, -0.2, np.sqrt(1 - 0.13)], (20, 1))
+    before = slots.points.copy()
+    slots.move(turn, 0.5)
+    assert_allclose(np.linalg.det(slots.frames), 1)
+    steps = np.linalg.norm(slots.points - before, axis=1)
+    assert_allclose(steps, 0.5 * spatial.voxel_edge(AFFINE))
