@@ -30,8 +30,8 @@ def kernels(name, compile_args, link_args):
     return Extension(
         f"dipy_rnn.{name}",
         [f"dipy_rnn/{name.replace('.', '/')}.pyx"],
-        depends=["dipy_rnn/sampling/_lanes.h"],
-        include_dirs=["dipy_rnn/sampling"],
+        depends=["dipy_rnn/_lanes.h"],
+        include_dirs=["dipy_rnn"],
         extra_compile_args=plain + compile_args,
         extra_link_args=link_args,
         define_macros=[("Py_LIMITED_API", "0x030B0000")] if abi3 else [],

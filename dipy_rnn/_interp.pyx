@@ -17,7 +17,7 @@ from cython.parallel cimport prange
 from libc.math cimport floor, sqrt
 from libc.stdlib cimport free, malloc
 
-cdef extern from "sampling/_lanes.h":
+cdef extern from "_lanes.h":
     ctypedef void wide_void
     void prefetch(const void* address) noexcept nogil
 

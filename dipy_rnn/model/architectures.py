@@ -1,5 +1,6 @@
 """The networks that can be trained, by their names in commands and model files."""
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
@@ -55,7 +56,8 @@ def untrained(architecture: str, order: int, random_seed: int, **shape: int) -> 
             "recurrent layer; leave layers out."
         )
     torch.manual_seed(random_seed)
-    return ARCHITECTURES[architecture](order, **shape)
+    make: Callable[..., Network] = ARCHITECTURES[architecture]
+    return make(order, **shape)
 
 
 def architecture_of(module: nn.Module) -> str:

@@ -76,7 +76,9 @@ class FibreFields:
      [0. 0. 0.]] [0.9 0. ] [0.5 0. ]
     """
 
-    def __init__(self, streamlines: Sequence[AnyArray], affine: FloatArray) -> None:
+    def __init__(
+        self, streamlines: Sequence[AnyArray] | AnyArray, affine: FloatArray
+    ) -> None:
         self.affine = affine
         self._origin_mm = affine[:3, 3]
         self._to_vox = np.linalg.inv(affine[:3, :3]).T
@@ -188,7 +190,6 @@ class FibreFields:
         values = np.zeros((len(points_mm), 5))
         values[near] = total
         occupancy = values[:, 3]
-        share = np.divide(
-            values[:, 4], occupancy, out=np.zeros(len(values)), where=occupancy > 0
-        )
-        return FibresAt(unit(values[:, :3]), occupancy, share)
+        along: FloatArray = np.zeros(len(values))
+        np.divide(values[:, 4], occupancy, out=along, where=occupancy > 0)
+        return FibresAt(unit(values[:, :3]), occupancy, along)

@@ -5,7 +5,7 @@ from typing import Self
 
 import numpy as np
 
-from dipy_rnn._typing import AnyArray, Float32Array, FloatArray
+from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array, FloatArray
 from dipy_rnn.sampling.interpolate import sample
 from dipy_rnn.sampling.rotation import MAX_ORDER, rotate
 
@@ -187,7 +187,7 @@ def sample_context(
     volume: Float32Array,
     points_vox: FloatArray,
     frames: FloatArray,
-    edge_vox: AnyArray,
+    edge_vox: ArrayLike,
     own: Float32Array,
     *,
     handedness: float = 1.0,
@@ -278,4 +278,5 @@ def join_context(own: Float32Array, around: Float32Array) -> Float32Array:
 
 
 def _root_of_power(values: AnyArray) -> FloatArray:
-    return np.sqrt((values.astype(np.float64) ** 2).sum(axis=-1))
+    root: FloatArray = np.sqrt((values.astype(np.float64) ** 2).sum(axis=-1))
+    return root

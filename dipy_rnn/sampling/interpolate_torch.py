@@ -224,7 +224,7 @@ class TorchContext:
             dim=2,
         )
         around = self.rotation(values, rolled.flatten(0, 1))
-        around = around.unflatten(0, (n, self.n_places))
+        around = around.reshape(n, self.n_places, -1)
         beside = torch.linalg.vector_norm(around, dim=2, dtype=torch.float64)
         scale = power.maximum(0.5 * beside.mean(dim=1)).masked_fill(power == 0, np.inf)
         divisor = scale[:, None].float()

@@ -244,6 +244,11 @@ def describe(
     15
     """
     layers, _, hidden = module.init_state(1).shape
+    # A network that tracked worlds itself has started without memory anywhere in a
+    # bundle. So it needs no warm-up pass.
+    replay_points: int | None = 0
+    if isinstance(recipe, Recipe):
+        replay_points = recipe.replay_points or None
     return ModelMetadata(
         kind="sh",
         channels=(module.order + 1) * (module.order + 2) // 2,
@@ -256,7 +261,7 @@ def describe(
         context=module.context,
         step_vox=recipe.step_vox,
         architecture=architecture_of(module),
-        replay_points=recipe.replay_points or None,
+        replay_points=replay_points,
         provenance={
             "sh_order": module.order,
             "parameters": sum(p.numel() for p in module.parameters()),

@@ -47,7 +47,7 @@ from dipy_rnn.training.target_rules import deterministic_streamlines
 from dipy_rnn.training.validation import FreeRunning
 
 ORDERS = (4, 6, 8)
-RECIPES = {
+RECIPES: dict[str, Recipe | FreeRunningRecipe] = {
     # Sees the fODF around its point. It tracks phantoms and simulated brains itself.
     "default": FreeRunningRecipe(n_updates=2500, random_seed=2028),
     # Imitates deterministic tracking. It is trained on deterministic streamlines, since
@@ -250,9 +250,10 @@ def make_model(name: str, path: Path) -> None:
     # threads.
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         if isinstance(recipe, FreeRunningRecipe):
-            module, metadata, last = _train_free_running(recipe, pool, say)
+            trained = _train_free_running(recipe, pool, say)
         else:
-            module, metadata, last = _train_on_streamlines(name, recipe, pool, say)
+            trained = _train_on_streamlines(name, recipe, pool, say)
+    module, metadata, last = trained
     metadata.provenance["training"] = {
         key: round(value, 4) for key, value in last.items() if "minutes" not in key
     }
@@ -262,7 +263,7 @@ def make_model(name: str, path: Path) -> None:
 
 def _train_free_running(
     recipe: FreeRunningRecipe, pool: Executor, say: Callable[[dict[str, float]], None]
-) -> tuple[ContextGRU, ModelMetadata, dict[str, float]]:
+) -> tuple[Network, ModelMetadata, dict[str, float]]:
     """Train a network that tracks phantoms and brains itself."""
     worlds = list(pool.map(_known_world, range(N_PHANTOMS + N_BRAINS)))
     say({"worlds": len(worlds)})

@@ -34,6 +34,7 @@ ROW_OF = {folder: row for row, folders in enumerate(ROWS) for folder in folders}
 # For each kernel, the modules that may import it. They check its arguments.
 KERNELS = {
     "_interp": {
+        "model.kernels._context_parts",
         "sampling.interpolate",
         "sampling.rotation",
         "model.kernels._context_gru",
@@ -43,13 +44,13 @@ KERNELS = {
     },
     "sampling._cone": {
         "model.kernels._context_gru",
-        "model.kernels._layers",
         "model.kernels._moving_frame",
     },
     "model.kernels._layers": {
         "model.kernels._context_gru",
         "model.kernels._moving_frame",
     },
+    "model.kernels._context_parts": {"model.kernels._context_gru"},
     "model.kernels._context_gru": {"model.networks.context_gru", "model.model"},
     "model.kernels._moving_frame": {"model.networks.moving_frame", "model.model"},
     "stopping._criteria": {"stopping.criteria"},

@@ -300,7 +300,8 @@ def test_every_backend_gives_the_streamlines_of_the_reference(backend, world, ex
         lines, others, strict=True
     ):
         assert len(points_mm) == len(line.points_mm)
-        npt.assert_allclose(points_mm, line.points_mm, atol=1e-6)
+        # torch adds the float32 terms of the network in another order.
+        npt.assert_allclose(points_mm, line.points_mm, atol=2e-5)
         stops = line.forward_stop, line.backward_stop
         if isinstance(forward_stop, StopReason):
             assert (forward_stop, backward_stop) == stops

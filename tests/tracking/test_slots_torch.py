@@ -15,7 +15,12 @@ from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of, ends_beyond, everywh
 
 from dipy_rnn import sampling, spatial, stopping
 from dipy_rnn.model import ModelMetadata, load_model, save_model, untrained
-from dipy_rnn.sampling.interpolate_torch import TorchCone, TorchRotation, TorchVolume
+from dipy_rnn.sampling.interpolate_torch import (
+    TorchCone,
+    TorchContext,
+    TorchRotation,
+    TorchVolume,
+)
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.tracking import TrackingConfig, track
 from dipy_rnn.tracking.predictor import Predictor
@@ -437,7 +442,9 @@ def to_meta(thing):
         return [to_meta(each) for each in thing]
     if isinstance(thing, partial):
         return partial(thing.func, *map(to_meta, thing.args))
-    if isinstance(thing, (TorchCone, TorchRotation, TorchSlots, TorchVolume)):
+    if isinstance(
+        thing, (TorchCone, TorchContext, TorchRotation, TorchSlots, TorchVolume)
+    ):
         for name, value in vars(thing).items():
             setattr(thing, name, to_meta(value))
     return thing

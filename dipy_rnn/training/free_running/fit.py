@@ -40,10 +40,6 @@ class FreeRunningRecipe:
     max_angle_deg : tuple of float, optional
         Range in degrees from which a batch draws the angle of the cone, in whole
         degrees.
-    replay_points : int, optional
-        Number of warm-up points of the trained model, as for
-        :class:`dipy_rnn.training.Recipe`. More than ``n_points`` would be more than the
-        network was trained for.
     learning_rate : float, optional
         Learning rate of Adam. It falls to zero as half a cosine.
     random_seed : int, optional
@@ -59,9 +55,8 @@ class FreeRunningRecipe:
     n_worlds: int = 8
     n_each: int = 32
     n_points: int = 32
-    step_vox: tuple[float, float] = (0.12, 1.0)
+    step_vox: tuple[float, float] = (0.05, 1.0)
     max_angle_deg: tuple[float, float] = (15.0, 90.0)
-    replay_points: int = 32
     learning_rate: float = 3e-3
     random_seed: int = 0
 

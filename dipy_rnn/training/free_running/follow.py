@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dipy_rnn import sampling, spatial
-from dipy_rnn._typing import BoolArray, FloatArray, IntArray
+from dipy_rnn._typing import AnyArray, BoolArray, FloatArray, IntArray
 from dipy_rnn.model import ContextGRU
 from dipy_rnn.phantom.geometry import dot, unit
 from dipy_rnn.sampling import cone_of, into_cone
@@ -209,10 +209,10 @@ def follow(
     # Distances since a streamline was lost, or its bundle ended.
     beyond: FloatArray = np.zeros((2, n))
     outputs: list[tuple[Tensor, ...]] = []
-    known: list[tuple[FloatArray, ...]] = []
+    known: list[tuple[AnyArray, ...]] = []
     for _ in range(conditions.n_points):
         own, features = slots.features(module.context)
-        found = features.any(axis=1)
+        found: BoolArray = features.any(axis=1)
         ahead, _ = cone.largest(own.astype(np.float32), 0.0)
         run = np.broadcast_to([step, conditions.max_angle_deg], (n, 2))
         inputs = np.column_stack([run, ahead]).astype(np.float32)

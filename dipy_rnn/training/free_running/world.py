@@ -112,7 +112,7 @@ class KnownWorld:
         >>> world.fields.n_bundles == brain.n_bundles
         True
         """
-        white = brain.tissues()[..., [2, 4]].sum(axis=-1)
+        white: AnyArray = brain.tissues()[..., [2, 4]].sum(axis=-1)
         return cls._with_starts(
             data, brain.affine, white, brain.fields, n_starts, random_seed
         )
@@ -129,8 +129,8 @@ class KnownWorld:
     ) -> Self:
         rng = np.random.default_rng(random_seed)
         voxels = np.argwhere(tissue > 0.5)
-        points_vox = voxels[rng.integers(len(voxels), size=n_starts)]
-        points_vox = points_vox + rng.uniform(-0.5, 0.5, points_vox.shape)
+        drawn = voxels[rng.integers(len(voxels), size=n_starts)]
+        points_vox = drawn + rng.uniform(-0.5, 0.5, drawn.shape)
         points_mm = spatial.to_mm(points_vox, affine)
         peaks = sampling.first_directions(
             data, points_vox, spatial.axes(affine), max_peaks=3
@@ -163,10 +163,10 @@ class KnownWorld:
             self._low[n_coeffs] = np.ascontiguousarray(self.data[..., :n_coeffs])
         return self._low[n_coeffs]
 
-    def tissue_at(self, points_mm: FloatArray) -> FloatArray:
+    def tissue_at(self, points_mm: FloatArray) -> Float32Array:
         """Return the share of tissue at points (N, 3); 0 outside the image."""
         points_vox = spatial.to_voxels(points_mm, self.affine)
-        share: FloatArray = sampling.sample(self.tissue, points_vox)[0][:, 0]
+        share: Float32Array = sampling.sample(self.tissue, points_vox)[0][:, 0]
         return share
 
 
