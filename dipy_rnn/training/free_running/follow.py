@@ -212,7 +212,7 @@ def follow(
     known: list[tuple[AnyArray, ...]] = []
     for _ in range(conditions.n_points):
         own, features = slots.features(module.context)
-        found: BoolArray = features.any(axis=1)
+        found: BoolArray = np.asarray(features.any(axis=1))
         ahead, _ = cone.largest(own.astype(np.float32), 0.0)
         run = np.broadcast_to([step, conditions.max_angle_deg], (n, 2))
         inputs = np.column_stack([run, ahead]).astype(np.float32)
