@@ -121,6 +121,7 @@ class FreeRunning:
                     int(np.ceil(_N_SEQUENCES / len(subjects))),
                     frame=metadata.frame,
                     inputs=metadata.inputs or (),
+                    context=metadata.context,
                     step_vox=self._step_vox,
                     max_angle_deg=self._max_angle_deg,
                     max_points=recipe.max_points,

@@ -1,5 +1,6 @@
 """Training in which the network tracks a world itself, on a straight bundle along x."""
 
+from functools import partial
 from math import exp, log, pi
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 import torch
 
 from dipy_rnn import sampling, spatial
-from dipy_rnn.model import ContextGRU
-from dipy_rnn.phantom import Bundle, Phantom, brain_world
+from dipy_rnn.model import ContextGRU, untrained
+from dipy_rnn.phantom import Bundle, Phantom, brain_world, crossing_phantom
 from dipy_rnn.phantom.fibre_fields import FibreFields
+from dipy_rnn.training import Recipe, TrainingSubject
 from dipy_rnn.training.free_running.fit import (
     FreeRunningRecipe,
     fit_free_running,
@@ -24,6 +26,10 @@ from dipy_rnn.training.free_running.follow import (
     follow,
 )
 from dipy_rnn.training.free_running.world import KnownWorld
+from dipy_rnn.training.loop import train_network
+from dipy_rnn.training.selection import SubjectData
+from dipy_rnn.training.sequences import draw_sequences, pack
+from dipy_rnn.training.state import predict
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 RADIUS_MM = 6.0
@@ -239,3 +245,60 @@ def test_frames_stay_right_handed_along_a_streamline(world):
     assert_allclose(np.linalg.det(slots.frames), 1)
     steps = np.linalg.norm(slots.points - before, axis=1)
     assert_allclose(steps, 0.5 * spatial.voxel_edge(AFFINE))
+
+
+# Training on streamlines
+
+
+def subject_of(phantom):
+    features = sampling.fodf_features(phantom.fodf(4))
+    return SubjectData(
+        "fODF", "bundles", features.data, phantom.affine, phantom.streamlines(30)[0]
+    )
+
+
+def test_a_network_with_context_is_trained_on_streamlines_and_tracks(tmp_path):
+    phantom = crossing_phantom(90, shape=(12, 12, 6))
+    module, metadata = train_network(
+        [partial(subject_of, phantom)],
+        Recipe.of("context", n_updates=3, validate_every=3),
+        tmp_path / "checkpoint.pt",
+        architecture="context",
+        hidden=8,
+    )
+    assert metadata.context == module.context
+    assert metadata.hidden == module.n_state
+    # The validation tracked with the network, too.
+    assert 0 <= metadata.provenance["training"]["followed"] <= 1
+
+
+def test_a_network_with_context_has_no_option_for_layers():
+    with pytest.raises(ValueError, match="layers is 2, but the architecture context"):
+        untrained("context", 4, 0, layers=2)
+
+
+def test_directions_along_packed_sequences_are_those_of_each_sequence_alone(world):
+    rng = np.random.default_rng(0)
+    points = np.array([[0.0, 0, 0], [9, 0, 0]]) + [20.0, CENTRE_MM, CENTRE_MM]
+    subject = TrainingSubject.of(
+        world.data, AFFINE, [np.linspace(*points, 20), np.linspace(*points, 9)]
+    )
+    module = ContextGRU(hidden=8, memory=4)
+    options = {"frame": "local", "inputs": module.inputs, "context": module.context}
+    parts = [
+        draw_sequences(subject, 3, step_vox=0.4, max_points=8, rng=rng, **options)
+        for _ in range(2)
+    ]
+    with torch.no_grad():
+        for one in parts:
+            alone = predict(module, pack([one]))
+            together = predict(module, pack(parts))
+            # Longer sequences come first, so rows are found by their features.
+            rows = {
+                tuple(f): d
+                for f, d in zip(
+                    pack(parts).features.numpy(), together.numpy(), strict=True
+                )
+            }
+            for f, d in zip(pack([one]).features.numpy(), alone.numpy(), strict=True):
+                assert_allclose(rows[tuple(f)], d, atol=1e-5)
