@@ -163,6 +163,7 @@ cdef void advance_block(
         float rows[MAX_COEFFS * BLOCK]
         float own[MAX_COEFFS * BLOCK]
         float ahead[3 * BLOCK]
+        double compass[2 * BLOCK]
         unsigned char found[BLOCK]
         Angles angles
         float* conditions
@@ -181,8 +182,8 @@ cdef void advance_block(
     for i in range(n_coeffs * BLOCK, n.own_coeffs * BLOCK):
         own[i] = 0.0
     sample_around(n, at, run.edge, own, volume, points, frames, n_points, &angles,
-                  turns, room.around)
-    split(n, at, own, room.around, room.invariants, room.parts)
+                  turns, compass, room.around)
+    split(n, at, compass, own, room.around, room.invariants, room.parts)
 
     for i in range(2):
         dense(&layers[TO_VECTORS], room.parts[i], room.mixed[i])
@@ -248,7 +249,6 @@ cdef class CompiledContextGRU:
         self.n.context_coeffs = context.n_coeffs
         self.n.vector_parts = (
             order // 2 + n_ahead * (context.order // 2) + n_rings * context.n_coeffs)
-        self.n.twofold_parts = self.n.vector_parts
         self.n.vectors, self.n.twofold = n_vectors, n_twofold
         self.n.remembered, self.n.every = n_remembered, every
         self.n.scalars = n_scalars

@@ -96,12 +96,16 @@ cdef wide_void roll_angles(
 cdef void sample_around(
     const sizes* n, const places* at, const double* edge, const float* own,
     const float[:, :, :, ::1] volume, const double* points, const double* frames,
-    Py_ssize_t n_points, const Angles* angles, const Turns* turns, float* around
+    Py_ssize_t n_points, const Angles* angles, const Turns* turns, double* compass,
+    float* around
 ) noexcept nogil:
-    """Sample the context of a block, in the rolled frames: sample_context."""
+    """Sample the context of a block, in the rolled frames: sample_context.
+
+    ``compass`` gets its cosine, then its sine.
+    """
     cdef:
-        double cosine[BLOCK]
-        double sine[BLOCK]
+        double* cosine = compass
+        double* sine = compass + BLOCK
         double here[3 * BLOCK]
         double x, y
         float rows[MAX_COEFFS * BLOCK]
@@ -214,9 +218,7 @@ cdef inline void fourier_part(
     """
     cdef:
         const float* values
-        float* to_x
-        float* to_y
-        Py_ssize_t ell, order, place, c, p, n_even = 0, i_even = 0, i_odd
+        Py_ssize_t ell, order, place, c, n_even = 0, i_even = 0, i_odd
 
     for ell in range(0, n.context_order + 1, 2):
         n_even += ell + 1
@@ -257,8 +259,8 @@ cdef inline void turn_parts(
 
 
 cdef wide_void split_block(
-    const sizes* n, const places* at, const float* own, const float* around,
-    float* scalars, float* x, float* y, float* twofold_x, float* twofold_y
+    const sizes* n, const places* at, const double* compass, const float* own,
+    const float* around, float* scalars, float* x, float* y, float* twofold_x, float* twofold_y
 ) noexcept nogil:
     """Write scalars, vectors and double vectors: ``ContextGRU.split``."""
     cdef:
@@ -267,17 +269,14 @@ cdef wide_void split_block(
         const float* ring
         const float* values
         float* higher
-        double cosine[BLOCK]
-        double sine[BLOCK]
         float c1[BLOCK]
         float s1[BLOCK]
         float c2[BLOCK]
         float s2[BLOCK]
         Py_ssize_t i, ell, m, place, c, p
 
-    find_compass(own, n.own_coeffs, n.steady, cosine, sine)
     for p in range(BLOCK):
-        c1[p], s1[p] = <float>cosine[p], <float>sine[p]
+        c1[p], s1[p] = <float>compass[p], <float>compass[BLOCK + p]
         c2[p], s2[p] = c1[p] * c1[p] - s1[p] * s1[p], 2 * c1[p] * s1[p]
     n_scalars += n.ahead * (n.context_order // 2 + 1)
     higher = scalars + n_scalars * BLOCK
@@ -376,15 +375,16 @@ cdef wide_void multiply_block(
 
 
 cdef void split(
-    const sizes* n, const places* at, float* own, float* around, float* scalars,
-    float** parts
+    const sizes* n, const places* at, const double* compass, float* own, float* around,
+    float* scalars, float** parts
 ) noexcept nogil:
     """Scale the coefficients (join_context), and split them: ``ContextGRU.split``.
 
     ``parts`` are x and y of vectors, then those of double vectors.
     """
     scale_all(n, own, around)
-    split_block(n, at, own, around, scalars, parts[0], parts[1], parts[2], parts[3])
+    split_block(n, at, compass, own, around, scalars, parts[0], parts[1], parts[2],
+                parts[3])
 
 
 cdef void multiply(
