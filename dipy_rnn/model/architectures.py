@@ -1,6 +1,7 @@
 """The networks that can be trained, by their names in commands and model files."""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import TypeAlias
 
 import torch
@@ -50,13 +51,13 @@ def untrained(architecture: str, order: int, random_seed: int, **shape: int) -> 
     >>> untrained("moving_frame", 4, random_seed=1, hidden=8).hidden
     8
     """
-    if architecture == "context" and "layers" in shape:
+    make: Callable[..., Network] = ARCHITECTURES[architecture]
+    for name in shape.keys() - signature(make).parameters.keys():
         raise ValueError(
-            f"layers is {shape['layers']}, but the architecture context has one "
-            "recurrent layer; leave layers out."
+            f"{name} is {shape[name]}, but the architecture {architecture} has no such "
+            "option; leave it out."
         )
     torch.manual_seed(random_seed)
-    make: Callable[..., Network] = ARCHITECTURES[architecture]
     return make(order, **shape)
 
 

@@ -72,9 +72,9 @@ class Context:
             )
         for name, shape in (("ahead", (-1,)), ("rings", (-1, 2))):
             given = getattr(self, name)
+            if not isinstance(given, (tuple, list)):
+                raise ValueError(f"{name} is {given!r}; a list is needed.")
             try:
-                if not isinstance(given, (tuple, list)):
-                    raise TypeError
                 lengths = np.array(given, dtype=np.float64)
                 lengths = lengths.reshape((0,) + shape[1:] if not len(given) else shape)
             except (TypeError, ValueError):
@@ -107,9 +107,6 @@ class Context:
         fields = set(cls.__dataclass_fields__)
         if not isinstance(entries, dict) or set(entries) != fields:
             raise ValueError(f"It is {entries!r}; give {', '.join(sorted(fields))}.")
-        for name in ("ahead", "rings"):
-            if not isinstance(entries[name], (list, tuple)):
-                raise ValueError(f"{name} is {entries[name]!r}; a list is needed.")
         return cls(**entries)
 
     @property

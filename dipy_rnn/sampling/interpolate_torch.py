@@ -206,10 +206,7 @@ class TorchContext:
         power = torch.linalg.vector_norm(own, dim=1, dtype=torch.float64)
         e1, e2, e3 = frames[:, None].unbind(2)
         # The axes of a frame whose x is along the compass.
-        cosine, sine = own[:, 4].double() + STEADY * power, own[:, 2].double()
-        length = torch.hypot(cosine, sine)
-        cosine = (cosine / length).masked_fill(length == 0, 1.0)[:, None, None]
-        sine = (sine / length).masked_fill(length == 0, 0.0)[:, None, None]
+        cosine, sine = (part[:, None, None] for part in compass(own.double()))
         x, y = cosine * e1 + sine * e2, cosine * e2 - sine * e1
         offset = self.offsets[:, :, None]
         places = offset[:, 0] * x + offset[:, 1] * y + offset[:, 2] * e3
@@ -230,6 +227,27 @@ class TorchContext:
         divisor = scale[:, None].float()
         flat = (around.flatten(1) / divisor).clamp(-LARGEST, LARGEST)
         return torch.cat([own / divisor, flat], dim=1)
+
+
+def compass(own: Tensor, steady: float = STEADY) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine (n,) of the compass: :func:`dipy_rnn.sampling.compass`.
+
+    Parameters
+    ----------
+    own : torch.Tensor of shape (n, C)
+        Coefficients at each point in its moving frame, of any scale.
+    steady : float, optional
+        Length of the vector that is added, as a share of the power.
+
+    Returns
+    -------
+    cosine, sine : torch.Tensor of shape (n,)
+    """
+    x = own[:, 4] + steady * torch.linalg.vector_norm(own, dim=1)
+    y = own[:, 2]
+    length = torch.hypot(x, y)
+    zero = length == 0
+    return (x / length).masked_fill(zero, 1.0), (y / length).masked_fill(zero, 0.0)
 
 
 class TorchCone:

@@ -27,6 +27,7 @@ from dipy_rnn.model.networks.distance_gru import RATE_LIMIT, DistanceGRU
 from dipy_rnn.model.networks.moving_frame import newton_slopes
 from dipy_rnn.sampling import Context
 from dipy_rnn.sampling.context import LARGEST, STEADY
+from dipy_rnn.sampling.interpolate_torch import compass
 
 if TYPE_CHECKING:
     from dipy_rnn.model.metadata import ModelMetadata
@@ -147,7 +148,6 @@ class ContextGRU(nn.Module):
         self.n_rings = len(context.rings)
         self.spread_range = _SPREAD
         self.short = _SHORT
-        self.steady = STEADY
         self.n_own = (order + 1) * (order + 2) // 2
         parts = self._register_parts()
         # ``ahead`` and the remembered vectors are vectors, too.
@@ -385,13 +385,7 @@ class ContextGRU(nn.Module):
         vectors = [features[:, self.single].reshape(n, 2, -1)]
         double = [features[:, self.twofold].reshape(n, 2, -1)]
         # Parts over a ring have their angle from the compass.
-        own = features[:, : self.n_own]
-        x = features[:, 4] + self.steady * torch.linalg.vector_norm(own, dim=1)
-        y = features[:, 2]
-        length = torch.hypot(x, y)
-        zero = length == 0
-        x = (x / length).masked_fill(zero, 1.0)
-        y = (y / length).masked_fill(zero, 0.0)
+        x, y = compass(features[:, : self.n_own])
         n_values = self.n_around * self.n_coeffs
         for ring in range(self.n_rings):
             start = self.first_of_rings + ring * n_values
