@@ -321,9 +321,7 @@ def draw_sequences(
 
     # Mirror half of the draws, since fibres have no handedness.
     axes = axes @ np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
-    features, _ = sampling.sample(subject.data, points_vox)
-    power = np.linalg.norm(features, axis=1, keepdims=True)
-    np.divide(features, power, out=features, where=power > 0)
+    features, _ = sampling.sample(subject.data, points_vox, normalise=True)
     if max(noise.features) > 0:
         features = _with_noise(features, lengths, noise.features, kept, rng)
     values: dict[str, float | FloatArray] = {
@@ -355,6 +353,8 @@ def draw_sequences(
                 features_local,
                 handedness=spatial.handedness(axes),
             )
+            raw, _ = sampling.sample(subject.data, points_vox)
+            power = np.linalg.norm(raw, axis=1, keepdims=True)
             features_local = sampling.join_context(features_local * power, around)
         if in_frames:
             features = features_local

@@ -121,10 +121,7 @@ def make_world(random_seed: int, *, through_dwi: bool) -> tuple[Phantom, Float32
             noise=rng.uniform(0.0, 0.35),
             random_seed=random_seed,
         )
-    with warnings.catch_warnings():
-        # For very noisy coefficients, a warning says that they may not be an fODF.
-        warnings.simplefilter("ignore", UserWarning)
-        return phantom, sampling.with_order(sampling.fodf_features(coeffs).data, _ORDER)
+    return phantom, _as_features(coeffs)
 
 
 def make_brain(random_seed: int) -> tuple[BrainWorld, Float32Array]:
@@ -150,8 +147,15 @@ def make_brain(random_seed: int) -> tuple[BrainWorld, Float32Array]:
         voxel_size_mm=voxel_mm,
         n_bundles=int(rng.integers(80, 140)),
     )
-    features = sampling.fodf_features(_fitted_fodf(brain, rng))
-    return brain, sampling.with_order(features.data, _ORDER)
+    return brain, _as_features(_fitted_fodf(brain, rng))
+
+
+def _as_features(coeffs: AnyArray) -> Float32Array:
+    """Return coefficients in the package's basis, and of the largest order."""
+    with warnings.catch_warnings():
+        # For very noisy coefficients, a warning says that they may not be an fODF.
+        warnings.simplefilter("ignore", UserWarning)
+        return sampling.with_order(sampling.fodf_features(coeffs).data, _ORDER)
 
 
 def _fitted_fodf(phantom: Phantom | BrainWorld, rng: np.random.Generator) -> FloatArray:
@@ -212,18 +216,13 @@ def _save_phantom(index: int, *, name: str, folder: Path) -> None:
 def _known_world(number: int) -> KnownWorld:
     """Make a phantom, or after the last one a brain, whose bundles are known."""
     random_seed = 1000 * RECIPES["default"].random_seed + number
-    with warnings.catch_warnings():
-        # Few directions, or much noise: the fODF may not look like one.
-        warnings.simplefilter("ignore", UserWarning)
-        if number < N_PHANTOMS:
-            phantom, data = make_world(random_seed, through_dwi=number % 2 == 0)
-            return KnownWorld.of_phantom(
-                phantom, data, _N_STARTS["phantom"], random_seed=random_seed
-            )
-        brain, data = make_brain(random_seed)
-        return KnownWorld.of_brain(
-            brain, data, _N_STARTS["brain"], random_seed=random_seed
+    if number < N_PHANTOMS:
+        phantom, data = make_world(random_seed, through_dwi=number % 2 == 0)
+        return KnownWorld.of_phantom(
+            phantom, data, _N_STARTS["phantom"], random_seed=random_seed
         )
+    brain, data = make_brain(random_seed)
+    return KnownWorld.of_brain(brain, data, _N_STARTS["brain"], random_seed=random_seed)
 
 
 def make_model(name: str, path: Path) -> None:

@@ -120,9 +120,8 @@ class _Slots:
             frames = self.frames[rows]
             values, _ = sampling.sample(world.data, here, frames)
             edge_vox = self.edge_mm[rows.start] / spatial.voxel_sizes(world.affine)
-            low = world.low_orders(context.n_coeffs)
             around = sampling.sample_context(
-                context, low, here, frames, edge_vox, values
+                context, world.data, here, frames, edge_vox, values
             )
             own.append(values)
             joined.append(sampling.join_context(values, around))

@@ -1,7 +1,6 @@
 """Worlds whose bundles are known at any point."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Self
 
 from dipy.tracking.streamline import set_number_of_points
@@ -152,16 +151,6 @@ class KnownWorld:
             ids[found],
             signs[found],
         )
-
-    @cached_property
-    def _low(self) -> dict[int, Float32Array]:
-        return {}
-
-    def low_orders(self, n_coeffs: int) -> Float32Array:
-        """Return the first coefficients of the fODF: (X, Y, Z, n_coeffs)."""
-        if n_coeffs not in self._low:
-            self._low[n_coeffs] = np.ascontiguousarray(self.data[..., :n_coeffs])
-        return self._low[n_coeffs]
 
     def tissue_at(self, points_mm: FloatArray) -> Float32Array:
         """Return the share of tissue at points (N, 3); 0 outside the image."""
