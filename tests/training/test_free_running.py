@@ -21,8 +21,8 @@ from dipy_rnn.training.free_running.fit import (
 from dipy_rnn.training.free_running.follow import (
     Conditions,
     Followed,
+    Group,
     _led_back,
-    _Slots,
     follow,
 )
 from dipy_rnn.training.free_running.world import KnownWorld
@@ -45,11 +45,17 @@ def world():
     return KnownWorld.of_phantom(phantom, data, 400, random_seed=0)
 
 
+def groups_of(world, module, seed=0, n=24, n_groups=2):
+    rng = np.random.default_rng(seed)
+    conditions = Conditions(0.5, 60.0)
+    return [Group(world, conditions, n, module, rng) for _ in range(n_groups)]
+
+
 @pytest.fixture(scope="module")
 def followed(world):
     torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    return follow(ContextGRU(), [world, world], Conditions(0.5, 60.0, 20), 24, rng)
+    module = ContextGRU()
+    return follow(module, groups_of(world, module), 20)
 
 
 # Worlds
@@ -113,23 +119,17 @@ def test_a_batch_depends_on_its_generator_only(world, followed):
     torch.manual_seed(0)
     module = ContextGRU()
     for seed, same in ((0, True), (1, False)):
-        again = follow(
-            module,
-            [world, world],
-            Conditions(0.5, 60.0, 20),
-            24,
-            np.random.default_rng(seed),
-        )
+        again = follow(module, groups_of(world, module, seed), 20)
         assert torch.equal(again.targets, followed.targets) == same
 
 
 def test_a_new_start_is_near_its_direction_and_has_its_bundle(world):
-    slots = _Slots([world], 200, np.random.default_rng(0))
-    tangents = slots.frames[:, 2]
-    along, _, _ = world.fields.at(slots.bundle, slots.points)
-    cosine = (along * slots.sign[:, None] * tangents).sum(axis=1)
+    (group,) = groups_of(world, ContextGRU(), n=200, n_groups=1)
+    tangents = group.frames[:, 2]
+    along, _, _ = world.fields.at(group.bundle, group.points)
+    cosine = (along * group.sign[:, None] * tangents).sum(axis=1)
     assert np.all(cosine > np.cos(np.deg2rad(30)))
-    assert {-1.0, 1.0} == set(slots.sign)
+    assert {-1.0, 1.0} == set(group.sign)
 
 
 def test_directions_at_the_rim_lead_back_and_to_the_end_of_the_bundle(world):
@@ -160,14 +160,28 @@ def test_a_streamline_beside_its_bundle_is_lost_and_gets_a_new_start(world):
         world.bundle_ids,
         world.signs,
     )
-    result = follow(
-        ContextGRU(),
-        [elsewhere],
-        Conditions(0.5, 60.0, 10),
-        16,
-        np.random.default_rng(0),
-    )
+    module = ContextGRU()
+    result = follow(module, groups_of(elsewhere, module, n=16, n_groups=1), 10)
     assert result.lost.float().mean() > 0.95
+
+
+def test_streamlines_go_on_in_the_next_batch_and_new_ones_have_fresh_states(world):
+    torch.manual_seed(0)
+    module = ContextGRU()
+    (group,) = groups_of(world, module, n_groups=1)
+    follow(module, [group], 3)
+    points, state = group.points.copy(), group.state
+    assert state.abs().sum(dim=2).gt(0).all() and not state.requires_grad
+    over = np.arange(24) < 5
+    group.start(over)
+    assert not group.state[0, :5].any()
+    assert torch.equal(group.state[0, 5:], state[0, 5:])
+    assert_array_equal(group.points[5:], points[5:])
+    # One batch of two steps is two batches of one step.
+    (one,), (two,) = (groups_of(world, module, n_groups=1) for _ in range(2))
+    together = follow(module, [one], 2)
+    parts = [follow(module, [two], 1) for _ in range(2)]
+    assert torch.equal(torch.cat([p.directions for p in parts]), together.directions)
 
 
 # The loss
@@ -238,12 +252,12 @@ def test_a_loss_that_is_not_finite_is_an_error(world):
 
 
 def test_frames_stay_right_handed_along_a_streamline(world):
-    slots = _Slots([world], 20, np.random.default_rng(1))
+    (group,) = groups_of(world, ContextGRU(), n=20, n_groups=1)
     turn = np.tile([0.3, -0.2, np.sqrt(1 - 0.13)], (20, 1))
-    before = slots.points.copy()
-    slots.move(turn, 0.5)
-    assert_allclose(np.linalg.det(slots.frames), 1)
-    steps = np.linalg.norm(slots.points - before, axis=1)
+    before = group.points.copy()
+    group.move(turn)
+    assert_allclose(np.linalg.det(group.frames), 1)
+    steps = np.linalg.norm(group.points - before, axis=1)
     assert_allclose(steps, 0.5 * spatial.voxel_edge(AFFINE))
 
 

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from dipy_rnn._typing import FloatArray
 from dipy_rnn.model import ContextGRU
-from dipy_rnn.training.free_running.follow import Conditions, Followed, follow
+from dipy_rnn.training.free_running.follow import (
+    Conditions,
+    Followed,
+    Group,
+    follow,
+)
 from dipy_rnn.training.free_running.world import KnownWorld
 
 # The predicted direction has a Gaussian error, and with this probability any direction
@@ -34,11 +39,14 @@ class FreeRunningRecipe:
     n_worlds, n_each : int, optional
         Number of worlds in a batch, and of streamlines in each of them.
     n_points : int, optional
-        Number of steps in a batch.
+        Number of steps in a batch, through which gradients flow.
+    n_batches : int, optional
+        Number of batches for which streamlines go on in a world. So the network learns
+        from longer memories than one batch has steps.
     step_vox : tuple of float, optional
-        Range in voxel edges from which a batch draws its step, log-uniformly.
+        Range in voxel edges from which the step in a world is drawn, log-uniformly.
     max_angle_deg : tuple of float, optional
-        Range in degrees from which a batch draws the angle of the cone, in whole
+        Range in degrees from which the angle of the cone in a world is drawn, in whole
         degrees.
     learning_rate : float, optional
         Learning rate of Adam. It falls to zero as half a cosine.
@@ -55,6 +63,7 @@ class FreeRunningRecipe:
     n_worlds: int = 8
     n_each: int = 32
     n_points: int = 32
+    n_batches: int = 4
     step_vox: tuple[float, float] = (0.05, 1.0)
     max_angle_deg: tuple[float, float] = (15.0, 90.0)
     learning_rate: float = 3e-3
@@ -109,6 +118,16 @@ def fit_free_running(
     """
     rng = np.random.default_rng(recipe.random_seed)
     optimiser = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
+    groups: list[Group] = []
+
+    def new_group() -> Group:
+        conditions = Conditions(
+            step_vox=float(np.exp(rng.uniform(*np.log(recipe.step_vox)))),
+            max_angle_deg=float(np.round(rng.uniform(*recipe.max_angle_deg))),
+        )
+        world = worlds[rng.choice(len(worlds), p=chances)]
+        return Group(world, conditions, recipe.n_each, module, rng)
+
     module.train()
     sums, n_sums, last = np.zeros(3), 0, {}
     start = time.process_time()
@@ -117,15 +136,10 @@ def fit_free_running(
         rate *= (1 + math.cos(math.pi * (update - 1) / recipe.n_updates)) / 2
         for group in optimiser.param_groups:
             group["lr"] = rate
-        chosen = rng.choice(len(worlds), recipe.n_worlds, p=chances)
-        conditions = Conditions(
-            step_vox=float(np.exp(rng.uniform(*np.log(recipe.step_vox)))),
-            max_angle_deg=float(np.round(rng.uniform(*recipe.max_angle_deg))),
-            n_points=recipe.n_points,
-        )
-        followed = follow(
-            module, [worlds[i] for i in chosen], conditions, recipe.n_each, rng
-        )
+        for place in range(recipe.n_worlds):
+            if len(groups) == place or (update + place) % recipe.n_batches == 0:
+                groups[place : place + 1] = [new_group()]
+        followed = follow(module, groups, recipe.n_points)
         loss = loss_of(followed)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"The loss of update {update} is not finite.")

@@ -46,13 +46,10 @@ class Conditions:
         Step in voxel edges.
     max_angle_deg : float
         Angle of the cone.
-    n_points : int
-        Number of steps.
     """
 
     step_vox: float
     max_angle_deg: float
-    n_points: int
 
 
 @dataclass(frozen=True)
@@ -80,113 +77,18 @@ class Followed:
     with_data: Tensor
 
 
-class _Slots:
-    """The streamlines of a batch: some in each of several worlds."""
-
-    def __init__(
-        self, worlds: Sequence[KnownWorld], n_each: int, rng: np.random.Generator
-    ) -> None:
-        self.worlds = worlds
-        self.rng = rng
-        self.rows = [slice(i * n_each, (i + 1) * n_each) for i in range(len(worlds))]
-        n = n_each * len(worlds)
-        edges = [spatial.voxel_edge(world.affine) for world in worlds]
-        self.edge_mm: FloatArray = np.repeat(edges, n_each)
-        self.points: FloatArray = np.zeros((n, 3))
-        self.frames: FloatArray = np.zeros((n, 3, 3))
-        self.bundle: IntArray = np.zeros(n, dtype=np.int64)
-        self.sign: FloatArray = np.zeros(n)
-        self.start(np.ones(n, dtype=bool))
-
-    def start(self, over: BoolArray) -> None:
-        """Give new starts to some slots."""
-        for world, rows in zip(self.worlds, self.rows, strict=True):
-            places = rows.start + np.flatnonzero(over[rows])
-            drawn = self.rng.integers(len(world.starts_mm), size=len(places))
-            flip = self.rng.choice([-1.0, 1.0], len(places))
-            error = np.deg2rad(self.rng.uniform(*_START_DEG, len(places)))
-            first = world.directions[drawn] * flip[:, None]
-            first = unit(first + error[:, None] * self.rng.normal(size=first.shape))
-            self.points[places] = world.starts_mm[drawn]
-            self.frames[places] = moving.from_tangents(first, np.eye(3))
-            self.bundle[places] = world.bundle_ids[drawn]
-            self.sign[places] = world.signs[drawn] * flip
-
-    def features(self, context: sampling.Context) -> tuple[FloatArray, FloatArray]:
-        """Return the fODF at each point in its frame, and the joined features."""
-        own, joined = [], []
-        for world, rows in zip(self.worlds, self.rows, strict=True):
-            here = spatial.to_voxels(self.points[rows], world.affine)
-            frames = self.frames[rows]
-            values, _ = sampling.sample(world.data, here, frames)
-            edge_vox = self.edge_mm[rows.start] / spatial.voxel_sizes(world.affine)
-            around = sampling.sample_context(
-                context, world.data, here, frames, edge_vox, values
-            )
-            own.append(values)
-            joined.append(sampling.join_context(values, around))
-        return np.concatenate(own), np.concatenate(joined)
-
-    def truth(self) -> tuple[FloatArray, FloatArray, BoolArray]:
-        """Return the direction of each bundle, its occupancy, and whether it ended."""
-        directions, occupancy, ended = [], [], []
-        for world, rows in zip(self.worlds, self.rows, strict=True):
-            points, ids = self.points[rows], self.bundle[rows]
-            along, occupied, share = world.fields.at(ids, points)
-            along *= self.sign[rows, None]
-            rim = np.flatnonzero((occupied > 0) & (occupied < _RIM))
-            if len(rim):
-                along[rim] = _led_back(
-                    world, ids[rim], points[rim], along[rim], occupied[rim]
-                )
-            left = np.where(self.sign[rows] > 0, 1 - share, share)
-            directions.append(along)
-            occupancy.append(occupied)
-            ended.append((left < _WAY_LEFT) & (occupied > _LOST))
-        return (
-            np.concatenate(directions),
-            np.concatenate(occupancy),
-            np.concatenate(ended),
-        )
-
-    def move(self, directions: FloatArray, step_vox: float) -> None:
-        """Take a step along directions in the moving frames."""
-        tangents = unit(moving.to_axes(directions, self.frames))
-        self.frames = moving.transport(self.frames, tangents)
-        self.points = self.points + (step_vox * self.edge_mm)[:, None] * tangents
-
-    def in_tissue(self) -> BoolArray:
-        """Tell which streamlines are in tissue."""
-        return np.concatenate(
-            [
-                world.tissue_at(self.points[rows]) > _LEAST_TISSUE
-                for world, rows in zip(self.worlds, self.rows, strict=True)
-            ]
-        )
-
-
-def follow(
-    module: ContextGRU,
-    worlds: Sequence[KnownWorld],
-    conditions: Conditions,
-    n_each: int,
-    rng: np.random.Generator,
-) -> Followed:
-    """Let a network track some worlds for a number of steps, from fresh states.
+class Group:
+    """Streamlines in one world, which a network tracks under the same conditions.
 
     Parameters
     ----------
-    module : dipy_rnn.model.ContextGRU
-    worlds : sequence of KnownWorld
+    world : KnownWorld
     conditions : Conditions
-    n_each : int
-        Number of streamlines in each world.
+    n : int
+        Number of streamlines. One that is over is replaced by a new start.
+    module : dipy_rnn.model.ContextGRU
+        It gives the fresh states, and the order of the fODF.
     rng : numpy.random.Generator
-
-    Returns
-    -------
-    followed : Followed
-        With gradients. A streamline that is over is replaced by another one.
 
     Examples
     --------
@@ -194,45 +96,180 @@ def follow(
     >>> phantom = crossing_phantom(90)
     >>> data = sampling.with_order(sampling.fodf_features(phantom.fodf()).data, 8)
     >>> world = KnownWorld.of_phantom(phantom, data, 50, random_seed=0)
-    >>> followed = follow(ContextGRU(), [world], Conditions(0.5, 60.0, 4), 8,
-    ...                   np.random.default_rng(0))
+    >>> rng = np.random.default_rng(0)
+    >>> Group(world, Conditions(0.5, 60.0), 8, ContextGRU(), rng).points.shape
+    (8, 3)
+    """
+
+    def __init__(
+        self,
+        world: KnownWorld,
+        conditions: Conditions,
+        n: int,
+        module: ContextGRU,
+        rng: np.random.Generator,
+    ) -> None:
+        self.world = world
+        self.step = conditions.step_vox
+        self.context = module.context
+        self.cone = cone_of(module.order, conditions.max_angle_deg)
+        self.rng = rng
+        edge_mm = spatial.voxel_edge(world.affine)
+        self.step_mm = self.step * edge_mm
+        self.edge_vox = edge_mm / spatial.voxel_sizes(world.affine)
+        self.run = np.array([self.step, conditions.max_angle_deg])
+        self.points: FloatArray = np.zeros((n, 3))
+        self.frames: FloatArray = np.zeros((n, 3, 3))
+        self.bundle: IntArray = np.zeros(n, dtype=np.int64)
+        self.sign: FloatArray = np.zeros(n)
+        #: Hidden states of the network.
+        self.state = module.init_state(n)
+        # Whether there is an fODF. Distances since a streamline was lost, or its bundle
+        # ended.
+        self.found: BoolArray = np.ones(n, dtype=bool)
+        self.beyond: FloatArray = np.zeros((2, n))
+        self.disturb = _Disturbance(n, self.step, rng)
+        self.start(np.ones(n, dtype=bool))
+
+    def start(self, over: BoolArray) -> None:
+        """Give new starts to some streamlines."""
+        world, n = self.world, np.count_nonzero(over)
+        drawn = self.rng.integers(len(world.starts_mm), size=n)
+        flip = self.rng.choice([-1.0, 1.0], n)
+        error = np.deg2rad(self.rng.uniform(*_START_DEG, n))
+        first = world.directions[drawn] * flip[:, None]
+        first = unit(first + error[:, None] * self.rng.normal(size=first.shape))
+        self.points[over] = world.starts_mm[drawn]
+        self.frames[over] = moving.from_tangents(first, np.eye(3))
+        self.bundle[over] = world.bundle_ids[drawn]
+        self.sign[over] = world.signs[drawn] * flip
+        self.beyond[:, over] = 0.0
+        self.state = self.state * torch.from_numpy(~over)[None, :, None]
+
+    def see(self) -> tuple[AnyArray, FloatArray]:
+        """Return the features of the network at each point, and its inputs."""
+        data = self.world.data
+        here = spatial.to_voxels(self.points, self.world.affine)
+        own, _ = sampling.sample(data, here, self.frames)
+        around = sampling.sample_context(
+            self.context, data, here, self.frames, self.edge_vox, own
+        )
+        features = sampling.join_context(own, around)
+        self.found = features.any(axis=1)
+        ahead, _ = self.cone.largest(own, 0.0)
+        run = np.broadcast_to(self.run, (len(own), 2))
+        return features, np.column_stack([run, ahead])
+
+    def truth(self) -> tuple[FloatArray, BoolArray, BoolArray]:
+        """Return the direction of each bundle in the frames, if it ended, or was left.
+
+        Returns
+        -------
+        targets : ndarray of shape (n, 3)
+        ended, lost : ndarray of shape (n,), bool
+        """
+        along, occupancy, share = self.world.fields.at(self.bundle, self.points)
+        along *= self.sign[:, None]
+        rim = np.flatnonzero((occupancy > 0) & (occupancy < _RIM))
+        if len(rim):
+            along[rim] = _led_back(
+                self.world,
+                self.bundle[rim],
+                self.points[rim],
+                along[rim],
+                occupancy[rim],
+            )
+        left = np.where(self.sign > 0, 1 - share, share)
+        ended = (left < _WAY_LEFT) & (occupancy > _LOST)
+        targets = moving.to_local(along, self.frames)
+        lost = (occupancy < _LOST) | (targets[:, 2] < np.cos(np.deg2rad(_LOST_DEG)))
+        return targets, ended, lost & ~ended
+
+    def advance(self, directions: FloatArray, spread: FloatArray) -> list[AnyArray]:
+        """Take a step along disturbed directions, and replace what is over.
+
+        Parameters
+        ----------
+        directions : ndarray of shape (n, 3)
+            What the network returned: unit vectors in the moving frames.
+        spread : ndarray of shape (n,)
+            The predicted standard deviation in radians.
+
+        Returns
+        -------
+        known : list of ndarray
+            ``targets``, ``on_bundle``, ``ended``, ``lost`` and ``with_data`` of
+            :class:`Followed`, at the points before the step.
+        """
+        targets, ended, lost = self.truth()
+        found = self.found
+        self.move(self.disturb(directions, spread))
+        self.beyond = np.where([lost, ended], self.beyond + self.step, 0.0)
+        over = (self.beyond > _BEYOND).any(axis=0) | ~found
+        over |= self.world.tissue_at(self.points) <= _LEAST_TISSUE
+        if over.any():
+            self.start(over)
+        return [targets, ~ended & ~lost & found, ended, lost, found]
+
+    def move(self, directions: FloatArray) -> None:
+        """Take a step along unit directions in the moving frames."""
+        directions = into_cone(directions, self.cone.cosine, self.cone.sine)
+        tangents = unit(moving.to_axes(directions, self.frames))
+        self.frames = moving.transport(self.frames, tangents)
+        self.points = self.points + self.step_mm * tangents
+
+
+def follow(module: ContextGRU, groups: Sequence[Group], n_points: int) -> Followed:
+    """Let a network track some groups of streamlines for a number of steps.
+
+    Parameters
+    ----------
+    module : dipy_rnn.model.ContextGRU
+    groups : sequence of Group
+        They move on. Their states keep no gradients.
+    n_points : int
+        Number of steps.
+
+    Returns
+    -------
+    followed : Followed
+        With gradients.
+
+    Examples
+    --------
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> phantom = crossing_phantom(90)
+    >>> data = sampling.with_order(sampling.fodf_features(phantom.fodf()).data, 8)
+    >>> world = KnownWorld.of_phantom(phantom, data, 50, random_seed=0)
+    >>> module, rng = ContextGRU(), np.random.default_rng(0)
+    >>> group = Group(world, Conditions(0.5, 60.0), 8, module, rng)
+    >>> followed = follow(module, [group], 4)
     >>> followed.directions.shape, bool(followed.with_data.all())
     (torch.Size([32, 3]), True)
     """
-    slots = _Slots(worlds, n_each, rng)
-    n = len(slots.points)
-    cone = cone_of(module.order, conditions.max_angle_deg)
-    step = conditions.step_vox
-    state = module.init_state(n)
-    disturb = _Disturbance(n, step, rng)
-    # Distances since a streamline was lost, or its bundle ended.
-    beyond: FloatArray = np.zeros((2, n))
-    outputs: list[tuple[Tensor, ...]] = []
-    known: list[tuple[AnyArray, ...]] = []
-    for _ in range(conditions.n_points):
-        own, features = slots.features(module.context)
-        found: BoolArray = np.asarray(features.any(axis=1))
-        ahead, _ = cone.largest(own.astype(np.float32), 0.0)
-        run = np.broadcast_to([step, conditions.max_angle_deg], (n, 2))
-        inputs = np.column_stack([run, ahead]).astype(np.float32)
-        direction, beliefs, state = module.outputs(
-            torch.from_numpy(features), state, torch.from_numpy(inputs)
+    sizes = [len(group.points) for group in groups]
+    state = torch.cat([group.state for group in groups], dim=1)
+    outputs: list[tuple[Tensor, Tensor]] = []
+    known: list[list[AnyArray]] = []
+    for _ in range(n_points):
+        seen = zip(*(group.see() for group in groups), strict=True)
+        features, inputs = (
+            torch.from_numpy(np.concatenate(parts).astype(np.float32)) for parts in seen
         )
-        along, occupancy, ended = slots.truth()
-        target = moving.to_local(along, slots.frames)
-        lost = (occupancy < _LOST) | (target[:, 2] < np.cos(np.deg2rad(_LOST_DEG)))
-        lost &= ~ended
+        direction, beliefs, state = module.outputs(features, state, inputs)
         outputs.append((direction, beliefs))
-        known.append((target, ~ended & ~lost & found, ended, lost, found))
-
-        taken = disturb(direction.detach().numpy(), beliefs.detach().numpy()[:, 0])
-        slots.move(into_cone(taken, cone.cosine, cone.sine).astype(np.float64), step)
-        beyond = np.where([lost, ended], beyond + step, 0.0)
-        over = (beyond > _BEYOND).any(axis=0) | ~slots.in_tissue() | ~found
-        if over.any():
-            slots.start(over)
-            beyond[:, over] = 0.0
-            state = state * torch.from_numpy(~over)[None, :, None]
+        for group, answers, believed, group.state in zip(
+            groups,
+            torch.split(direction.detach(), sizes),
+            torch.split(beliefs.detach(), sizes),
+            torch.split(state, sizes, dim=1),
+            strict=True,
+        ):
+            spread = believed[:, 0].numpy()
+            known.append(group.advance(answers.double().numpy(), spread))
+        state = torch.cat([group.state for group in groups], dim=1)
+    for group in groups:
+        group.state = group.state.detach()
     directions, beliefs = (torch.cat(parts) for parts in zip(*outputs, strict=True))
     targets, *flags = (np.concatenate(parts) for parts in zip(*known, strict=True))
     return Followed(
@@ -259,7 +296,7 @@ class _Disturbance:
         self.error = self.kept * self.error
         self.error += fresh * self.rng.normal(size=self.error.shape)
         size = np.where(self.drawn, _OF_SPREAD * spread, self.spread)
-        taken = directions.astype(np.float64)
+        taken = directions.copy()
         taken[:, :2] += size[:, None] * self.error
         return unit(taken)
 
