@@ -43,6 +43,7 @@ setup(
     ext_modules=cythonize(
         [
             kernels("_interp", fast + openmp, linked),
+            kernels("draws._draws", exact, []),
             kernels("sampling._cone", fast, []),
             kernels("model.kernels._layers", fast, []),
             kernels("model.kernels._moving_frame", fast, []),

@@ -36,7 +36,7 @@ _MODULES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "sh": (("sampling",), {"turned": "rotate_all"}),
     "spaces": (("spatial", "_checks"), {"check_points": "as_points"}),
     "stopping": (
-        ("stopping",),
+        ("stopping", "draws"),
         {
             "asks_in_any_order": "is_stateless",
             "check_points": "evaluate_criterion",

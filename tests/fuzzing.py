@@ -41,6 +41,7 @@ from dipy_rnn import (
     spatial,
     stopping,
 )
+from dipy_rnn.draws import seed_keys
 from dipy_rnn.phantom import crossing_phantom
 from dipy_rnn.spatial import frames
 from dipy_rnn.tracking import length_limits, track
@@ -489,7 +490,7 @@ def fuzz_stopping(r):
 
     def call():
         if hashes:
-            stopping.seed_keys(drawn["random_seed"], drawn["seeds_vox"])
+            seed_keys(drawn["random_seed"], drawn["seeds_vox"])
         else:
             stopping.evaluate_criterion(criterion, *(drawn[name] for name in names))
 

@@ -204,6 +204,7 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
     ValueError, OSError
         If a file cannot be read, or the tractogram cannot be written.
     """
+    from dipy_rnn.draws import count_equal
     from dipy_rnn.model import load_model
     from dipy_rnn.spatial import voxel_sizes
     from dipy_rnn.stopping import make_criterion
@@ -233,6 +234,8 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
     n_seeds, batches = options.seeding.place(seeding, affine, subject.seeding, tissues)
     begin = n_seeds * subject.part // subject.n_parts
     end = n_seeds * (subject.part + 1) // subject.n_parts
+    # Seeds of a list may be equal. All of them are in the same batch.
+    numbers = count_equal(seeding)[begin:end] if seeding.ndim == 2 else None
 
     counts = TrackingCounts(step_size)
     streamlines = track_selected(
@@ -252,6 +255,9 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
         pmf_threshold=options.pmf_threshold,
         max_cross=options.max_cross,
         unidirectional=options.unidirectional,
+        tracking_method=options.tracking_method,
+        temperature=options.temperature,
+        seed_numbers=numbers,
         nbr_threads=options.nbr_threads,
         random_seed=options.seeding.random_seed,
         seed_buffer_fraction=options.seed_buffer_fraction,

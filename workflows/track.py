@@ -53,6 +53,8 @@ class RNNTrackingFlow(
         pmf_threshold: float = 0.1,
         max_cross: int = 1,
         unidirectional: bool = False,
+        tracking_method: str = "deterministic",
+        temperature: float = 1.0,
         model_file: str = "default",
         sh_basis: str | None = None,
         sh_frame: str = "voxel",
@@ -158,6 +160,13 @@ class RNNTrackingFlow(
         unidirectional : bool, optional
             If True, track only to one side of the seed: along the direction of the peak
             that points up (superior).
+        tracking_method : string, optional
+            deterministic (det) follows the direction that the network predicts.
+            probabilistic (prob) draws directions from the distribution that it
+            predicts: seeds at the same place have different streamlines.
+        temperature : float, optional
+            For probabilistic tracking: factor of the predicted spread of directions,
+            above 0.
         model_file : string, optional
             Name of a model that comes with dipy_rnn, or path to a model file.
         sh_basis : string, optional
@@ -200,9 +209,9 @@ class RNNTrackingFlow(
             Number of streamlines that are tracked together; 0 uses the default of the
             device. The streamlines do not depend on it.
         random_seed : int, optional
-            Seed of the random numbers for the positions of seeds and for cmc, must be
-            >= 0. With 0, the positions of seeds differ from run to run. Nothing else
-            is random.
+            Seed of the random numbers for the positions of seeds, for probabilistic
+            tracking and for cmc, must be >= 0. With 0, the positions of seeds differ
+            from run to run. Nothing else is random.
         seed_buffer_fraction : float, optional
             Fraction of the seeds to prepare at a time. Below 1.0 tracking uses less
             memory and starts sooner.
@@ -269,6 +278,7 @@ class RNNTrackingFlow(
         from dipy_rnn.model import load_model
 
         model = load_model(model_file, device=device)
+        model.spread_scale(options.tracking_method, temperature)
         if not step_vox:  # otherwise the step is known when the images are loaded
             model.check_step(step_size)
         errors: list[Exception] = []

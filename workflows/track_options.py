@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from dipy_rnn.tracking import Streamline
 
 STEP_SIZE = 0.5  # mm, by default
+# Methods of tracking, and their short names in dipy_track.
+_METHODS = {
+    name: method
+    for method, short in (("deterministic", "det"), ("probabilistic", "prob"))
+    for name in (method, short)
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class TrackingOptions:
     pmf_threshold: float
     max_cross: int
     unidirectional: bool
+    tracking_method: str
+    temperature: float
     model_file: str
     sh_basis: str | None
     sh_frame: str
@@ -76,7 +84,14 @@ class TrackingOptions:
             **{f.name: arguments[f.name] for f in fields(Seeding) if f.init}
         )
         names = {f.name for f in fields(cls)} - {"seeding"}
-        return cls(seeding=seeding, **{name: arguments[name] for name in names})
+        values = {name: arguments[name] for name in names}
+        method = values["tracking_method"]
+        if method.lower() not in _METHODS:
+            raise ValueError(
+                f"tracking_method is {method}; {', '.join(_METHODS)} are allowed."
+            )
+        values["tracking_method"] = _METHODS[method.lower()]
+        return cls(seeding=seeding, **values)
 
     def __post_init__(self) -> None:
         check_sh_format(self.sh_basis, self.sh_frame)

@@ -261,7 +261,8 @@ def _check_compiled(
         np.eye(3)[:1] * np.arange(n)[:, None],
         np.tile(np.eye(3), (n, 1, 1)),
     )
-    directions, status = np.empty((n, 3), np.float32), np.empty(n, np.uint8)
+    answers = np.empty((n, model.metadata.n_answers), np.float32)
+    status = np.empty(n, np.uint8)
     compiled_state, state = compiled.init_state(n), model.init_state(n)
     cone = cone_of(order, _ANGLE_DEG)
     run = compiled.prepare(
@@ -283,11 +284,11 @@ def _check_compiled(
             frames,
             1.0,
             compiled_state,
-            directions,
+            answers,
             status,
         )
         expected, state = model.step(features, direction, state, inputs)
-        if not np.allclose(directions, expected, atol=1e-4):
+        if not np.allclose(answers, expected, atol=1e-4):
             raise ModelFileError(
                 f"its architecture is {model.metadata.architecture!r}, but its "
                 "directions differ from those of this architecture"
@@ -318,10 +319,11 @@ def _check_contract(model: Model, path: AnyPath) -> None:
         if state.dtype != torch.float32 or state.any():
             raise ModelFileError(f"init_state({n}) is not all float32 zeros")
         together, after = model.step(features, direction, state, inputs)
-        if together.shape != (n, 3) or tuple(after.shape) != shape:
+        answers = (n, metadata.n_answers)
+        if together.shape != answers or tuple(after.shape) != shape:
             raise ModelFileError(
                 f"forward returns shapes {together.shape} and {tuple(after.shape)}, "
-                f"not {(n, 3)} and {shape}"
+                f"not {answers} and {shape}"
             )
         if together.dtype != np.float32 or after.dtype != torch.float32:
             raise ModelFileError(

@@ -15,6 +15,9 @@ FORMAT_VERSION = 2  # version 1 has no declared inputs
 #: What a network may declare as inputs, and how many numbers each of them has.
 INPUT_SIZES = {"step_vox": 1, "step_mm": 1, "max_angle_deg": 1, "ahead": 3}
 
+#: What a network may declare as outputs beside the direction: one number each.
+OUTPUTS = ("spread", "ended", "lost")
+
 #: Largest number of floats in the state of a streamline; cai2023 has 1024.
 STATE_LIMIT = 1 << 14
 _SIZE_LIMIT = 1 << 20
@@ -57,6 +60,15 @@ class ModelMetadata:
         cone, a unit vector in the frame of the features (only for ``"sh"``). None is
         format 1: the network has no such argument, and a streamline ends where its
         direction is not in the cone.
+    outputs : tuple of str, optional
+        Declared outputs: what the network returns in addition to a direction, in this
+        order, in further columns. ``"spread"``: the standard deviation of the
+        direction in radians, in each of two perpendicular planes. Probabilistic
+        tracking needs it. ``"ended"``: the probability that the fibre has ended.
+        ``"lost"``: the probability that the streamline has left its bundle. Only for
+        ``"local"`` and format 2.
+    spread_scale : float, optional
+        Factor of the spread, from a calibration after the training.
     context : dipy_rnn.sampling.Context, optional
         Places around the point at which the network gets the fODF, too. Their
         coefficients follow those of the point. All are divided by one number
@@ -99,6 +111,8 @@ class ModelMetadata:
     orders: tuple[int, ...] = ()
     normalisation: str = "none"
     inputs: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] = ()
+    spread_scale: float = 1.0
     context: Context | None = None
     step_vox: tuple[float, float] = (0.0, float("inf"))
     step_mm: tuple[float, float] = (0.0, float("inf"))
@@ -161,6 +175,7 @@ class ModelMetadata:
                     "inputs has 'ahead', which features of kind 'sh' have; leave it out"
                 )
             object.__setattr__(self, "inputs", tuple(self.inputs))
+        self._check_outputs()
         if self.context is not None:
             self._check_context(self.context)
         if self.architecture:
@@ -187,6 +202,24 @@ class ModelMetadata:
                 )
             object.__setattr__(self, name, (low, high))
 
+    def _check_outputs(self) -> None:
+        """Raise ModelFileError if the declared outputs are invalid."""
+        names = self.outputs
+        if not isinstance(names, (tuple, list)) or any(n not in OUTPUTS for n in names):
+            raise ModelFileError(
+                f"outputs is {names!r}; {', '.join(OUTPUTS)} are allowed"
+            )
+        if names and (self.frame != "local" or self.inputs is None):
+            raise ModelFileError(
+                f"outputs is {names!r}, which needs the frame 'local' and inputs"
+            )
+        object.__setattr__(self, "outputs", tuple(names))
+        scale = self.spread_scale
+        if type(scale) not in (int, float) or not 0 < scale < np.inf:
+            raise ModelFileError(
+                f"spread_scale is {scale!r}; give a finite number above 0"
+            )
+
     def _check_context(self, context: Context) -> None:
         """Raise ModelFileError if this metadata cannot have a context."""
         if (self.frame, self.normalisation) != ("local", "power"):
@@ -206,6 +239,11 @@ class ModelMetadata:
         return sh_order(self.channels)
 
     @property
+    def n_answers(self) -> int:
+        """Number of columns of the network's answer: a direction, then the outputs."""
+        return 3 + len(self.outputs)
+
+    @property
     def n_features(self) -> int:
         """Number of features that the network gets: at the point, and around it."""
         return self.channels + (self.context.n_values if self.context else 0)
@@ -216,6 +254,8 @@ class ModelMetadata:
         entries = {"format": FORMAT, "format_version": version, **asdict(self)}
         if version == 1:
             del entries["inputs"], entries["step_vox"]
+        if not self.outputs:
+            del entries["outputs"], entries["spread_scale"]
         if self.context is None:
             del entries["context"]
         if self.kind == "sh":
@@ -246,7 +286,7 @@ class ModelMetadata:
         known = set(cls.__dataclass_fields__)
         required = {"kind", "channels", "frame", "layers", "hidden"}
         if version == 1:
-            known = known - {"inputs", "step_vox", "context"}
+            known = known - {"inputs", "outputs", "spread_scale", "step_vox", "context"}
             # The architectures of format 1 had no declared inputs.
             entries["architecture"] = ""
         else:
@@ -255,7 +295,7 @@ class ModelMetadata:
             raise ModelFileError(f"its metadata has unknown entries: {unknown}")
         if missing := sorted(required - entries.keys()):
             raise ModelFileError(f"its metadata lacks {missing}")
-        for name in ("orders", "inputs"):
+        for name in ("orders", "inputs", "outputs"):
             if not isinstance(entries.get(name, []), list):
                 raise ModelFileError(f"{name} is {entries[name]!r}; give a list")
         if not isinstance(entries.get("provenance", {}), dict):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from dipy_rnn._checks import check_number
 from dipy_rnn._typing import AnyArray, Float32Array
 from dipy_rnn.model.architectures import ARCHITECTURES
 from dipy_rnn.model.kernels._context_gru import CompiledContextGRU
@@ -24,6 +25,9 @@ from dipy_rnn.sampling import FeatureVolume, sh_order, with_order
 
 #: A network as a kernel (a compiled function).
 CompiledNetwork: TypeAlias = CompiledContextGRU | CompiledMovingFrameGRU
+
+#: Methods of tracking, with DIPY's names.
+TRACKING_METHODS = ("deterministic", "probabilistic")
 
 #: A TorchScript network gets whole blocks of rows. In an incomplete block torch adds
 #: numbers in another order. The last digit of a result would then depend on the number
@@ -110,8 +114,9 @@ class Model:
 
         Returns
         -------
-        direction : ndarray of shape (n, 3)
-            float32, along the same axes, of any length.
+        answers : ndarray of shape (n, 3 + number of declared outputs)
+            float32. Directions along the same axes, of any length, then the declared
+            outputs.
         state : torch.Tensor of shape (layers, n, hidden)
         """
         n = len(features)
@@ -147,7 +152,7 @@ class Model:
 
         Returns
         -------
-        direction : torch.Tensor of shape (n, 3)
+        answers : torch.Tensor of shape (n, 3 + number of declared outputs)
         state : torch.Tensor of shape (layers, n, hidden)
         """
         # TorchScript's optimiser is off, as it compiles again for each new batch size.
@@ -246,6 +251,46 @@ class Model:
                 f"step_size is {step_mm:g} mm, but the model {self.name} was trained "
                 f"for {low:g} to {high:g} mm: choose a step in this range."
             )
+
+    def spread_scale(self, tracking_method: str, temperature: float) -> float:
+        """Return the factor of the predicted spread with which errors are drawn.
+
+        Parameters
+        ----------
+        tracking_method : str
+            ``"deterministic"`` or ``"probabilistic"``.
+        temperature : float
+
+        Returns
+        -------
+        scale : float
+            0 for deterministic tracking.
+
+        Raises
+        ------
+        ValueError
+            If the method is unknown, or the temperature is not above 0.
+        ModelFileError
+            If the method is probabilistic, but the model predicts no spread.
+        """
+        if tracking_method not in TRACKING_METHODS:
+            raise ValueError(
+                f"tracking_method is {tracking_method!r}; "
+                f"{' or '.join(map(repr, TRACKING_METHODS))} is allowed."
+            )
+        temperature = check_number(temperature, "temperature")
+        if not 0 < temperature < np.inf:
+            raise ValueError(
+                f"temperature is {temperature}; a finite number above 0 is allowed."
+            )
+        if tracking_method == "deterministic":
+            return 0.0
+        if "spread" not in self.metadata.outputs:
+            raise ModelFileError(
+                f"tracking_method is 'probabilistic', but the model {self.name} "
+                "predicts no spread; use a model that does, such as 'default'."
+            )
+        return temperature * self.metadata.spread_scale
 
     def warn_of_step(self, step_mm: float, step_vox: float) -> None:
         """Warn if a step relative to the voxels is outside the range of the training.

@@ -8,7 +8,6 @@ from dipy_rnn.stopping.criteria import (
     ThresholdStoppingCriterion,
     decompose,
     make_criterion,
-    seed_keys,
     warn_of_threshold,
 )
 from dipy_rnn.stopping.evaluate import (

@@ -11,6 +11,8 @@ from rearranging them.
 from libc.math cimport floor, pow, rint
 from libc.stdint cimport int64_t, uint64_t
 
+from dipy_rnn.draws._draws cimport draw, golden, mix
+
 from dipy_rnn.stopping.reasons import StopReason as _StopReason
 
 cdef:
@@ -18,9 +20,6 @@ cdef:
     int64_t ENDPOINT = _StopReason.ENDPOINT
     int64_t OUTSIDE_IMAGE = _StopReason.OUTSIDE_IMAGE
     int64_t INVALID_POINT = _StopReason.INVALID_POINT
-
-# The increment of SplitMix64: 2**64 divided by the golden ratio, rounded to odd.
-cdef uint64_t GOLDEN = 0x9E3779B97F4A7C15ULL
 
 cdef struct Map:
     const double* values
@@ -67,24 +66,6 @@ cdef inline bint interpolate(
                     (index[0][i] * volume.size[1] + index[1][j]) * volume.size[2]
                     + index[2][k]]
     return True
-
-
-cdef inline uint64_t mix(uint64_t bits) noexcept nogil:
-    """Mix 64 bits by a bijection: the finaliser of SplitMix64.
-
-    G. L. Steele, D. Lea, C. H. Flood: Fast splittable pseudorandom number
-    generators, OOPSLA 2014, https://doi.org/10.1145/2660193.2660195. The constants are
-    those of https://prng.di.unimi.it/splitmix64.c (S. Vigna).
-    """
-    bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9ULL
-    bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EBULL
-    return bits ^ (bits >> 31)
-
-
-cdef inline double draw(uint64_t* state) noexcept nogil:
-    """Draw from [0, 1): the top 53 bits of a step of SplitMix64."""
-    state[0] += GOLDEN
-    return (mix(state[0]) >> 11) * (1.0 / 9007199254740992.0)
 
 
 def check_threshold(
@@ -179,7 +160,7 @@ def check_cmc(
             if included + excluded <= 0:
                 continue
             rest = max(1 - included - excluded, 0.0)
-            state = mix(seed_keys[p] + GOLDEN * <uint64_t>point_numbers[p])
+            state = mix(seed_keys[p] + golden() * <uint64_t>point_numbers[p])
             # A comparison with NaN is false, so such a point becomes invalid.
             if draw(&state) < pow(rest / (rest + included + excluded), exponent):
                 continue
@@ -187,19 +168,3 @@ def check_cmc(
                 reasons[p] = ENDPOINT
             else:
                 reasons[p] = INVALID_POINT
-
-
-def hash_rows(
-    uint64_t random_seed, const uint64_t[:, ::1] rows, uint64_t[::1] keys
-):
-    """Hash a number and each row into 64 bits."""
-    cdef:
-        uint64_t key
-        Py_ssize_t row, column
-
-    with nogil:
-        for row in range(rows.shape[0]):
-            key = mix(random_seed + GOLDEN)
-            for column in range(rows.shape[1]):
-                key = mix(key ^ rows[row, column])
-            keys[row] = key

@@ -31,15 +31,11 @@ import warnings
 from dipy.tracking import stopping_criterion as dipy_criteria
 import numpy as np
 
-from dipy_rnn._checks import as_points, check_number, check_numbers
+from dipy_rnn._checks import check_number, check_numbers
 from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray, IntArray, KeyArray
 from dipy_rnn.stopping import _criteria
 from dipy_rnn.stopping.evaluate import StoppingCriterion, deciding_class
 
-# Before hashing, coordinates of seeds are rounded to this many steps per voxel. It is
-# fine enough to distinguish seeds, and coarse enough to remove rounding errors of the
-# affine.
-_STEPS_PER_VOXEL = 2.0**20
 # If this share of the values above 0 is above the threshold, and one by this factor,
 # the threshold is probably not in the unit of the map.
 _MOST_ABOVE, _MOST_RATIO = 0.99, 10
@@ -365,48 +361,6 @@ def decompose(
         return None, (), ()
     known: Any = stopping_criterion  # all criteria of this module have these attributes
     return kind, known.maps, known.parameters
-
-
-def seed_keys(random_seed: int, seeds_vox: ArrayLike) -> KeyArray:
-    """Hash seeds into keys, from which criteria that draw at random make their draws.
-
-    Parameters
-    ----------
-    random_seed : int
-        Any whole number. Different numbers give different keys.
-    seeds_vox : array_like of shape (N, 3)
-        In voxel coordinates. They are rounded to 2**-20 voxels, so that rounding errors
-        have no effect.
-
-    Returns
-    -------
-    keys : ndarray of shape (N,)
-        uint64. They are the same on every machine.
-
-    Raises
-    ------
-    ValueError
-        If ``seeds_vox`` has another shape, or holds NaN, infinity or values beyond 1e6.
-        Also if ``random_seed`` is not a whole number.
-
-    Examples
-    --------
-    >>> keys = seed_keys(1, [[0.1, 2, 3], [0.1 + 1e-15, 2, 3], [0.2, 2, 3]])
-    >>> len(set(keys.tolist()))
-    2
-    """
-    shape = check_numbers(seeds_vox, "seeds_vox").shape
-    if len(shape) != 2 or shape[1] != 3:
-        raise ValueError(f"seeds_vox is of shape {shape}; give (N, 3).")
-    seeds_vox = np.ascontiguousarray(as_points(seeds_vox, "seeds_vox"))
-    number = check_number(random_seed, "random_seed")
-    if not isinstance(number, int):
-        raise ValueError(f"random_seed is {number}; a whole number is needed.")
-    # Adding zero turns -0.0 into 0.0. The bits are hashed, and theirs differ.
-    rounded = np.rint(seeds_vox * _STEPS_PER_VOXEL) + 0.0
-    keys = np.empty(len(seeds_vox), dtype=np.uint64)
-    _criteria.hash_rows(number % 2**64, rounded.view(np.uint64), keys)
-    return keys
 
 
 def _check_map(image: ArrayLike, name: str) -> AnyArray:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dipy_rnn.draws.draws_torch import GOLDEN, draw, mix
 from dipy_rnn.sampling.interpolate_torch import TorchVolume
 from dipy_rnn.stopping.criteria import (
     ActStoppingCriterion,
@@ -108,8 +109,8 @@ def _check_cmc(
     include, exclude = shares.unbind(1)
     tissue = include + exclude
     rest = (1.0 - include - exclude).clamp(min=0)
-    state = _mix(seed_keys + _GOLDEN * numbers)
-    first, second = _draw(state + _GOLDEN), _draw(state + _GOLDEN + _GOLDEN)
+    state = mix(seed_keys + GOLDEN * numbers)
+    first, second = draw(state + GOLDEN), draw(state + GOLDEN + GOLDEN)
     # A comparison with NaN is false, so such a point becomes invalid.
     continues = (tissue <= 0) | (
         first < (rest / (rest + include + exclude)) ** exponent
@@ -144,28 +145,3 @@ _CHECKS: dict[type[StoppingCriterion], Callable[..., Tensor]] = {
     ActStoppingCriterion: _check_act,
     CmcStoppingCriterion: _check_cmc,
 }
-
-
-def _signed(bits: int) -> int:
-    """Return the int64 of the same 64 bits."""
-    return (bits + 2**63) % 2**64 - 2**63
-
-
-# SplitMix64 as in _criteria.pyx. Torch has no uint64 arithmetic. int64 arithmetic gives
-# the same bits, as it wraps around at an overflow.
-_GOLDEN = _signed(0x9E3779B97F4A7C15)
-
-
-def _mix(bits: Tensor) -> Tensor:
-    bits = (bits ^ _shift(bits, 30)) * _signed(0xBF58476D1CE4E5B9)
-    bits = (bits ^ _shift(bits, 27)) * _signed(0x94D049BB133111EB)
-    return bits ^ _shift(bits, 31)
-
-
-def _draw(state: Tensor) -> Tensor:
-    return _shift(_mix(state), 11).double() * 2.0**-53
-
-
-def _shift(bits: Tensor, n: int) -> Tensor:
-    """Shift right, and fill with zeros."""
-    return (bits >> n) & ((1 << (64 - n)) - 1)

@@ -179,7 +179,7 @@ def evaluate_criterion(
         int64 values of :class:`StopReason`, changed in place. Only rows that are
         RUNNING are evaluated. They stay RUNNING where tracking continues.
     seed_keys : ndarray of shape (N,), optional
-        uint64, from :func:`dipy_rnn.stopping.seed_keys`: the key of each point's seed,
+        uint64, from :func:`dipy_rnn.draws.seed_keys`: the key of each point's seed,
         for a criterion that draws at random (``draws_at_random``). Without keys such a
         criterion is evaluated point by point. Those of DIPY and of this package then
         draw from DIPY's random generator.

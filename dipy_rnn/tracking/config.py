@@ -51,7 +51,11 @@ class TrackingConfig:
     unidirectional : bool, optional
         Omit the backward half.
     random_seed : int, optional
-        For criteria that draw at random (:func:`dipy_rnn.stopping.seed_keys`).
+        For draws at random (:func:`dipy_rnn.draws.seed_keys`).
+    spread_scale : float, optional
+        For probabilistic tracking: the factor of the predicted spread, with which
+        errors are drawn (:func:`dipy_rnn.draws.add_errors`). If 0, tracking is
+        deterministic.
 
     Examples
     --------
@@ -71,6 +75,7 @@ class TrackingConfig:
     warm_up_points: int
     unidirectional: bool = False
     random_seed: int = 0
+    spread_scale: float = 0.0
 
     @classmethod
     def of(
@@ -85,6 +90,7 @@ class TrackingConfig:
         warm_up_points: int | None = None,
         unidirectional: bool = False,
         random_seed: int = 0,
+        spread_scale: float = 0.0,
     ) -> Self:
         """Convert the arguments of a tracker.
 
@@ -103,7 +109,7 @@ class TrackingConfig:
             If None, a half is limited only by ``max_points``.
         warm_up_points : int, optional
             ``replay_points`` of a model's metadata. If None, all points of the half.
-        unidirectional, random_seed
+        unidirectional, random_seed, spread_scale
             See :class:`TrackingConfig`.
 
         Returns
@@ -132,6 +138,7 @@ class TrackingConfig:
             warm_up_points=warm_up_points,
             unidirectional=unidirectional,
             random_seed=random_seed,
+            spread_scale=spread_scale,
         )
 
     @property

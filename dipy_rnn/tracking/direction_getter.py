@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from dipy.tracking.direction_getter import DirectionGetter
@@ -25,6 +24,12 @@ from dipy_rnn.model import Model, load_model
 from dipy_rnn.sampling import FeatureVolume
 from dipy_rnn.spatial import frames
 from dipy_rnn.stopping import StoppingCriterion, StopReason
+from dipy_rnn.tracking.caller import (
+    SeedCounter,
+    address_of,
+    seed_index_of_call,
+    tracker_of_call,
+)
 from dipy_rnn.tracking.config import PMF_THRESHOLD, TrackingConfig, check_cone
 from dipy_rnn.tracking.look_ahead import (
     LookAhead,
@@ -66,6 +71,11 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
     pmf_threshold : float, optional
         A streamline ends where the largest value of the fODF in the cone is below this
         share of the largest value in any direction.
+    tracking_method : str, optional
+        ``"deterministic"`` or ``"probabilistic"``: see :func:`dipy_rnn.rnn_tracking`.
+        LocalTracking's ``random_seed`` is the seed of the draws.
+    temperature : float, optional
+        Factor of the spread of probabilistic tracking, above 0.
     seeds : array_like of shape (N, 3), optional
         The seeds in mm that LocalTracking gets, in the same order. The streamlines of
         4096 seeds are then tracked together, before LocalTracking requests them. The
@@ -123,6 +133,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         model: AnyPath | Model | None = None,
         max_angle: float = 60.0,
         pmf_threshold: float = PMF_THRESHOLD,
+        tracking_method: str = "deterministic",
+        temperature: float = 1.0,
         seeds: ArrayLike | None = None,
         nbr_threads: int = 1,
         device: str | None = None,
@@ -141,6 +153,9 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             spatial.axes(affine),
             nbr_threads,
         )
+        self._drawn = tracking_method, temperature
+        self._spread_scale = self._predictor.model.spread_scale(*self._drawn)
+        self._counter = SeedCounter()
         self._forward_half: tuple[_Request, Streamline] | None = None
         self._ahead: LookAhead | None = None
         if self._seeds is not None:
@@ -155,6 +170,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             model=self._predictor.model,
             max_angle=self._max_angle,
             pmf_threshold=self._pmf_threshold,
+            tracking_method=self._drawn[0],
+            temperature=self._drawn[1],
             seeds=self._seeds,
             nbr_threads=self._nbr_threads,
         )
@@ -169,6 +186,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         model: AnyPath | Model | None = None,
         max_angle: float = 60.0,
         pmf_threshold: float = PMF_THRESHOLD,
+        tracking_method: str = "deterministic",
+        temperature: float = 1.0,
         basis_type: str | None = None,
         legacy: bool = True,
         sh_frame: str = "voxel",
@@ -182,7 +201,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         ----------
         shcoeff : array_like of shape (X, Y, Z, C)
             Of an even order, 4 or higher.
-        affine, model, max_angle, pmf_threshold
+        affine, model, max_angle, pmf_threshold, tracking_method, temperature
             See :class:`RNNDirectionGetter`.
         basis_type : str, optional
             ``"descoteaux07"`` (also if None) or ``"tournier07"``.
@@ -226,6 +245,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             model=model,
             max_angle=max_angle,
             pmf_threshold=pmf_threshold,
+            tracking_method=tracking_method,
+            temperature=temperature,
             seeds=seeds,
             nbr_threads=nbr_threads,
             device=device,
@@ -253,7 +274,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             If ParticleFilteringTracking calls it.
         """
         # This is ParticleFilteringTracking's only call of a Python method.
-        caller = _caller()
+        caller = tracker_of_call()
         if isinstance(caller, ParticleFilteringTracking):
             raise TypeError(_NO_PARTICLES)
         point = np.array(point, dtype=float)
@@ -292,7 +313,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         Notes
         -----
         This method is for callers in Python. DIPY's trackers do not call it. As it gets
-        no step size, the network gets a step of half the edge of a voxel.
+        no step size, the network gets a step of half the edge of a voxel. It draws
+        nothing at random.
         LocalTracking calls :meth:`generate_streamline`. ParticleFilteringTracking calls
         neither.
         """
@@ -379,7 +401,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         model.warn_of_step(step_size, float(np.cbrt(np.prod(step_vox))))
         # The seed is in memory of DIPY that is valid only during the call: copy it.
         seed, points = np.array(seed), np.asarray(streamline)
-        tangent, caller = unit_direction(direction), _caller()
+        tangent, caller = unit_direction(direction), tracker_of_call()
         task = Task(
             stopping_criterion,
             float(step_size),
@@ -389,31 +411,35 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             len(points),
             getattr(caller, "unidirectional", False),
             getattr(caller, "random_seed", None) or 0,
+            self._spread_scale,
         )
-        request = _Request(seed, tangent, _address(points), caller, task)
+        number = 0
+        if task.draws_at_random:
+            number = self._counter.number(seed, caller, seed_index_of_call())
+        request = _Request(seed, tangent, number, address_of(points), caller, task)
         before, self._forward_half = self._forward_half, None
         if before is not None and request.is_other_half_of(*before):
             half, reason = before[1].backward_half, before[1].backward_stop
         else:
-            line = self._streamline(seed, tangent, task, caller)
+            line = self._streamline(request)
             half, reason = line.forward_half, line.forward_stop
             if not task.unidirectional:
                 self._forward_half = request, line
         points[: len(half)] = half
         return len(half), reason.status
 
-    def _streamline(
-        self, seed: FloatArray, tangent: FloatArray, task: Task, caller: object
-    ) -> Streamline:
+    def _streamline(self, request: _Request) -> Streamline:
         """Return the streamline of a seed and a first direction.
 
         Its points are in voxel coordinates.
         """
+        seed, tangent, number = request.seed, request.tangent, request.number
+        task = request.task
         if self._ahead is not None:
-            line = self._ahead.streamline(seed, tangent, task, caller)
+            line = self._ahead.streamline(seed, tangent, number, task, request.tracker)
             if line is not None:
                 return line
-        (line,) = track_task(self._predictor, seed[None], tangent[None], task)
+        (line,) = track_task(self._predictor, seed[None], tangent[None], [number], task)
         return line
 
 
@@ -423,6 +449,7 @@ class _Request:
 
     seed: FloatArray
     tangent: FloatArray
+    number: int
     buffer: int
     tracker: object
     task: Task
@@ -448,6 +475,8 @@ class _Request:
         """
         if self.tracker is not first.tracker or self.task != first.task:
             return False
+        if self.number != first.number:
+            return False
         if self.buffer == first.buffer or (self.seed != first.seed).any():
             return False
         opposites = [-first.tangent]
@@ -455,19 +484,3 @@ class _Request:
             step = line.forward_half[0] - line.forward_half[1]
             opposites.append(step / np.linalg.norm(step))
         return any(np.abs(self.tangent - o).max() <= 1e-9 for o in opposites)
-
-
-def _caller() -> object:
-    """Return the tracker that called the method which calls this function.
-
-    DIPY does not pass the tracker as an argument. The call comes from compiled code,
-    which has no stack frame in Python. The next frame below is therefore a method of
-    the tracker, and its ``self`` is the tracker.
-    """
-    return sys._getframe(2).f_locals.get("self")
-
-
-def _address(array: FloatArray) -> int:
-    """Return the address of the memory of an array."""
-    address: int = array.__array_interface__["data"][0]
-    return address

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dipy_rnn import sampling, stopping
-from dipy_rnn._typing import FloatArray
+from dipy_rnn import draws, sampling, stopping
+from dipy_rnn._typing import ArrayLike, FloatArray
 from dipy_rnn.stopping import StoppingCriterion, StopReason
 from dipy_rnn.tracking import engine
 from dipy_rnn.tracking.config import TrackingConfig
@@ -41,12 +41,14 @@ class Task:
     unidirectional : bool
         Omit the backward half.
     random_seed : int
-        For criteria that draw at random (:func:`dipy_rnn.stopping.seed_keys`).
+        For draws at random (:func:`dipy_rnn.draws.seed_keys`).
+    spread_scale : float
+        See :class:`TrackingConfig`.
 
     Examples
     --------
     >>> criterion = stopping.BinaryStoppingCriterion(np.ones((2, 2, 2)))
-    >>> task = Task(criterion, 1.0, (0.5, 0.5, 0.5), 60, 0.1, 501, False, 0)
+    >>> task = Task(criterion, 1.0, (0.5, 0.5, 0.5), 60, 0.1, 501, False, 0, 0.0)
     >>> task.config(None).max_points
     1002
     """
@@ -59,6 +61,13 @@ class Task:
     max_half_points: int
     unidirectional: bool
     random_seed: int
+    spread_scale: float
+
+    @property
+    def draws_at_random(self) -> bool:
+        """Whether equal seeds can have different streamlines."""
+        criterion = self.stopping_criterion
+        return self.spread_scale > 0 or getattr(criterion, "draws_at_random", False)
 
     def config(self, warm_up_points: int | None) -> TrackingConfig:
         """Return the settings for the engine, with streamlines in voxel coordinates.
@@ -82,6 +91,7 @@ class Task:
             warm_up_points=warm_up_points,
             unidirectional=self.unidirectional,
             random_seed=self.random_seed,
+            spread_scale=self.spread_scale,
         )
         return replace(config, step_vox=np.array(self.step_vox))
 
@@ -117,10 +127,12 @@ class LookAhead:
         self._seeds_vox = np.array(
             [np.dot(linear, s) + offset for s in seeds_mm]
         ).reshape(-1, 3)
-        self._next = 0
-        # The keys are the bytes of a seed, or of a seed and a tangent.
+        self._numbers = draws.count_equal(self._seeds_vox)
+        self._block = slice(0, 0)
+        # The keys are the bytes of a seed; or of a seed and a tangent, and the number
+        # of the seed among equal ones.
         self._directions: dict[bytes, FloatArray] = {}
-        self._streamlines: dict[tuple[bytes, bytes], Streamline] = {}
+        self._streamlines: dict[tuple[bytes, bytes, int], Streamline] = {}
         self._task: Task | None = None
 
     def first_directions(self, seed: FloatArray) -> FloatArray | None:
@@ -135,10 +147,10 @@ class LookAhead:
         if len(places):
             # Several seeds may be equal: take the next of them. After the last of them
             # LocalTracking has started again: take the first.
-            later = places[places >= self._next]
+            later = places[places >= self._block.stop]
             start = later[0] if len(later) else places[0]
-            self._next = start + _AHEAD
-            seeds_vox = self._seeds_vox[start : self._next]
+            self._block = slice(start, start + _AHEAD)
+            seeds_vox = self._seeds_vox[self._block]
             found = self._predictor.first_directions(seeds_vox, sampling.MAX_PEAKS)
             self._directions = {
                 seed.tobytes(): without_zeros(directions)
@@ -147,9 +159,17 @@ class LookAhead:
             self._task = None
 
     def streamline(
-        self, seed: FloatArray, tangent: FloatArray, task: Task, caller: object
+        self,
+        seed: FloatArray,
+        tangent: FloatArray,
+        number: int,
+        task: Task,
+        caller: object,
     ) -> Streamline | None:
         """Return the streamline of a seed and tangent, or None.
+
+        ``number`` is that of the seed among equal ones. It is 0 if nothing is drawn at
+        random.
 
         None if it is not among those tracked in advance, or if the criterion may hold a
         state.
@@ -161,20 +181,38 @@ class LookAhead:
         if task != self._task:
             self._task = task
             max_cross = getattr(caller, "max_cross", None)
+            numbers = (
+                self._numbers[self._block] if task.draws_at_random else [0] * _AHEAD
+            )
+            seeds = {
+                (each.tobytes(), int(n)): each
+                for each, n in zip(self._seeds_vox[self._block], numbers)
+            }
             starts = [
-                (np.frombuffer(seed), unit_direction(direction))
-                for seed, directions in self._directions.items()
-                for direction in directions[:max_cross]
+                (each, unit_direction(direction), n)
+                for (key, n), each in seeds.items()
+                for direction in self._directions[key][:max_cross]
             ]
-            keys = [(seed.tobytes(), tangent.tobytes()) for seed, tangent in starts]
-            seeds_vox, tangents = np.array(starts).reshape(-1, 2, 3).swapaxes(0, 1)
-            lines = track_task(self._predictor, seeds_vox, tangents, task)
-            self._streamlines = dict(zip(keys, lines))
-        return self._streamlines.get((seed.tobytes(), tangent.tobytes()))
+            lines = track_task(
+                self._predictor,
+                np.array([each for each, _, _ in starts]).reshape(-1, 3),
+                np.array([direction for _, direction, _ in starts]).reshape(-1, 3),
+                [n for _, _, n in starts],
+                task,
+            )
+            self._streamlines = {
+                (each.tobytes(), direction.tobytes(), n): line
+                for (each, direction, n), line in zip(starts, lines)
+            }
+        return self._streamlines.get((seed.tobytes(), tangent.tobytes(), number))
 
 
 def track_task(
-    predictor: Predictor, seeds_vox: FloatArray, tangents: FloatArray, task: Task
+    predictor: Predictor,
+    seeds_vox: FloatArray,
+    tangents: FloatArray,
+    numbers: ArrayLike,
+    task: Task,
 ) -> list[Streamline]:
     """Track one streamline for each seed.
 
@@ -185,6 +223,8 @@ def track_task(
         Voxel coordinates.
     tangents : ndarray of shape (N, 3)
         First directions: unit vectors, in components along the voxel axes.
+    numbers : array_like of shape (N,)
+        Numbers of the seeds among equal ones (:func:`dipy_rnn.draws.count_equal`).
     task : Task
 
     Returns
@@ -194,7 +234,8 @@ def track_task(
         streamline is the seed alone.
     """
     config = task.config(predictor.model.metadata.replay_points)
-    queue = SeedQueue(predictor, seeds_vox, config.affine, tangents)
+    keys = draws.seed_keys(task.random_seed, seeds_vox, numbers)
+    queue = SeedQueue(predictor, seeds_vox, config.affine, tangents, seed_keys=keys)
     lines = [
         Streamline(seed[None], i, seed, StopReason.OUTSIDE_IMAGE, StopReason.RUNNING)
         for i, seed in enumerate(seeds_vox)

@@ -11,6 +11,7 @@ import torch
 from dipy_rnn import sampling, spatial
 from dipy_rnn._threads import count_threads, torch_threads
 from dipy_rnn._typing import ByteArray, Float32Array, FloatArray, IntArray
+from dipy_rnn.draws import DirectionErrors
 from dipy_rnn.model import INPUT_SIZES, stack_inputs
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Predictor:
                 self.model.init_state(len(features)),
                 self._no_inputs(len(features)),
             )
-        answer = answers.astype(np.float64)
+        answer = answers[:, :3].astype(np.float64)
         length = np.linalg.norm(answer, axis=1, keepdims=True)
         found = np.isfinite(length) & (length > 0) & features.any(axis=1, keepdims=True)
         return np.where(found, answer / np.where(found, length, 1.0), 0.0)[:, None]
@@ -147,6 +148,19 @@ class Predictor:
             "step_mm": config.step_mm,
             "max_angle_deg": config.cone_deg,
         }
+
+    def errors(self, config: TrackingConfig) -> DirectionErrors | None:
+        """Return the errors of directions for a run. None if it is deterministic.
+
+        Parameters
+        ----------
+        config : TrackingConfig
+            If its ``spread_scale`` is not 0, the network must declare a spread.
+        """
+        if not config.spread_scale:
+            return None
+        column = 3 + self.model.metadata.outputs.index("spread")
+        return DirectionErrors(column, config.spread_scale, config.step_edges)
 
     def states(self, n: int, config: TrackingConfig) -> HiddenStates:
         """Return the hidden states of n new streamlines, which are zeros.
@@ -184,11 +198,11 @@ class HiddenStates(Protocol):
 
         Returns
         -------
-        answers : ndarray of shape (n, 3)
-            float32. The directions that the network returns, of any length. Their
-            components are along ``e1, e2, e3`` if the frame in the metadata of the
-            model is ``"local"``, otherwise along the voxel axes. The next call may
-            overwrite them.
+        answers : ndarray of shape (n, 3 + number of declared outputs)
+            float32. The first columns are the directions that the network returns, of
+            any length. Their components are along ``e1, e2, e3`` if the frame in the
+            metadata of the model is ``"local"``, otherwise along the voxel axes. The
+            declared outputs follow. The next call may overwrite them.
         status : ndarray of shape (n,)
             uint8. What was found at a point. :data:`dipy_rnn.sampling.OUTSIDE`: it is
             outside of the image. ``EMPTY``: all features are zero. ``NOTHING_AHEAD``:
@@ -233,7 +247,8 @@ class CompiledStates:
         self._turns = sampling.quarter_turns(self._order)
         self._handedness = predictor.handedness
         self._states = self._network.init_state(n)
-        self._answers = np.zeros((n, 3), np.float32)
+        n_answers = predictor.model.metadata.n_answers
+        self._answers = np.zeros((n, n_answers), np.float32)
         self._status = np.zeros(n, np.uint8)
 
     def predict(

@@ -6,6 +6,7 @@ A streamline is tracked in three passes:
 
    a. The network gets the features at the last point, and returns a direction. It also
       updates its hidden state. The direction is called the *answer* of the model.
+      Probabilistic tracking adds a random error to it.
    b. If there are no data at this point, if the fODF has no value above the threshold
       in the cone ahead, or if the answer is not a direction, the half ends. An answer
       outside the cone is moved to its border.
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dipy_rnn import spatial, stopping
+from dipy_rnn import draws, spatial, stopping
 from dipy_rnn._typing import AnyArray, FloatArray
 from dipy_rnn.sampling import EMPTY, NOTHING_AHEAD, OUTSIDE, into_cone
 from dipy_rnn.spatial import frames
@@ -45,6 +46,7 @@ def track_streamline(
     config: TrackingConfig,
     seed_mm: FloatArray,
     first_direction: FloatArray,
+    seed_number: int = 0,
 ) -> Streamline:
     """Track the streamline of a seed: forward half, warm-up pass, backward half.
 
@@ -57,6 +59,8 @@ def track_streamline(
         Inside the image.
     first_direction : ndarray of shape (3,)
         Unit vector, in components along the voxel axes.
+    seed_number : int, optional
+        Number of the seed among equal ones (:func:`dipy_rnn.draws.count_equal`).
 
     Returns
     -------
@@ -77,7 +81,7 @@ def track_streamline(
     >>> line.forward_stop.name, len(line.forward_half), len(line.backward_half)
     ('OUTSIDE_IMAGE', 12, 11)
     """
-    half = _Half(predictor, criterion, config, seed_mm)
+    half = _Half(predictor, criterion, config, seed_mm, seed_number)
     states = predictor.states(1, config)
     frame = frames.from_tangents(first_direction[None], predictor.axes)
     forward, forward_frames, forward_stop = half.track(
@@ -107,12 +111,16 @@ class _Half:
         criterion: StoppingCriterion,
         config: TrackingConfig,
         seed_mm: FloatArray,
+        seed_number: int,
     ) -> None:
         self.predictor = predictor
         self.criterion = criterion
         self.config = config
         self.seed_vox = spatial.to_voxels(seed_mm, config.affine)
-        self.seed_key = stopping.seed_keys(config.random_seed, self.seed_vox[None])
+        self.errors = predictor.errors(config)
+        self.seed_key = draws.seed_keys(
+            config.random_seed, self.seed_vox[None], [seed_number]
+        )
 
     def track(
         self, states: HiddenStates, frame: FloatArray, *, n_before: int, sign: int
@@ -126,13 +134,16 @@ class _Half:
         points, point_frames = [self.seed_vox], [frame]
         while True:
             answers, status = states.predict(points[-1][None], frame)
+            number = sign * len(points)
+            if self.errors:
+                self.errors.add(answers, self.seed_key, np.array([number]))
             direction, reason = choose_step(
                 self.predictor, config, answers[0], frame[0], status[0]
             )
             if reason is StopReason.RUNNING:
                 tangent = direction / np.linalg.norm(direction)
                 point = points[-1] + tangent * config.step_vox
-                reason = self._evaluate(point, sign * len(points))
+                reason = self._evaluate(point, number)
             if reason is not StopReason.RUNNING:
                 return points, point_frames, reason
             frame = frames.transport(frame, tangent[None])
@@ -192,7 +203,7 @@ def choose_step(
     ----------
     predictor : dipy_rnn.tracking.predictor.Predictor
     config : TrackingConfig
-    answer : ndarray of shape (3,)
+    answer : ndarray of shape (C,)
         See :func:`next_direction`.
     frame : ndarray of shape (3, 3)
         The moving frame.
@@ -234,9 +245,9 @@ def next_direction(
 
     Parameters
     ----------
-    answer : ndarray of shape (3,)
-        The direction that the network returns, of any length. Its components are along
-        the rows of the moving frame, or along the voxel axes.
+    answer : ndarray of shape (C,)
+        What the network returns. The first three numbers are a direction of any length.
+        Its components are along the rows of the moving frame, or along the voxel axes.
     frame : ndarray of shape (3, 3)
         The moving frame: rows ``e1, e2, e3``.
     in_frame : bool
@@ -252,7 +263,7 @@ def next_direction(
     >>> next_direction(np.array([0.0, 0, 2]), np.eye(3)[::-1], in_frame=True).tolist()
     [2.0, 0.0, 0.0]
     """
-    answer = answer.astype(np.float64)
+    answer = answer[:3].astype(np.float64)
     return answer @ frame if in_frame else answer
 
 

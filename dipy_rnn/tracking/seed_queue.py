@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from dipy_rnn import spatial
-from dipy_rnn._typing import FloatArray, IntArray
+from dipy_rnn._typing import FloatArray, IntArray, KeyArray
 from dipy_rnn.spatial import frames
 from dipy_rnn.tracking.predictor import Predictor
 
@@ -19,8 +19,8 @@ from dipy_rnn.tracking.predictor import Predictor
 # efficient, and small enough to limit memory and to give every thread some work.
 _SEEDS_AHEAD = 1024
 
-# Start indices, seeds in voxels, first frames.
-_Starts: TypeAlias = tuple[IntArray, FloatArray, FloatArray]
+# Start indices, seeds in voxels, first frames, keys of the seeds.
+_Starts: TypeAlias = tuple[IntArray, FloatArray, FloatArray, KeyArray]
 
 
 class SeedQueue:
@@ -41,6 +41,8 @@ class SeedQueue:
         First directions, in components along the voxel axes, of any length. A seed
         whose direction has length zero is skipped. If None, the predictor computes
         them.
+    seed_keys : ndarray of shape (N,), optional
+        uint64, for draws at random (:func:`dipy_rnn.draws.seed_keys`). Zeros if None.
     max_peaks : int, optional
         Largest number of first directions of a seed.
     n_ahead : int, optional
@@ -55,7 +57,7 @@ class SeedQueue:
     >>> predictor = Predictor(features, load_model(), np.eye(3), 1)
     >>> seeds = np.array([[-9.0, 0, 0], [11.5, 11.5, 5.5]])
     >>> queue = SeedQueue(predictor, seeds, np.eye(4))
-    >>> index, seeds_vox, first_frames = queue.take(5)
+    >>> index, seeds_vox, first_frames, seed_keys = queue.take(5)
     >>> index.tolist(), first_frames.shape, queue.skipped
     ([1], (1, 3, 3), {0})
     """
@@ -67,6 +69,7 @@ class SeedQueue:
         affine: FloatArray,
         directions: FloatArray | None = None,
         *,
+        seed_keys: KeyArray | None = None,
         max_peaks: int = 1,
         n_ahead: int = _SEEDS_AHEAD,
     ) -> None:
@@ -79,6 +82,9 @@ class SeedQueue:
         self._predictor = predictor
         self._affine = affine
         self._directions = directions
+        if seed_keys is None:
+            seed_keys = np.zeros(len(seeds_mm), np.uint64)
+        self._seed_keys = seed_keys
         self._n_ahead = min(n_ahead, _SEEDS_AHEAD)
         self._lock = Lock()
         self._next = 0
@@ -86,6 +92,7 @@ class SeedQueue:
             np.empty(0, np.int64),
             np.empty((0, 3)),
             np.empty((0, 3, 3)),
+            np.empty(0, np.uint64),
         )
 
     def __len__(self) -> int:
@@ -109,24 +116,26 @@ class SeedQueue:
             Seeds in voxel coordinates.
         first_frames : ndarray of shape (k, 3, 3)
             Moving frames at the seeds. ``e3`` is the first direction.
+        seed_keys : ndarray of shape (k,)
         """
         while True:
             with self._lock:
                 start = self._next
-                index, seeds_vox, first_frames = self._ready
+                index, seeds_vox, first_frames, keys = self._ready
                 if n <= len(index) or start == len(self.seeds_mm):
-                    self._ready = index[n:], seeds_vox[n:], first_frames[n:]
-                    return index[:n], seeds_vox[:n], first_frames[:n]
+                    self._ready = index[n:], seeds_vox[n:], first_frames[n:], keys[n:]
+                    return index[:n], seeds_vox[:n], first_frames[:n], keys[:n]
                 self._next = stop = min(start + self._n_ahead, len(self.seeds_mm))
             # A thread that finds too few starts prepares more, without the lock. Other
             # threads can prepare the next ones at the same time.
             prepared = self._prepare(start, stop)
             with self._lock:
-                index, seeds_vox, first_frames = self._ready
+                index, seeds_vox, first_frames, keys = self._ready
                 self._ready = (
                     np.concatenate([index, prepared[0]]),
                     np.concatenate([seeds_vox, prepared[1]]),
                     np.concatenate([first_frames, prepared[2]]),
+                    np.concatenate([keys, prepared[3]]),
                 )
 
     def _prepare(self, start: int, stop: int) -> _Starts:
@@ -147,4 +156,4 @@ class SeedQueue:
         first_frames = frames.from_tangents(
             first[good] / length[good][:, None], predictor.axes
         )
-        return index, seeds_vox[seed], first_frames
+        return index, seeds_vox[seed], first_frames, self._seed_keys[start + seed]

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from dipy_rnn import sampling, spatial
+from dipy_rnn import draws, sampling, spatial
 from dipy_rnn._checks import as_points, check_count, check_number
 from dipy_rnn._threads import count_threads
 from dipy_rnn._typing import AnyPath, ArrayLike, FloatArray
@@ -42,6 +42,8 @@ def rnn_tracking(
     pmf_threshold: float = PMF_THRESHOLD,
     max_cross: int = 1,
     unidirectional: bool = False,
+    tracking_method: str = "deterministic",
+    temperature: float = 1.0,
     basis_type: str | None = None,
     legacy: bool = True,
     nbr_threads: int = 0,
@@ -109,6 +111,14 @@ def rnn_tracking(
         the first point of each streamline. Of the two directions of a peak, the one
         that points up is tracked (:mod:`dipy_rnn.sampling.peaks`). Give
         ``seed_directions`` to choose the direction.
+    tracking_method : str, optional
+        ``"deterministic"``: follow the direction that the network predicts.
+        ``"probabilistic"``: draw directions from the distribution that it predicts
+        (:func:`dipy_rnn.draws.add_errors`). The model must predict a spread, such as
+        ``"default"``.
+    temperature : float, optional
+        Factor of the spread of probabilistic tracking, above 0. With 1, directions are
+        drawn as predicted.
     basis_type : str, optional
         Basis of ``sh`` or ``pam``: ``"descoteaux07"`` or ``"tournier07"``. If None,
         ``"descoteaux07"`` for ``sh``, and the one of the matrix ``B`` for ``pam``.
@@ -120,9 +130,12 @@ def rnn_tracking(
         that was forked after tracking with several threads, one thread is used. The
         streamlines do not depend on it.
     random_seed : int, optional
-        Seed of the random numbers of the stopping criterion. Nothing else is random.
-        The draws of :class:`dipy_rnn.stopping.CmcStoppingCriterion` depend only on this
-        number, on the seed of the streamline and on the number of the point. DIPY's own
+        Seed of the random numbers of probabilistic tracking and of the stopping
+        criterion. Nothing else is random. Draws of probabilistic tracking depend only
+        on this number, on the seed of the streamline (and its number among equal seeds)
+        and on the place along the streamline. Draws of
+        :class:`dipy_rnn.stopping.CmcStoppingCriterion` depend on the same, and on the
+        number of the point. DIPY's own
         CMC criterion takes its draws one after another from DIPY's generator, which is
         not seeded if this number is 0. Streamlines then also depend on ``batch_size``
         and on the other seeds.
@@ -196,6 +209,8 @@ def rnn_tracking(
         pmf_threshold=pmf_threshold,
         max_cross=max_cross,
         unidirectional=unidirectional,
+        tracking_method=tracking_method,
+        temperature=temperature,
         nbr_threads=nbr_threads,
         random_seed=random_seed,
         seed_buffer_fraction=seed_buffer_fraction,
@@ -220,6 +235,7 @@ def track(
     *,
     features: FeatureVolume,
     seed_directions: ArrayLike | None = None,
+    seed_numbers: ArrayLike | None = None,
     model: AnyPath | Model | None = None,
     max_len: float = 500,
     step_size: float = 0.2,
@@ -227,6 +243,8 @@ def track(
     pmf_threshold: float = PMF_THRESHOLD,
     max_cross: int = 1,
     unidirectional: bool = False,
+    tracking_method: str = "deterministic",
+    temperature: float = 1.0,
     nbr_threads: int = 0,
     random_seed: int = 0,
     seed_buffer_fraction: float = 1.0,
@@ -240,10 +258,13 @@ def track(
     Parameters
     ----------
     seeds, stopping_criterion, affine, features, seed_directions, model, max_len,
-    step_size, max_angle, pmf_threshold, max_cross, unidirectional, nbr_threads,
-    random_seed, seed_buffer_fraction, batch_size, device
+    step_size, max_angle, pmf_threshold, max_cross, unidirectional, tracking_method,
+    temperature, nbr_threads, random_seed, seed_buffer_fraction, batch_size, device
         See :func:`rnn_tracking`. A streamline that would be longer than ``max_len``
         ends with the first point that is too many. ``rnn_tracking`` discards it.
+    seed_numbers : array_like of shape (N,), optional
+        Numbers of the seeds among equal ones, for draws at random. If None, they are
+        counted among ``seeds`` (:func:`dipy_rnn.draws.count_equal`).
 
     Returns
     -------
@@ -303,6 +324,11 @@ def track(
     model = load_model(model, device=device)
     model.check_step(step_size)
     model.warn_of_step(step_size, step_size / spatial.voxel_edge(affine))
+    spread_scale = model.spread_scale(tracking_method, temperature)
+    keys = None
+    if spread_scale or getattr(stopping_criterion, "draws_at_random", False):
+        numbers = draws.count_equal(seeds) if seed_numbers is None else seed_numbers
+        keys = draws.seed_keys(random_seed, spatial.to_voxels(seeds, affine), numbers)
     config = TrackingConfig.of(
         affine,
         step_size=step_size,
@@ -312,6 +338,7 @@ def track(
         warm_up_points=model.metadata.replay_points,
         unidirectional=unidirectional,
         random_seed=random_seed,
+        spread_scale=spread_scale,
     )
     predictor = Predictor(features, model, spatial.axes(affine), nbr_threads)
     queue = SeedQueue(
@@ -319,6 +346,7 @@ def track(
         seeds,
         affine,
         seed_directions,
+        seed_keys=keys,
         max_peaks=max_peaks,
         n_ahead=max(1, int(np.ceil(seed_buffer_fraction * len(seeds)))),
     )

@@ -258,6 +258,7 @@ def describe(
         orders=orders,
         normalisation="power",
         inputs=module.inputs,
+        outputs=module.outputs,
         context=module.context,
         step_vox=recipe.step_vox,
         architecture=architecture_of(module),

@@ -26,7 +26,7 @@ ROWS = [
     {"phantom"},
     {"stopping", "model"},
     {"sampling"},
-    {"spatial"},
+    {"draws", "spatial"},
     {"_atomic", "_checks", "_dipy_compat", "_interp", "_moved", "_threads", "_typing"},
 ]
 ROW_OF = {folder: row for row, folders in enumerate(ROWS) for folder in folders}
@@ -54,6 +54,7 @@ KERNELS = {
     "model.kernels._context_gru": {"model.networks.context_gru", "model.model"},
     "model.kernels._moving_frame": {"model.networks.moving_frame", "model.model"},
     "stopping._criteria": {"stopping.criteria"},
+    "draws._draws": {"draws.errors", "draws.keys", "stopping._criteria"},
     "tracking.slots._compiled": {"tracking.slots.compiled"},
 }
 KNOWS_DIPYS_TRACKERS = {
@@ -81,6 +82,7 @@ sys.modules["dipy.direction"] = None
 """
 KNOWS_TORCH = {
     "_threads",
+    "draws.draws_torch",
     "model",
     "sampling.interpolate_torch",
     "stopping.criteria_torch",

@@ -21,6 +21,7 @@ KERNELS = [
     "model.kernels._moving_frame",
     "sampling._cone",
     "stopping._criteria",
+    "draws._draws",
     "tracking.slots._compiled",
 ]
 PACKAGE = {"dipy_rnn": "dipy_rnn", "workflows": "dipy_rnn/workflows"}

@@ -27,7 +27,8 @@ from numpy.testing import assert_array_equal
 import pytest
 
 from dipy_rnn import stopping
-from dipy_rnn.stopping import StopReason, evaluate_criterion, seed_keys
+from dipy_rnn.draws import seed_keys
+from dipy_rnn.stopping import StopReason, evaluate_criterion
 
 SHAPES = [(4, 5, 3), (1, 1, 1), (1, 5, 2), (3, 1, 4), (2, 6, 1)]
 

@@ -19,7 +19,8 @@ from numpy.testing import assert_array_equal
 import pytest
 
 from dipy_rnn import stopping
-from dipy_rnn.stopping import StopReason, evaluate_criterion, seed_keys
+from dipy_rnn.draws import seed_keys
+from dipy_rnn.stopping import StopReason, evaluate_criterion
 
 # Draws
 

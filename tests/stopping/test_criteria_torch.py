@@ -8,8 +8,9 @@ import torch
 from worlds import border_points
 
 from dipy_rnn import stopping
+from dipy_rnn.draws.draws_torch import draw, mix
 from dipy_rnn.stopping import StopReason
-from dipy_rnn.stopping.criteria_torch import _draw, _mix, criterion_on
+from dipy_rnn.stopping.criteria_torch import criterion_on
 
 CPU = torch.device("cpu")
 
@@ -92,5 +93,5 @@ def test_int64_draws_the_bits_of_splitmix64():
     states = [(state + golden * i) % 2**64 for i in (1, 2, 3)]
     states = torch.from_numpy(np.array(states, dtype=np.uint64).view(np.int64))
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
-    assert _mix(states).numpy().view(np.uint64).tolist() == expected
-    assert _draw(states).tolist() == [(bits >> 11) * 2.0**-53 for bits in expected]
+    assert mix(states).numpy().view(np.uint64).tolist() == expected
+    assert draw(states).tolist() == [(bits >> 11) * 2.0**-53 for bits in expected]

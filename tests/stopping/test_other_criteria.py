@@ -17,12 +17,12 @@ from numpy.testing import assert_array_equal
 import pytest
 
 from dipy_rnn import stopping
+from dipy_rnn.draws import seed_keys
 from dipy_rnn.stopping import (
     StopReason,
     decompose,
     evaluate_criterion,
     is_stateless,
-    seed_keys,
 )
 
 # Evaluation

@@ -13,7 +13,14 @@ import numpy.testing as npt
 import pytest
 from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of
 
-from dipy_rnn import RNNDirectionGetter, load_model, raw_features, spatial, stopping
+from dipy_rnn import (
+    RNNDirectionGetter,
+    draws,
+    load_model,
+    raw_features,
+    spatial,
+    stopping,
+)
 from dipy_rnn.sampling import FeatureVolume
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.tracking import TrackingConfig, engine
@@ -42,6 +49,7 @@ class World:
     max_half_points: int = 251
     unidirectional: bool = False
     random_seed: int = 0
+    tracking_method: str = "deterministic"
 
     @property
     def predictor(self):
@@ -58,19 +66,33 @@ class World:
             warm_up_points=self.model.metadata.replay_points,
             unidirectional=self.unidirectional,
             random_seed=self.random_seed,
+            spread_scale=self.model.spread_scale(self.tracking_method, 1.0),
         )
 
     @property
+    def numbers(self):
+        return draws.count_equal(self.seeds_mm)
+
+    @property
     def queue(self):
-        return SeedQueue(self.predictor, self.seeds_mm, self.affine, self.directions)
+        seeds_vox = spatial.to_voxels(self.seeds_mm, self.affine)
+        return SeedQueue(
+            self.predictor,
+            self.seeds_mm,
+            self.affine,
+            self.directions,
+            seed_keys=draws.seed_keys(self.random_seed, seeds_vox, self.numbers),
+        )
 
 
 def by_reference(world):
     return [
         track_streamline(
-            world.predictor, world.criterion, world.config, seed, direction
+            world.predictor, world.criterion, world.config, seed, direction, number
         )
-        for seed, direction in zip(world.seeds_mm, world.directions)
+        for seed, direction, number in zip(
+            world.seeds_mm, world.directions, world.numbers
+        )
     ]
 
 
@@ -111,6 +133,7 @@ def by_local_tracking(world, *, look_ahead=False):
         affine=world.affine,
         model=world.model,
         max_angle=world.max_angle,
+        tracking_method=world.tracking_method,
         seeds=world.seeds_mm if look_ahead else None,
     )
     stops = []
@@ -220,6 +243,14 @@ def bundles(kind, **changes):
     return replace(world, **changes)
 
 
+def equal_seeds(world):
+    """Return a world in which some seeds are equal."""
+    rows = [0, 1, 0, 2, 1, 0, *range(3, len(world.seeds_mm))]
+    return replace(
+        world, seeds_mm=world.seeds_mm[rows], directions=world.directions[rows]
+    )
+
+
 @pytest.fixture(scope="module")
 def world(request, counter, follower):
     """Return the world of a name."""
@@ -239,6 +270,12 @@ def world(request, counter, follower):
         "small angle, small step": lambda: bundles(
             "binary", max_angle=12.0, step_size=0.5
         ),
+        "probabilistic, binary criterion": lambda: equal_seeds(
+            bundles("binary", tracking_method="probabilistic")
+        ),
+        "probabilistic, cmc criterion": lambda: equal_seeds(
+            bundles("cmc", tracking_method="probabilistic", step_size=0.5)
+        ),
         "a streamline is too long": lambda: straight(counter, limit=60.0, max_points=7),
     }[request.param]()
 
@@ -257,6 +294,8 @@ WORLDS = {
     "act criterion": {"ENDPOINT"},
     "cmc criterion": {"ENDPOINT", "INVALID_POINT"},
     "small angle, small step": {"ENDPOINT"},
+    "probabilistic, binary criterion": {"ENDPOINT"},
+    "probabilistic, cmc criterion": {"ENDPOINT", "INVALID_POINT"},
     "a streamline is too long": {"MAX_LENGTH"},
 }
 

@@ -14,7 +14,7 @@ from worlds import (
     track_from,
 )
 
-from dipy_rnn import sampling, spatial, stopping
+from dipy_rnn import draws, sampling, spatial, stopping
 from dipy_rnn.model import load_model
 from dipy_rnn.sampling import DATA
 from dipy_rnn.spatial import frames
@@ -141,7 +141,7 @@ def test_points_are_numbered_from_the_seed_for_criteria_that_draw_at_random():
     never = Records(*np.zeros((2, 12, 3, 3)), 1.0, 1.0)
     seeds = np.array([[8.0, 1, 1], [2.0, 1, 1]])
     track_from(Recorder(shape=(12, 3, 3)), never, seeds, X, random_seed=7)
-    keys = stopping.seed_keys(7, seeds).tolist()
+    keys = draws.seed_keys(7, seeds).tolist()
     assert len(set(keys)) == 2
     assert evaluated == [
         *((x, x - 8, keys[0]) for x in (9, 10, 11, 12)),

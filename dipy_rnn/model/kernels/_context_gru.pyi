@@ -37,6 +37,6 @@ class CompiledContextGRU:
         frames: FloatArray | Buffer,
         handedness: float,
         state: Float32Array,
-        directions: Float32Array,
+        answers: Float32Array,
         status: ByteArray,
     ) -> None: ...

@@ -120,16 +120,21 @@ cdef wide_void core(
     dense(&layers[HEAD], other, factors)
 
 
-cdef wide_void to_direction(
+cdef wide_void to_answers(
     const sizes* n, const float* factors, const float* x, const float* y,
-    const float* ahead, Py_ssize_t n_points, float* directions
+    const float* ahead, Py_ssize_t n_points, float* answers, Py_ssize_t width
 ) noexcept nogil:
-    """Write unit directions in the moving frames, point by point."""
+    """Write unit directions in the moving frames, point by point.
+
+    If there is room, the spread and the two probabilities follow.
+    """
     cdef:
         float dx[BLOCK]
         float dy[BLOCK]
         float dz[BLOCK]
         float along, length
+        float* answer
+        const float* beliefs = factors + (n.every + 1) * BLOCK
         Py_ssize_t k, p
 
     memcpy(dx, ahead, BLOCK * sizeof(float))
@@ -146,9 +151,18 @@ cdef wide_void to_direction(
     for p in range(n_points):
         length = sqrtf(dx[p] * dx[p] + dy[p] * dy[p] + dz[p] * dz[p])
         length = fmaxf(length, 1e-12)
-        directions[3 * p] = dx[p] / length
-        directions[3 * p + 1] = dy[p] / length
-        directions[3 * p + 2] = dz[p] / length
+        answer = answers + width * p
+        answer[0] = dx[p] / length
+        answer[1] = dy[p] / length
+        answer[2] = dz[p] / length
+        if width > 3:
+            answer[3] = n.least_spread + n.spread_range * sigmoid(beliefs[p])
+            answer[4] = sigmoid(beliefs[BLOCK + p])
+            answer[5] = sigmoid(beliefs[2 * BLOCK + p])
+
+
+cdef inline float sigmoid(float x) noexcept nogil:
+    return 1.0 / (1.0 + exponential(-x))
 
 
 cdef void advance_block(
@@ -156,9 +170,9 @@ cdef void advance_block(
     const cone_tables* cone, const float[:, :, :, ::1] volume, Py_ssize_t volume_order,
     const Turns* turns, const double* points, const double* frames,
     Py_ssize_t n_points, double handedness, rooms* room, float* state,
-    float* directions, unsigned char* status
+    float* answers, Py_ssize_t width, unsigned char* status
 ) noexcept nogil:
-    """Write the next directions of up to BLOCK streamlines. Update their states."""
+    """Write the answers for up to BLOCK streamlines. Update their states."""
     cdef:
         float rows[MAX_COEFFS * BLOCK]
         float own[MAX_COEFFS * BLOCK]
@@ -200,8 +214,8 @@ cdef void advance_block(
     multiply(n, <const float**>room.mixed, room.short, conditions + 3 * BLOCK)
     core(n, layers, room.invariants, run.step, room.mixed[0], room.mixed[1], state,
          room.work, room.factors)
-    to_direction(n, room.factors, room.mixed[0], room.mixed[1], ahead, n_points,
-                 directions)
+    to_answers(n, room.factors, room.mixed[0], room.mixed[1], ahead, n_points,
+               answers, width)
 
 
 cdef class CompiledContextGRU:
@@ -214,7 +228,8 @@ cdef class CompiledContextGRU:
     order : int
     context : dipy_rnn.sampling.Context
     constants : mapping of str to float
-        ``rate_limit``, ``short_square``, ``largest`` and ``steady``.
+        ``rate_limit``, ``short_square``, ``largest``, ``steady``, ``least_spread`` and
+        ``spread_range``.
 
     Raises
     ------
@@ -258,6 +273,8 @@ cdef class CompiledContextGRU:
         self.n.rate_limit = constants["rate_limit"]
         self.n.short_square = constants["short_square"]
         self.n.largest, self.n.steady = constants["largest"], constants["steady"]
+        self.n.least_spread = constants["least_spread"]
+        self.n.spread_range = constants["spread_range"]
         self.offsets = np.ascontiguousarray(context.offsets)
         multiples = np.arange(context.order + 1) * context.rolls[:, None]
         self.roll_cosines = np.cos(multiples).astype(np.float32)
@@ -308,12 +325,13 @@ cdef class CompiledContextGRU:
         self, CompiledRun run, const float[:, :, :, ::1] volume,
         Py_ssize_t volume_order, tuple turns, const double[:, ::1] points,
         const double[:, :, ::1] frames, double handedness,
-        float[:, :, :, ::1] state, float[:, ::1] directions, unsigned char[::1] status
+        float[:, :, :, ::1] state, float[:, ::1] answers, unsigned char[::1] status
     ):
         """Write the next unit directions of streamlines. Update their states.
 
         The arguments are those of
         :meth:`dipy_rnn.model.kernels._moving_frame.CompiledMovingFrameGRU.next_directions`.
+        If ``answers`` has six columns, the last three are the declared outputs.
         """
         cdef:
             Py_ssize_t n_points = points.shape[0]
@@ -358,8 +376,8 @@ cdef class CompiledContextGRU:
                     &self.n, &at, self.network, &run.conditions, &run.cone.tables,
                     volume, volume_order, &tables, &points[start, 0],
                     &frames[start, 0, 0], min(BLOCK, n_points - start), handedness,
-                    &room, &state[block, 0, 0, 0], &directions[start, 0],
-                    &status[start])
+                    &room, &state[block, 0, 0, 0], &answers[start, 0],
+                    answers.shape[1], &status[start])
             free(room.values)
 
 

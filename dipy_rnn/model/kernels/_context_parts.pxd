@@ -9,7 +9,7 @@ cdef struct sizes:
     Py_ssize_t vector_parts  # there are as many double vectors
     Py_ssize_t vectors, twofold, remembered, every  # every vector: mixed and remembered
     Py_ssize_t scalars, invariants, hidden, memory
-    float rate_limit, short_square, largest, steady
+    float rate_limit, short_square, largest, steady, least_spread, spread_range
 
 cdef struct places:
     const double* offsets

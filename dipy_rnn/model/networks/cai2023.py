@@ -49,10 +49,16 @@ class Cai2023(nn.Module):
     frame = "voxel"
     #: Its declared inputs, as in the metadata of a model file.
     inputs = ()
+    #: It returns nothing beside a direction.
+    outputs = ()
     #: It gets no fODF around its point.
     context = None
     #: Entries of the metadata that the architecture requires.
-    required: ClassVar[dict[str, Any]] = {"inputs": inputs, "context": None}
+    required: ClassVar[dict[str, Any]] = {
+        "inputs": inputs,
+        "outputs": outputs,
+        "context": None,
+    }
     #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`. An untrained
     #: network has large errors, where the gradient of the robust loss vanishes.
     recipe: ClassVar[dict[str, Any]] = {"learning_rate": 3e-4, "width_deg": None}

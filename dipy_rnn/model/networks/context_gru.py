@@ -4,7 +4,7 @@ It follows the contract of a model file (:mod:`dipy_rnn.model.file`)::
 
     init_state(n) -> state                            (1, n, n_state), zeros
     forward(features, direction, state, inputs)       (n, C), (n, 3), .., (n, 5)
-        -> direction, state
+        -> answer, state                              (n, 3) or (n, 6)
 
 ``features`` are the coefficients at the point and at the places of the context
 (:class:`dipy_rnn.sampling.Context`, :func:`dipy_rnn.sampling.join_context`). The
@@ -38,6 +38,8 @@ _CONTEXT = Context(ahead=(1.5,), rings=((0.0, 1.0),), n_around=6, order=4)
 _SHORT = 1e-3
 # Standard deviation of the predicted direction: smallest and largest, in radians.
 _SPREAD = 0.015, 0.615
+# What the network returns beside a direction, if it declares outputs.
+_OUTPUTS = ("spread", "ended", "lost")
 
 
 class ContextGRU(nn.Module):
@@ -74,7 +76,9 @@ class ContextGRU(nn.Module):
     **Output.** The part of the next direction across the tangent is that of ``ahead``
     plus the sum of all vectors, each multiplied by a factor. The part along the tangent
     is that of ``ahead`` times a positive factor. The result is scaled to length 1. In
-    a straight bundle all vectors are zero, and so it is tracked without drift.
+    a straight bundle all vectors are zero, and so it is tracked without drift. Further
+    outputs are functions of the layers: the spread of the direction, and two
+    probabilities.
 
     Parameters
     ----------
@@ -87,6 +91,10 @@ class ContextGRU(nn.Module):
         Width of the GRU.
     n_vectors, n_double, n_remembered : int, optional
         Number of mixed vectors, mixed double vectors and remembered vectors.
+    declared : bool, optional
+        Whether ``forward`` also returns the spread and the two probabilities
+        (``outputs`` in the metadata of a model file). They are only useful if they were
+        trained (:mod:`dipy_rnn.training.free_running`).
 
     Examples
     --------
@@ -135,8 +143,12 @@ class ContextGRU(nn.Module):
         n_vectors: int = 10,
         n_double: int = 5,
         n_remembered: int = 5,
+        declared: bool = False,
     ) -> None:
         super().__init__()
+        #: Its declared outputs, as in the metadata of a model file.
+        self.outputs = _OUTPUTS if declared else ()
+        self.declared = declared
         self.order = order
         self.context = context
         self.memory = memory
@@ -201,6 +213,8 @@ class ContextGRU(nn.Module):
                 "short_square": _SHORT,
                 "largest": LARGEST,
                 "steady": STEADY,
+                "least_spread": _SPREAD[0],
+                "spread_range": _SPREAD[1] - _SPREAD[0],
             },
         )
 
@@ -272,14 +286,16 @@ class ContextGRU(nn.Module):
 
         ``direction`` is not used, as the incoming direction is z of the moving frame.
         """
-        answer, _, state = self.outputs(features, state, inputs)
+        answer, beliefs, state = self.believe(features, state, inputs)
+        if self.declared:
+            chances = torch.sigmoid(beliefs[:, 1:])
+            answer = torch.cat([answer, beliefs[:, :1], chances], dim=1)
         return answer, state
 
-    @torch.jit.export
-    def outputs(
+    def believe(
         self, features: Tensor, state: Tensor, inputs: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return all outputs at n points.
+        """Return directions and beliefs at n points.
 
         Parameters
         ----------
@@ -362,7 +378,7 @@ class ContextGRU(nn.Module):
         for seen, given, n in zip(
             torch.split(features, sizes), torch.split(inputs, sizes), sizes
         ):
-            direction, _, state = self.outputs(seen, state[:, :n], given)
+            direction, _, state = self.believe(seen, state[:, :n], given)
             directions.append(direction)
         return torch.cat(directions)
 

@@ -104,6 +104,8 @@ class MovingFrameGRU(nn.Module):
     frame = "local"
     #: Its declared inputs, as in the metadata of a model file.
     inputs = ("step_vox", "max_angle_deg", "ahead")
+    #: It returns nothing beside a direction.
+    outputs = ()
     #: It gets no fODF around its point.
     context = None
     #: Entries of the metadata that the architecture requires.
@@ -112,6 +114,7 @@ class MovingFrameGRU(nn.Module):
         "frame": "local",
         "normalisation": "power",
         "inputs": inputs,
+        "outputs": (),
         "context": None,
     }
     #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`.

@@ -157,8 +157,8 @@ cdef class SlotArrays:
         double[:, ::1] position
         double[:, :, ::1] frame
         # The proposed next point. Why the half ends before it, or RUNNING. Its number
-        # for criteria that draw at random: 1, 2 .. in the forward half, -1, -2 .. in
-        # the backward half.
+        # for draws at random: 1, 2 .. in the forward half, -1, -2 .. in the backward
+        # half.
         double[:, ::1] proposal
         int64_t[::1] reasons, numbers
         uint64_t[::1] seed_keys
@@ -230,7 +230,7 @@ cdef class SlotArrays:
         frames : array of shape (k, 3, 3)
             Moving frames. ``e3`` is the first direction.
         seed_keys : array of shape (k,)
-            For criteria that draw at random.
+            For draws at random.
         """
         cdef:
             Py_ssize_t k
@@ -246,6 +246,16 @@ cdef class SlotArrays:
             self.n_points[row] = 1
             self.frame[row] = frames[k]
             self.far_frame[row] = frames[k]
+
+    def number_points(self):
+        """Write the number of the next point of every slot."""
+        cdef Py_ssize_t n
+
+        with nogil:
+            for n in range(self.phase.shape[0]):
+                self.numbers[n] = (
+                    self.n_points[n] if self.phase[n] == FORWARD
+                    else self.n_forward[n] - self.n_points[n] - 1)
 
     def propose(
         self, const float[:, ::1] answers, const unsigned char[::1] status,
@@ -273,9 +283,6 @@ cdef class SlotArrays:
         for k in range(3):
             self.proposal[n, k] = (
                 self.position[n, k] + self.tangent[n, k] * self.step_vox[k])
-        self.numbers[n] = (
-            self.n_points[n] if self.phase[n] == FORWARD
-            else self.n_forward[n] - self.n_points[n] - 1)
 
     def settle(self, int64_t[::1] reset, int64_t[::1] finished):
         """Take the steps that are allowed. Other slots finish their phase.

@@ -65,7 +65,7 @@ class CompiledSlots:
         self._predictor = predictor
         self._criterion = criterion
         self._queue = queue
-        self._random_seed = config.random_seed
+        self._errors = predictor.errors(config)
         self._draws = getattr(criterion, "draws_at_random", False)
         self._arrays = SlotArrays(n_slots, config, predictor.has_cone)
         self._states = predictor.states(n_slots, config)
@@ -100,6 +100,9 @@ class CompiledSlots:
         """Advance every slot by one step, and return finished streamlines."""
         arrays = self._arrays
         answers, status = self._states.predict(arrays.position, arrays.frame)
+        arrays.number_points()
+        if self._errors:
+            self._errors.add(answers, arrays.seed_keys, arrays.numbers)
         arrays.propose(answers, status, self._predictor.in_frame)
         stopping.evaluate_criterion(
             self._criterion,
@@ -120,12 +123,9 @@ class CompiledSlots:
 
     def _refill(self, rows: IntArray) -> None:
         """Give the next seeds to free slots. If no seed is left, drop idle slots."""
-        index, seeds_vox, first_frames = self._queue.take(len(rows))
+        index, seeds_vox, first_frames, keys = self._queue.take(len(rows))
         n = len(index)
         if n:
-            keys = np.zeros(n, np.uint64)
-            if self._draws:
-                keys = stopping.seed_keys(self._random_seed, seeds_vox)
             self._arrays.admit(rows[:n], index, seeds_vox, first_frames, keys)
         if n < len(rows):
             busy = self._arrays.busy()

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dipy_rnn import spatial, stopping
+from dipy_rnn import spatial
 from dipy_rnn._typing import ArrayLike, IntArray
+from dipy_rnn.draws.draws_torch import add_errors
 from dipy_rnn.model import ROWS_IN_A_BLOCK
 from dipy_rnn.sampling import cone_of, with_order
 from dipy_rnn.sampling.interpolate_torch import (
@@ -70,12 +71,13 @@ class TorchSlots:
     >>> from dipy_rnn import fodf_features
     >>> from dipy_rnn.model import load_model
     >>> from dipy_rnn.phantom import crossing_phantom
+    >>> from dipy_rnn.stopping import BinaryStoppingCriterion
     >>> phantom = crossing_phantom(90)
     >>> features = fodf_features(phantom.fodf())
     >>> predictor = Predictor(features, load_model(), np.eye(3), 1)
     >>> slots = TorchSlots(
     ...     predictor,
-    ...     stopping.BinaryStoppingCriterion(phantom.mask()),
+    ...     BinaryStoppingCriterion(phantom.mask()),
     ...     SeedQueue(predictor, np.array([[11.5, 11.5, 5.5]]), np.eye(4)),
     ...     TrackingConfig.of(np.eye(4), step_size=1, max_angle=60, max_points=100),
     ...     n_slots=8)
@@ -154,6 +156,7 @@ class TorchSlots:
 
         self.conditions = predictor.conditions(config)
         self.has_cone = predictor.has_cone
+        self.errors = predictor.errors(config)
         self.input_names = metadata.inputs
         self.step_vox = constant(config.step_vox)
         self.reverse = constant([[1.0], [-1.0], [-1.0]])  # spatial.frames.reverse
@@ -217,21 +220,21 @@ class TorchSlots:
 
     def _step(self) -> None:
         """Advance every slot by one point."""
-        tangents, reasons = self._next_directions()
         forward, backward = self.phase == _FORWARD, self.phase == _BACKWARD
         warm_up = self.phase == _WARM_UP
         free = forward | backward
+        n_half = self.n_points - (self.n_forward - 1) * backward
+        number = torch.where(backward, -n_half, n_half)
+        tangents, reasons = self._next_directions(number)
 
         before = self.points[self.rows, (self.warm_up_left - 1).clamp(min=0)]
         back = _unit((before - self.position) / self.step_vox)
         tangents = torch.where(warm_up[:, None], back, tangents)
-        n_half = self.n_points - (self.n_forward - 1) * backward
         full = free & (n_half >= self.config.max_half_points)
         reasons = reasons.masked_fill(full, StopReason.MAX_LENGTH)
 
         position = self.position + tangents * self.step_vox
         going = free & (reasons == StopReason.RUNNING)
-        number = torch.where(backward, -n_half, n_half)
         decided = self.criterion(position, going, self.seed_key, number)
         reasons = torch.where(going, decided, reasons)
 
@@ -263,11 +266,11 @@ class TorchSlots:
         self.phase = self.phase.masked_fill(done, _DONE)
         self._turn_back(forward_end & ~done)
 
-    def _next_directions(self) -> tuple[Tensor, Tensor]:
+    def _next_directions(self, number: Tensor) -> tuple[Tensor, Tensor]:
         """Return unit tangents (n, 3), and why a slot cannot take a step (n,).
 
-        Tangents have components along the voxel axes. A reason is RUNNING if the step
-        is possible.
+        ``number`` (n,) is that of the next point, for draws at random. Tangents have
+        components along the voxel axes. A reason is RUNNING if the step is possible.
         """
         features, inside = self.volume.sample(self.position)
         power = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64)
@@ -296,7 +299,9 @@ class TorchSlots:
         answer, self.state = self.model.propagate(
             features, direction, self.state, self._inputs(ahead)
         )
-        answer = answer.double()
+        if self.errors:
+            answer = add_errors(self.errors, answer, self.seed_key, number)
+        answer = answer[:, :3].double()
         if self.in_frame:
             answer = self._along_axes(answer)
 
@@ -440,10 +445,9 @@ class TorchSlots:
     def _refill(self, idle: IntArray) -> None:
         """Give the next seeds to idle slots. If no seed is left, drop idle slots."""
         wanted = min(self.n_slots - self._n_busy, len(idle))
-        index, seeds_vox, first_frames = self.queue.take(wanted)
+        index, seeds_vox, first_frames, keys = self.queue.take(wanted)
         n = len(index)
         if n:
-            keys = stopping.seed_keys(self.config.random_seed, seeds_vox)
             rows = torch.from_numpy(idle[:n]).to(self.device)
             for name, values in (
                 ("index", index),

@@ -60,7 +60,7 @@ class Followed:
     ----------
     directions : torch.Tensor of shape (N, 3)
     beliefs : torch.Tensor of shape (N, 3)
-        As :meth:`dipy_rnn.model.ContextGRU.outputs`.
+        As :meth:`dipy_rnn.model.ContextGRU.believe`.
     targets : torch.Tensor of shape (N, 3)
         Directions of the bundles in the moving frames.
     on_bundle, ended, lost, with_data : torch.Tensor of shape (N,), bool
@@ -155,7 +155,7 @@ class Group:
             self.context, data, here, self.frames, self.edge_vox, own
         )
         features = sampling.join_context(own, around)
-        self.found = features.any(axis=1)
+        self.found = np.asarray(features.any(axis=1))
         ahead, _ = self.cone.largest(own, 0.0)
         run = np.broadcast_to(self.run, (len(own), 2))
         return features, np.column_stack([run, ahead])
@@ -256,15 +256,16 @@ def follow(module: ContextGRU, groups: Sequence[Group], n_points: int) -> Follow
         features, inputs = (
             torch.from_numpy(np.concatenate(parts).astype(np.float32)) for parts in seen
         )
-        direction, beliefs, state = module.outputs(features, state, inputs)
+        direction, beliefs, state = module.believe(features, state, inputs)
         outputs.append((direction, beliefs))
-        for group, answers, believed, group.state in zip(
+        for group, answers, believed, part in zip(
             groups,
             torch.split(direction.detach(), sizes),
             torch.split(beliefs.detach(), sizes),
             torch.split(state, sizes, dim=1),
             strict=True,
         ):
+            group.state = part
             spread = believed[:, 0].numpy()
             known.append(group.advance(answers.double().numpy(), spread))
         state = torch.cat([group.state for group in groups], dim=1)

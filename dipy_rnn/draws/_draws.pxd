@@ -1,0 +1,25 @@
+# SplitMix64, a random generator. Other kernels use it, too.
+#
+# G. L. Steele, D. Lea, C. H. Flood: Fast splittable pseudorandom number generators,
+# OOPSLA 2014, https://doi.org/10.1145/2660193.2660195. The constants are those of
+# https://prng.di.unimi.it/splitmix64.c (S. Vigna).
+
+from libc.stdint cimport uint64_t
+
+
+cdef inline uint64_t golden() noexcept nogil:
+    """Return its increment: 2**64 divided by the golden ratio, rounded to odd."""
+    return 0x9E3779B97F4A7C15ULL
+
+
+cdef inline uint64_t mix(uint64_t bits) noexcept nogil:
+    """Mix 64 bits by a bijection."""
+    bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9ULL
+    bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EBULL
+    return bits ^ (bits >> 31)
+
+
+cdef inline double draw(uint64_t* state) noexcept nogil:
+    """Draw from [0, 1): the top 53 bits of a step."""
+    state[0] += golden()
+    return (mix(state[0]) >> 11) * (1.0 / 9007199254740992.0)

@@ -1,0 +1,69 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: cdivision=True, initializedcheck=False
+"""Kernels: keys of seeds, and errors of directions.
+
+They do not check their arguments. ``keys.py`` and ``errors.py`` do.
+"""
+
+from libc.math cimport cos, floor, log, sin, sqrt
+from libc.stdint cimport int64_t, uint64_t
+
+cdef double PI = 3.141592653589793
+
+
+def hash_rows(
+    uint64_t random_seed, const uint64_t[:, ::1] rows, uint64_t[::1] keys
+):
+    """Hash a number and each row into 64 bits."""
+    cdef:
+        uint64_t key
+        Py_ssize_t row, column
+
+    with nogil:
+        for row in range(rows.shape[0]):
+            key = mix(random_seed + golden())
+            for column in range(rows.shape[1]):
+                key = mix(key ^ rows[row, column])
+            keys[row] = key
+
+
+cdef inline void add_normals(
+    uint64_t base, int64_t knot, bint is_backward, double weight, double* error
+) noexcept nogil:
+    """Add a weight times the two normal numbers of a knot (Box and Muller)."""
+    cdef:
+        uint64_t state = mix(base + golden() * <uint64_t>(2 * knot + is_backward))
+        double radius = sqrt(-2.0 * log(1.0 - draw(&state)))
+        double angle = 2.0 * PI * draw(&state)
+
+    error[0] += weight * radius * cos(angle)
+    error[1] += weight * radius * sin(angle)
+
+
+def add_errors(
+    float[:, ::1] answers, Py_ssize_t column, double scale,
+    const uint64_t[::1] keys, const int64_t[::1] numbers, double step
+):
+    """Add errors to directions, in place (``errors.py``)."""
+    cdef:
+        double error[2]
+        double arc, part, size
+        uint64_t base
+        int64_t number, knot
+        bint is_backward
+        Py_ssize_t p
+
+    with nogil:
+        for p in range(answers.shape[0]):
+            is_backward = numbers[p] < 0
+            number = -numbers[p] if is_backward else numbers[p]
+            arc = (number - 1) * step
+            knot = <int64_t>floor(arc)
+            part = 0.5 * PI * (arc - knot)
+            base = mix(keys[p] + 1)
+            error[0] = error[1] = 0.0
+            add_normals(base, knot, is_backward, cos(part), error)
+            add_normals(base, knot + 1, is_backward, sin(part), error)
+            size = scale * answers[p, column]
+            answers[p, 0] += <float>(size * error[0])
+            answers[p, 1] += <float>(size * error[1])
