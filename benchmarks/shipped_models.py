@@ -122,7 +122,7 @@ class Case:
         found = directions.any(axis=1)
         return replace(self, seeds=seeds[found], directions=directions[found])
 
-    def ours(self, model, step_mm, max_angle):
+    def ours(self, model, step_mm, max_angle, **options):
         """Track with a network."""
         return by_seed(
             rnn_tracking(
@@ -137,14 +137,22 @@ class Case:
                 min_len=0,
                 max_len=MAX_LEN,
                 save_seeds=True,
+                **options,
             ),
             self.seeds,
         )
 
-    def theirs(self, step_mm, max_angle, sphere=default_sphere):
-        """Track with DIPY's deterministic algorithm."""
+    def theirs(
+        self,
+        step_mm,
+        max_angle,
+        sphere=default_sphere,
+        tracker=deterministic_tracking,
+        random_seed=1,
+    ):
+        """Track with an algorithm of DIPY, by default the deterministic one."""
         return by_seed(
-            deterministic_tracking(
+            tracker(
                 self.seeds,
                 self.criterion,
                 self.affine,
@@ -156,7 +164,7 @@ class Case:
                 max_angle=max_angle,
                 min_len=0,
                 max_len=MAX_LEN,
-                random_seed=1,
+                random_seed=random_seed,
                 save_seeds=True,
             ),
             self.seeds,

@@ -15,6 +15,7 @@ from dipy.workflows.workflow import Workflow
 
 from dipy_rnn.io import one_line
 from dipy_rnn.workflows.compare import RNNComparisonFlow
+from dipy_rnn.workflows.connectome import RNNConnectomeFlow
 from dipy_rnn.workflows.gradients import RNNGradientCheckFlow
 from dipy_rnn.workflows.track import RNNTrackingFlow
 from dipy_rnn.workflows.train import RNNTrainingFlow
@@ -35,6 +36,11 @@ def train() -> None:
 def compare() -> None:
     """Run ``dipy_compare_rnn``."""
     _run("dipy_compare_rnn", RNNComparisonFlow())
+
+
+def connectome() -> None:
+    """Run ``dipy_connectome_rnn``."""
+    _run("dipy_connectome_rnn", RNNConnectomeFlow())
 
 
 def check_gradients() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
+    from dipy_rnn.connectivity import DensityMap
     from dipy_rnn.stopping import StoppingCriterion
     from dipy_rnn.workflows.track_options import TrackingOptions
 
@@ -57,6 +58,11 @@ class Subject:
     csf: Path | None = None
     part: int = 0
     n_parts: int = 1
+
+    @property
+    def density(self) -> Path:
+        """The density map of the tractogram."""
+        return self.tractogram.with_name(f"{self.tractogram.stem}_density.nii.gz")
 
     def absolute(self) -> Subject:
         """Return the subject with absolute paths, for workers in other folders."""
@@ -188,7 +194,8 @@ def _track_in_parts(subject: Subject, options: TrackingOptions) -> Outcome:
         lines = chain.from_iterable(
             io.read_tractogram(part.tractogram) for part in parts
         )
-        _write(path, lines, image, affine, options)
+        density = _write(path, lines, image, affine, options)
+    _save_density(density, subject, affine)
     if options.save_picture:
         from dipy_rnn.report import save_picture_of
 
@@ -268,7 +275,8 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
             (line.points_mm.astype(np.float32), options.values_of(line))
             for line in streamlines
         )
-        _write(subject.tractogram, lines, image, affine, options)
+        density = _write(subject.tractogram, lines, image, affine, options)
+    _save_density(density, subject, affine)
     if options.save_picture:
         from dipy_rnn.report import save_picture_of
 
@@ -282,7 +290,14 @@ def _write(
     image: AnyArray,
     affine: FloatArray,
     options: TrackingOptions,
-) -> None:
+) -> DensityMap | None:
+    """Write a tractogram. Return its density map if the options ask for one."""
+    density = None
+    if options.save_density:
+        from dipy_rnn.connectivity import DensityMap
+
+        density = DensityMap(affine, image.shape[:3])
+        lines = density.count(lines)
     io.write_tractogram(
         path,
         io.downsample(lines, every=options.downsample, tolerance_mm=options.compress),
@@ -291,3 +306,11 @@ def _write(
         data_types=options.data_types,
         dtype=options.dtype,
     )
+    return density
+
+
+def _save_density(
+    density: DensityMap | None, subject: Subject, affine: FloatArray
+) -> None:
+    if density is not None:
+        io.save_volume(subject.density, density.counts, affine)

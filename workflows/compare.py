@@ -127,7 +127,8 @@ class RNNComparisonFlow(
 
         Tracks the same seeds (some thousands are enough) from the same first directions
         with the network, with DIPY's deterministic tracking (see tracking_method), and
-        with that algorithm on another sphere of directions. The last tractogram is the
+        with that algorithm on another sphere of directions (or, if it draws at random,
+        with another random seed). The last tractogram is the
         baseline: it tells how much two runs of one algorithm differ. All three use the
         same options. Writes an HTML page, a file with its metrics, and the tractograms.
 
@@ -151,7 +152,8 @@ class RNNComparisonFlow(
             (.txt, .csv, .tsv, .npy) with x, y and z in mm in each row.
         tracking_method : string, optional
             Algorithm of DIPY that the network is compared with: deterministic,
-            probabilistic or eudx (which follows the peaks saved in the pam_files).
+            probabilistic, ptt or eudx (which follows the peaks saved in the pam_files).
+            Beside probabilistic and ptt, the network tracks probabilistically.
         use_binary_mask : bool, optional
             If True, uses a binary stopping criterion. If the provided
             `stopping_files` are not binary, `stopping_thr` will be used to
@@ -330,7 +332,7 @@ def _track(
         pam = load_pam(pam_path, *peaks)
     logger.info(
         f"Tracking {len(seeds)} seeds on {pam_path} with the model {model.name}, with "
-        f"{method} tracking, and with {method} tracking on another sphere"
+        f"{method} tracking, and again with {method} tracking as a baseline"
     )
     tracked = track_beside(
         seeds,

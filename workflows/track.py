@@ -60,6 +60,7 @@ class RNNTrackingFlow(
         sh_frame: str = "voxel",
         save_seeds: bool = False,
         save_stops: bool = False,
+        save_density: bool = False,
         save_picture: bool = False,
         downsample: int = 1,
         compress: float = 0.0,
@@ -186,6 +187,10 @@ class RNNTrackingFlow(
             'forward_stop' and 'backward_stop' in 'data_per_streamline' (1 stopping
             criterion, 2 outside of the image, 3 excluded tissue, 4 nothing ahead, 5 too
             long, 6 no direction, 7 no data, 8 not finite).
+        save_density : bool, optional
+            If True, save a density map (_density.nii.gz) in the folder of the
+            tractogram: the number of streamlines that visit each voxel. Streamlines are
+            counted one by one, also those points that downsample and compress remove.
         save_picture : bool, optional
             If True, save a picture (.png) of the streamlines over the stopping image,
             in the folder of the tractogram. It needs matplotlib: pip install
@@ -274,6 +279,8 @@ class RNNTrackingFlow(
         if save_picture:
             check_installed(("matplotlib",), "save_picture", "viz")
             self.refuse_existing(each.tractogram.with_suffix(".png") for each in due)
+        if save_density:
+            self.refuse_existing(each.density for each in due)
 
         from dipy_rnn.model import load_model
 
@@ -329,5 +336,7 @@ def _log(outcome: Outcome, options: TrackingOptions) -> None:
             "stopping and seeding images."
         )
     logger.info(f"Saved {subject.tractogram}")
+    if options.save_density:
+        logger.info(f"Saved {subject.density}")
     if options.save_picture:
         logger.info(f"Saved {subject.tractogram.with_suffix('.png')}")

@@ -64,6 +64,7 @@ class TrackingOptions:
     sh_frame: str
     save_seeds: bool
     save_stops: bool
+    save_density: bool
     save_picture: bool
     downsample: int
     compress: float
@@ -169,7 +170,12 @@ class TrackingOptions:
     def for_parts(self) -> TrackingOptions:
         """Return the options for parts, which keep all points in full precision."""
         return replace(
-            self, downsample=1, compress=0.0, float16=False, save_picture=False
+            self,
+            downsample=1,
+            compress=0.0,
+            float16=False,
+            save_density=False,
+            save_picture=False,
         )
 
     @property

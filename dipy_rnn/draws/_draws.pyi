@@ -12,4 +12,5 @@ def add_errors(
     keys: KeyArray | Buffer,
     numbers: IntArray | Buffer,
     step: float,
+    freedom: float,
 ) -> None: ...

@@ -5,7 +5,7 @@
 They do not check their arguments. ``keys.py`` and ``errors.py`` do.
 """
 
-from libc.math cimport cos, floor, log, sin, sqrt
+from libc.math cimport cos, floor, pow, sin, sqrt
 from libc.stdint cimport int64_t, uint64_t
 
 cdef double PI = 3.141592653589793
@@ -27,13 +27,15 @@ def hash_rows(
             keys[row] = key
 
 
-cdef inline void add_normals(
-    uint64_t base, int64_t knot, bint is_backward, double weight, double* error
+cdef inline void add_knot(
+    uint64_t base, int64_t knot, bint is_backward, double weight, double freedom,
+    double* error
 ) noexcept nogil:
-    """Add a weight times the two normal numbers of a knot (Box and Muller)."""
+    """Add a weight times the draw of a knot."""
     cdef:
         uint64_t state = mix(base + golden() * <uint64_t>(2 * knot + is_backward))
-        double radius = sqrt(-2.0 * log(1.0 - draw(&state)))
+        double power = pow(1.0 - draw(&state), -2.0 / freedom)
+        double radius = sqrt(freedom * (power - 1.0))
         double angle = 2.0 * PI * draw(&state)
 
     error[0] += weight * radius * cos(angle)
@@ -42,7 +44,7 @@ cdef inline void add_normals(
 
 def add_errors(
     float[:, ::1] answers, Py_ssize_t column, double scale,
-    const uint64_t[::1] keys, const int64_t[::1] numbers, double step
+    const uint64_t[::1] keys, const int64_t[::1] numbers, double step, double freedom
 ):
     """Add errors to directions, in place (``errors.py``)."""
     cdef:
@@ -62,8 +64,8 @@ def add_errors(
             part = 0.5 * PI * (arc - knot)
             base = mix(keys[p] + 1)
             error[0] = error[1] = 0.0
-            add_normals(base, knot, is_backward, cos(part), error)
-            add_normals(base, knot + 1, is_backward, sin(part), error)
+            add_knot(base, knot, is_backward, cos(part), freedom, error)
+            add_knot(base, knot + 1, is_backward, sin(part), freedom, error)
             size = scale * answers[p, column]
             answers[p, 0] += <float>(size * error[0])
             answers[p, 1] += <float>(size * error[1])

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from dipy_rnn.draws.errors import DirectionErrors
+from dipy_rnn.draws.errors import FREEDOM, DirectionErrors
 
 
 def add_errors(
@@ -36,17 +36,18 @@ def add_errors(
     knot = torch.floor(arc)
     part = (0.5 * math.pi * (arc - knot))[:, None]
     base, place = mix(keys + 1), 2 * knot.long() + (numbers < 0)
-    error = torch.cos(part) * _normals(base, place)
-    error = error + torch.sin(part) * _normals(base, place + 2)
+    error = torch.cos(part) * _knot(base, place)
+    error = error + torch.sin(part) * _knot(base, place + 2)
     size = errors.scale * answers[:, errors.column, None].double()
     across = answers[:, :2] + (size * error).float()
     return torch.cat([across, answers[:, 2:]], dim=1)
 
 
-def _normals(base: Tensor, place: Tensor) -> Tensor:
-    """Return two normal numbers for each row (n, 2), as Box and Muller."""
+def _knot(base: Tensor, place: Tensor) -> Tensor:
+    """Return the draw of a knot for each row (n, 2)."""
     state = mix(base + GOLDEN * place)
-    radius = torch.sqrt(-2.0 * torch.log(1.0 - draw(state + GOLDEN)))
+    power = (1.0 - draw(state + GOLDEN)) ** (-2.0 / FREEDOM)
+    radius = torch.sqrt(FREEDOM * (power - 1.0))
     angle = 2.0 * math.pi * draw(state + GOLDEN + GOLDEN)
     return radius[:, None] * torch.stack([torch.cos(angle), torch.sin(angle)], dim=1)
 

@@ -12,18 +12,23 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 #: Errors last for this distance in voxel edges.
-CORRELATION_EDGES = 1.0
+CORRELATION_EDGES = 3.0
+#: Degrees of freedom of their distribution. Large errors are more frequent than those
+#: of a Gaussian.
+FREEDOM = 4.0
 
 
 @dataclass(frozen=True)
 class DirectionErrors:
     """Random errors for directions in the moving frames.
 
-    An error is a normal number in each of two directions across the tangent, times the
-    predicted spread of the direction. Each streamline has independent normal numbers at
-    *knots*, which are ``CORRELATION_EDGES`` apart along it. Between two knots, an error
-    is the sum of theirs, weighted by the cosine and the sine of a quarter turn. So its
-    variance is the same at each point, and errors do not depend on the step size.
+    An error across the tangent is a draw from a two-dimensional Student distribution
+    with ``FREEDOM`` degrees of freedom, times the predicted spread of the direction.
+    (A radius above r has the probability ``(1 + r**2 / FREEDOM) ** (-FREEDOM / 2)``.)
+    Each streamline has independent draws at *knots*, which are ``CORRELATION_EDGES``
+    apart along it. Between two knots, an error is the sum of theirs, weighted by the
+    cosine and the sine of a quarter turn. So its variance is the same at each point,
+    and errors do not depend on the step size.
 
     Parameters
     ----------
@@ -70,5 +75,5 @@ class DirectionErrors:
             -2 .. in the backward half.
         """
         _draws.add_errors(
-            answers, self.column, self.scale, keys, numbers, self.step_knots
+            answers, self.column, self.scale, keys, numbers, self.step_knots, FREEDOM
         )

@@ -21,6 +21,7 @@ from dipy.tracking.tracker import (
     deterministic_tracking,
     eudx_tracking,
     probabilistic_tracking,
+    ptt_tracking,
 )
 import numpy as np
 
@@ -39,10 +40,13 @@ logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 _TRACKERS = {
     "deterministic": deterministic_tracking,
     "probabilistic": probabilistic_tracking,
+    "ptt": ptt_tracking,
     "eudx": eudx_tracking,
 }
 #: Algorithms of DIPY, by their names in dipy_track.
 METHODS = tuple(_TRACKERS)
+#: Algorithms that draw at random.
+DRAWING_METHODS = ("probabilistic", "ptt")
 
 _SPHERES = ("repulsion724", "symmetric724")
 
@@ -162,7 +166,9 @@ def track_beside(
     features : dipy_rnn.sampling.FeatureVolume
         The fODF.
     method : str, optional
-        Algorithm of DIPY: ``"deterministic"``, ``"probabilistic"`` or ``"eudx"``.
+        Algorithm of DIPY: ``"deterministic"``, ``"probabilistic"``, ``"ptt"`` or
+        ``"eudx"``. With ``"probabilistic"`` and ``"ptt"``, which draw at random, the
+        network tracks probabilistically, too.
     pam : dipy.direction.peaks.PeaksAndMetrics, optional
         Peaks that ``"eudx"`` follows, on its sphere. The other methods use its sphere
         only; without it, they use DIPY's default sphere.
@@ -171,7 +177,8 @@ def track_beside(
     nbr_threads : int, optional
         0 for every core.
     random_seed : int, optional
-        Seed of probabilistic tracking, 1 or more. The baseline uses the next integer.
+        Seed of algorithms that draw at random, 1 or more. The baseline uses the next
+        integer.
     batch_size : int, optional
         As for :func:`dipy_rnn.rnn_tracking`.
 
@@ -179,8 +186,9 @@ def track_beside(
     -------
     tracked : dict of str to Tracked
         ``"candidate"``: the network; ``"reference"``: the algorithm of DIPY;
-        ``"yardstick"``: the self-agreement baseline, the same algorithm on another
-        sphere. For EuDX, the baseline follows peaks found on another sphere.
+        ``"yardstick"``: the self-agreement baseline, the same algorithm with other
+        random numbers, or, if it draws nothing, on another sphere. For EuDX, the
+        baseline follows peaks found on another sphere.
 
     Raises
     ------
@@ -244,7 +252,10 @@ def track_beside(
         # The basis of FeatureVolume, along the voxel axes.
         fodf = {"sh": features.data, "basis_type": "tournier07", "legacy": False}
         of_reference = fodf | {"sphere": sphere, "random_seed": random_seed}
-        of_baseline = fodf | {"sphere": other, "random_seed": random_seed + 1}
+        of_baseline = of_reference | {"sphere": other}
+        if method in DRAWING_METHODS:
+            other_name = f"random seed {random_seed + 1}"
+            of_baseline = of_reference | {"random_seed": random_seed + 1}
     tracked = {
         "candidate": timed(
             "dipy_rnn",
@@ -254,6 +265,10 @@ def track_beside(
             batch_size=batch_size,
             min_len=min_len,
             max_len=max_len,
+            random_seed=random_seed,
+            tracking_method=(
+                "probabilistic" if method in DRAWING_METHODS else "deterministic"
+            ),
         ),
         "reference": timed(method, _TRACKERS[method], **of_dipy, **of_reference),
         "yardstick": timed(

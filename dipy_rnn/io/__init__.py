@@ -8,6 +8,7 @@ from dipy_rnn.io.fodf import load_features as load_features
 from dipy_rnn.io.fodf import load_pam as load_pam
 from dipy_rnn.io.images import check_same_grid as check_same_grid
 from dipy_rnn.io.images import load_volume as load_volume
+from dipy_rnn.io.images import save_volume as save_volume
 from dipy_rnn.io.pairs import Files as Files
 from dipy_rnn.io.pairs import find_files as find_files
 from dipy_rnn.io.pairs import pair_files as pair_files

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, FloatArray
 from dipy_rnn.io.files import check_is_file, check_size, first_line, shown
 from dipy_rnn.spatial import check_affine, is_same_grid
@@ -122,3 +123,29 @@ def check_same_grid(
         )
     if other_affine is not None and not is_same_grid(affine, other_affine):
         raise ValueError(f"{other_path} and {path} have different affines; {_RESAMPLE}")
+
+
+def save_volume(path: Path, data: AnyArray, affine: FloatArray) -> None:
+    """Save a NIfTI image.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.nii`` or ``.nii.gz``. An existing file is replaced when the image is
+        complete.
+    data : ndarray of shape (X, Y, Z)
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "counts.nii.gz"
+    >>> save_volume(path, np.ones((2, 2, 2), np.int32), np.eye(4))
+    >>> load_volume(path)[0].shape
+    (2, 2, 2)
+    """
+    from dipy.io.image import save_nifti
+
+    with atomic_write(path) as partial:
+        save_nifti(str(partial), data, affine)

@@ -368,7 +368,7 @@ def test_the_reference_is_deterministic_tracking_of_dipy(world):
     assert same.mean() >= 0.85
 
 
-@pytest.mark.parametrize("method", ["probabilistic", "eudx"])
+@pytest.mark.parametrize("method", ["probabilistic", "ptt", "eudx"])
 def test_other_algorithms_track_the_same_seeds(world, method):
     if method == "eudx" and not dipy_is_at_least(1, 12):
         pytest.skip("DIPY's eudx takes first directions since 1.12")
@@ -383,7 +383,7 @@ def test_other_algorithms_track_the_same_seeds(world, method):
     assert [by.label for by in tracked.values()] == [
         "dipy_rnn",
         method,
-        f"{method}, repulsion724",
+        f"{method}, {'repulsion724' if method == 'eudx' else 'random seed 2'}",
     ]
     for by in tracked.values():
         assert sum(len(line) > 5 for line in by.streamlines) >= len(world.seeds) - 2
@@ -437,7 +437,7 @@ def test_seeds_without_a_peak_are_left_out(world):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "ptt"}, "method is ptt; deterministic, probabilistic, eudx"),
+        ({"method": "pft"}, "method is pft; deterministic, probabilistic, ptt, eudx"),
         ({"method": "eudx"}, "eudx follows peaks"),
         ({"random_seed": 0}, "random_seed is 0; 1 or more"),
         ({"features": sampling.raw_features(np.ones((2, 2, 2, 3)))}, "holds no fODF"),

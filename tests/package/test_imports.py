@@ -20,7 +20,7 @@ from dipy_rnn import workflows
 
 ROWS = [
     {"workflows"},
-    {"training", "report", "gradient_check", "pipeline"},
+    {"training", "report", "gradient_check", "pipeline", "connectivity"},
     {"evaluation"},
     {"io", "tracking"},
     {"phantom"},

@@ -14,7 +14,8 @@ import torch
 from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of, everywhere
 
 from dipy_rnn import RNNDirectionGetter, load_model, rnn_tracking
-from dipy_rnn.draws import count_equal
+from dipy_rnn.draws import CORRELATION_EDGES, count_equal
+from dipy_rnn.draws.errors import FREEDOM
 from dipy_rnn.model import ModelFileError, ModelMetadata, as_model
 from dipy_rnn.sampling import fodf_features
 from dipy_rnn.stopping import BinaryStoppingCriterion
@@ -96,13 +97,13 @@ def test_many_streamlines_of_one_seed_spread_as_predicted():
     ends = np.array([line[n_steps] for line in lines])[:, :2] - 30.0
     # The network goes straight on, so errors add up to the direction, and directions to
     # the place. Errors at k and l are correlated as the weights of their knots say.
-    arc = np.arange(n_steps) * step
+    arc = np.arange(n_steps) * step / CORRELATION_EDGES
     weights = np.zeros((n_steps, 30))
     knots = np.floor(arc).astype(int)
     weights[range(n_steps), knots] = np.cos(np.pi / 2 * (arc - knots))
     weights[range(n_steps), knots + 1] += np.sin(np.pi / 2 * (arc - knots))
     moved = step * np.cumsum(np.cumsum(weights, axis=0), axis=0)[-1]
-    expected = SPREAD * np.linalg.norm(moved)
+    expected = SPREAD * np.linalg.norm(moved) * (FREEDOM / (FREEDOM - 2)) ** 0.5
     assert_allclose(ends.std(axis=0), expected, rtol=0.1)
     assert_allclose(ends.mean(axis=0), 0, atol=4 * expected / n**0.5)
 

@@ -1031,6 +1031,8 @@ def test_options_are_those_of_dipy_track_and_some_new_ones():
         "step_vox",
         "max_cross",
         "unidirectional",
+        "temperature",
+        "save_density",
     }
     for name in theirs.keys() & ours.keys() - {"max_angle", "out_tractogram"}:
         assert theirs[name].default == ours[name].default, name

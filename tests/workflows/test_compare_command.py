@@ -296,7 +296,7 @@ def test_tractograms_in_the_output_folder_can_be_compared(subject, no_page):
 
 
 ERRORS = {
-    "method": (["--tracking_method", "ptt"], "method is ptt"),
+    "method": (["--tracking_method", "pft"], "method is pft"),
     "random seed": (["--random_seed", 0], "random_seed is 0; 1 or more"),
     "suffix": (["--out_reference", "x.doc"], "out_reference is x.doc; it must"),
     "no bundles": (["--bundle_files", "no/*.trk"], "which matches no file"),
