@@ -264,6 +264,8 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
         unidirectional=options.unidirectional,
         tracking_method=options.tracking_method,
         temperature=options.temperature,
+        ended_thr=options.ended_thr,
+        lost_thr=options.lost_thr,
         seed_numbers=numbers,
         nbr_threads=options.nbr_threads,
         random_seed=options.seeding.random_seed,

@@ -55,6 +55,8 @@ class RNNTrackingFlow(
         unidirectional: bool = False,
         tracking_method: str = "deterministic",
         temperature: float = 1.0,
+        ended_thr: float = 1.0,
+        lost_thr: float = 1.0,
         model_file: str = "default",
         sh_basis: str | None = None,
         sh_frame: str = "voxel",
@@ -168,6 +170,13 @@ class RNNTrackingFlow(
         temperature : float, optional
             For probabilistic tracking: factor of the predicted spread of directions,
             above 0.
+        ended_thr : float, optional
+            Tracking stops where the network predicts with a probability above this
+            that the fibre has ended; it counts as a valid end. 1 is never.
+        lost_thr : float, optional
+            Tracking stops where the network predicts with a probability above this
+            that the streamline has left its bundle; 0.5 removes many false
+            connections, and some true ones. 1 is never.
         model_file : string, optional
             Name of a model that comes with dipy_rnn, or path to a model file.
         sh_basis : string, optional
@@ -186,7 +195,7 @@ class RNNTrackingFlow(
             If True, save why tracking stopped in both directions from the seed, as
             'forward_stop' and 'backward_stop' in 'data_per_streamline' (1 stopping
             criterion, 2 outside of the image, 3 excluded tissue, 4 nothing ahead, 5 too
-            long, 6 no direction, 7 no data, 8 not finite).
+            long, 6 no direction, 7 no data, 8 not finite, 9 end of the fibre, 10 lost).
         save_density : bool, optional
             If True, save a density map (_density.nii.gz) in the folder of the
             tractogram: the number of streamlines that visit each voxel. Streamlines are
@@ -286,6 +295,7 @@ class RNNTrackingFlow(
 
         model = load_model(model_file, device=device)
         model.spread_scale(options.tracking_method, temperature)
+        model.check_thresholds(ended_thr, lost_thr)
         if not step_vox:  # otherwise the step is known when the images are loaded
             model.check_step(step_size)
         errors: list[Exception] = []

@@ -59,6 +59,8 @@ class TrackingOptions:
     unidirectional: bool
     tracking_method: str
     temperature: float
+    ended_thr: float
+    lost_thr: float
     model_file: str
     sh_basis: str | None
     sh_frame: str

@@ -292,6 +292,34 @@ class Model:
             )
         return temperature * self.metadata.spread_scale
 
+    def check_thresholds(self, ended_thr: float, lost_thr: float) -> None:
+        """Raise an error if streamlines cannot be ended by outputs of the network.
+
+        Parameters
+        ----------
+        ended_thr, lost_thr : float
+            See :class:`dipy_rnn.tracking.TrackingConfig`.
+
+        Raises
+        ------
+        ValueError
+            If a threshold is not a number from 0 to 1.
+        ModelFileError
+            If a threshold is below 1, but the model does not predict this probability.
+        """
+        for output, threshold in (("ended", ended_thr), ("lost", lost_thr)):
+            name = f"{output}_thr"
+            if not 0 <= check_number(threshold, name) <= 1:
+                raise ValueError(
+                    f"{name} is {threshold}; a probability from 0 to 1 is allowed."
+                )
+            if threshold < 1 and output not in self.metadata.outputs:
+                raise ModelFileError(
+                    f"{name} is {threshold:g}, but the model {self.name} does not "
+                    "predict this probability; use a model that does, such as "
+                    "'default', or leave it out."
+                )
+
     def warn_of_step(self, step_mm: float, step_vox: float) -> None:
         """Warn if a step relative to the voxels is outside the range of the training.
 

@@ -31,6 +31,8 @@ class StopReason(IntEnum):
     NO_DIRECTION = 6
     NO_DATA = 7
     NOT_FINITE = 8
+    FIBRE_END = 9
+    LOST = 10
 
     @property
     def message(self) -> str:
@@ -45,7 +47,11 @@ class StopReason(IntEnum):
     @property
     def is_valid_end(self) -> bool:
         """Whether ``return_all=False`` keeps a streamline that ends for this reason."""
-        return self in (StopReason.ENDPOINT, StopReason.OUTSIDE_IMAGE)
+        return self in (
+            StopReason.ENDPOINT,
+            StopReason.OUTSIDE_IMAGE,
+            StopReason.FIBRE_END,
+        )
 
 
 _TRACKPOINT = StreamlineStatus.TRACKPOINT
@@ -65,6 +71,11 @@ _TABLE: dict[StopReason, tuple[str, StreamlineStatus]] = {
     StopReason.NO_DIRECTION: ("the model gave no direction", _TRACKPOINT),
     StopReason.NO_DATA: ("the features are zero there", _TRACKPOINT),
     StopReason.NOT_FINITE: ("the model returned NaN or infinity", _TRACKPOINT),
+    StopReason.FIBRE_END: (
+        "the model predicts that the fibre has ended",
+        StreamlineStatus.ENDPOINT,
+    ),
+    StopReason.LOST: ("the model predicts that it left its bundle", _TRACKPOINT),
 }
 #: The reason that belongs to each of DIPY's statuses.
 REASON_OF_STATUS = {

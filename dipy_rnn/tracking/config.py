@@ -56,6 +56,9 @@ class TrackingConfig:
         For probabilistic tracking: the factor of the predicted spread, with which
         errors are drawn (:func:`dipy_rnn.draws.add_errors`). If 0, tracking is
         deterministic.
+    ended_thr, lost_thr : float, optional
+        A streamline ends where the model predicts with a probability above this that
+        the fibre has ended, or that the streamline has left its bundle. 1 is never.
 
     Examples
     --------
@@ -76,6 +79,8 @@ class TrackingConfig:
     unidirectional: bool = False
     random_seed: int = 0
     spread_scale: float = 0.0
+    ended_thr: float = 1.0
+    lost_thr: float = 1.0
 
     @classmethod
     def of(
@@ -91,6 +96,8 @@ class TrackingConfig:
         unidirectional: bool = False,
         random_seed: int = 0,
         spread_scale: float = 0.0,
+        ended_thr: float = 1.0,
+        lost_thr: float = 1.0,
     ) -> Self:
         """Convert the arguments of a tracker.
 
@@ -109,7 +116,7 @@ class TrackingConfig:
             If None, a half is limited only by ``max_points``.
         warm_up_points : int, optional
             ``replay_points`` of a model's metadata. If None, all points of the half.
-        unidirectional, random_seed, spread_scale
+        unidirectional, random_seed, spread_scale, ended_thr, lost_thr
             See :class:`TrackingConfig`.
 
         Returns
@@ -139,6 +146,8 @@ class TrackingConfig:
             unidirectional=unidirectional,
             random_seed=random_seed,
             spread_scale=spread_scale,
+            ended_thr=ended_thr,
+            lost_thr=lost_thr,
         )
 
     @property

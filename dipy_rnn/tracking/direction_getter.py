@@ -76,6 +76,9 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         LocalTracking's ``random_seed`` is the seed of the draws.
     temperature : float, optional
         Factor of the spread of probabilistic tracking, above 0.
+    ended_thr, lost_thr : float, optional
+        Probabilities above which the model ends a streamline: see
+        :func:`dipy_rnn.rnn_tracking`.
     seeds : array_like of shape (N, 3), optional
         The seeds in mm that LocalTracking gets, in the same order. The streamlines of
         4096 seeds are then tracked together, before LocalTracking requests them. The
@@ -135,6 +138,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         pmf_threshold: float = PMF_THRESHOLD,
         tracking_method: str = "deterministic",
         temperature: float = 1.0,
+        ended_thr: float = 1.0,
+        lost_thr: float = 1.0,
         seeds: ArrayLike | None = None,
         nbr_threads: int = 1,
         device: str | None = None,
@@ -154,7 +159,9 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             nbr_threads,
         )
         self._drawn = tracking_method, temperature
+        self._thresholds = ended_thr, lost_thr
         self._spread_scale = self._predictor.model.spread_scale(*self._drawn)
+        self._predictor.model.check_thresholds(*self._thresholds)
         self._counter = SeedCounter()
         self._forward_half: tuple[_Request, Streamline] | None = None
         self._ahead: LookAhead | None = None
@@ -172,6 +179,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             pmf_threshold=self._pmf_threshold,
             tracking_method=self._drawn[0],
             temperature=self._drawn[1],
+            ended_thr=self._thresholds[0],
+            lost_thr=self._thresholds[1],
             seeds=self._seeds,
             nbr_threads=self._nbr_threads,
         )
@@ -183,17 +192,10 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         shcoeff: ArrayLike,
         *,
         affine: ArrayLike | None = None,
-        model: AnyPath | Model | None = None,
-        max_angle: float = 60.0,
-        pmf_threshold: float = PMF_THRESHOLD,
-        tracking_method: str = "deterministic",
-        temperature: float = 1.0,
         basis_type: str | None = None,
         legacy: bool = True,
         sh_frame: str = "voxel",
-        seeds: ArrayLike | None = None,
-        nbr_threads: int = 1,
-        device: str | None = None,
+        **options: Any,
     ) -> Self:
         """Make a direction getter from the spherical harmonics of an fODF.
 
@@ -201,7 +203,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         ----------
         shcoeff : array_like of shape (X, Y, Z, C)
             Of an even order, 4 or higher.
-        affine, model, max_angle, pmf_threshold, tracking_method, temperature
+        affine
             See :class:`RNNDirectionGetter`.
         basis_type : str, optional
             ``"descoteaux07"`` (also if None) or ``"tournier07"``.
@@ -209,8 +211,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             Whether the basis is DIPY's legacy one.
         sh_frame : str, optional
             Axes of the coefficients: ``"voxel"`` (DIPY) or ``"scanner"`` (MRtrix3).
-        seeds, nbr_threads, device
-            See :class:`RNNDirectionGetter`.
+        **options
+            All other arguments of :class:`RNNDirectionGetter`.
 
         Returns
         -------
@@ -239,18 +241,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             affine=affine,
             name="shcoeff",
         )
-        return cls(
-            features,
-            affine=affine,
-            model=model,
-            max_angle=max_angle,
-            pmf_threshold=pmf_threshold,
-            tracking_method=tracking_method,
-            temperature=temperature,
-            seeds=seeds,
-            nbr_threads=nbr_threads,
-            device=device,
-        )
+        return cls(features, affine=affine, **options)
 
     def initial_direction(self, point: FloatArray) -> FloatArray:
         """Return the directions in which a streamline may start at a point.
@@ -412,6 +403,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             getattr(caller, "unidirectional", False),
             getattr(caller, "random_seed", None) or 0,
             self._spread_scale,
+            *self._thresholds,
         )
         number = 0
         if task.draws_at_random:

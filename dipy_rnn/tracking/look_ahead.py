@@ -42,7 +42,7 @@ class Task:
         Omit the backward half.
     random_seed : int
         For draws at random (:func:`dipy_rnn.draws.seed_keys`).
-    spread_scale : float
+    spread_scale, ended_thr, lost_thr : float
         See :class:`TrackingConfig`.
 
     Examples
@@ -62,6 +62,8 @@ class Task:
     unidirectional: bool
     random_seed: int
     spread_scale: float
+    ended_thr: float = 1.0
+    lost_thr: float = 1.0
 
     @property
     def draws_at_random(self) -> bool:
@@ -92,6 +94,8 @@ class Task:
             unidirectional=self.unidirectional,
             random_seed=self.random_seed,
             spread_scale=self.spread_scale,
+            ended_thr=self.ended_thr,
+            lost_thr=self.lost_thr,
         )
         return replace(config, step_vox=np.array(self.step_vox))
 

@@ -13,6 +13,7 @@ from dipy_rnn._threads import count_threads, torch_threads
 from dipy_rnn._typing import ByteArray, Float32Array, FloatArray, IntArray
 from dipy_rnn.draws import DirectionErrors
 from dipy_rnn.model import INPUT_SIZES, stack_inputs
+from dipy_rnn.stopping import StopReason
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -161,6 +162,30 @@ class Predictor:
             return None
         column = 3 + self.model.metadata.outputs.index("spread")
         return DirectionErrors(column, config.spread_scale, config.step_edges)
+
+    def ends(self, config: TrackingConfig) -> list[tuple[int, float, StopReason]]:
+        """Return by which of its outputs a network ends streamlines.
+
+        Parameters
+        ----------
+        config : TrackingConfig
+            If a threshold is below 1, the network must declare that output.
+
+        Returns
+        -------
+        ends : list of tuple of (int, float, StopReason)
+            A column of the answers of the network, its largest value at which
+            streamlines go on, and the reason if it is above this value.
+        """
+        outputs = self.model.metadata.outputs
+        return [
+            (3 + outputs.index(name), threshold, reason)
+            for name, threshold, reason in (
+                ("ended", config.ended_thr, StopReason.FIBRE_END),
+                ("lost", config.lost_thr, StopReason.LOST),
+            )
+            if threshold < 1
+        ]
 
     def states(self, n: int, config: TrackingConfig) -> HiddenStates:
         """Return the hidden states of n new streamlines, which are zeros.

@@ -8,8 +8,10 @@ A streamline is tracked in three passes:
       updates its hidden state. The direction is called the *answer* of the model.
       Probabilistic tracking adds a random error to it.
    b. If there are no data at this point, if the fODF has no value above the threshold
-      in the cone ahead, or if the answer is not a direction, the half ends. An answer
-      outside the cone is moved to its border.
+      in the cone ahead, or if the answer is not a direction, the half ends. It also
+      ends if the network predicts that the fibre has ended, or that the streamline is
+      lost, and a threshold asks for it. An answer outside the cone is moved to its
+      border.
    c. A step of fixed length in mm along the direction gives the next point. If the
       stopping criterion ends tracking there, the half ends without this point.
    d. The moving frame follows by parallel transport. If there are too many points, the
@@ -235,7 +237,11 @@ def choose_step(
     if predictor.has_cone:
         direction = bend(direction, frame, config.cone_deg)
         min_cosine = -np.inf
-    return direction, classify_step(direction, frame, status, min_cosine)
+    reason = classify_step(direction, frame, status, min_cosine)
+    for column, threshold, why in predictor.ends(config):
+        if reason is StopReason.RUNNING and answer[column] > threshold:
+            reason = why
+    return direction, reason
 
 
 def next_direction(

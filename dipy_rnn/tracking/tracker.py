@@ -44,6 +44,8 @@ def rnn_tracking(
     unidirectional: bool = False,
     tracking_method: str = "deterministic",
     temperature: float = 1.0,
+    ended_thr: float = 1.0,
+    lost_thr: float = 1.0,
     basis_type: str | None = None,
     legacy: bool = True,
     nbr_threads: int = 0,
@@ -119,6 +121,10 @@ def rnn_tracking(
     temperature : float, optional
         Factor of the spread of probabilistic tracking, above 0. With 1, directions are
         drawn as predicted.
+    ended_thr, lost_thr : float, optional
+        End a streamline where the model predicts with a probability above this that the
+        fibre has ended (a valid end), or that the streamline has left its bundle. 1 is
+        never.
     basis_type : str, optional
         Basis of ``sh`` or ``pam``: ``"descoteaux07"`` or ``"tournier07"``. If None,
         ``"descoteaux07"`` for ``sh``, and the one of the matrix ``B`` for ``pam``.
@@ -211,6 +217,8 @@ def rnn_tracking(
         unidirectional=unidirectional,
         tracking_method=tracking_method,
         temperature=temperature,
+        ended_thr=ended_thr,
+        lost_thr=lost_thr,
         nbr_threads=nbr_threads,
         random_seed=random_seed,
         seed_buffer_fraction=seed_buffer_fraction,
@@ -245,6 +253,8 @@ def track(
     unidirectional: bool = False,
     tracking_method: str = "deterministic",
     temperature: float = 1.0,
+    ended_thr: float = 1.0,
+    lost_thr: float = 1.0,
     nbr_threads: int = 0,
     random_seed: int = 0,
     seed_buffer_fraction: float = 1.0,
@@ -259,7 +269,8 @@ def track(
     ----------
     seeds, stopping_criterion, affine, features, seed_directions, model, max_len,
     step_size, max_angle, pmf_threshold, max_cross, unidirectional, tracking_method,
-    temperature, nbr_threads, random_seed, seed_buffer_fraction, batch_size, device
+    temperature, ended_thr, lost_thr, nbr_threads, random_seed, seed_buffer_fraction,
+    batch_size, device
         See :func:`rnn_tracking`. A streamline that would be longer than ``max_len``
         ends with the first point that is too many. ``rnn_tracking`` discards it.
     seed_numbers : array_like of shape (N,), optional
@@ -325,6 +336,7 @@ def track(
     model.check_step(step_size)
     model.warn_of_step(step_size, step_size / spatial.voxel_edge(affine))
     spread_scale = model.spread_scale(tracking_method, temperature)
+    model.check_thresholds(ended_thr, lost_thr)
     keys = None
     if spread_scale or getattr(stopping_criterion, "draws_at_random", False):
         numbers = draws.count_equal(seeds) if seed_numbers is None else seed_numbers
@@ -339,6 +351,8 @@ def track(
         unidirectional=unidirectional,
         random_seed=random_seed,
         spread_scale=spread_scale,
+        ended_thr=ended_thr,
+        lost_thr=lost_thr,
     )
     predictor = Predictor(features, model, spatial.axes(affine), nbr_threads)
     queue = SeedQueue(

@@ -18,9 +18,13 @@ def test_reasons_are_numbered_from_running_on():
     assert StopReason.RUNNING == 0
 
 
-def test_the_valid_ends_are_those_of_dipy():
+def test_the_valid_ends_are_those_of_dipy_and_the_end_of_a_fibre():
     kept = {reason for reason in StopReason if reason.is_valid_end}
-    assert kept == {StopReason.ENDPOINT, StopReason.OUTSIDE_IMAGE}
+    assert kept == {
+        StopReason.ENDPOINT,
+        StopReason.OUTSIDE_IMAGE,
+        StopReason.FIBRE_END,
+    }
     assert {reason.status for reason in kept} == {
         StreamlineStatus.ENDPOINT,
         StreamlineStatus.OUTSIDEIMAGE,

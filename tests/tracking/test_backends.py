@@ -50,6 +50,8 @@ class World:
     unidirectional: bool = False
     random_seed: int = 0
     tracking_method: str = "deterministic"
+    ended_thr: float = 1.0
+    lost_thr: float = 1.0
 
     @property
     def predictor(self):
@@ -67,6 +69,8 @@ class World:
             unidirectional=self.unidirectional,
             random_seed=self.random_seed,
             spread_scale=self.model.spread_scale(self.tracking_method, 1.0),
+            ended_thr=self.ended_thr,
+            lost_thr=self.lost_thr,
         )
 
     @property
@@ -134,6 +138,8 @@ def by_local_tracking(world, *, look_ahead=False):
         model=world.model,
         max_angle=world.max_angle,
         tracking_method=world.tracking_method,
+        ended_thr=world.ended_thr,
+        lost_thr=world.lost_thr,
         seeds=world.seeds_mm if look_ahead else None,
     )
     stops = []
@@ -271,11 +277,18 @@ def world(request, counter, follower):
             "binary", max_angle=12.0, step_size=0.5
         ),
         "probabilistic, binary criterion": lambda: equal_seeds(
-            bundles("binary", tracking_method="probabilistic")
+            bundles("binary", tracking_method="probabilistic", max_half_points=30)
         ),
         "probabilistic, cmc criterion": lambda: equal_seeds(
-            bundles("cmc", tracking_method="probabilistic", step_size=0.5)
+            bundles(
+                "cmc",
+                tracking_method="probabilistic",
+                step_size=0.5,
+                max_half_points=30,
+            )
         ),
+        "lost, binary criterion": lambda: bundles("binary", lost_thr=0.1),
+        "end of the fibre, binary criterion": lambda: bundles("binary", ended_thr=0.1),
         "a streamline is too long": lambda: straight(counter, limit=60.0, max_points=7),
     }[request.param]()
 
@@ -294,8 +307,10 @@ WORLDS = {
     "act criterion": {"ENDPOINT"},
     "cmc criterion": {"ENDPOINT", "INVALID_POINT"},
     "small angle, small step": {"ENDPOINT"},
-    "probabilistic, binary criterion": {"ENDPOINT"},
+    "probabilistic, binary criterion": {"ENDPOINT", "MAX_LENGTH"},
     "probabilistic, cmc criterion": {"ENDPOINT", "INVALID_POINT"},
+    "lost, binary criterion": {"ENDPOINT", "LOST"},
+    "end of the fibre, binary criterion": {"ENDPOINT", "FIBRE_END"},
     "a streamline is too long": {"MAX_LENGTH"},
 }
 

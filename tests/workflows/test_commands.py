@@ -1032,6 +1032,8 @@ def test_options_are_those_of_dipy_track_and_some_new_ones():
         "max_cross",
         "unidirectional",
         "temperature",
+        "ended_thr",
+        "lost_thr",
         "save_density",
     }
     for name in theirs.keys() & ours.keys() - {"max_angle", "out_tractogram"}:

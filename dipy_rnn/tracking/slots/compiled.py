@@ -10,7 +10,7 @@ import numpy as np
 
 from dipy_rnn import stopping
 from dipy_rnn._typing import IntArray
-from dipy_rnn.stopping import StoppingCriterion
+from dipy_rnn.stopping import StoppingCriterion, StopReason
 from dipy_rnn.tracking.config import TrackingConfig
 from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.records import FinishedStreamlines
@@ -66,6 +66,7 @@ class CompiledSlots:
         self._criterion = criterion
         self._queue = queue
         self._errors = predictor.errors(config)
+        self._ends = predictor.ends(config)
         self._draws = getattr(criterion, "draws_at_random", False)
         self._arrays = SlotArrays(n_slots, config, predictor.has_cone)
         self._states = predictor.states(n_slots, config)
@@ -104,10 +105,14 @@ class CompiledSlots:
         if self._errors:
             self._errors.add(answers, arrays.seed_keys, arrays.numbers)
         arrays.propose(answers, status, self._predictor.in_frame)
+        reasons = np.asarray(arrays.reasons)
+        for column, threshold, why in self._ends:
+            ends = answers[:, column] > threshold
+            reasons[ends & (reasons == StopReason.RUNNING)] = why
         stopping.evaluate_criterion(
             self._criterion,
             np.asarray(arrays.proposal),
-            np.asarray(arrays.reasons),
+            reasons,
             np.asarray(arrays.seed_keys) if self._draws else None,
             np.asarray(arrays.numbers) if self._draws else None,
         )

@@ -29,6 +29,7 @@ from dipy_rnn.sampling.interpolate_torch import (
     TorchRotation,
     TorchVolume,
 )
+from dipy_rnn.spatial.frames_torch import transport, unit
 from dipy_rnn.stopping import StoppingCriterion, StopReason
 from dipy_rnn.stopping.criteria_torch import criterion_on
 from dipy_rnn.tracking.config import TrackingConfig
@@ -157,6 +158,7 @@ class TorchSlots:
         self.conditions = predictor.conditions(config)
         self.has_cone = predictor.has_cone
         self.errors = predictor.errors(config)
+        self.ends = predictor.ends(config)
         self.input_names = metadata.inputs
         self.step_vox = constant(config.step_vox)
         self.reverse = constant([[1.0], [-1.0], [-1.0]])  # spatial.frames.reverse
@@ -228,7 +230,7 @@ class TorchSlots:
         tangents, reasons = self._next_directions(number)
 
         before = self.points[self.rows, (self.warm_up_left - 1).clamp(min=0)]
-        back = _unit((before - self.position) / self.step_vox)
+        back = unit((before - self.position) / self.step_vox)
         tangents = torch.where(warm_up[:, None], back, tangents)
         full = free & (n_half >= self.config.max_half_points)
         reasons = reasons.masked_fill(full, StopReason.MAX_LENGTH)
@@ -240,7 +242,7 @@ class TorchSlots:
 
         # Streamlines that continue get the new point, and a frame there.
         grown = free & (reasons == StopReason.RUNNING)
-        moved = _transport(self.frame, tangents, self.handedness)
+        moved = transport(self.frame, tangents, self.handedness)
         self.frame = torch.where((grown | warm_up)[:, None, None], moved, self.frame)
         self.position = torch.where(warm_up[:, None], before, self.position)
         self.position = torch.where(grown[:, None], position, self.position)
@@ -301,6 +303,10 @@ class TorchSlots:
         )
         if self.errors:
             answer = add_errors(self.errors, answer, self.seed_key, number)
+        believed = [
+            (answer[:, column] > threshold, reason)
+            for column, threshold, reason in reversed(self.ends)
+        ]
         answer = answer[:, :3].double()
         if self.in_frame:
             answer = self._along_axes(answer)
@@ -318,6 +324,7 @@ class TorchSlots:
         # Later rows override earlier ones.
         reasons = torch.zeros_like(self.phase)
         for holds, reason in (
+            *believed,
             (sharp, StopReason.NOTHING_AHEAD),
             (finite & ~found, StopReason.NO_DIRECTION),
             (~finite, StopReason.NOT_FINITE),
@@ -477,22 +484,3 @@ class TorchSlots:
             setattr(self, name, getattr(self, name)[rows])
         self.state = self.state[:, rows]
         self.rows = torch.arange(len(kept), device=self.device)
-
-
-def _transport(frame: Tensor, tangents: Tensor, handedness: float) -> Tensor:
-    """Rotate frames to new tangents: ``spatial.frames.transport``."""
-    e1, _, e3 = frame.unbind(1)
-    closeness = (1.0 + _dot(e3, tangents)).clamp(min=1e-9)
-    e1 = e1 - _dot(e1, tangents) / closeness * (e3 + tangents)
-    e1 = _unit(e1 - _dot(e1, tangents) * tangents)
-    e2 = handedness * torch.linalg.cross(tangents, e1)
-    return torch.stack([e1, e2, tangents], dim=1)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(dim=1, keepdim=True)
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    return vectors / length
