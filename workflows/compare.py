@@ -315,7 +315,7 @@ def _track(
 ) -> _Comparison:
     """Load a subject and track it with all trackers."""
     from dipy_rnn.evaluation.comparison import track_beside
-    from dipy_rnn.evaluation.facts import model_facts
+    from dipy_rnn.report.facts import model_facts
     from dipy_rnn.stopping import make_criterion
 
     features, stopping, mask, affine = load_subject(
@@ -398,9 +398,9 @@ def _report(
     """Compute the metrics, and save them and the page."""
     from dipy_rnn._atomic import atomic_write
     from dipy_rnn.evaluation.definitions import Metric
-    from dipy_rnn.evaluation.facts import machine_facts
     from dipy_rnn.evaluation.metrics import measure, partner_distances
     from dipy_rnn.report import write_report
+    from dipy_rnn.report.facts import machine_facts
 
     logger.info("Computing the metrics")
     bundles, regions = truth
