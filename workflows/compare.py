@@ -19,10 +19,10 @@ import numpy as np
 
 from dipy_rnn._checks import check_installed, check_least
 from dipy_rnn.io import (
-    SUFFIXES,
     Files,
     check_sh_format,
     find_files,
+    is_tractogram,
     load_pam,
     load_subject,
     load_volume,
@@ -254,7 +254,7 @@ class RNNComparisonFlow(
         )
         # DIPY looks up these variables, by name, in this function.
         pam_files, stopping_files, seeding_files = map(as_patterns, inputs)
-        self._compares_existing = inputs[0][0].suffix.lower() in SUFFIXES
+        self._compares_existing = is_tractogram(inputs[0][0])
         io_it = self.get_io_iterator()
 
         check_installed(("jinja2", "matplotlib", "plotly"), "The report", "viz")

@@ -9,8 +9,16 @@ from dipy_rnn._typing import AnyPath
 
 
 def as_patterns(paths: Iterable[Path]) -> list[str]:
-    """Escape paths for DIPY's iterator, which reads them as patterns."""
-    return [escape(str(path)) for path in paths]
+    """Write paths as the patterns that DIPY's iterator reads.
+
+    It replaces a folder by the files in it, but not a pattern that matches a folder.
+    """
+    return [
+        escape(str(path)[:-1]) + f"[{path.name[-1]}]"
+        if path.is_dir()
+        else escape(str(path))
+        for path in paths
+    ]
 
 
 class CheckedOutputs:
