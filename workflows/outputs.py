@@ -30,6 +30,7 @@ class CheckedOutputs:
     # Attributes of dipy.workflows.workflow.Workflow, the other base class.
     flat_outputs: list[Path]
     _force_overwrite: bool
+    _mix_names: bool
     _skip: bool
 
     def manage_output_overwrite(self) -> bool:
@@ -37,10 +38,11 @@ class CheckedOutputs:
         outputs = [str(output) for output in self.flat_outputs]
         twice = [output for output, n in Counter(outputs).items() if n > 1]
         if twice:
+            mixed = "" if self._mix_names else "--mix_names, or "
             raise ValueError(
                 f"{outputs.count(twice[0])} subjects would write {twice[0]}; add "
-                "--mix_names, or --out_strat append with a relative --out_dir, to give "
-                "each subject its own file."
+                f"{mixed}--out_strat append with a relative --out_dir, to give each "
+                "subject its own file."
             )
         self.refuse_existing(outputs)
         return True

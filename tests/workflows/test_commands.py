@@ -612,6 +612,8 @@ def test_each_subject_needs_its_own_output(subject, tmp_path, monkeypatch):
     out = tmp_path / "all"
     line = refusal(*inputs, "--out_dir", out)
     assert "2 subjects would write" in line and "--mix_names" in line
+    line = refusal(*inputs, "--out_dir", out, "--mix_names")
+    assert "2 subjects would write" in line and "add --out_strat append" in line
     assert not list(out.glob("*"))
     command(*inputs, "--out_dir", "tracked", "--out_strat", "append", "--step_size", 1)
     for name in ("sub-1", "sub-2"):
