@@ -1,10 +1,12 @@
 """Test the package with thousands of random and damaged inputs.
 
 Run it by ``python benchmarks/fuzz.py --inputs 10000``. The script draws random inputs
-of the kinds in ``tests/fuzzing.py``. Worker processes pass each input to the library
-or, as files, to ``dipy_track_rnn``. Two outcomes are right:
+of the kinds in ``tests/fuzzing.py`` and ``tests/fuzzing_commands.py``. Worker processes
+pass each input to the library or, as files, to a command. Two outcomes are right:
 
-- The input is accepted, and all streamlines are inside the image.
+- The input is accepted. All streamlines are inside the image, and DIPY loads the file
+  with its default checks. A head that is stored in another way has the same
+  streamlines. Files of different subjects are not mixed.
 - The input is refused in one line that names the argument or the file.
 
 All other outcomes are wrong: a worker that dies or does not answer for `--timeout`
@@ -53,6 +55,11 @@ SHARES = {
     "spaces": 1,
     "evaluation": 1,
     "lists of seeds": 2,
+    "subjects": 8,
+    "other storage": 8,
+    "comparisons": 5,
+    "trainings": 2,
+    "metrics": 1,
     "processes": 0.5,
 }
 
@@ -73,6 +80,7 @@ def installed(arguments):
 def one(kind, number, random_seed, folder):
     """Draw an input, run it, and return the outcome."""
     import fuzzing
+    from fuzzing_commands import COMMANDS
 
     if kind in fuzzing.LIBRARY:
         return fuzzing.LIBRARY[kind](random.Random(f"{random_seed} {kind} {number}"))
@@ -83,7 +91,7 @@ def one(kind, number, random_seed, folder):
             ("damaged NIfTI", "images", "damaged PAM5", "PAM5", "other kinds of files")
         )
     os.chdir(folder)
-    return fuzzing.FILES[kind](r, folder)
+    return (fuzzing.FILES | COMMANDS)[kind](r, folder)
 
 
 def work(folder, memory_gb):

@@ -21,12 +21,12 @@ import warnings
 from dipy.data import default_sphere
 from dipy.direction.peaks import PeaksAndMetrics
 from dipy.io.peaks import save_pam
+from dipy.io.streamline import load_tractogram
 from dipy.reconst.shm import sh_to_sf_matrix
 from dipy.tracking.local_tracking import LocalTracking
 import h5py
 import nibabel as nib
 import numpy as np
-from trx.trx_file_memmap import load as load_trx
 
 from dipy_rnn import (
     RNNDirectionGetter,
@@ -42,6 +42,7 @@ from dipy_rnn import (
     stopping,
 )
 from dipy_rnn.draws import seed_keys
+from dipy_rnn.io import read_tractogram
 from dipy_rnn.phantom import crossing_phantom
 from dipy_rnn.spatial import frames
 from dipy_rnn.tracking import length_limits, track
@@ -566,7 +567,38 @@ def fuzz_evaluation(r):
     return drawn.judge(call, *names.split())
 
 
+def fuzz_metrics(r):
+    """Random arguments of the metrics of single streamlines."""
+    some = r.randrange(len(world().lines))
+    drawn = Drawn(
+        r,
+        streamline=(world().lines[some], some_array),
+        affine=(world().affine, some_affine),
+        nbr_threads=(1, some_number),
+    )
+
+    def call():
+        lines = [world().lines[0], drawn["streamline"]]
+        metrics = evaluation.streamline_metrics(
+            lines, features(), drawn["affine"], nbr_threads=drawn["nbr_threads"]
+        )
+        for name in ("mean_amplitude", "least_amplitude"):
+            values = metrics[name][~np.isnan(metrics[name])]
+            assert ((values >= 0) & (values <= 1 + 1e-12)).all(), name
+        assert (metrics["turn_deg"] >= 0).all() and (metrics["length_mm"] >= 0).all()
+        assert (metrics["sum_log_amplitude"] <= 1e-12).all()
+
+    return drawn.judge(call, "streamlines")
+
+
+@cache
+def features():
+    """Return the fODF of the world."""
+    return fodf_features(world().fodf)
+
+
 LIBRARY = {
+    "metrics": fuzz_metrics,
     "rnn_tracking": fuzz_rnn_tracking,
     "track": fuzz_track,
     "direction getter": fuzz_direction_getter,
@@ -747,14 +779,16 @@ class Subject:
         return REFUSED
 
     def check_output(self):
+        """Check that DIPY loads the file, and that all points are inside the image."""
         path = self.out / self.out_name
-        if path.suffix == ".trx":
-            lines = load_trx(str(path)).streamlines
-        else:
-            lines = nib.streamlines.load(path).streamlines
+        if path.suffix in (".trk", ".trx"):
+            try:
+                load_tractogram(str(path), "same")  # with DIPY's default checks
+            except ValueError as error:
+                raise AssertionError(f"DIPY refuses the file: {error}") from None
         image = nib.load(self.path("stopping"))
         largest = np.abs(image.affine).max()
-        for line in lines:
+        for line, _ in read_tractogram(path, check_points=False):
             assert np.isfinite(line).all(), "a point is not finite"
             voxels = spatial.to_voxels(line, image.affine)
             slack = 1e-3 + 1e-6 * largest / spatial.voxel_sizes(image.affine).min()
@@ -764,28 +798,29 @@ class Subject:
             assert inside.all(), "a point lies outside the image"
 
 
-def run_command(arguments):
-    """Run dipy_track_rnn in this process; return its exit status and its output."""
+def run_command(arguments, command="dipy_track_rnn"):
+    """Run a command in this process; return its exit status and its output."""
     from dipy_rnn.workflows import cli
 
     before, text = sys.argv, io.StringIO()
-    sys.argv = ["dipy_track_rnn", *arguments]
+    sys.argv = [command, *arguments]
+    run = getattr(cli, command[len("dipy_") : -len("_rnn")])
     try:
         with redirect_stdout(text), redirect_stderr(text), warnings.catch_warnings():
-            cli.track()
+            run()
     except SystemExit as end:
-        return _one_line(end.code, text.getvalue())
+        return _one_line(end.code, text.getvalue(), command)
     finally:
         sys.argv = before
     return None, text.getvalue()
 
 
-def _one_line(status, text):
+def _one_line(status, text, command):
     """For the exit status 2 of argparse, return the last line, which is the error."""
     if status != 2:
         return status, text
     last = text.strip().splitlines()[-1]
-    assert last.startswith("dipy_track_rnn: error: "), last
+    assert last.startswith(f"{command}: error: "), last
     return last, ""
 
 
@@ -1086,21 +1121,42 @@ NUMBER_OPTIONS = {
     "sh_basis": ("tournier07", "none", "", "descoteaux07", "descoteaux07_legacy"),
     "sh_frame": ("scanner", "", "voxels", "voxel"),
     "device": ("gpu", "", "cuda", "meta", "cpu:7", "mps", "cpu"),
+    "pmf_threshold": ("nan", "-1", "0", "1", "2", "0.5"),
+    "max_cross": ("-2", "-1", "0", "1", "9", "nan"),
+    "select": ("-1", "0", "1", "5", "99999999999999999999", "nan"),
+    "seeds_per_voxel": ("-1", "0", "2", "nan", "99999999999999999999"),
+    "seeds_per_mm3": ("nan", "inf", "-1", "0.1", "1e300"),
+    "step_vox": ("nan", "inf", "-1", "0", "0.5", "1e-300", "1e300"),
+    "downsample": ("-1", "0", "1", "7", "99999999999999999999"),
+    "compress": ("nan", "inf", "-1", "0", "0.1", "1e300"),
+    "nbr_parts": ("-1", "0", "1", "3", "nan"),
+    "engine": ("serial", "", "slurm"),
+    "scheduler": ("nonsense://there", "127.0.0.1:1"),
+    "gm_files": ("none.nii.gz", "*", ""),
     "model_file": ("", ".", "none", "/dev/null", "default", "deterministic"),
     "out_tractogram": ("", ".", "..", "/", "a/b.trk", ".trk", "lines.TRK", "a.trk/"),
 }
 
 
+SWITCHES = (
+    *("use_binary_mask", "unidirectional", "save_seeds", "save_stops"),
+    *("save_metrics", "float16", "act", "cmc", "keep_rejected", "seed_at_interface"),
+)
+
+
 def fuzz_options(r, folder):
     """Options out of range, or of another type."""
     subject = Subject(folder)
+    subject.options += [f"--{name}" for name in SWITCHES if r.random() < 0.08]
+    if r.random() < 0.3:
+        subject.out_name = "lines.trx"
     for name in r.sample(sorted(NUMBER_OPTIONS), r.choice((1, 1, 2))):
         value = r.choice(NUMBER_OPTIONS[name])
         if name == "out_tractogram":
             subject.out_name = value
         else:
             subject.options += [f"--{name}", value]
-    if subject.out_name != "lines.trk":
+    if subject.out_name not in ("lines.trk", "lines.trx"):
         return _judge_name(subject)
     return subject.judge()
 
@@ -1121,8 +1177,6 @@ def _judge_name(subject):
 
 def fuzz_tractogram(r, folder):
     """Damaged tractogram files."""
-    from dipy_rnn.io import read_tractogram
-
     suffix = r.choice(TRACTOGRAMS)
     path = folder / f"lines{suffix}"
     content = tractogram(suffix)

@@ -11,8 +11,6 @@ from pathlib import Path
 import time
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dipy_rnn import io
 from dipy_rnn._atomic import atomic_write
 from dipy_rnn.pipeline import TrackingCounts, run_jobs, slice_batches, track_selected
@@ -273,10 +271,7 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
         batch_size=options.batch_size,
     )
     with closing(streamlines):
-        lines = (
-            (line.points_mm.astype(np.float32), options.values_of(line))
-            for line in streamlines
-        )
+        lines = options.with_values(streamlines, features, affine)
         density = _write(subject.tractogram, lines, image, affine, options)
     _save_density(density, subject, affine)
     if options.save_picture:

@@ -19,10 +19,10 @@ import numpy as np
 
 from dipy_rnn._checks import check_installed, check_least
 from dipy_rnn.io import (
-    SUFFIXES,
     Files,
     check_sh_format,
     find_files,
+    is_tractogram,
     load_pam,
     load_subject,
     load_volume,
@@ -256,7 +256,7 @@ class RNNComparisonFlow(
         )
         # DIPY looks up these variables, by name, in this function.
         pam_files, stopping_files, seeding_files = map(as_patterns, inputs)
-        self._compares_existing = inputs[0][0].suffix.lower() in SUFFIXES
+        self._compares_existing = is_tractogram(inputs[0][0])
         io_it = self.get_io_iterator()
 
         check_installed(("jinja2", "matplotlib", "plotly"), "The report", "viz")
@@ -317,7 +317,7 @@ def _track(
 ) -> _Comparison:
     """Load a subject and track it with all trackers."""
     from dipy_rnn.evaluation.comparison import track_beside
-    from dipy_rnn.evaluation.facts import model_facts
+    from dipy_rnn.report.facts import model_facts
     from dipy_rnn.stopping import make_criterion
 
     features, stopping, mask, affine = load_subject(
@@ -400,9 +400,9 @@ def _report(
     """Compute the metrics, and save them and the page."""
     from dipy_rnn._atomic import atomic_write
     from dipy_rnn.evaluation.definitions import Metric
-    from dipy_rnn.evaluation.facts import machine_facts
     from dipy_rnn.evaluation.metrics import measure, partner_distances
     from dipy_rnn.report import write_report
+    from dipy_rnn.report.facts import machine_facts
 
     logger.info("Computing the metrics")
     bundles, regions = truth

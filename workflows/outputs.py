@@ -9,8 +9,16 @@ from dipy_rnn._typing import AnyPath
 
 
 def as_patterns(paths: Iterable[Path]) -> list[str]:
-    """Escape paths for DIPY's iterator, which reads them as patterns."""
-    return [escape(str(path)) for path in paths]
+    """Write paths as the patterns that DIPY's iterator reads.
+
+    It replaces a folder by the files in it, but not a pattern that matches a folder.
+    """
+    return [
+        escape(str(path)[:-1]) + f"[{path.name[-1]}]"
+        if path.is_dir()
+        else escape(str(path))
+        for path in paths
+    ]
 
 
 class CheckedOutputs:
@@ -22,6 +30,7 @@ class CheckedOutputs:
     # Attributes of dipy.workflows.workflow.Workflow, the other base class.
     flat_outputs: list[Path]
     _force_overwrite: bool
+    _mix_names: bool
     _skip: bool
 
     def manage_output_overwrite(self) -> bool:
@@ -29,10 +38,11 @@ class CheckedOutputs:
         outputs = [str(output) for output in self.flat_outputs]
         twice = [output for output, n in Counter(outputs).items() if n > 1]
         if twice:
+            mixed = "" if self._mix_names else "--mix_names, or "
             raise ValueError(
                 f"{outputs.count(twice[0])} subjects would write {twice[0]}; add "
-                "--mix_names, or --out_strat append with a relative --out_dir, to give "
-                "each subject its own file."
+                f"{mixed}--out_strat append with a relative --out_dir, to give each "
+                "subject its own file."
             )
         self.refuse_existing(outputs)
         return True

@@ -62,6 +62,7 @@ class RNNTrackingFlow(
         sh_frame: str = "voxel",
         save_seeds: bool = False,
         save_stops: bool = False,
+        save_metrics: bool = False,
         save_density: bool = False,
         save_picture: bool = False,
         downsample: int = 1,
@@ -196,6 +197,11 @@ class RNNTrackingFlow(
             'forward_stop' and 'backward_stop' in 'data_per_streamline' (1 stopping
             criterion, 2 outside of the image, 3 excluded tissue, 4 nothing ahead, 5 too
             long, 6 no direction, 7 no data, 8 not finite, 9 end of the fibre, 10 lost).
+        save_metrics : bool, optional
+            If True, save metrics of each streamline as it was tracked, and why tracking
+            stopped (as save_stops), in 'data_per_streamline': 'length_mm', 'turn_deg',
+            and how well it follows the fODF, as 'mean_amplitude', 'least_amplitude' and
+            'sum_log_amplitude'. It needs an fODF and a .trx or .trk file.
         save_density : bool, optional
             If True, save a density map (_density.nii.gz) in the folder of the
             tractogram: the number of streamlines that visit each voxel. Streamlines are
@@ -298,6 +304,11 @@ class RNNTrackingFlow(
         model.check_thresholds(ended_thr, lost_thr)
         if not step_vox:  # otherwise the step is known when the images are loaded
             model.check_step(step_size)
+        if save_metrics and model.metadata.kind != "sh":
+            raise ValueError(
+                f"save_metrics is given, but {model_file} tracks features that are no "
+                "fODF and have no amplitudes; use save_stops instead."
+            )
         errors: list[Exception] = []
         try:
             for outcome in track_subjects(due, options):

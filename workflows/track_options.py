@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,12 @@ from dipy_rnn.spatial import voxel_edge
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-    from dipy_rnn._typing import ArrayLike, FloatArray
+    from dipy_rnn._typing import ArrayLike, Float32Array, FloatArray
+    from dipy_rnn.sampling import FeatureVolume
     from dipy_rnn.tracking import Streamline
 
 STEP_SIZE = 0.5  # mm, by default
+_BATCH_SIZE = 256  # streamlines whose metrics are computed together
 # Methods of tracking, and their short names in dipy_track.
 _METHODS = {
     name: method
@@ -66,6 +69,7 @@ class TrackingOptions:
     sh_frame: str
     save_seeds: bool
     save_stops: bool
+    save_metrics: bool
     save_density: bool
     save_picture: bool
     downsample: int
@@ -186,19 +190,37 @@ class TrackingOptions:
         types: dict[str, tuple[int, DTypeLike]] = {}
         if self.save_seeds:
             types["seeds"] = 3, np.float32
-        if self.save_stops:
+        if self.save_stops or self.save_metrics:
             types |= {"forward_stop": (1, np.uint8), "backward_stop": (1, np.uint8)}
+        if self.save_metrics:
+            from dipy_rnn.evaluation import METRICS
+
+            types |= dict.fromkeys(METRICS, (1, np.float32))
         return types
 
-    def values_of(self, line: Streamline) -> dict[str, ArrayLike]:
-        """Return the values that are saved with a streamline, by name."""
-        values: dict[str, ArrayLike] = {}
-        if self.save_seeds:
-            values["seeds"] = line.seed_mm
-        if self.save_stops:
-            values["forward_stop"] = [line.forward_stop]
-            values["backward_stop"] = [line.backward_stop]
-        return values
+    def with_values(
+        self, lines: Iterator[Streamline], features: FeatureVolume, affine: FloatArray
+    ) -> Iterator[tuple[Float32Array, dict[str, ArrayLike]]]:
+        """Yield the points of each streamline, and the values saved with it by name."""
+        while batch := list(islice(lines, _BATCH_SIZE)):
+            metrics: dict[str, FloatArray] = {}
+            if self.save_metrics:
+                from dipy_rnn.evaluation import streamline_metrics
+
+                metrics = streamline_metrics(
+                    [line.points_mm for line in batch],
+                    features,
+                    affine,
+                    nbr_threads=self.nbr_threads,
+                )
+            for i, line in enumerate(batch):
+                values: dict[str, ArrayLike] = {
+                    "seeds": line.seed_mm,
+                    "forward_stop": [line.forward_stop],
+                    "backward_stop": [line.backward_stop],
+                    **{name: [column[i]] for name, column in metrics.items()},
+                }
+                yield line.points_mm.astype(np.float32), values
 
     @property
     def dtype(self) -> np.dtype[Any]:

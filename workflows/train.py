@@ -19,6 +19,7 @@ from dipy_rnn.io import (
     Files,
     check_same_grid,
     check_sh_format,
+    is_tractogram,
     load_features,
     load_volume,
     pair_files,
@@ -289,7 +290,7 @@ def _pair_subjects(
     nothing: list[None] = [None] * len(pams)
     tractograms = columns.get("tractogram_files", nothing)
     for path in tractograms:
-        if path and path.suffix.lower() not in SUFFIXES:
+        if path and not is_tractogram(path):
             raise ValueError(
                 f"{path} is not a tractogram; a name that ends in "
                 f"{', '.join(SUFFIXES)} is needed."

@@ -5,6 +5,7 @@
 ``partners``                              which streamlines are compared with each other
 ``volumes``                               voxels visited, regions connected
 ``bundles``, ``scores``                   known bundles, and scores against them
+``per_streamline``                        length, turn and amplitudes of each streamline
 ``statistics``                            standard errors
 ``metrics``                               all metrics of a comparison
 ``comparison``                            track the same seeds with several trackers
@@ -28,6 +29,7 @@ from dipy_rnn.evaluation.distances import (
     mean_curvature_per_mm,
 )
 from dipy_rnn.evaluation.partners import find_partners, nearest_streamlines
+from dipy_rnn.evaluation.per_streamline import METRICS, streamline_metrics
 from dipy_rnn.evaluation.scores import (
     INVALID_CONNECTION,
     NO_CONNECTION,
@@ -53,6 +55,7 @@ from dipy_rnn.evaluation.volumes import (
 
 __all__ = [
     "INVALID_CONNECTION",
+    "METRICS",
     "NO_CONNECTION",
     "Estimate",
     "KnownBundle",
@@ -77,6 +80,7 @@ __all__ = [
     "round_labels",
     "score",
     "shape_similarity",
+    "streamline_metrics",
     "visited_voxels",
     "visits",
     "weighted_dice",

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dipy_rnn.io import (
-    SUFFIXES,
     check_placement,
     check_same_grid,
+    is_tractogram,
     load_volume,
     read_tractogram,
     shown,
@@ -112,7 +112,7 @@ def load_truth(
         return round_labels(labels, shown(path))
 
     def load_bundle(path: Path) -> KnownBundle:
-        if path.suffix.lower() not in SUFFIXES:
+        if not is_tractogram(path):
             return KnownBundle.from_labels(load_labels(path))
         streamlines = [line for line, _ in read_tractogram(path)]
         check_placement(

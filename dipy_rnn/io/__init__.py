@@ -1,6 +1,8 @@
 """Reading and writing files: fODFs, images, lists of seeds and tractograms."""
 
+from dipy_rnn.io.files import SUFFIXES as SUFFIXES
 from dipy_rnn.io.files import first_line as first_line
+from dipy_rnn.io.files import is_tractogram as is_tractogram
 from dipy_rnn.io.files import one_line as one_line
 from dipy_rnn.io.files import shown as shown
 from dipy_rnn.io.fodf import check_sh_format as check_sh_format
@@ -16,7 +18,6 @@ from dipy_rnn.io.placement import check_placement as check_placement
 from dipy_rnn.io.subject import load_points as load_points
 from dipy_rnn.io.subject import load_subject as load_subject
 from dipy_rnn.io.subject import load_tissues as load_tissues
-from dipy_rnn.io.tractogram import SUFFIXES as SUFFIXES
 from dipy_rnn.io.tractogram import check_format as check_format
 from dipy_rnn.io.tractogram import downsample as downsample
 from dipy_rnn.io.tractogram import read_tractogram as read_tractogram

@@ -7,7 +7,10 @@ from dipy_rnn._typing import AnyPath
 
 # Deflate compresses at most 258 bytes into 2 bits: by a factor of 1032.
 _MAX_COMPRESSION = 1032
-_TRACTOGRAMS = (".trk", ".tck", ".trx", ".vtk", ".vtp", ".fib", ".dpy")
+#: Suffixes of VTK files.
+VTK_SUFFIXES = (".vtk", ".vtp", ".fib")
+#: Suffixes of tractogram files.
+SUFFIXES = (".trx", ".trk", ".tck", *VTK_SUFFIXES, ".dpy")
 
 
 def check_is_file(path: Path) -> None:
@@ -60,7 +63,7 @@ def check_input(path: Path) -> None:
             f"{name} is an image of MRtrix3; convert it with mrconvert {name} "
             f"{name[: lower.rindex('.mi') - len(lower)]}.nii.gz"
         )
-    if lower.endswith(tuple(f"{suffix}.gz" for suffix in _TRACTOGRAMS)):
+    if lower.endswith(tuple(f"{suffix}.gz" for suffix in SUFFIXES)):
         raise ValueError(
             f"{name} is a compressed tractogram; decompress it with gunzip {name}"
         )
@@ -70,6 +73,44 @@ def check_input(path: Path) -> None:
             "exist; get that file (with datalad get or git annex get, if it is in an "
             "annex), or correct the link."
         )
+
+
+def is_trx_folder(path: AnyPath) -> bool:
+    """Tell whether a path is a folder with the content of a TRX file.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    is_folder : bool
+
+    Examples
+    --------
+    >>> is_trx_folder("no_folder")
+    False
+    """
+    return Path(path, "header.json").is_file()
+
+
+def is_tractogram(path: Path) -> bool:
+    """Tell whether a path is a tractogram, by its suffix, or as a TRX folder.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    is_tractogram : bool
+
+    Examples
+    --------
+    >>> is_tractogram(Path("lines.TRK")), is_tractogram(Path("labels.nii.gz"))
+    (True, False)
+    """
+    return path.suffix.lower() in SUFFIXES or is_trx_folder(path)
 
 
 def check_size(

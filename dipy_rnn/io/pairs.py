@@ -13,7 +13,7 @@ from pathlib import Path
 import re
 from typing import TypeAlias
 
-from dipy_rnn.io.files import check_input, shown
+from dipy_rnn.io.files import check_input, is_trx_folder, shown
 
 logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
@@ -44,7 +44,8 @@ def find_files(files: Files, name: str) -> list[Path]:
     Parameters
     ----------
     files : str or Path, or list of str
-        A file; a folder, for all files in it; or a pattern with wildcards.
+        A file, or a TRX folder; another folder, for all files in it; or a pattern with
+        wildcards.
     name : str
         Name of the argument, for errors.
 
@@ -72,7 +73,7 @@ def find_files(files: Files, name: str) -> list[Path]:
 def _find(files: Files, name: str) -> list[_Found]:
     if isinstance(files, list):
         return [found for each in files for found in _find(each, name)]
-    if os.path.isfile(files):
+    if os.path.isfile(files) or is_trx_folder(files):
         check_input(Path(files))
         return [_Found(Path(files), None)]
     pattern = str(files)

@@ -23,19 +23,22 @@ from numpy.typing import DTypeLike
 from dipy_rnn import _checks, spatial
 from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, FloatArray
-from dipy_rnn.io.files import check_is_file, first_line, shown
+from dipy_rnn.io.files import (
+    SUFFIXES,
+    VTK_SUFFIXES,
+    check_is_file,
+    first_line,
+    is_trx_folder,
+    shown,
+)
 from dipy_rnn.io.trx import Batch, DataTypes, read_trx, write_trx
 from dipy_rnn.io.vtk_dpy import (
-    VTK_SUFFIXES,
     check_can_use_vtk,
     read_dpy,
     read_vtk,
     write_dpy,
     write_vtk,
 )
-
-#: Suffixes of tractogram files.
-SUFFIXES = (".trx", ".trk", ".tck", *VTK_SUFFIXES, ".dpy")
 
 # Streamlines per batch: enough that the cost of Python calls per batch is negligible.
 _BATCH_SIZE = 1024
@@ -220,7 +223,8 @@ def read_tractogram(
     Parameters
     ----------
     path : Path
-        Ends in one of ``SUFFIXES``; capitals are allowed.
+        Ends in one of ``SUFFIXES``; capitals are allowed. Or a folder with the content
+        of a TRX file.
     check_points : bool, optional
         Whether to raise ValueError for points that are not finite or farther than
         1e6 mm from the origin.
@@ -245,11 +249,14 @@ def read_tractogram(
     >>> [streamline.shape for streamline, _ in read_tractogram(path)]
     [(2, 3)]
     """
-    check_is_file(path)
+    suffix = ".trx"
+    if not is_trx_folder(path):
+        check_is_file(path)
+        suffix = path.suffix.lower()
     readers = {".trx": read_trx, ".dpy": read_dpy} | dict.fromkeys(
         VTK_SUFFIXES, read_vtk
     )
-    read = readers.get(path.suffix.lower(), _read_with_nibabel)
+    read = readers.get(suffix, _read_with_nibabel)
     checked: Callable[[AnyArray], AnyArray]
     checked = _check_distance if check_points else np.asarray
     try:

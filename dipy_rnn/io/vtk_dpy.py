@@ -22,9 +22,6 @@ from dipy_rnn._typing import AnyArray
 from dipy_rnn.io.files import check_size
 from dipy_rnn.io.trx import Batch
 
-#: Suffixes of VTK files.
-VTK_SUFFIXES = (".vtk", ".vtp", ".fib")
-
 # The header of .vtk and .fib files.
 _POINTS = re.compile(
     rb"(ASCII|BINARY)\s+DATASET POLYDATA\s+POINTS (\d+) (float|double)"

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import zipfile
 
 from fuzzing import FILES, REFUSED, Subject, nifti, run_command, tractogram, world
+from fuzzing_commands import COMMANDS
 import h5py
 from hypothesis import HealthCheck, given, settings, strategies
 import nibabel as nib
@@ -25,7 +26,7 @@ few = settings(
 )
 
 
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("kind", [*FILES, *COMMANDS])
 @few
 @given(r=strategies.randoms(use_true_random=False))
 def test_a_random_change_of_a_file_is_read_or_an_error_of_one_line(kind, r):
@@ -33,7 +34,7 @@ def test_a_random_change_of_a_file_is_read_or_an_error_of_one_line(kind, r):
     with TemporaryDirectory() as folder:
         os.chdir(folder)  # DIPY's workflows may write to the working directory
         try:
-            FILES[kind](r, Path(folder))
+            (FILES | COMMANDS)[kind](r, Path(folder))
         finally:
             os.chdir(here)
 

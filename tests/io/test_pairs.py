@@ -179,6 +179,13 @@ def test_dipy_gets_the_files_of_subjects_in_the_order_of_their_folders(tree):
     ]
 
 
+def test_dipy_does_not_replace_a_trx_folder_by_its_files(tree):
+    tree("a [1]/header.json", "a [1]/offsets.uint32", "fa.nii")
+    files = pair_files(lines="a [1]", fa="fa.nii")
+    rows = io_iterator([*map(as_patterns, files)], "", ["out.trk"])
+    assert [list(map(str, row)) for row in rows] == [["a [1]", "fa.nii", "out.trk"]]
+
+
 def test_a_link_to_a_file_that_does_not_exist_is_named(tree):
     tree("sub-1/fa.nii")
     os.symlink("../annex/fa.nii", "sub-1/link.nii")

@@ -222,6 +222,7 @@ def test_without_a_scheduler_the_error_is_one_line(tmp_path):
     "options",
     [
         ("--save_seeds", "--save_stops"),
+        ("--save_metrics", "--downsample", 2),
         ("--downsample", 3, "--float16"),
         ("--compress", 0.2),
     ],

@@ -22,6 +22,7 @@ from test_imports import WITHOUT_DIPYS_TRACKERS
 from worlds import OBLIQUE_ROTATION, share_identical, share_within
 
 from dipy_rnn import sampling, spatial
+from dipy_rnn.evaluation import METRICS, streamline_metrics
 from dipy_rnn.stopping import StopReason
 from dipy_rnn.workflows import compare, gradients, track, train
 
@@ -310,6 +311,39 @@ def test_the_reasons_of_stopping_are_saved(subject):
     assert set(np.ravel(saved["forward_stop"])) == {StopReason.ENDPOINT}
 
 
+@pytest.mark.parametrize("out", ["out.trk", "out.trx"])
+def test_metrics_are_those_of_the_streamlines_as_tracked(subject, out):
+    options = ("--step_size", 0.5, "--save_metrics")
+    whole = subject.run("--step_size", 0.5, "--select", 9, "--seed_count", 40)
+    few = subject.run(
+        *options, "--select", 9, "--seed_count", 40, "--downsample", 7, out=out
+    )
+    saved = load_tractogram(
+        str(subject.folder / "out" / out),
+        str(subject.stopping),
+        bbox_valid_check=False,
+    ).data_per_streamline
+    assert set(saved) == {*METRICS, "forward_stop", "backward_stop"}
+    assert len(few) == len(whole) == 9
+    npt.assert_allclose(np.ravel(saved["length_mm"]), lengths_mm(whole), rtol=1e-5)
+    metrics = streamline_metrics(
+        whole, sampling.fodf_features(subject.fodf), subject.phantom.affine
+    )
+    for name, values in metrics.items():
+        npt.assert_allclose(np.ravel(saved[name]), values, rtol=1e-3, atol=1e-2)
+    assert (np.ravel(saved["mean_amplitude"]) > 0.8).all()
+    assert (np.ravel(saved["turn_deg"]) > 0).all()
+    line = refusal(*subject.inputs, "--save_metrics", "--out_tractogram", "a.tck")
+    assert "a .tck file cannot hold forward_stop, backward_stop, length_mm" in line
+
+
+def test_metrics_of_features_without_an_fodf_are_an_error(subject):
+    model = subject.folder / "raw.pt"
+    save_stub(FieldFollower(), model)
+    line = refusal(*subject.inputs, "--save_metrics", "--model_file", model)
+    assert "save_metrics is given, but " in line and "use save_stops instead" in line
+
+
 def test_step_and_lengths_are_in_mm(subject):
     for step in (0.2, 0.5, 1.5):
         steps = np.concatenate(
@@ -578,6 +612,8 @@ def test_each_subject_needs_its_own_output(subject, tmp_path, monkeypatch):
     out = tmp_path / "all"
     line = refusal(*inputs, "--out_dir", out)
     assert "2 subjects would write" in line and "--mix_names" in line
+    line = refusal(*inputs, "--out_dir", out, "--mix_names")
+    assert "2 subjects would write" in line and "add --out_strat append" in line
     assert not list(out.glob("*"))
     command(*inputs, "--out_dir", "tracked", "--out_strat", "append", "--step_size", 1)
     for name in ("sub-1", "sub-2"):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 import re
 import sys
+from zipfile import ZipFile
 
 from commands import VTK, Subject, load
 from dipy.io.image import save_nifti
@@ -115,6 +116,24 @@ def test_metrics_are_reproducible(subject, no_page):
         for name in ("one", "two")
     )
     assert first == second
+
+
+def test_a_trx_folder_is_compared_like_a_file(subject, no_page):
+    lines = subject.phantom.streamlines(6)[0][:6]  # of one bundle
+    for name in ("a", "b"):
+        save_lines(subject.folder / f"{name}.trx", lines, subject.stopping)
+        with ZipFile(subject.folder / f"{name}.trx") as archive:
+            archive.extractall(subject.folder / name)
+
+    def values(a, b):
+        inputs = (subject.folder / a, subject.folder / b, subject.stopping)
+        bundles = ("--bundle_files", subject.folder / a)
+        return compared(subject.folder / "out", *inputs, *bundles, "--force")[1]
+
+    of_folders = values("a", "b")
+    assert of_folders["alike", "candidate"] == 1
+    assert of_folders["valid", "candidate"] == 1
+    assert of_folders == values("a.trx", "b.trx")
 
 
 def test_two_existing_tractograms_are_compared(subject):

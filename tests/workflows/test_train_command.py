@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from zipfile import ZipFile
 
 from commands import load, write_pam
 from dipy.io.image import save_nifti
@@ -231,6 +232,14 @@ def test_many_subjects_with_some_of_them_held_out(made, trained, messages):
     held_out = trained(*both, validation_subjects=1)
     assert held_out.n_streamlines == [12]
     assert "followed" in held_out.rows[0]
+
+
+def test_streamlines_are_read_from_a_trx_folder(subject, trained):
+    save_lines(subject.tractogram.with_suffix(".trx"), subject.lines, subject.fa)
+    folder = subject.tractogram.with_name("unzipped")
+    with ZipFile(subject.tractogram.with_suffix(".trx")) as archive:
+        archive.extractall(folder)
+    assert trained(subject.pam, folder).n_streamlines == [len(subject.lines)]
 
 
 def test_the_architecture_and_its_size_are_chosen(trained):
