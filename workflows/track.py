@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import logging
 from pathlib import Path
 
@@ -53,6 +54,9 @@ class RNNTrackingFlow(
         pmf_threshold: float = 0.1,
         max_cross: int = 1,
         unidirectional: bool = False,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        stop_at_include: bool = False,
         model_file: str = "default",
         sh_basis: str | None = None,
         sh_frame: str = "voxel",
@@ -158,6 +162,16 @@ class RNNTrackingFlow(
         unidirectional : bool, optional
             If True, track only to one side of the seed: along the direction of the peak
             that points up (superior).
+        include : variable string, optional
+            Regions that each streamline must enter, all of them: masks on any grid, or
+            spheres given as x,y,z,radius in mm. Paths to masks may contain wildcards
+            (in quotes) for many subjects.
+        exclude : variable string, optional
+            Regions that no streamline may enter, given as for include. Tracking stops
+            where it enters one.
+        stop_at_include : bool, optional
+            If True, tracking stops where a streamline has entered all regions of
+            include.
         model_file : string, optional
             Name of a model that comes with dipy_rnn, or path to a model file.
         sh_basis : string, optional
@@ -176,7 +190,8 @@ class RNNTrackingFlow(
             If True, save why tracking stopped in both directions from the seed, as
             'forward_stop' and 'backward_stop' in 'data_per_streamline' (1 stopping
             criterion, 2 outside of the image, 3 excluded tissue, 4 nothing ahead, 5 too
-            long, 6 no direction, 7 no data, 8 not finite).
+            long, 6 no direction, 7 no data, 8 not finite, 9 exclude region, 10 last
+            include region).
         save_picture : bool, optional
             If True, save a picture (.png) of the streamlines over the stopping image,
             in the folder of the tractogram. It needs matplotlib: pip install
@@ -249,6 +264,7 @@ class RNNTrackingFlow(
             stopping_files=stopping_files,
             seeding_files=seeding_files,
             **options.tissue_files,
+            **io.region_files(options.regions),
         )
         # DIPY looks up these variables, by name, in this function.
         pam_files, stopping_files, seeding_files = map(as_patterns, inputs[:3])
@@ -315,8 +331,8 @@ def _log(outcome: Outcome, options: TrackingOptions) -> None:
         logger.info(row)
     if not counts.streamlines:
         logger.warning(
-            "No streamline was selected; check stopping_thr and minlen, and the "
-            "stopping and seeding images."
+            "No streamline was selected; check stopping_thr, minlen and regions, and "
+            "the stopping and seeding images."
         )
     logger.info(f"Saved {subject.tractogram}")
     if options.save_picture:
