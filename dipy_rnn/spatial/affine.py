@@ -29,7 +29,7 @@ LocalTracking, so that its seeds are equal to LocalTracking's.
 import numpy as np
 
 from dipy_rnn._checks import FARTHEST_MM, as_float64
-from dipy_rnn._typing import ArrayLike, BoolArray, FloatArray
+from dipy_rnn._typing import AnyArray, ArrayLike, BoolArray, FloatArray
 
 _MOST_SHEAR_DEG = 0.1
 # The tolerance of dipy.io.utils.is_header_compatible, relative and absolute.
@@ -336,7 +336,7 @@ def to_mm(points_vox: ArrayLike, affine: FloatArray) -> FloatArray:
     return np.asarray(points_vox, np.float64) @ affine[:3, :3].T + affine[:3, 3]
 
 
-def map_points(points: FloatArray, matrix: FloatArray) -> FloatArray:
+def map_points(points: FloatArray, matrix: AnyArray) -> FloatArray:
     """Apply an affine matrix to points, each by the same sums.
 
     A product of matrices, as in :func:`to_voxels` and :func:`to_mm`, may round

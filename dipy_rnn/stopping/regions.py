@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from dipy_rnn import _checks, spatial
-from dipy_rnn._typing import ArrayLike, BoolArray, FloatArray
+from dipy_rnn._typing import AnyArray, ArrayLike, BoolArray, FloatArray
 
 
 class Region(Protocol):
@@ -109,7 +109,7 @@ class MaskRegion:
         if not self.mask.any():
             raise ValueError("mask is an empty region; it needs voxels above 0.")
         self.affine = spatial.check_affine(affine)
-        self._to_voxels = np.linalg.inv(self.affine)
+        self._to_voxels: AnyArray = np.linalg.inv(self.affine)
 
     def contains(self, points_mm: FloatArray) -> BoolArray:
         """As :meth:`Region.contains`."""
