@@ -79,8 +79,11 @@ class Subject:
     def inputs(self):
         return [self.pam, self.stopping, self.seeding]
 
-    def run(self, *options, inputs=None, out="out.trk", out_dir=None):
-        """Run the command in this process, and return the streamlines that it saves."""
+    def run(self, *options, inputs=None, out="out.trk", out_dir=None, grid=None):
+        """Run the command in this process, and return the streamlines that it saves.
+
+        `grid` is an image on the grid of the fODF, by default the stopping image.
+        """
         out_dir = out_dir or self.folder / "out"
         command(
             *(inputs or self.inputs),
@@ -91,7 +94,7 @@ class Subject:
             "--force",
             *options,
         )
-        return load(out_dir / out, (inputs or self.inputs)[1])
+        return load(out_dir / out, grid or (inputs or self.inputs)[1])
 
 
 def command(*arguments):

@@ -13,7 +13,7 @@ import warnings
 from dipy.workflows.flow_runner import run_flow
 from dipy.workflows.workflow import Workflow
 
-from dipy_rnn.io import one_line
+from dipy_rnn.io import one_line, prepare_arguments
 from dipy_rnn.workflows.compare import RNNComparisonFlow
 from dipy_rnn.workflows.connectome import RNNConnectomeFlow
 from dipy_rnn.workflows.gradients import RNNGradientCheckFlow
@@ -86,6 +86,7 @@ def _run(command: str, flow: Workflow) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = lambda message, *_: logger.warning(str(message))
+            sys.argv[1:] = prepare_arguments(sys.argv[1:])
             run_flow(flow, extra_args=extra_args)
     except KeyboardInterrupt as interruption:
         sys.exit(f"{command}: {str(interruption) or 'interrupted'}")

@@ -9,11 +9,17 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from dipy_rnn import io
 from dipy_rnn._atomic import atomic_write
-from dipy_rnn.pipeline import TrackingCounts, run_jobs, slice_batches, track_selected
+from dipy_rnn.pipeline import (
+    Regions,
+    TrackingCounts,
+    run_jobs,
+    slice_batches,
+    track_selected,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,10 +29,12 @@ if TYPE_CHECKING:
     from dipy_rnn.stopping import StoppingCriterion
     from dipy_rnn.workflows.track_options import TrackingOptions
 
+    Grid: TypeAlias = tuple[tuple[int, int, int], FloatArray]
+
 #: Columns of the table.
 COLUMNS = (
-    *("fodf", "stopping", "seeding", "gm", "csf", "tractogram", "status", "seeds"),
-    *("streamlines", "mean_length_mm", "seconds", "error"),
+    *("fodf", "stopping", "seeding", "gm", "csf", "regions", "tractogram", "status"),
+    *("seeds", "streamlines", "mean_length_mm", "seconds", "error"),
 )
 _PATHS = ("fodf", "stopping", "seeding", "gm", "csf", "tractogram")
 
@@ -44,6 +52,8 @@ class Subject:
         Output file.
     gm, csf : Path, optional
         Tissue maps.
+    regions : tuple of Path, optional
+        Masks of regions, in the order of :func:`dipy_rnn.io.region_files`.
     part, n_parts : int, optional
         Index of the part, and number of parts.
     """
@@ -54,6 +64,7 @@ class Subject:
     tractogram: Path
     gm: Path | None = None
     csf: Path | None = None
+    regions: tuple[Path, ...] = ()
     part: int = 0
     n_parts: int = 1
 
@@ -65,7 +76,9 @@ class Subject:
     def absolute(self) -> Subject:
         """Return the subject with absolute paths, for workers in other folders."""
         paths = {name: getattr(self, name) for name in _PATHS}
-        return replace(self, **{k: p.absolute() for k, p in paths.items() if p})
+        paths = {k: p.absolute() for k, p in paths.items() if p}
+        regions = tuple(path.absolute() for path in self.regions)
+        return replace(self, **paths, regions=regions)
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,8 @@ class Outcome:
         Given if the subject was tracked.
     seconds : float, optional
         Time of tracking; the sum over all parts.
+    grid : tuple of (tuple of 3 int, ndarray of shape (4, 4)), optional
+        Shape and affine (voxel to mm) of the fODF, if the subject was tracked.
     error : Exception, optional
         Why it failed.
     """
@@ -89,12 +104,14 @@ class Outcome:
     status: str
     counts: TrackingCounts | None = None
     seconds: float = 0.0
+    grid: Grid | None = None
     error: Exception | None = None
 
     def row(self) -> dict[str, str | int]:
         """Return the row of the table, by ``COLUMNS``."""
         row: dict[str, str | int] = {
             **{name: str(getattr(self.subject, name) or "") for name in _PATHS},
+            "regions": ", ".join(map(str, self.subject.regions)),
             "status": self.status,
             "seconds": f"{self.seconds:.1f}",
             "error": io.one_line(self.error) if self.error else "",
@@ -119,18 +136,17 @@ def find_subjects(
         fODF, stopping image, seeding file and tractogram of each subject, from DIPY's
         iterator (get_io_iterator).
     maps : sequence of sequence of Path
-        The maps of grey matter and of csf of all subjects; or empty.
+        For all subjects, the tissue maps, and then the masks of regions.
     options : TrackingOptions
     """
     subjects = [
         Subject(Path(fodf), Path(stopping), Path(seeding), Path(tractogram))
         for fodf, stopping, seeding, tractogram in paths
     ]
-    if maps:
-        subjects = [
-            replace(subject, gm=gm, csf=csf)
-            for subject, gm, csf in zip(subjects, *maps)
-        ]
+    n = len(options.tissue_files)
+    for i, files in enumerate(zip(*maps)):
+        tissues = dict(zip(("gm", "csf"), files[:n]))
+        subjects[i] = replace(subjects[i], regions=files[n:], **tissues)
     if options.is_local:
         return subjects
     return [subject.absolute() for subject in subjects]
@@ -174,9 +190,8 @@ def _run(
 
 def _track_in_parts(subject: Subject, options: TrackingOptions) -> Outcome:
     """Track the parts of a subject at the same time, and join them in one file."""
-    n = options.nbr_parts
-    image, affine = io.load_volume(subject.stopping, options.n_stopping_axes)
-    counts, seconds = TrackingCounts(options.step_mm(affine)), 0.0
+    n, counts, seconds = options.nbr_parts, TrackingCounts(0.0), 0.0
+    grid: Grid
     with atomic_write(subject.tractogram) as path:
         folder = path.parent / "parts"
         folder.mkdir()
@@ -187,18 +202,17 @@ def _track_in_parts(subject: Subject, options: TrackingOptions) -> Outcome:
         for _, outcome in _run(parts, options.for_parts()):
             if isinstance(outcome, Exception):
                 raise outcome
-            counts += outcome.counts or TrackingCounts(counts.step_mm)
+            assert outcome.counts is not None and outcome.grid is not None
+            counts, grid = outcome.counts + counts, outcome.grid
             seconds += outcome.seconds
         lines = chain.from_iterable(
             io.read_tractogram(part.tractogram) for part in parts
         )
-        density = _write(path, lines, image, affine, options)
-    _save_density(density, subject, affine)
+        density = _write(path, lines, grid, options)
+    _save_density(density, subject, grid[1])
     if options.save_picture:
-        from dipy_rnn.report import save_picture_of
-
-        save_picture_of(subject.tractogram, counts.streamlines, image, affine)
-    return Outcome(subject, "tracked", counts, seconds)
+        _save_picture(subject, counts, options)
+    return Outcome(subject, "tracked", counts, seconds, grid)
 
 
 def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
@@ -216,7 +230,7 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
 
     start = time.monotonic()
     model = load_model(options.model_file, device=options.device)
-    features, image, seeding, affine = io.load_subject(
+    inputs = io.load_subject(
         subject.fodf,
         subject.stopping,
         subject.seeding,
@@ -224,37 +238,45 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
         (options.sh_basis, options.sh_frame),
         n_stopping_axes=options.n_stopping_axes,
     )
+    affine, image, own_affine = inputs.affine, inputs.stopping, inputs.stopping_affine
     step_size, tissues = options.step_mm(affine), None
     criterion: StoppingCriterion
     if options.is_constrained:
         tissues = io.load_tissues(
-            subject.stopping, image, affine, subject.gm, subject.csf
+            subject.stopping, image, own_affine, subject.gm, subject.csf
         )
         if options.act:
             criterion = tissues.act_criterion()
         else:
-            criterion = tissues.cmc_criterion(step_size, voxel_sizes(affine))
+            criterion = tissues.cmc_criterion(step_size, voxel_sizes(own_affine))
     else:
         criterion = make_criterion(image, options.use_binary_mask, options.stopping_thr)
-    n_seeds, batches = options.seeding.place(seeding, affine, subject.seeding, tissues)
+    n_seeds, batches = options.seeding.place(
+        inputs.seeding, inputs.seeding_affine, subject.seeding, tissues, own_affine
+    )
+    grid = inputs.shape, affine
+    regions = io.load_regions(options.regions, subject.regions, *grid)
     begin = n_seeds * subject.part // subject.n_parts
     end = n_seeds * (subject.part + 1) // subject.n_parts
     # Seeds of a list may be equal. All of them are in the same batch.
-    numbers = count_equal(seeding)[begin:end] if seeding.ndim == 2 else None
+    numbers = None
+    if inputs.seeding.ndim == 2:
+        numbers = count_equal(inputs.seeding)[begin:end]
 
     counts = TrackingCounts(step_size)
     streamlines = track_selected(
         slice_batches(batches, begin, end),
-        criterion,
+        inputs.on_fodf_grid(criterion),
         affine,
         counts,
         min_len=options.minlen,
         max_len=options.maxlen,
         step_size=step_size,
         only_valid_ends=options.is_constrained and not options.keep_rejected,
+        regions=Regions(**regions, stop_at_include=options.stop_at_include),
         select=options.seeding.select,
         progress_of=end - begin if options.is_local else 0,
-        features=features,
+        features=inputs.features,
         model=model,
         max_angle=options.max_angle,
         pmf_threshold=options.pmf_threshold,
@@ -271,35 +293,41 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
         batch_size=options.batch_size,
     )
     with closing(streamlines):
-        lines = options.with_values(streamlines, features, affine)
-        density = _write(subject.tractogram, lines, image, affine, options)
+        lines = options.with_values(streamlines, inputs.features, affine)
+        density = _write(subject.tractogram, lines, grid, options)
     _save_density(density, subject, affine)
     if options.save_picture:
-        from dipy_rnn.report import save_picture_of
+        _save_picture(subject, counts, options)
+    return Outcome(subject, "tracked", counts, time.monotonic() - start, grid)
 
-        save_picture_of(subject.tractogram, counts.streamlines, image, affine)
-    return Outcome(subject, "tracked", counts, time.monotonic() - start)
+
+def _save_picture(
+    subject: Subject, counts: TrackingCounts, options: TrackingOptions
+) -> None:
+    from dipy_rnn.report import save_picture_of
+
+    image, affine = io.load_volume(subject.stopping, options.n_stopping_axes)
+    save_picture_of(subject.tractogram, counts.streamlines, image, affine)
 
 
 def _write(
     path: Path,
     lines: Iterable[tuple[AnyArray, Mapping[str, ArrayLike]]],
-    image: AnyArray,
-    affine: FloatArray,
+    grid: Grid,
     options: TrackingOptions,
 ) -> DensityMap | None:
     """Write a tractogram. Return its density map if the options ask for one."""
-    density = None
+    (shape, affine), density = grid, None
     if options.save_density:
         from dipy_rnn.connectivity import DensityMap
 
-        density = DensityMap(affine, image.shape[:3])
+        density = DensityMap(affine, shape)
         lines = density.count(lines)
     io.write_tractogram(
         path,
         io.downsample(lines, every=options.downsample, tolerance_mm=options.compress),
         affine,
-        image.shape[:3],
+        shape,
         data_types=options.data_types,
         dtype=options.dtype,
     )

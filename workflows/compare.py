@@ -320,10 +320,11 @@ def _track(
     from dipy_rnn.report.facts import model_facts
     from dipy_rnn.stopping import make_criterion
 
-    features, stopping, mask, affine = load_subject(
-        pam_path, stopping_path, seeding_path, "sh", sh_format
+    inputs = load_subject(
+        pam_path, stopping_path, seeding_path, "sh", sh_format, one_grid=True
     )
-    _, batches = seeding.place(mask, affine, seeding_path)
+    stopping, affine = inputs.stopping, inputs.affine
+    _, batches = seeding.place(inputs.seeding, inputs.seeding_affine, seeding_path)
     seeds = np.concatenate(list(batches))
     method = options["tracking_method"]
     pam = None
@@ -338,7 +339,7 @@ def _track(
         seeds,
         make_criterion(stopping, options["use_binary_mask"], options["stopping_thr"]),
         affine,
-        features=features,
+        features=inputs.features,
         method=method,
         pam=pam,
         model=model,

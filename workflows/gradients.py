@@ -126,15 +126,16 @@ class RNNGradientCheckFlow(
         model = load_model(model_file)
         model.check_step(step_size)
         for pam_path, stopping_path, seeding_path, table_path in io_it:
-            features, stopping, mask, affine = io.load_subject(
+            images = io.load_subject(
                 Path(pam_path),
                 Path(stopping_path),
                 Path(seeding_path),
                 model.metadata.kind,
                 (sh_basis, sh_frame),
             )
+            mask = images.seeding
             seeding = Seeding() if mask.ndim == 2 else in_mask  # a list of seeds
-            _, batches = seeding.place(mask, affine, seeding_path)
+            _, batches = seeding.place(mask, images.seeding_affine, seeding_path)
             seeds = np.concatenate(list(batches))
             if len(seeds) < MIN_SEEDS:
                 raise ValueError(
@@ -142,11 +143,12 @@ class RNNGradientCheckFlow(
                     "are needed."
                 )
             logger.info(f"Checking the gradients of {pam_path} with {len(seeds)} seeds")
+            criterion = make_criterion(images.stopping, use_binary_mask, stopping_thr)
             check = check_gradients(
-                features,
-                make_criterion(stopping, use_binary_mask, stopping_thr),
+                images.features,
+                images.on_fodf_grid(criterion),
                 seeds,
-                affine,
+                images.affine,
                 model=model,
                 step_size=step_size,
                 max_angle=max_angle,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import logging
 from pathlib import Path
 
@@ -53,6 +54,9 @@ class RNNTrackingFlow(
         pmf_threshold: float = 0.1,
         max_cross: int = 1,
         unidirectional: bool = False,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        stop_at_include: bool = False,
         tracking_method: str = "deterministic",
         temperature: float = 1.0,
         ended_thr: float = 1.0,
@@ -164,6 +168,16 @@ class RNNTrackingFlow(
         unidirectional : bool, optional
             If True, track only to one side of the seed: along the direction of the peak
             that points up (superior).
+        include : variable string, optional
+            Regions that each streamline must enter, all of them: masks on any grid, or
+            spheres given as x,y,z,radius in mm. Paths to masks may contain wildcards
+            (in quotes) for many subjects.
+        exclude : variable string, optional
+            Regions that no streamline may enter, given as for include. Tracking stops
+            where it enters one.
+        stop_at_include : bool, optional
+            If True, tracking stops where a streamline has entered all regions of
+            include.
         tracking_method : string, optional
             deterministic (det) follows the direction that the network predicts.
             probabilistic (prob) draws directions from the distribution that it
@@ -196,7 +210,8 @@ class RNNTrackingFlow(
             If True, save why tracking stopped in both directions from the seed, as
             'forward_stop' and 'backward_stop' in 'data_per_streamline' (1 stopping
             criterion, 2 outside of the image, 3 excluded tissue, 4 nothing ahead, 5 too
-            long, 6 no direction, 7 no data, 8 not finite, 9 end of the fibre, 10 lost).
+            long, 6 no direction, 7 no data, 8 not finite, 9 exclude region, 10 last
+            include region, 11 end of the fibre, 12 lost).
         save_metrics : bool, optional
             If True, save metrics of each streamline as it was tracked, and why tracking
             stopped (as save_stops), in 'data_per_streamline': 'length_mm', 'turn_deg',
@@ -278,6 +293,7 @@ class RNNTrackingFlow(
             stopping_files=stopping_files,
             seeding_files=seeding_files,
             **options.tissue_files,
+            **io.region_files(options.regions),
         )
         # DIPY looks up these variables, by name, in this function.
         pam_files, stopping_files, seeding_files = map(as_patterns, inputs[:3])
@@ -353,8 +369,8 @@ def _log(outcome: Outcome, options: TrackingOptions) -> None:
         logger.info(row)
     if not counts.streamlines:
         logger.warning(
-            "No streamline was selected; check stopping_thr and minlen, and the "
-            "stopping and seeding images."
+            "No streamline was selected; check stopping_thr, minlen and regions, and "
+            "the stopping and seeding images."
         )
     logger.info(f"Saved {subject.tractogram}")
     if options.save_density:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 import os
@@ -60,6 +60,9 @@ class TrackingOptions:
     pmf_threshold: float
     max_cross: int
     unidirectional: bool
+    include: Sequence[str]
+    exclude: Sequence[str]
+    stop_at_include: bool
     tracking_method: str
     temperature: float
     ended_thr: float
@@ -127,6 +130,10 @@ class TrackingOptions:
                 "gm_files and csf_files need each other; give both, or give an image "
                 "of all tissues as stopping_files."
             )
+        if self.stop_at_include and not self.include:
+            raise ValueError(
+                "stop_at_include is given, but needs include; add regions."
+            )
         check_least("step_vox", self.step_vox, 0)
         if self.step_vox and self.step_size != STEP_SIZE:
             raise ValueError(
@@ -163,6 +170,11 @@ class TrackingOptions:
         if not self.gm_files:
             return {}
         return {"gm_files": self.gm_files, "csf_files": self.csf_files}
+
+    @property
+    def regions(self) -> dict[str, Sequence[str]]:
+        """Files and spheres, by the name of their option."""
+        return {"include": self.include, "exclude": self.exclude}
 
     def step_mm(self, affine: FloatArray) -> float:
         """Return the step in mm on the grid of a subject.

@@ -15,6 +15,10 @@ from dipy_rnn.io.pairs import Files as Files
 from dipy_rnn.io.pairs import find_files as find_files
 from dipy_rnn.io.pairs import pair_files as pair_files
 from dipy_rnn.io.placement import check_placement as check_placement
+from dipy_rnn.io.regions import load_regions as load_regions
+from dipy_rnn.io.regions import prepare_arguments as prepare_arguments
+from dipy_rnn.io.regions import region_files as region_files
+from dipy_rnn.io.subject import TrackingInputs as TrackingInputs
 from dipy_rnn.io.subject import load_points as load_points
 from dipy_rnn.io.subject import load_subject as load_subject
 from dipy_rnn.io.subject import load_tissues as load_tissues

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
 _RESAMPLE = (
-    "resample one onto the other's grid (nibabel.processing.resample_from_to, or "
-    "mrgrid of MRtrix3)."
+    "resample one onto the other's grid (mrgrid of MRtrix3, or "
+    "nibabel.processing.resample_from_to: with order=0 for masks and labels, and "
+    "order=1 for maps)."
 )
 
 

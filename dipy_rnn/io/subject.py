@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,15 +14,82 @@ from dipy_rnn._typing import AnyArray, FloatArray
 from dipy_rnn.io.files import check_is_file, first_line, shown
 from dipy_rnn.io.fodf import load_features
 from dipy_rnn.io.images import check_same_grid, load_volume
-from dipy_rnn.spatial import describe_outside
+from dipy_rnn.spatial import (
+    check_affine,
+    corners_mm,
+    describe_apart,
+    describe_outside,
+    do_overlap,
+    is_inside,
+    is_same_grid,
+    to_mm,
+    to_voxels,
+    voxel_sizes,
+)
 
 if TYPE_CHECKING:
     from dipy_rnn.sampling import FeatureVolume
-    from dipy_rnn.stopping import Tissues
+    from dipy_rnn.stopping import StoppingCriterion, Tissues
 
 logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
 POINT_SUFFIXES = (".txt", ".csv", ".tsv", ".npy")  # suffixes of lists of seeds
+
+
+@dataclass(frozen=True, eq=False)
+class TrackingInputs:
+    """The fODF, the stopping image and the seeds of a subject.
+
+    Each image may be on a grid of its own. If an image is on the grid of the fODF, its
+    affine is `affine`.
+
+    Parameters
+    ----------
+    features : dipy_rnn.sampling.FeatureVolume
+    affine : ndarray of shape (4, 4)
+        Voxel to mm, of `features`.
+    stopping : ndarray of shape (X, Y, Z) or (X, Y, Z, T)
+    stopping_affine : ndarray of shape (4, 4)
+        Voxel to mm, of `stopping`.
+    seeding : ndarray of shape (X, Y, Z) or (N, 3)
+        A mask, or a list of seeds in mm.
+    seeding_affine : ndarray of shape (4, 4)
+        Voxel to mm, of a mask.
+    """
+
+    features: FeatureVolume
+    affine: FloatArray
+    stopping: AnyArray
+    stopping_affine: FloatArray
+    seeding: AnyArray
+    seeding_affine: FloatArray
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels of the fODF along each axis."""
+        x, y, z, _ = self.features.data.shape
+        return x, y, z
+
+    def on_fodf_grid(self, criterion: StoppingCriterion) -> StoppingCriterion:
+        """Return a criterion for points in voxels of the fODF.
+
+        Parameters
+        ----------
+        criterion : dipy_rnn.stopping.StoppingCriterion
+            Made from `stopping`. It is returned unchanged if `stopping` is on the grid
+            of the fODF.
+
+        Returns
+        -------
+        criterion : dipy_rnn.stopping.StoppingCriterion
+        """
+        from dipy_rnn.stopping import OwnGridCriterion
+
+        if self.stopping_affine is self.affine:
+            return criterion
+        return OwnGridCriterion(
+            criterion, self.stopping_affine, self.affine, self.shape
+        )
 
 
 def load_subject(
@@ -32,8 +100,9 @@ def load_subject(
     sh_format: tuple[str | None, str],
     *,
     n_stopping_axes: int = 3,
-) -> tuple[FeatureVolume, AnyArray, AnyArray, FloatArray]:
-    """Load the inputs of tracking, and check that they are on the same grid.
+    one_grid: bool = False,
+) -> TrackingInputs:
+    """Load the inputs of tracking, and check that they overlap.
 
     Parameters
     ----------
@@ -45,21 +114,20 @@ def load_subject(
         ``sh_basis`` and ``sh_frame`` of :func:`dipy_rnn.io.load_features`.
     n_stopping_axes : int, optional
         Number of axes of the stopping image: 3, or 4 for an image of all tissues.
+    one_grid : bool, optional
+        If True, the stopping image must be on the grid of the fODF. DIPY's trackers
+        need this.
 
     Returns
     -------
-    features : dipy_rnn.sampling.FeatureVolume
-    stopping : ndarray of shape (X, Y, Z) or (X, Y, Z, T)
-    seeding : ndarray of shape (X, Y, Z) or (N, 3)
-        A mask, or a list of seeds in mm.
-    affine : ndarray of shape (4, 4)
-        Voxel to mm.
+    inputs : TrackingInputs
 
     Raises
     ------
     ValueError
-        If a file cannot be read, or is on another grid than the stopping image, or all
-        seeds of a list are outside the image.
+        If a file cannot be read, if an image does not overlap with the fODF, or if all
+        seeds are outside the image of the fODF. Also if the stopping image is on
+        another grid, and `one_grid` is True or the fODF has no affine.
     """
     features, pam_affine = load_features(pam_path, kind, *sh_format)
     wanted = ""
@@ -68,25 +136,125 @@ def load_subject(
             ": an image of tissues, either a 5TT image of MRtrix3 or three volumes "
             "(csf, gm, wm); or give three maps, with gm_files and csf_files"
         )
-    stopping, affine = load_volume(stopping_path, n_stopping_axes, wanted=wanted)
-    grid = stopping_path, stopping.shape[:3], affine
-    check_same_grid(*grid, pam_path, features.data.shape[:3], pam_affine)
+    stopping, stopping_affine = load_volume(
+        stopping_path, n_stopping_axes, wanted=wanted
+    )
+    shape = features.data.shape[:3]
+    if pam_affine is None or one_grid:
+        check_same_grid(
+            stopping_path,
+            stopping.shape[:3],
+            stopping_affine,
+            pam_path,
+            shape,
+            pam_affine,
+        )
+        pam_affine = stopping_affine
+    pam_affine = check_affine(pam_affine, f"the affine of {shown(pam_path)}")
+    fodf = pam_path, shape, pam_affine
+    # Affines that differ by rounding only are of one grid: that of the stopping image.
+    affine = stopping_affine
+    if not _is_on_grid(stopping_path, stopping.shape[:3], stopping_affine, *fodf):
+        affine = pam_affine
     if seeding_path.suffix.lower() in POINT_SUFFIXES:
         seeds_mm = load_points(seeding_path)
-        n_outside, text = describe_outside(seeds_mm, affine, stopping.shape[:3])
+        n_outside, text = describe_outside(seeds_mm, affine, shape)
         if n_outside == len(seeds_mm):
             raise ValueError(f"Of the seeds in {shown(seeding_path)}, {text}")
         if n_outside:
             logger.warning(f"Of the seeds in {shown(seeding_path)}, {text}")
-        return features, stopping, seeds_mm, affine
+        return TrackingInputs(
+            features, affine, stopping, stopping_affine, seeds_mm, affine
+        )
     mask, mask_affine = load_volume(seeding_path)
-    check_same_grid(*grid, seeding_path, mask.shape, mask_affine)
+    if _is_on_grid(seeding_path, mask.shape, mask_affine, pam_path, shape, affine):
+        mask_affine = affine
+    else:
+        check_inside(seeding_path, mask, mask_affine, shape, affine)
     if not ((mask == 0) | (mask == mask.max())).all():
         logger.warning(
             f"{shown(seeding_path)} is not a binary mask: its values are from "
             f"{mask.min():g} to {mask.max():g}. Voxels above 0 are seeded."
         )
-    return features, stopping, mask, affine
+    return TrackingInputs(
+        features, affine, stopping, stopping_affine, mask, mask_affine
+    )
+
+
+def _is_on_grid(
+    path: Path,
+    shape: tuple[int, ...],
+    affine: FloatArray,
+    pam_path: Path,
+    pam_shape: tuple[int, ...],
+    pam_affine: FloatArray,
+) -> bool:
+    """Tell whether an image is on the grid of the fODF; if not, log it.
+
+    Raise ValueError if the two do not overlap.
+    """
+    if shape == pam_shape and is_same_grid(affine, pam_affine):
+        return True
+    if not do_overlap(shape, affine, pam_shape, pam_affine):
+        apart = describe_apart(
+            corners_mm(shape, affine), corners_mm(pam_shape, pam_affine)
+        )
+        raise ValueError(
+            f"{shown(path)} does not overlap with {shown(pam_path)}: it reaches over "
+            f"{apart}"
+        )
+    sizes = (
+        " x ".join(f"{size:.3g}" for size in voxel_sizes(each))
+        for each in (affine, pam_affine)
+    )
+    logger.info(
+        f"{shown(path)} is on its own grid ({next(sizes)} mm), and the fODF on another "
+        f"({next(sizes)} mm). Positions in mm are compared; nothing is resampled."
+    )
+    if shape == pam_shape:
+        logger.warning(
+            f"{shown(path)} has as many voxels as the fODF, but another affine. Check "
+            "that both headers are right."
+        )
+    return False
+
+
+def check_inside(
+    path: Path,
+    mask: AnyArray,
+    mask_affine: FloatArray,
+    shape: tuple[int, ...],
+    affine: FloatArray,
+) -> None:
+    """Raise ValueError if no voxel of a mask has its centre in the image of the fODF.
+
+    Parameters
+    ----------
+    path : Path
+        Of the mask, for the message.
+    mask : ndarray of shape (X, Y, Z)
+        Voxels above 0 are in the mask. An empty mask is not an error here.
+    mask_affine : ndarray of shape (4, 4)
+        Voxel to mm, of the mask.
+    shape, affine : tuple of 3 int, ndarray of shape (4, 4)
+        Of the fODF.
+
+    Examples
+    --------
+    >>> mask = np.zeros((9, 9, 9))
+    >>> mask[2, 2, 2] = 1
+    >>> check_inside(Path("roi.nii"), mask, np.eye(4), (4, 4, 4), np.eye(4))
+    >>> check_inside(Path("roi.nii"), mask, np.eye(4), (2, 2, 2), np.eye(4))
+    Traceback (most recent call last):
+    ValueError: No voxel above 0 of roi.nii is in the image of the fODF: ...
+    """
+    centres_mm = to_mm(np.argwhere(mask > 0), mask_affine)
+    if len(centres_mm) and not is_inside(to_voxels(centres_mm, affine), shape).any():
+        apart = describe_apart(centres_mm, corners_mm(shape, affine))
+        raise ValueError(
+            f"No voxel above 0 of {shown(path)} is in the image of the fODF: they "
+            f"reach over {apart}"
+        )
 
 
 def load_tissues(

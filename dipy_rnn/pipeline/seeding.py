@@ -16,6 +16,7 @@ import numpy as np
 
 from dipy_rnn import _checks, sampling, spatial
 from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, BoolArray, FloatArray
+from dipy_rnn.stopping import MaskRegion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -148,6 +149,7 @@ class Seeding:
         affine: FloatArray,
         path: AnyPath,
         tissues: Tissues | None = None,
+        tissue_affine: FloatArray | None = None,
     ) -> tuple[int, Iterator[FloatArray]]:
         """Place seeds.
 
@@ -156,11 +158,13 @@ class Seeding:
         seeding : ndarray of shape (X, Y, Z) or (N, 3)
             A mask, whose voxels above 0 are seeded; or a list of seeds in mm.
         affine : ndarray of shape (4, 4)
-            Voxel to mm.
+            Voxel to mm, of the mask. It may be on another grid than the fODF.
         path : str or Path
             File of the mask or the list, for error messages.
         tissues : dipy_rnn.stopping.Tissues, optional
             Needed for `seed_at_interface`.
+        tissue_affine : ndarray of shape (4, 4), optional
+            Voxel to mm, of `tissues`. If None, they are on the grid of the mask.
 
         Returns
         -------
@@ -202,12 +206,19 @@ class Seeding:
         if not n_random:
             from dipy.tracking.utils import seeds_from_mask
 
-            seeds = seeds_from_mask(mask, affine, density=self.seed_density)
-            return n_seeds, iter([seeds])
+            # DIPY does not apply an affine if the only seed is at (0, 0, 0).
+            seeds_vox = seeds_from_mask(mask, np.eye(4), density=self.seed_density)
+            return n_seeds, iter([spatial.to_mm(seeds_vox, affine)])
         draw: Callable[..., FloatArray]
         if self.seed_at_interface:
             assert tissues is not None, "seed_at_interface needs tissues"
-            draw = partial(interface_seeds, tissues, affine, mask=mask)
+            draw = partial(
+                interface_seeds,
+                tissues,
+                affine if tissue_affine is None else tissue_affine,
+                mask=mask,
+                mask_affine=None if tissue_affine is None else affine,
+            )
         else:
             draw = partial(self._draw, mask, affine, n_voxels)
         batches = self._batches(n_random, n_voxels, draw)
@@ -299,6 +310,7 @@ def interface_seeds(
     n_seeds: int,
     *,
     mask: ArrayLike | None = None,
+    mask_affine: ArrayLike | None = None,
     random_seed: int = 0,
 ) -> FloatArray:
     """Place seeds at random on the interface of grey and white matter.
@@ -307,11 +319,13 @@ def interface_seeds(
     ----------
     tissues : dipy_rnn.stopping.Tissues
     affine : array_like of shape (4, 4)
-        Voxel to mm, with up to 0.1 degrees of shear.
+        Voxel to mm, of `tissues`, with up to 0.1 degrees of shear.
     n_seeds : int
         Number of seeds.
     mask : array_like of shape (X, Y, Z), optional
         If given, seeds are placed only in its voxels above 0.
+    mask_affine : array_like of shape (4, 4), optional
+        Voxel to mm, of `mask`. If None, it is on the grid of `tissues`.
     random_seed : int, optional
         Seed of the random numbers: the same value gives the same seeds.
 
@@ -359,14 +373,19 @@ def interface_seeds(
     affine = spatial.check_affine(affine)
     n_seeds = _checks.check_count(n_seeds, "n_seeds", 1)
     random_seed = _checks.check_count(random_seed, "random_seed")
-    where = np.ones(tissues.wm.shape, dtype=bool)
+    shape = tissues.wm.shape
+    where, region = np.ones(shape, dtype=bool), None
     if mask is not None:
         where = _checks.check_numbers(mask, "mask") > 0
-        if where.shape != tissues.wm.shape:
+        if mask_affine is None and where.shape != shape:
             raise ValueError(
-                f"mask has the shape {where.shape} and the tissues "
-                f"{tissues.wm.shape}; resample one onto the other's grid."
+                f"mask has the shape {where.shape} and the tissues {shape}; give "
+                "mask_affine for a mask on another grid."
             )
+        own = spatial.check_affine(affine if mask_affine is None else mask_affine)
+        if where.shape != shape or not spatial.is_same_grid(affine, own):
+            region = MaskRegion(where, own)
+            where = _touched_voxels(where, own, shape, affine)
     maps = np.stack([tissues.wm, tissues.gm, tissues.csf], axis=-1)
     starts = _voxels_near_interface(tissues, where)
     length_mm = spatial.voxel_sizes(affine).min()
@@ -383,9 +402,30 @@ def interface_seeds(
         one, other = _random_segments(starts, length_mm, affine, rng)
         crossings = _crossings(maps, one, other)
         crossings = crossings[where[*np.floor(crossings + 0.5).astype(int).T]]
+        if region is not None:
+            crossings = crossings[region.contains(spatial.to_mm(crossings, affine))]
         found.append(crossings)
         n_found += len(crossings)
     return spatial.to_mm(np.concatenate(found)[:n_seeds], affine)
+
+
+def _touched_voxels(
+    mask: BoolArray, mask_affine: FloatArray, shape: tuple[int, ...], affine: FloatArray
+) -> BoolArray:
+    """Return which voxels of a grid may overlap with voxels of a mask on another one.
+
+    Each voxel of the mask is replaced by the box around it along the axes of the grid.
+    """
+    to_grid = np.linalg.inv(affine) @ mask_affine
+    centres = spatial.map_points(np.argwhere(mask).astype(float), to_grid)
+    half = np.abs(to_grid[:3, :3]).sum(axis=1) / 2
+    first = np.floor(centres - half + 0.5).astype(int)
+    touched = np.zeros(shape, dtype=bool)
+    for offset in np.ndindex(*np.ceil(2 * half).astype(int) + 1):
+        voxels = first + offset
+        inside = ((voxels >= 0) & (voxels < shape)).all(axis=1)
+        touched[*voxels[inside].T] = True
+    return touched
 
 
 def _voxels_near_interface(tissues: Tissues, where: BoolArray) -> NDArray[np.intp]:

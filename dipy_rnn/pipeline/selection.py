@@ -18,10 +18,12 @@ import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dipy_rnn import spatial
+from dipy_rnn.pipeline.regions import Regions
+from dipy_rnn.stopping import NOT_INCLUDED, StopReason, format_fates, format_tally
 
 if TYPE_CHECKING:
     from dipy_rnn._typing import BoolArray, FloatArray
-    from dipy_rnn.stopping import StoppingCriterion, StopReason
+    from dipy_rnn.stopping import StoppingCriterion
     from dipy_rnn.tracking import Streamline
 
 _Item = TypeVar("_Item")
@@ -51,6 +53,8 @@ class TrackingCounts:
         They are among `seeds`.
     outside : int, optional
         Number of seeds outside the image. They are among `seeds`.
+    not_included : collections.Counter of tuple of 2 dipy_rnn.stopping.StopReason
+        Number of those in `ends` that did not enter all include regions.
 
     Examples
     --------
@@ -66,6 +70,9 @@ class TrackingCounts:
     ends: Counter[tuple[StopReason, StopReason]] = field(default_factory=Counter)
     without_direction: int = 0
     outside: int = 0
+    not_included: Counter[tuple[StopReason, StopReason]] = field(
+        default_factory=Counter
+    )
 
     @property
     def mean_length_mm(self) -> float:
@@ -88,17 +95,27 @@ class TrackingCounts:
         Returns
         -------
         table : str
-            One line for each reason.
+            One line for each reason. Then one line for the streamlines that were
+            rejected by exclude regions, and one by include regions, if there are any.
         """
-        from dipy_rnn.stopping import format_fates, format_tally
-
         if by_streamline:
-            return format_fates(self.ends)
+            return format_fates(self.ends, self.not_included)
         stops: Counter[StopReason] = Counter()
         for ends, n in self.ends.items():
             for stop in ends[:n_ends]:
                 stops[stop] += n
-        return format_tally(stops)
+        return "\n".join([format_tally(stops), *self._rejected_by_regions()])
+
+    def _rejected_by_regions(self) -> Iterator[str]:
+        """Yield a line for each kind of region, with the rejected streamlines."""
+        excluded = StopReason.EXCLUDE_REGION
+        n_excluded = sum(n for ends, n in self.ends.items() if excluded in ends)
+        n_missed = sum(
+            n for ends, n in self.not_included.items() if excluded not in ends
+        )
+        for n, why in ((n_excluded, excluded.message), (n_missed, NOT_INCLUDED)):
+            if n:
+                yield f"rejected {100 * n / self.ends.total():5.1f} % {n:9d}  {why}"
 
     def __add__(self, other: TrackingCounts) -> TrackingCounts:
         """Add the counts of two parts of the seeds of a subject."""
@@ -110,6 +127,7 @@ class TrackingCounts:
             self.ends + other.ends,
             self.without_direction + other.without_direction,
             self.outside + other.outside,
+            self.not_included + other.not_included,
         )
 
 
@@ -123,6 +141,7 @@ def track_selected(
     max_len: float,
     step_size: float,
     only_valid_ends: bool = False,
+    regions: Regions | None = None,
     select: int = 0,
     progress_of: int = 0,
     **options: Any,
@@ -141,6 +160,9 @@ def track_selected(
         Shortest and longest length in mm of a selected streamline.
     only_valid_ends : bool, optional
         Whether to select only streamlines whose two ends are valid.
+    regions : dipy_rnn.pipeline.Regions, optional
+        Regions that a selected streamline enters, or does not enter. Tracking uses the
+        criterion of :meth:`Regions.wrap`.
     select : int, optional
         If above 0, tracking ends when this number of streamlines is selected.
     progress_of : int, optional
@@ -175,19 +197,25 @@ def track_selected(
 
     min_points, max_points = length_limits(min_len, max_len, step_size)
     options |= {"max_len": max_len, "step_size": step_size}
+    regions = regions or Regions()
+    criterion = regions.wrap(stopping_criterion, affine)
+    n_ends = 2 - bool(options.get("unidirectional"))
 
     def is_selected(line: Streamline) -> bool:
+        if StopReason.EXCLUDE_REGION in (line.forward_stop, line.backward_stop):
+            return False
         return min_points <= len(line.points_mm) <= max_points and (
             line.has_valid_ends or not only_valid_ends
         )
 
     def generate() -> Generator[Streamline, None, None]:
-        tracked = _track_batches(batches, stopping_criterion, affine, counts, options)
+        tracked = _track_batches(batches, criterion, affine, counts, options)
         with closing(tracked):
             lines: Iterator[Streamline] = tracked
             if progress_of and not select:
                 lines = show_progress(lines, progress_of, "seeds", lambda: counts.seeds)
-            lines = _select(lines, is_selected, counts, select)
+            with_regions = (regions.apply(line, n_ends) for line in lines)
+            lines = _select(with_regions, is_selected, counts, select)
             if progress_of and select:
                 lines = show_progress(
                     lines, select, "streamlines", lambda: counts.streamlines
@@ -225,14 +253,18 @@ def _track_batches(
 
 
 def _select(
-    lines: Iterable[Streamline],
+    lines: Iterable[tuple[Streamline, bool]],
     is_selected: Callable[[Streamline], bool],
     counts: TrackingCounts,
     select: int,
 ) -> Iterator[Streamline]:
-    for line in lines:
-        counts.ends[line.forward_stop, line.backward_stop] += 1
-        if not is_selected(line):
+    """Count streamlines, and yield those selected; a flag says if they are included."""
+    for line, is_included in lines:
+        ends = line.forward_stop, line.backward_stop
+        counts.ends[ends] += 1
+        if not is_included:
+            counts.not_included[ends] += 1
+        if not (is_included and is_selected(line)):
             continue
         counts.streamlines += 1
         counts.steps += len(line.points_mm) - 1

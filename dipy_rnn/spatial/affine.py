@@ -29,7 +29,7 @@ LocalTracking, so that its seeds are equal to LocalTracking's.
 import numpy as np
 
 from dipy_rnn._checks import FARTHEST_MM, as_float64
-from dipy_rnn._typing import ArrayLike, BoolArray, FloatArray
+from dipy_rnn._typing import AnyArray, ArrayLike, BoolArray, FloatArray
 
 _MOST_SHEAR_DEG = 0.1
 # The tolerance of dipy.io.utils.is_header_compatible, relative and absolute.
@@ -334,3 +334,31 @@ def to_mm(points_vox: ArrayLike, affine: FloatArray) -> FloatArray:
     [4.0, 4.0, 4.0]
     """
     return np.asarray(points_vox, np.float64) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def map_points(points: FloatArray, matrix: AnyArray) -> FloatArray:
+    """Apply an affine matrix to points, each by the same sums.
+
+    A product of matrices, as in :func:`to_voxels` and :func:`to_mm`, may round
+    differently if there are more points. Use this function where a decision about a
+    point must not depend on the other points.
+
+    Parameters
+    ----------
+    points : ndarray of shape (N, 3)
+    matrix : ndarray of shape (4, 4)
+
+    Returns
+    -------
+    mapped : ndarray of shape (N, 3)
+        C-contiguous. NaN for points that are not finite.
+
+    Examples
+    --------
+    >>> map_points(np.array([[1.0, 2, 3]]), np.diag([2.0, 2, 2, 1])).tolist()
+    [[2.0, 4.0, 6.0]]
+    """
+    x, y, z = points.T
+    with np.errstate(invalid="ignore"):  # infinity times zero
+        columns = [a * x + b * y + c * z + d for a, b, c, d in matrix[:3]]
+    return np.stack(columns, axis=1)

@@ -17,14 +17,27 @@ from dipy_rnn.stopping.evaluate import (
     is_stateless,
 )
 from dipy_rnn.stopping.grid import check_criterion_grid
-from dipy_rnn.stopping.reasons import StopReason, format_fates, format_tally
+from dipy_rnn.stopping.reasons import (
+    NOT_INCLUDED,
+    StopReason,
+    format_fates,
+    format_tally,
+)
+from dipy_rnn.stopping.regions import MaskRegion, Region, Sphere
 from dipy_rnn.stopping.tissues import Tissues
+from dipy_rnn.stopping.wrappers import ExclusionCriterion, OwnGridCriterion
 
 __all__ = [
+    "NOT_INCLUDED",
     "ActStoppingCriterion",
     "BatchedStoppingCriterion",
     "BinaryStoppingCriterion",
     "CmcStoppingCriterion",
+    "ExclusionCriterion",
+    "MaskRegion",
+    "OwnGridCriterion",
+    "Region",
+    "Sphere",
     "StopReason",
     "StoppingCriterion",
     "ThresholdStoppingCriterion",

@@ -1,4 +1,4 @@
-"""The stopping criteria of ``criteria.py`` as torch operations.
+"""The criteria of ``criteria.py``, and ``OwnGridCriterion``, as torch operations.
 
 They run on any device of torch. Any other criterion is evaluated on the host. This is
 slow on a GPU, as all points are copied at each step.
@@ -23,6 +23,7 @@ from dipy_rnn.stopping.criteria import (
 )
 from dipy_rnn.stopping.evaluate import StoppingCriterion, evaluate_criterion
 from dipy_rnn.stopping.reasons import StopReason
+from dipy_rnn.stopping.wrappers import OwnGridCriterion
 
 #: A criterion on a device. Its arguments are points in voxels (n, 3), a mask of the
 #: points to evaluate (n,), and seed keys (n,) and point numbers (n,) as in
@@ -55,6 +56,11 @@ def criterion_on(device: torch.device, criterion: StoppingCriterion) -> TorchCri
     if kind is not None and all(each.shape == maps[0].shape for each in maps):
         volume = TorchVolume(np.stack(maps, axis=3), device)
         return partial(_CHECKS[kind], volume, *parameters)
+    if type(criterion) is OwnGridCriterion:
+        matrix = torch.as_tensor(criterion.to_own_grid[:3], device=device)
+        last = torch.as_tensor(criterion.shape, device=device) - 0.5
+        own = criterion_on(device, criterion.criterion)
+        return partial(_check_on_own_grid, own, matrix, last)
     return partial(_check_on_host, criterion)
 
 
@@ -118,6 +124,21 @@ def _check_cmc(
     reasons = torch.full_like(numbers, StopReason.INVALID_POINT)
     reasons = reasons.masked_fill(second < include / tissue, StopReason.ENDPOINT)
     reasons = reasons.masked_fill(continues, StopReason.RUNNING)
+    return reasons.masked_fill(~inside, StopReason.OUTSIDE_IMAGE)
+
+
+def _check_on_own_grid(
+    own: TorchCriterion,
+    matrix: Tensor,
+    last: Tensor,
+    points: Tensor,
+    running: Tensor,
+    seed_keys: Tensor,
+    numbers: Tensor,
+) -> Tensor:
+    inside = ((points >= -0.5) & (points < last)).all(dim=1)
+    points = points.to(matrix.dtype) @ matrix[:, :3].T + matrix[:, 3]
+    reasons = own(points, running & inside, seed_keys, numbers)
     return reasons.masked_fill(~inside, StopReason.OUTSIDE_IMAGE)
 
 

@@ -253,7 +253,7 @@ def _evaluate_batch(
     A user's criterion could write a status of DIPY, which may be negative. The criteria
     of the package are not checked, as the check would cost more than they do.
     """
-    if type(criterion).__module__ == "dipy_rnn.stopping.criteria":
+    if type(criterion).__module__.startswith("dipy_rnn.stopping."):
         criterion.check_points(points_vox, reasons, *draws)
         return
     running = reasons == StopReason.RUNNING

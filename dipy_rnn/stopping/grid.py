@@ -1,7 +1,8 @@
 """The check that a stopping criterion is on the grid of the fODF.
 
 A criterion gets points in voxel coordinates. On another grid, these are other places,
-and streamlines end where they should not.
+and streamlines end where they should not. For an image on another grid there is
+:class:`dipy_rnn.stopping.OwnGridCriterion`.
 """
 
 from dipy.tracking import stopping_criterion as dipy_criteria
@@ -12,6 +13,7 @@ from dipy_rnn._typing import FloatArray
 from dipy_rnn.spatial import check_affine, is_same_grid
 from dipy_rnn.stopping.criteria import decompose
 from dipy_rnn.stopping.evaluate import StoppingCriterion
+from dipy_rnn.stopping.wrappers import ExclusionCriterion
 
 _OF_DIPY = (
     dipy_criteria.ThresholdStoppingCriterion,
@@ -19,7 +21,7 @@ _OF_DIPY = (
     dipy_criteria.ActStoppingCriterion,
     dipy_criteria.CmcStoppingCriterion,
 )
-_RESAMPLE = "resample its image onto the grid of the fODF (nibabel.processing)."
+_WRAP = "wrap it in dipy_rnn.stopping.OwnGridCriterion, with the affine of its image."
 
 
 def check_criterion_grid(
@@ -32,7 +34,8 @@ def check_criterion_grid(
     criterion : dipy_rnn.stopping.StoppingCriterion
         The shape of the maps of DIPY's criteria, and of those of this package, is
         compared. These do not know their affine. Of any other criterion, the
-        attributes ``shape`` and ``affine`` are compared, if it has them.
+        attributes ``shape`` and ``affine`` are compared, if it has them. For
+        :class:`dipy_rnn.stopping.OwnGridCriterion` these are of the fODF.
     shape : tuple of 3 int
         Of the fODF.
     affine : ndarray of shape (4, 4)
@@ -52,24 +55,26 @@ def check_criterion_grid(
     Traceback (most recent call last):
     ValueError: stopping_criterion is on a grid of (90, 90, 60) voxels and the fODF ...
     """
+    if isinstance(criterion, ExclusionCriterion):
+        check_criterion_grid(criterion.criterion, shape, affine)
     kind, maps, _ = decompose(criterion)
     theirs = maps[0].shape if kind else getattr(criterion, "shape", None)
     if theirs is not None and tuple(theirs)[:3] != tuple(shape):
         raise ValueError(
             f"stopping_criterion is on a grid of {tuple(theirs)[:3]} voxels and the "
-            f"fODF on one of {tuple(shape)}; {_RESAMPLE}"
+            f"fODF on one of {tuple(shape)}; {_WRAP}"
         )
     if type(criterion) in _OF_DIPY and not _has_shape(criterion, shape):
         raise ValueError(
             "the image of stopping_criterion has another number of voxels than the "
-            f"fODF, which has {tuple(shape)}; {_RESAMPLE}"
+            f"fODF, which has {tuple(shape)}; {_WRAP}"
         )
     other = getattr(criterion, "affine", None)
     if other is not None and not is_same_grid(
         affine, check_affine(other, "stopping_criterion.affine")
     ):
         raise ValueError(
-            f"stopping_criterion.affine differs from that of the fODF; {_RESAMPLE}"
+            f"stopping_criterion.affine differs from that of the fODF; {_WRAP}"
         )
 
 

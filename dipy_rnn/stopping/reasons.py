@@ -31,8 +31,10 @@ class StopReason(IntEnum):
     NO_DIRECTION = 6
     NO_DATA = 7
     NOT_FINITE = 8
-    FIBRE_END = 9
-    LOST = 10
+    EXCLUDE_REGION = 9
+    ALL_INCLUDED = 10
+    FIBRE_END = 11
+    LOST = 12
 
     @property
     def message(self) -> str:
@@ -47,11 +49,7 @@ class StopReason(IntEnum):
     @property
     def is_valid_end(self) -> bool:
         """Whether ``return_all=False`` keeps a streamline that ends for this reason."""
-        return self in (
-            StopReason.ENDPOINT,
-            StopReason.OUTSIDE_IMAGE,
-            StopReason.FIBRE_END,
-        )
+        return self in _VALID_ENDS
 
 
 _TRACKPOINT = StreamlineStatus.TRACKPOINT
@@ -71,12 +69,28 @@ _TABLE: dict[StopReason, tuple[str, StreamlineStatus]] = {
     StopReason.NO_DIRECTION: ("the model gave no direction", _TRACKPOINT),
     StopReason.NO_DATA: ("the features are zero there", _TRACKPOINT),
     StopReason.NOT_FINITE: ("the model returned NaN or infinity", _TRACKPOINT),
+    StopReason.EXCLUDE_REGION: (
+        "it entered an exclude region",
+        StreamlineStatus.INVALIDPOINT,
+    ),
+    StopReason.ALL_INCLUDED: (
+        "it entered the last include region",
+        StreamlineStatus.ENDPOINT,
+    ),
     StopReason.FIBRE_END: (
         "the model predicts that the fibre has ended",
         StreamlineStatus.ENDPOINT,
     ),
     StopReason.LOST: ("the model predicts that it left its bundle", _TRACKPOINT),
 }
+_VALID_ENDS = (
+    StopReason.ENDPOINT,
+    StopReason.OUTSIDE_IMAGE,
+    StopReason.ALL_INCLUDED,
+    StopReason.FIBRE_END,
+)
+#: Why a streamline is rejected that did not enter all include regions.
+NOT_INCLUDED = "it did not enter all include regions"
 #: The reason that belongs to each of DIPY's statuses.
 REASON_OF_STATUS = {
     int(StreamlineStatus.TRACKPOINT): StopReason.RUNNING,
@@ -113,7 +127,10 @@ def format_tally(counts: Mapping[StopReason, int]) -> str:
     return "\n".join(lines) or "no streamline was tracked"
 
 
-def format_fates(counts: Mapping[tuple[StopReason, StopReason], int]) -> str:
+def format_fates(
+    counts: Mapping[tuple[StopReason, StopReason], int],
+    not_included: Mapping[tuple[StopReason, StopReason], int] | None = None,
+) -> str:
     """Format a table: how many streamlines have two valid ends, and why others do not.
 
     Parameters
@@ -121,6 +138,9 @@ def format_fates(counts: Mapping[tuple[StopReason, StopReason], int]) -> str:
     counts : mapping of tuple of 2 StopReason to int
         Number of streamlines for each pair of reasons, of the forward and of the
         backward half.
+    not_included : mapping of tuple of 2 StopReason to int, optional
+        How many of them did not enter all include regions. If their ends are valid,
+        they are counted as rejected.
 
     Returns
     -------
@@ -140,7 +160,7 @@ def format_fates(counts: Mapping[tuple[StopReason, StopReason], int]) -> str:
     total = sum(counts.values())
     if not total:
         return "no streamline was tracked"
-    kept = 0
+    kept = n_missed = 0
     rejected: Counter[StopReason] = Counter()
     for reasons, n in counts.items():
         bad = [reason for reason in map(StopReason, reasons) if not reason.is_valid_end]
@@ -148,8 +168,11 @@ def format_fates(counts: Mapping[tuple[StopReason, StopReason], int]) -> str:
             rejected[min(bad)] += n
         else:
             kept += n
-    rows = [("kept", kept, "both ends are valid")]
+            n_missed += (not_included or {}).get(reasons, 0)
+    rows = [("kept", kept - n_missed, "both ends are valid")]
     rows += [("rejected", n, why.message) for why, n in rejected.most_common() if n]
+    if n_missed:
+        rows.append(("rejected", n_missed, NOT_INCLUDED))
     return "\n".join(
         f"{fate:8s} {100 * n / total:5.1f} % {n:9d}  {why}" for fate, n, why in rows
     )

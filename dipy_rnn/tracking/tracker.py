@@ -67,10 +67,11 @@ def rnn_tracking(
     seeds : array_like of shape (N, 3)
         Seed points in mm.
     stopping_criterion : dipy_rnn.stopping.StoppingCriterion
-        Where streamlines end. It must be on the grid of the fODF. This is checked for
-        DIPY's criteria and those of this package (the shape), and for others with
-        attributes ``shape`` or ``affine``. It cannot be checked for a function of
-        coordinates without these attributes.
+        Where streamlines end. It must be on the grid of the fODF, or in
+        :class:`dipy_rnn.stopping.OwnGridCriterion`. This is checked for DIPY's criteria
+        and those of this package (the shape), and for others with attributes ``shape``
+        or ``affine``. It cannot be checked for a function of coordinates without these
+        attributes.
     affine : array_like of shape (4, 4)
         Voxel to mm, with up to 0.1 degrees of shear.
     seed_directions : array_like of shape (N, 3), optional
@@ -402,8 +403,9 @@ def _one_of(
             spatial.check_affine(theirs, "pam.affine"), affine
         ):
             raise ValueError(
-                "pam.affine and affine differ; resample the fODF, or the images of the "
-                "stopping criterion and of the seeds, onto one grid."
+                "pam.affine and affine differ; give pam.affine as affine. Seeds are in "
+                "mm, and a stopping criterion on another grid is given in "
+                "dipy_rnn.stopping.OwnGridCriterion."
             )
         return sampling.pam_features(pam, basis_type=basis_type, legacy=legacy)
     assert features is not None

@@ -94,8 +94,8 @@ axes[0].set_ylabel("y (mm)")
 #     dipy_track_rnn csd.pam5 5tt.nii.gz mask.nii.gz --act --seed_at_interface \
 #         --seed_count 100000
 #
-# - The maps must be on the grid of the fODF and aligned with it: check them in an
-#   overlay.
+# - The maps may be on another grid than the fODF. They must be aligned with it: check
+#   them in an overlay.
 # - With `--cmc` in place of `--act`, tracking stops at random. The probability depends
 #   on the shares of the tissues :cite:p:`girard2014`.
 # - :doc:`/anatomy` lists the differences from the rules of MRtrix3.

@@ -15,11 +15,25 @@ from dipy_rnn.stopping.criteria_torch import criterion_on
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("kind", ["threshold", "binary", "act", "cmc", "two-grids"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "threshold",
+        "binary",
+        "act",
+        "cmc",
+        "two-grids",
+        "own-grid",
+        "own-cmc",
+        "exclude",
+    ],
+)
 @pytest.mark.parametrize("with_nan", [False, True])
 def test_criteria_decide_as_the_kernels(kind, with_nan):
     shape, rng = (5, 6, 4), np.random.default_rng(0)
     one, two = np.round(rng.random((2, *shape)) * 8) / 16  # sums are exact
+    fodf_affine = np.diag([0.75, 0.75, 1.5, 1])  # points of both grids are exact
+    fodf_affine[:3, 3] = 0.25, 1, -0.5
     if with_nan:
         one[2, 2, 2] = two[3, 3, 1] = np.nan
     criterion = {
@@ -28,6 +42,20 @@ def test_criteria_decide_as_the_kernels(kind, with_nan):
         "act": lambda: stopping.ActStoppingCriterion(2 * one, 2 * two),
         "cmc": lambda: stopping.CmcStoppingCriterion(one, two, 0.5, 1.0),
         "two-grids": lambda: stopping.ActStoppingCriterion(2 * one, 2 * two[:4]),
+        "own-grid": lambda: stopping.OwnGridCriterion(
+            stopping.ActStoppingCriterion(2 * one, 2 * two),
+            np.eye(4),
+            fodf_affine,
+            shape,
+        ),
+        "own-cmc": lambda: stopping.OwnGridCriterion(
+            stopping.CmcStoppingCriterion(one, two, 0.5, 1.0),
+            *(np.eye(4), fodf_affine, shape),
+        ),
+        "exclude": lambda: stopping.ExclusionCriterion(
+            stopping.BinaryStoppingCriterion(one > 0.2),
+            *([stopping.Sphere((2, 2, 2), 1)], np.eye(4)),
+        ),
     }[kind]()
     points = border_points(shape)
     keys = rng.integers(2**64, size=len(points), dtype=np.uint64)

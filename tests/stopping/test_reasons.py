@@ -18,11 +18,12 @@ def test_reasons_are_numbered_from_running_on():
     assert StopReason.RUNNING == 0
 
 
-def test_the_valid_ends_are_those_of_dipy_and_the_end_of_a_fibre():
+def test_the_valid_ends_are_those_of_dipy_and_two_more():
     kept = {reason for reason in StopReason if reason.is_valid_end}
     assert kept == {
         StopReason.ENDPOINT,
         StopReason.OUTSIDE_IMAGE,
+        StopReason.ALL_INCLUDED,
         StopReason.FIBRE_END,
     }
     assert {reason.status for reason in kept} == {
@@ -74,6 +75,18 @@ def test_fates_say_how_many_streamlines_are_kept_and_why_others_are_rejected():
         "kept      60.0 %       600  both ends are valid",
         "rejected  25.0 %       250  it entered tissue that the criterion excludes",
         "rejected  15.0 %       150  there is no direction within max_angle",
+    ]
+
+
+def test_fates_count_streamlines_with_valid_ends_that_missed_a_region_as_rejected():
+    end, excluded = StopReason.ENDPOINT, StopReason.EXCLUDE_REGION
+    counts = {(end, end): 60, (end, excluded): 30, (excluded, StopReason.NO_DATA): 10}
+    missed = {(end, end): 20, (end, excluded): 25}
+    assert format_fates(counts, missed).splitlines() == [
+        "kept      40.0 %        40  both ends are valid",
+        "rejected  30.0 %        30  it entered an exclude region",
+        "rejected  10.0 %        10  the features are zero there",
+        "rejected  20.0 %        20  it did not enter all include regions",
     ]
 
 

@@ -231,6 +231,12 @@ def bundles(kind, **changes):
         "threshold": lambda: stopping.ThresholdStoppingCriterion(white, 0.4),
         "act": lambda: stopping.ActStoppingCriterion(grey, fluid),
         "cmc": lambda: stopping.CmcStoppingCriterion(grey / 3, fluid / 3, 1.0, 3.0),
+        "own grid": lambda: on_own_grid(noisy, white),
+        "exclude": lambda: stopping.ExclusionCriterion(
+            stopping.BinaryStoppingCriterion(noisy.mask),
+            [stopping.Sphere(tuple(noisy.seeds.mean(axis=0)), 9.0)],
+            noisy.affine,
+        ),
     }[kind]()
     model = load_model()
     predictor = Predictor(noisy.features, model, spatial.axes(noisy.affine), 1)
@@ -257,6 +263,21 @@ def equal_seeds(world):
     )
 
 
+def on_own_grid(noisy, white):
+    """The threshold criterion, with an image of finer voxels along other axes."""
+    shape = tuple(3 * n for n in white.shape)
+    affine = affine_of((1.1, 1.2, 1.3), OBLIQUE_ROTATION.T)
+    middle = spatial.to_mm((np.array(white.shape) - 1) / 2, noisy.affine)
+    affine[:3, 3] += middle - spatial.to_mm((np.array(shape) - 1) / 2, affine)
+    points_mm = spatial.to_mm(np.argwhere(np.ones(shape)), affine)
+    nearest = np.rint(spatial.to_voxels(points_mm, noisy.affine)).astype(int)
+    image = white[*np.clip(nearest, 0, np.array(white.shape) - 1).T].reshape(shape)
+    return stopping.OwnGridCriterion(
+        stopping.ThresholdStoppingCriterion(image, 0.4),
+        *(affine, noisy.affine, white.shape),
+    )
+
+
 @pytest.fixture(scope="module")
 def world(request, counter, follower):
     """Return the world of a name."""
@@ -273,6 +294,8 @@ def world(request, counter, follower):
         "threshold criterion": lambda: bundles("threshold"),
         "act criterion": lambda: bundles("act"),
         "cmc criterion": lambda: bundles("cmc"),
+        "own grid criterion": lambda: bundles("own grid"),
+        "exclude region criterion": lambda: bundles("exclude"),
         "small angle, small step": lambda: bundles(
             "binary", max_angle=12.0, step_size=0.5
         ),
@@ -306,6 +329,8 @@ WORLDS = {
     "threshold criterion": {"ENDPOINT"},
     "act criterion": {"ENDPOINT"},
     "cmc criterion": {"ENDPOINT", "INVALID_POINT"},
+    "own grid criterion": {"ENDPOINT"},
+    "exclude region criterion": {"ENDPOINT", "EXCLUDE_REGION"},
     "small angle, small step": {"ENDPOINT"},
     "probabilistic, binary criterion": {"ENDPOINT", "MAX_LENGTH"},
     "probabilistic, cmc criterion": {"ENDPOINT", "INVALID_POINT"},
