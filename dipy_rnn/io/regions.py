@@ -168,9 +168,10 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     ['--include', ' -10,2,3,5']
     """
     for flag in ("--include", "--exclude"):
-        if arguments.count(flag) > 1:
+        n = sum(each.partition("=")[0] == flag for each in arguments)
+        if n > 1:
             raise ValueError(
-                f"{flag} is given {arguments.count(flag)} times; give all regions "
+                f"{flag} is given {n} times; give all regions "
                 f"after one flag: {flag} a.nii.gz b.nii.gz."
             )
     return [f" {each}" if _NEGATIVE.match(each) else each for each in arguments]

@@ -216,7 +216,7 @@ def flat(subject):
         (None, ("--stop_at_include",), "stop_at_include is given, but needs include"),
         (
             None,
-            ("--include", "1,2,3,4", "--include", "5,6,7,8"),
+            ("--include", "1,2,3,4", "--include=5,6,7,8"),
             "--include is given 2 times; give all regions after one flag",
         ),
     ],
