@@ -304,7 +304,7 @@ def fuzz_rnn_tracking(r):
         check_streamlines(lines, np.asarray(drawn["affine"], float), shape)
 
     done = []
-    outcome = drawn.judge(call)
+    outcome = drawn.judge(call, "stopping_criterion")
     assert outcome == ACCEPTED or not done, "refused after the first step"
     return outcome
 
@@ -357,7 +357,7 @@ def fuzz_track(r):
         lines = [record.points_mm for record in records]
         check_streamlines(lines, np.asarray(affine, float), features.data.shape[:3])
 
-    return drawn.judge(call)
+    return drawn.judge(call, "stopping_criterion")
 
 
 def fuzz_direction_getter(r):
@@ -873,15 +873,15 @@ def fuzz_image(r, folder):
             data = data if data.ndim < 8 else data[0]
         swap = r.random() < 0.1
         for change, value in changes:
-            if change == "type":
-                with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"):
+                if change == "type":
                     data = data.astype(value)
-            elif change == "value" and data.size:
-                if np.dtype(data.dtype).kind == "f":
-                    data = data.copy()
-                    data.flat[r.randrange(data.size)] = value
-            elif change == "times":
-                data = data.astype(np.float64) * value
+                elif change == "value" and data.size:
+                    if np.dtype(data.dtype).kind == "f":
+                        data = data.copy()
+                        data.flat[r.randrange(data.size)] = np.float64(value)
+                elif change == "times":
+                    data = data.astype(np.float64) * value
 
         def header(header, changes=changes):
             for change, value in changes:
