@@ -230,6 +230,7 @@ class Drawn:
             for said in ("does not look like", "holds NaN in", "seems to be in the"):
                 warnings.filterwarnings("ignore", message=f".* {said}")
             warnings.filterwarnings("ignore", message=".* outside the image")
+            warnings.filterwarnings("ignore", message="step_size is .* was trained for")
             warnings.filterwarnings("ignore", message=".*torch.jit", append=False)
             try:
                 call()
