@@ -231,6 +231,7 @@ class Drawn:
             for said in ("does not look like", "holds NaN in", "seems to be in the"):
                 warnings.filterwarnings("ignore", message=f".* {said}")
             warnings.filterwarnings("ignore", message=".* outside the image")
+            warnings.filterwarnings("ignore", message="step_size is .* was trained for")
             warnings.filterwarnings("ignore", message=".*torch.jit", append=False)
             try:
                 call()
@@ -305,7 +306,7 @@ def fuzz_rnn_tracking(r):
         check_streamlines(lines, np.asarray(drawn["affine"], float), shape)
 
     done = []
-    outcome = drawn.judge(call)
+    outcome = drawn.judge(call, "stopping_criterion")
     assert outcome == ACCEPTED or not done, "refused after the first step"
     return outcome
 
@@ -358,7 +359,7 @@ def fuzz_track(r):
         lines = [record.points_mm for record in records]
         check_streamlines(lines, np.asarray(affine, float), features.data.shape[:3])
 
-    return drawn.judge(call)
+    return drawn.judge(call, "stopping_criterion")
 
 
 def fuzz_direction_getter(r):
@@ -874,15 +875,15 @@ def fuzz_image(r, folder):
             data = data if data.ndim < 8 else data[0]
         swap = r.random() < 0.1
         for change, value in changes:
-            if change == "type":
-                with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"):
+                if change == "type":
                     data = data.astype(value)
-            elif change == "value" and data.size:
-                if np.dtype(data.dtype).kind == "f":
-                    data = data.copy()
-                    data.flat[r.randrange(data.size)] = value
-            elif change == "times":
-                data = data.astype(np.float64) * value
+                elif change == "value" and data.size:
+                    if np.dtype(data.dtype).kind == "f":
+                        data = data.copy()
+                        data.flat[r.randrange(data.size)] = np.float64(value)
+                elif change == "times":
+                    data = data.astype(np.float64) * value
 
         def header(header, changes=changes):
             for change, value in changes:
