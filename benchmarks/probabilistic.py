@@ -16,6 +16,10 @@ calibration
 density
     Correlation of the density maps of two scans of the same object: halves of the
     directions of a scan, each with an fODF of its own.
+directions
+    Dice coefficient of the visited voxels and correlation of the density maps of
+    canon61 with 30 and 12 of its directions, with those of all directions and the same
+    tracker.
 
 All random numbers come from fixed seeds.
 """
@@ -56,6 +60,7 @@ from dipy_rnn import load_model, sampling, spatial
 from dipy_rnn.evaluation import (
     KnownBundle,
     density_correlation,
+    dice,
     known_bundles,
     score,
     visits,
@@ -153,18 +158,7 @@ def show_coverage(arguments):
         "| data | tracker | seeds | valid | invalid | bundles | overlap | overreach | "
         "F1 |\n" + 9 * "|---" + "|"
     )
-    trackers = {
-        "DIPY probabilistic": lambda c: c.theirs(
-            STEP_MM, MAX_ANGLE, tracker=probabilistic_tracking
-        ),
-        "DIPY deterministic": lambda c: c.theirs(STEP_MM, MAX_ANGLE),
-    }
-    for name in arguments.models:
-        model = load_model(name)
-        for method in ("probabilistic", "deterministic"):
-            trackers[f"`{name}`, {method}"] = partial(
-                _ours, model=model, tracking_method=method
-            )
+    trackers = trackers_of(arguments.models)
     for data, cases in coverage_cases(arguments):
         for tracker, run in trackers.items():
             scores = [score(run(case), known, case.affine) for case, known in cases]
@@ -182,6 +176,23 @@ def show_coverage(arguments):
                 + " |",
                 flush=True,
             )
+
+
+def trackers_of(models):
+    """Return functions that track a case, by the name of the tracker."""
+    trackers = {
+        "DIPY probabilistic": lambda c: c.theirs(
+            STEP_MM, MAX_ANGLE, tracker=probabilistic_tracking
+        ),
+        "DIPY deterministic": lambda c: c.theirs(STEP_MM, MAX_ANGLE),
+    }
+    for name in models:
+        model = load_model(name)
+        for method in ("probabilistic", "deterministic"):
+            trackers[f"`{name}`, {method}"] = partial(
+                _ours, model=model, tracking_method=method
+            )
+    return trackers
 
 
 def _ours(case, model, tracking_method):
@@ -353,8 +364,12 @@ def _draw_ranks(found, model, path):
 # Density
 
 
-def halves_of(folder, name, b_value=None):
-    """Yield (affine, mask, seeds, fODF) of each half of the directions of a scan."""
+def parts_of(folder, name, b_value=None, sizes=None):
+    """Yield (affine, mask, FA, fODF) of parts of the directions of a scan.
+
+    ``sizes`` are pairs of a number of directions and the order of the fODF. By default
+    the parts are two halves.
+    """
     suffix = "" if b_value is None else f"_b{b_value}"
     mask_name = "mask" if b_value is None else "wm_mask"
     bvec_name = "dwi" if b_value is None else "dirs_voxel"
@@ -371,12 +386,15 @@ def halves_of(folder, name, b_value=None):
     weighted = np.flatnonzero(~gtab.b0s_mask)
     order = np.random.default_rng(0).permutation(weighted)
     half = len(order) // 2
-    for part in (order[:half], order[half:]):
+    sh_order = 4 if b_value is not None else 6
+    parts = [(order[:half], sh_order), (order[half:], sh_order)]
+    if sizes:
+        parts = [(order[:n], sh_order) for n, sh_order in sizes]
+    for part, sh_order in parts:
         kept = np.sort(np.r_[np.flatnonzero(gtab.b0s_mask), part])
         table = gradient_table(bvals[kept], bvecs=bvecs[kept])
         most = fa >= np.sort(fa[mask])[-N_OF_RESPONSE]
         response, _ = response_from_mask_ssst(table, dwi[..., kept], most)
-        sh_order = 4 if b_value is not None else 6
         coefficients = fit_csd(dwi[..., kept], table, response, sh_order, white)
         yield affine, white, fa, coefficients
 
@@ -385,7 +403,7 @@ def show_density(arguments):
     """Print the correlation of the density maps of two halves of a scan."""
     print("| data | tracker | correlation |\n|---|---|---|")
     for name, b_value in (("canon61", None), *(("fibercup", b) for b in (1500, 2000))):
-        halves = list(halves_of(arguments.folder, name, b_value))
+        halves = list(parts_of(arguments.folder, name, b_value))
         cases = []
         for affine, white, fa, coefficients in halves:
             n_each = SEEDS_PER_VOXEL if b_value is not None else 1
@@ -393,19 +411,8 @@ def show_density(arguments):
             seeds = random_seeds(where, affine, n_each)
             criterion = BinaryStoppingCriterion(white)
             cases.append(Case.of(coefficients, affine, criterion, seeds))
-        trackers = {
-            "DIPY probabilistic": lambda c: c.theirs(
-                STEP_MM, MAX_ANGLE, tracker=probabilistic_tracking
-            ),
-            "DIPY deterministic": lambda c: c.theirs(STEP_MM, MAX_ANGLE),
-        }
-        for model in arguments.models:
-            for method in ("probabilistic", "deterministic"):
-                trackers[f"`{model}`, {method}"] = partial(
-                    _ours, model=load_model(model), tracking_method=method
-                )
         label = name if b_value is None else f"{name}, b = {b_value}"
-        for tracker, run in trackers.items():
+        for tracker, run in trackers_of(arguments.models).items():
             maps = [
                 visits(run(case), case.affine, case.coefficients.shape[:3])
                 for case in cases
@@ -413,10 +420,35 @@ def show_density(arguments):
             print(f"| {label} | {tracker} | {density_correlation(*maps):.3f} |")
 
 
+def show_directions(arguments):
+    """Print how well density maps agree with those of more directions."""
+    print("| directions | tracker | Dice | correlation |\n" + 4 * "|---" + "|")
+    sizes = [(None, 8), (30, 6), (12, 4)]
+    cases = []
+    for affine, white, fa, coefficients in parts_of(
+        arguments.folder, "canon61", sizes=sizes
+    ):
+        seeds = random_seeds(fa > 0.3, affine, 1)
+        criterion = BinaryStoppingCriterion(white)
+        cases.append(Case.of(coefficients, affine, criterion, seeds))
+    for tracker, run in trackers_of(arguments.models).items():
+        full, *others = (
+            visits(run(case), case.affine, case.coefficients.shape[:3])
+            for case in cases
+        )
+        for (n, _), part in zip(sizes[1:], others, strict=True):
+            print(
+                f"| {n} | {tracker} | {dice(full > 0, part > 0):.3f} | "
+                f"{density_correlation(full, part):.3f} |",
+                flush=True,
+            )
+
+
 PARTS = {
     "coverage": show_coverage,
     "calibration": show_calibration,
     "density": show_density,
+    "directions": show_directions,
 }
 
 
