@@ -85,6 +85,31 @@ plt.axis("off")
 plt.subplots_adjust(0, 0, 1, 1)
 
 # %%
+# Many streamlines from each seed
+# -------------------------------
+#
+# Probabilistic tracking draws directions from the distribution that the network
+# predicts (:doc:`/probabilistic`). `--save_density` saves how many streamlines visit
+# each voxel.
+
+run(
+    "dipy_track_rnn csd.pam5 fa.nii.gz seeds.nii.gz --stopping_thr 0.15 "
+    "--seeds_per_voxel 2 --tracking_method probabilistic --save_density "
+    "--out_tractogram drawn.trx"
+)
+
+# %%
+# The density in the middle slice:
+
+import nibabel as nib
+
+density = nib.load(folder / "drawn_density.nii.gz").get_fdata()
+plt.figure(figsize=(4, 4))
+plt.imshow(density[:, :, density.shape[2] // 2].T, origin="lower")
+plt.axis("off")
+plt.colorbar(label="streamlines")
+
+# %%
 # On your own data
 # ----------------
 #
