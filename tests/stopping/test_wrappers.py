@@ -17,6 +17,7 @@ import pytest
 from worlds import OBLIQUE_ROTATION, affine_of
 
 from dipy_rnn import RNNDirectionGetter, rnn_tracking, spatial, stopping
+from dipy_rnn.draws import seed_keys
 from dipy_rnn.phantom import crossing_phantom
 from dipy_rnn.stopping import (
     BinaryStoppingCriterion,
@@ -45,7 +46,7 @@ def wrap(name, shape=OWN_SHAPE):
 def points_and_keys():
     points = random_points(FODF_SHAPE, n=500)
     points[::2] = np.round(4 * points[::2]) / 4  # borders of voxels of either grid
-    keys = stopping.seed_keys(3, points)
+    keys = seed_keys(3, points)
     return points, keys, np.arange(len(points))
 
 
