@@ -6,13 +6,17 @@ same seeds, first directions and options. Parts:
 coverage
     On the FiberCup, on unseen phantoms with a simulated scan and on simulated brains,
     whose bundles are known: connections, bundles found, overlap, overreach and F1, as
-    in shipped_models.py. There are ten random seeds in each voxel (two in a brain).
+    in shipped_models.py. There are ten random seeds in each voxel, and 20000 in each
+    brain.
     ``max_angle`` is 30 degrees, the default of dipy_track.
 calibration
     Streamlines start on true streamlines, along them. Sixty streamlines from each start
     give a region around their mean place after 1, 5 and 20 mm, by their covariance. The
     region of 50 % has half of the streamlines. Shares of starts at which the place of
     the true streamline is in the region of 50, 80 and 95 %. ``--plot FILE`` draws them.
+lost
+    Connections of deterministic tracking for several ``lost_thr``, on phantoms (600
+    seeds each) and brains (3000 seeds each).
 density
     Correlation of the density maps of two scans of the same object: halves of the
     directions of a scan, each with an fODF of its own.
@@ -26,6 +30,7 @@ All random numbers come from fixed seeds.
 
 import argparse
 from functools import partial
+from itertools import product
 from pathlib import Path
 import time
 import warnings
@@ -53,6 +58,7 @@ from shipped_models import (
     Case,
     fibercup_case,
     fit_csd,
+    known_phantom_cases,
     scan,
 )
 
@@ -69,7 +75,7 @@ from dipy_rnn.phantom import brain_world, random_phantom
 from dipy_rnn.tracking import track
 
 MAX_ANGLE, STEP_MM = 30.0, 1.0
-SEEDS_PER_VOXEL, SEEDS_PER_VOXEL_OF_BRAIN = 10, 2
+SEEDS_PER_VOXEL, N_SEEDS_OF_BRAIN = 10, 20_000
 # Phantoms and brains on which no model is trained, and on which no choice was made.
 PHANTOMS, BRAINS = (950_000, 950_001), (5_000_003, 5_000_004)
 SNRS, SNRS_OF_BRAIN = (30, 8), (25, 12)
@@ -141,13 +147,19 @@ def phantom_case(number, snr):
     return Case.of(coefficients, phantom.affine, criterion, seeds), bundles
 
 
-def brain_case(number, snr):
+def brain_case(number, snr, n_seeds=N_SEEDS_OF_BRAIN):
     """Return a case of a simulated brain and its bundles; seeds are in white matter."""
     world = brain_world(number)
     bundles = [KnownBundle(*volumes) for volumes in world.bundle_volumes()]
     white, gtab = world.mask(), make_gtab(60, 2000, number)
     coefficients = fitted_fodf(world, gtab, snr, binary_dilation(white), number)
-    seeds = random_seeds(white, world.affine, SEEDS_PER_VOXEL_OF_BRAIN)
+    seeds = random_seeds_from_mask(
+        white,
+        world.affine,
+        seeds_count=n_seeds,
+        seed_count_per_voxel=False,
+        random_seed=1,
+    )
     criterion = BinaryStoppingCriterion(white)
     return Case.of(coefficients, world.affine, criterion, seeds), bundles
 
@@ -197,6 +209,43 @@ def trackers_of(models):
 
 def _ours(case, model, tracking_method):
     return case.ours(model, STEP_MM, MAX_ANGLE, tracking_method=tracking_method)
+
+
+def show_lost(arguments):
+    """Print connections for several thresholds of the probability of being lost."""
+    print("| data | model | lost_thr | seeds | valid | invalid | bundles | F1 |")
+    print(8 * "|---" + "|")
+    groups = {f"phantoms, SNR {snr}": [] for snr in NOISE_LEVELS}
+    for number in arguments.phantoms:
+        for snr, *known in known_phantom_cases(number, 600):
+            groups[f"phantoms, SNR {snr}"].append(known)
+    for snr in SNRS_OF_BRAIN:
+        cases = [brain_case(number, snr, 3000) for number in arguments.brains]
+        groups[f"brains, SNR {snr}"] = cases
+    for (data, cases), name in product(groups.items(), arguments.models):
+        model = load_model(name)
+        for threshold in (1.0, 0.7, 0.5, 0.3):
+            scores = [
+                score(
+                    case.ours(model, STEP_MM, MAX_ANGLE, lost_thr=threshold),
+                    known,
+                    case.affine,
+                )
+                for case, known in cases
+            ]
+            if not scores:
+                continue
+            valid, invalid, f1 = (
+                np.mean([getattr(s, what) for s in scores])
+                for what in ("valid_connections", "invalid_connections", "f1")
+            )
+            print(
+                f"| {data} | `{name}` | {threshold:g} | "
+                f"{sum(len(s.labels) for s in scores)} | {valid:.3f} | {invalid:.3f} | "
+                f"{sum(s.valid_bundles for s in scores)} of "
+                f"{sum(s.n_bundles for s in scores)} | {f1:.3f} |",
+                flush=True,
+            )
 
 
 # Calibration
@@ -447,6 +496,7 @@ def show_directions(arguments):
 PARTS = {
     "coverage": show_coverage,
     "calibration": show_calibration,
+    "lost": show_lost,
     "density": show_density,
     "directions": show_directions,
 }
