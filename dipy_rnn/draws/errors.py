@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 #: Errors last for this distance in voxel edges.
-CORRELATION_EDGES = 3.0
+CORRELATION_EDGES = 5.0
 #: Degrees of freedom of their distribution. Large errors are more frequent than those
 #: of a Gaussian.
 FREEDOM = 4.0

@@ -1018,10 +1018,7 @@ def test_options_are_those_of_dipy_track_and_some_new_ones():
 
     theirs = signature(LocalFiberTrackingPAMFlow.run).parameters
     ours = signature(track.RNNTrackingFlow.run).parameters
-    assert theirs.keys() - ours.keys() == {
-        "tracking_method",
-        "sphere_name",
-    }
+    assert theirs.keys() - ours.keys() == {"sphere_name"}
     assert ours.keys() - theirs.keys() == {
         "act",
         "cmc",
@@ -1075,7 +1072,10 @@ def test_options_are_those_of_dipy_track_and_some_new_ones():
             gradients.RNNGradientCheckFlow,
             {"seeding_files", "seed_count", "nbr_threads", "random_seed"},
         ),
-        (compare.RNNComparisonFlow, {"nbr_threads", "random_seed"}),
+        (
+            compare.RNNComparisonFlow,
+            {"nbr_threads", "random_seed", "tracking_method"},
+        ),
         (
             train.RNNTrainingFlow,
             {"stopping_files", "nbr_threads", "batch_size", "random_seed"},
