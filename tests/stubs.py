@@ -103,6 +103,12 @@ class Recorder:
     def states(self, n, config):
         return self
 
+    def errors(self, config):
+        return None
+
+    def ends(self, config):
+        return []
+
     def predict(self, points_vox, frames):
         self.shown.append(np.array(points_vox[0]))
         self.frames.append(np.array(frames[0]))

@@ -5,7 +5,7 @@ from itertools import permutations, product
 from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
 import numpy as np
 
-from dipy_rnn import sampling, spatial
+from dipy_rnn import draws, sampling, spatial
 from dipy_rnn.phantom import random_phantom
 from dipy_rnn.sampling import DATA, EMPTY, NOTHING_AHEAD, OUTSIDE
 from dipy_rnn.stopping import StopReason
@@ -106,7 +106,10 @@ def track_from(predictor, criterion, seeds_vox, directions=None, **settings):
         directions = np.broadcast_to(directions, np.shape(seeds_vox)).astype(float)
     affine = settings.get("affine", np.eye(4))
     seeds_mm = spatial.to_mm(seeds_vox, affine)
-    queue = SeedQueue(predictor, seeds_mm, affine, directions)
+    keys = None
+    if np.isfinite(seeds_vox).all():
+        keys = draws.seed_keys(settings.get("random_seed", 0), seeds_vox)
+    queue = SeedQueue(predictor, seeds_mm, affine, directions, seed_keys=keys)
     return list(run_engine(predictor, criterion, queue, **settings))
 
 

@@ -482,8 +482,13 @@ def _read_with_nibabel(path: Path) -> Iterator[tuple[AnyArray, dict[str, AnyArra
 
     tractogram = load(path, lazy_load=True).tractogram
     # The points of `tractogram.streamlines` are in mm; those of the items are not.
-    for line, item in zip(tractogram.streamlines, tractogram, strict=True):
-        yield line, dict(item.data_for_streamline)
+    pairs = zip(tractogram.streamlines, tractogram, strict=True)
+    while True:
+        with np.errstate(all="ignore"):  # points are checked afterwards
+            pair = next(pairs, None)
+        if pair is None:
+            return
+        yield pair[0], dict(pair[1].data_for_streamline)
 
 
 def _check_distance(points_mm: AnyArray) -> AnyArray:

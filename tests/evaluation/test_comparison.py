@@ -386,7 +386,10 @@ def test_other_algorithms_track_the_same_seeds(world, method):
         f"{method}, {'repulsion724' if method == 'eudx' else 'random seed 2'}",
     ]
     for by in tracked.values():
-        assert sum(len(line) > 5 for line in by.streamlines) >= len(world.seeds) - 2
+        # PTT ends near the border of the image.
+        n_short = 6 if method == "ptt" else 2
+        n_long = sum(len(line) > 5 for line in by.streamlines)
+        assert n_long >= len(world.seeds) - n_short
     distances = partner_distances(tracked)
     assert np.nanmedian(distances["yardstick"]) > 0
 

@@ -39,6 +39,10 @@ def test_the_table_of_steps_has_every_reason_of_a_step():
         StopReason.ENDPOINT,
         StopReason.INVALID_POINT,
         StopReason.MAX_LENGTH,
+        StopReason.EXCLUDE_REGION,
+        StopReason.ALL_INCLUDED,
+        StopReason.FIBRE_END,
+        StopReason.LOST,
     }
     assert reasons == set(StopReason) - not_of_a_step
 

@@ -21,7 +21,7 @@ def queue_of(seeds, directions, **options):
 
 
 def take_all(queue, n):
-    """Take n seeds at a time until none is left, and join the three parts of all."""
+    """Take n seeds at a time until none is left, and join the parts of all."""
     parts = []
     while not parts or len(parts[-1][0]):
         parts.append(queue.take(n))
@@ -36,22 +36,25 @@ def test_seeds_come_in_their_order_without_skipped_ones(n, n_ahead):
     seeds = np.column_stack([xs, np.ones((8, 2))])
     directions = np.tile([0.0, 3.0, 4.0], (8, 1))
     directions[5] = 0.0
-    queue = queue_of(seeds, directions, n_ahead=n_ahead)
+    keys = np.arange(100, 108, dtype=np.uint64)
+    queue = queue_of(seeds, directions, n_ahead=n_ahead, seed_keys=keys)
     assert len(queue) == 8
-    index, seeds_vox, first_frames = take_all(queue, n)
+    index, seeds_vox, first_frames, keys = take_all(queue, n)
     assert len(queue) == 0
     assert index.tolist() == [0, 2, 3, 6]
     assert queue.skipped == {1, 4, 5, 7}
     npt.assert_array_equal(seeds_vox, seeds[[0, 2, 3, 6]])
     npt.assert_allclose(first_frames[:, 2], [[0.0, 0.6, 0.8]] * 4, atol=1e-15)
+    assert keys.tolist() == [100, 102, 103, 106]
 
 
 def test_taking_no_seed_and_taking_from_an_empty_queue():
     queue = queue_of(np.ones((2, 3)), np.ones((2, 3)))
-    assert [part.shape for part in queue.take(0)] == [(0,), (0, 3), (0, 3, 3)]
+    shapes = [(0,), (0, 3), (0, 3, 3), (0,)]
+    assert [part.shape for part in queue.take(0)] == shapes
     assert queue.take(5)[0].tolist() == [0, 1]
     for empty in (queue, queue_of(np.empty((0, 3)), np.empty((0, 3)))):
-        assert [part.shape for part in empty.take(5)] == [(0,), (0, 3), (0, 3, 3)]
+        assert [part.shape for part in empty.take(5)] == shapes
         assert len(empty) == 0
 
 
@@ -72,7 +75,7 @@ def test_each_first_direction_of_a_seed_is_a_start(n, n_ahead):
     predictor = FewPeaks(shape=(30, 3, 3))
     queue = SeedQueue(predictor, seeds, np.eye(4), max_peaks=3, n_ahead=n_ahead)
     assert len(queue) == 15
-    index, seeds_vox, first_frames = take_all(queue, n)
+    index, seeds_vox, first_frames, _ = take_all(queue, n)
     assert len(queue) == 0
     # Of the seed number i, the starts are 3 i, 3 i + 1 and 3 i + 2.
     assert index.tolist() == [0, 1, 6, 12, 13, 14]
@@ -92,7 +95,7 @@ def test_seeds_and_frames_do_not_depend_on_how_many_are_prepared_at_a_time(peaks
     expected = spatial.to_voxels(world.seeds, world.affine)
     npt.assert_allclose(together[1], expected, atol=1e-12)
     for n_ahead in (1, 5):
-        index, seeds_vox, first_frames = take_all(
+        index, seeds_vox, first_frames, _ = take_all(
             SeedQueue(*arguments, n_ahead=n_ahead), 7
         )
         npt.assert_array_equal(index, together[0])
@@ -126,7 +129,7 @@ def test_threads_that_take_at_once_get_every_seed_once():
             worker.join(60)
     finally:
         sys.setswitchinterval(switching)
-    index, seeds_vox, first_frames = map(np.concatenate, zip(*taken))
+    index, seeds_vox, first_frames, _ = map(np.concatenate, zip(*taken))
     assert len(index) == len(first_frames) == n
     assert not queue.skipped
     order = np.argsort(index)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from worlds import OBLIQUE_ROTATION, NoisyWorld, affine_of, ends_beyond, everywhere
 
-from dipy_rnn import sampling, spatial, stopping
+from dipy_rnn import draws, sampling, spatial, stopping
 from dipy_rnn.model import ModelMetadata, load_model, save_model, untrained
 from dipy_rnn.sampling.interpolate_torch import (
     TorchCone,
@@ -73,10 +73,19 @@ def slots_of(
         "max_half_points": 500,
         "warm_up_points": model.metadata.replay_points,
     }
+    seeds_vox = spatial.to_voxels(np.array(seeds), affine)
+    keys = draws.seed_keys(settings.get("random_seed", 0), seeds_vox)
     return kind(
         predictor,
         criterion,
-        SeedQueue(predictor, np.array(seeds), affine, directions, n_ahead=n_ahead),
+        SeedQueue(
+            predictor,
+            np.array(seeds),
+            affine,
+            directions,
+            seed_keys=keys,
+            n_ahead=n_ahead,
+        ),
         TrackingConfig.of(affine, **defaults | settings),
         n_slots=n_slots,
     )
