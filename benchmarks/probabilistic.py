@@ -92,6 +92,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--work", type=Path, default=Path("real_data"))
     parser.add_argument("--models", nargs="+", default=["default"])
+    parser.add_argument("--temperatures", nargs="+", type=float, default=[1.0, 0.5])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--phantoms", nargs="+", type=int, default=PHANTOMS)
     parser.add_argument("--brains", nargs="*", type=int, default=BRAINS)
@@ -170,7 +171,7 @@ def show_coverage(arguments):
         "| data | tracker | seeds | valid | invalid | bundles | overlap | overreach | "
         "F1 |\n" + 9 * "|---" + "|"
     )
-    trackers = trackers_of(arguments.models)
+    trackers = trackers_of(arguments)
     for data, cases in coverage_cases(arguments):
         for tracker, run in trackers.items():
             scores = [score(run(case), known, case.affine) for case, known in cases]
@@ -190,7 +191,7 @@ def show_coverage(arguments):
             )
 
 
-def trackers_of(models):
+def trackers_of(arguments):
     """Return functions that track a case, by the name of the tracker."""
     trackers = {
         "DIPY probabilistic": lambda c: c.theirs(
@@ -198,17 +199,18 @@ def trackers_of(models):
         ),
         "DIPY deterministic": lambda c: c.theirs(STEP_MM, MAX_ANGLE),
     }
-    for name in models:
+    for name in arguments.models:
         model = load_model(name)
-        for method in ("probabilistic", "deterministic"):
-            trackers[f"`{name}`, {method}"] = partial(
-                _ours, model=model, tracking_method=method
+        for temperature in arguments.temperatures:
+            trackers[f"`{name}`, probabilistic, temperature {temperature:g}"] = partial(
+                _ours, model, tracking_method="probabilistic", temperature=temperature
             )
+        trackers[f"`{name}`, deterministic"] = partial(_ours, model)
     return trackers
 
 
-def _ours(case, model, tracking_method):
-    return case.ours(model, STEP_MM, MAX_ANGLE, tracking_method=tracking_method)
+def _ours(model, case, **options):
+    return case.ours(model, STEP_MM, MAX_ANGLE, **options)
 
 
 def show_lost(arguments):
@@ -461,7 +463,7 @@ def show_density(arguments):
             criterion = BinaryStoppingCriterion(white)
             cases.append(Case.of(coefficients, affine, criterion, seeds))
         label = name if b_value is None else f"{name}, b = {b_value}"
-        for tracker, run in trackers_of(arguments.models).items():
+        for tracker, run in trackers_of(arguments).items():
             maps = [
                 visits(run(case), case.affine, case.coefficients.shape[:3])
                 for case in cases
@@ -480,7 +482,7 @@ def show_directions(arguments):
         seeds = random_seeds(fa > 0.3, affine, 1)
         criterion = BinaryStoppingCriterion(white)
         cases.append(Case.of(coefficients, affine, criterion, seeds))
-    for tracker, run in trackers_of(arguments.models).items():
+    for tracker, run in trackers_of(arguments).items():
         full, *others = (
             visits(run(case), case.affine, case.coefficients.shape[:3])
             for case in cases
