@@ -320,7 +320,8 @@ class OddTractogram:
             return
         image = nib.Nifti1Image(world().mask.astype(np.uint8), world().affine)
         tractogram = StatefulTractogram(lines, image, Space.RASMM)
-        save_tractogram(tractogram, str(path), bbox_valid_check=False)
+        with np.errstate(all="ignore"):  # for points that are not finite
+            save_tractogram(tractogram, str(path), bbox_valid_check=False)
 
     def _become_folder(self, r, folder, lines):
         """Replace the file by a TRX folder, of which a file may be damaged."""

@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
-from dipy_rnn._typing import AnyPath
+import numpy as np
+
+from dipy_rnn._checks import FARTHEST_MM
+from dipy_rnn._typing import AnyArray, AnyPath
 
 # Deflate compresses at most 258 bytes into 2 bits: by a factor of 1032.
 _MAX_COMPRESSION = 1032
@@ -201,3 +204,21 @@ def first_line(error: BaseException) -> str:
     'a'
     """
     return shown((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def check_distance(points_mm: AnyArray) -> AnyArray:
+    """Return points (M, 3). Raise ValueError if one is not finite, or too far away.
+
+    Examples
+    --------
+    >>> check_distance(np.array([[0.0, np.inf, 0]]))
+    Traceback (most recent call last):
+    ValueError: a point is not finite, or farther than 1e+06 mm from the origin
+    """
+    # "not <=" instead of ">", because comparisons with NaN are False.
+    # "float", because the limit is infinite in float16.
+    if len(points_mm) and not float(np.abs(points_mm).max()) <= FARTHEST_MM:
+        raise ValueError(
+            f"a point is not finite, or farther than {FARTHEST_MM:g} mm from the origin"
+        )
+    return points_mm

@@ -26,6 +26,7 @@ from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, FloatArray
 from dipy_rnn.io.files import (
     SUFFIXES,
     VTK_SUFFIXES,
+    check_distance,
     check_is_file,
     first_line,
     is_trx_folder,
@@ -258,7 +259,7 @@ def read_tractogram(
     )
     read = readers.get(suffix, _read_with_nibabel)
     checked: Callable[[AnyArray], AnyArray]
-    checked = _check_distance if check_points else np.asarray
+    checked = check_distance if check_points else np.asarray
     try:
         for points_mm, values in read(path):
             yield checked(points_mm), values
@@ -489,14 +490,3 @@ def _read_with_nibabel(path: Path) -> Iterator[tuple[AnyArray, dict[str, AnyArra
         if pair is None:
             return
         yield pair[0], dict(pair[1].data_for_streamline)
-
-
-def _check_distance(points_mm: AnyArray) -> AnyArray:
-    # "not <=" instead of ">", because comparisons with NaN are False.
-    # "float", because the limit is infinite in float16.
-    if len(points_mm) and not float(np.abs(points_mm).max()) <= _checks.FARTHEST_MM:
-        raise ValueError(
-            "a point is not finite, or farther than "
-            f"{_checks.FARTHEST_MM:g} mm from the origin"
-        )
-    return points_mm

@@ -1053,6 +1053,7 @@ def test_options_are_those_of_dipy_track_and_some_new_ones():
         "ended_thr",
         "lost_thr",
         "save_density",
+        "save_metrics",
         "include",
         "exclude",
         "stop_at_include",
