@@ -17,18 +17,15 @@ Tracking stops one voxel outside of the mask.
 import argparse
 from itertools import product
 from pathlib import Path
-import warnings
 
 from dipy.core.gradients import gradient_table
 from dipy.io.gradients import read_bvals_bvecs
 from dipy.io.image import load_nifti, load_nifti_data
 from dipy.io.streamline import load_trk
-from dipy.reconst.csdeconv import response_from_mask_ssst
-from dipy.reconst.dti import TensorModel
 from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
 import numpy as np
 from scipy.ndimage import binary_dilation
-from shipped_models import N_OF_RESPONSE, Case, fit_csd
+from shipped_models import Case, fit_csd, response_of
 
 from dipy_rnn import load_model, spatial
 
@@ -49,12 +46,7 @@ def load_case(folder, b_value):
         str(folder / f"dwi_b{b_value}.bval"), str(folder / f"dwi_b{b_value}.bvec")
     )
     gtab = gradient_table(bvals, bvecs=bvecs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fa = np.where(mask, TensorModel(gtab).fit(dwi, mask=mask).fa, 0)
-        most = fa >= np.sort(fa[mask])[-N_OF_RESPONSE]
-        response, _ = response_from_mask_ssst(gtab, dwi, most)
-    coefficients = fit_csd(dwi, gtab, response, ORDER, wider)
+    coefficients = fit_csd(dwi, gtab, response_of(dwi, gtab, mask), ORDER, wider)
     truth = load_trk(str(folder / "truth.trk"), "same", bbox_valid_check=False)
     bundles = np.ravel(truth.data_per_streamline["bundle"]).astype(int)
     seeds, directions, of_seeds, ends = [], [], [], []

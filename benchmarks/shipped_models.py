@@ -184,6 +184,15 @@ def fit_csd(dwi, gtab, response, order, mask):
         return model.fit(dwi, mask=mask).shm_coeff
 
 
+def response_of(dwi, gtab, mask):
+    """Return the response function of the voxels of a mask with the highest FA."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fa = np.where(mask, TensorModel(gtab).fit(dwi, mask=mask).fa, 0)
+        most = fa >= np.sort(fa[mask])[-N_OF_RESPONSE]
+        return response_from_mask_ssst(gtab, dwi, most)[0]
+
+
 def random_points(points, n):
     """Return n of the points, drawn without replacement."""
     return points[np.random.default_rng(0).permutation(len(points))[:n]]
@@ -269,12 +278,9 @@ def fibercup_case(folder, b_value, n_seeds):
         str(folder / f"dwi_b{b_value}.bval"), str(folder / "dirs_voxel.bvec")
     )
     gtab = gradient_table(bvals, bvecs=bvecs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fa = np.where(mask, TensorModel(gtab).fit(dwi, mask=mask).fa, 0)
-        most = fa >= np.sort(fa[mask])[-N_OF_RESPONSE]
-        response, _ = response_from_mask_ssst(gtab, dwi, most)
-    coefficients = fit_csd(dwi, gtab, response, FIBERCUP_ORDER, mask)
+    coefficients = fit_csd(
+        dwi, gtab, response_of(dwi, gtab, mask), FIBERCUP_ORDER, mask
+    )
     seeds = random_seeds_from_mask(
         mask, affine, seeds_count=n_seeds, seed_count_per_voxel=False, random_seed=0
     )

@@ -28,6 +28,8 @@ class _WrappingCriterion(
 ):
     """A criterion that changes the decision of another one, or the place of its points.
 
+    Subclasses have the method ``check_points``.
+
     Parameters
     ----------
     criterion : dipy_rnn.stopping.StoppingCriterion
@@ -52,12 +54,6 @@ class _WrappingCriterion(
         reasons = np.array([StopReason.RUNNING], dtype=np.int64)
         self.check_points(np.array([point], dtype=np.float64), reasons)
         return StopReason(reasons[0]).status
-
-    def check_points(
-        self, points_vox: FloatArray, reasons: IntArray, *draws: AnyArray
-    ) -> None:
-        """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
-        raise NotImplementedError
 
 
 class OwnGridCriterion(_WrappingCriterion):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from dipy_rnn import draws, sampling, stopping
-from dipy_rnn._typing import ArrayLike, FloatArray
+from dipy_rnn._typing import ArrayLike, FloatArray, IntArray
 from dipy_rnn.stopping import StoppingCriterion, StopReason
 from dipy_rnn.tracking import engine
 from dipy_rnn.tracking.config import TrackingConfig
@@ -131,13 +132,17 @@ class LookAhead:
         self._seeds_vox = np.array(
             [np.dot(linear, s) + offset for s in seeds_mm]
         ).reshape(-1, 3)
-        self._numbers = draws.count_equal(self._seeds_vox)
         self._block = slice(0, 0)
         # The keys are the bytes of a seed; or of a seed and a tangent, and the number
         # of the seed among equal ones.
         self._directions: dict[bytes, FloatArray] = {}
         self._streamlines: dict[tuple[bytes, bytes, int], Streamline] = {}
         self._task: Task | None = None
+
+    @cached_property
+    def _numbers(self) -> IntArray:
+        """Numbers of the seeds among equal ones. Only random draws need them."""
+        return draws.count_equal(self._seeds_vox)
 
     def first_directions(self, seed: FloatArray) -> FloatArray | None:
         """Return the first directions of a seed. None if it is not in ``seeds_mm``."""
@@ -238,7 +243,9 @@ def track_task(
         streamline is the seed alone.
     """
     config = task.config(predictor.model.metadata.replay_points)
-    keys = draws.seed_keys(task.random_seed, seeds_vox, numbers)
+    keys = None
+    if task.draws_at_random:
+        keys = draws.seed_keys(task.random_seed, seeds_vox, numbers)
     queue = SeedQueue(predictor, seeds_vox, config.affine, tangents, seed_keys=keys)
     lines = [
         Streamline(seed[None], i, seed, StopReason.OUTSIDE_IMAGE, StopReason.RUNNING)
