@@ -457,6 +457,14 @@ def main():
         default=[30.0, 45.0, 60.0],
         help="of all trackers (degrees); volume uses the first one",
     )
+    parser.add_argument(
+        "--warm_up_points",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="also track with each model with these numbers of warm-up points",
+    )
     arguments = parser.parse_args()
     versions = ", ".join(
         f"{n} {metadata.version(n)}"
@@ -469,6 +477,9 @@ def main():
     angles = " ".join(f"{angle:g}" for angle in arguments.max_angles)
     print(f"--n_seeds {arguments.n_seeds} --max_angles {angles}")
     models = {model: load_model(model) for model in arguments.models}
+    for name, n_points in product(arguments.models, arguments.warm_up_points):
+        changed = models[f"{name}, {n_points}"] = load_model(name)
+        changed.metadata = replace(changed.metadata, replay_points=n_points)
     for name in arguments.only:
         start = time.perf_counter()
         TABLES[name](models, arguments)

@@ -32,8 +32,8 @@ _LARGEST_SEED = (1 << 31) - 2  # DIPY's trackers get this seed plus 1, in 32 bit
 class Recipe:
     """Options of a training.
 
-    The fields ``n_references``, ``blur``, ``teacher`` and ``replay_points`` have the
-    names under which checkpoints and model files store them.
+    The fields ``n_references``, ``blur`` and ``teacher`` have the names under which
+    checkpoints and model files store them.
 
     Parameters
     ----------
@@ -73,10 +73,6 @@ class Recipe:
     patience : int, optional
         Stop early after this many validations without a larger share of followed
         streamlines; 0 for never.
-    replay_points : int, optional
-        Number of warm-up points. When the trained model tracks, it passes through this
-        number of points of the forward half before it starts the backward half; 0 for
-        all points. Written to the model's metadata; the training does not use it.
     random_seed : int, optional
         The same seed gives the same weights on the same machine with the same number
         of threads.
@@ -106,7 +102,6 @@ class Recipe:
     blur: InputNoise = field(default_factory=InputNoise)
     validate_every: int = 250
     patience: int = 0
-    replay_points: int = 0
     random_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -117,7 +112,6 @@ class Recipe:
             ("max_points", 2),
             ("validate_every", 1),
             ("patience", 0),
-            ("replay_points", 0),
             ("random_seed", 0),
             ("max_minutes", 0),
         ):
@@ -244,11 +238,6 @@ def describe(
     15
     """
     layers, _, hidden = module.init_state(1).shape
-    # A network that tracked worlds itself has started without memory anywhere in a
-    # bundle. So it needs no warm-up pass.
-    replay_points: int | None = 0
-    if isinstance(recipe, Recipe):
-        replay_points = recipe.replay_points or None
     return ModelMetadata(
         kind="sh",
         channels=(module.order + 1) * (module.order + 2) // 2,
@@ -262,7 +251,7 @@ def describe(
         context=module.context,
         step_vox=recipe.step_vox,
         architecture=architecture_of(module),
-        replay_points=replay_points,
+        replay_points=module.replay_points,
         provenance={
             "sh_order": module.order,
             "parameters": sum(p.numel() for p in module.parameters()),

@@ -59,6 +59,8 @@ class Cai2023(nn.Module):
         "outputs": outputs,
         "context": None,
     }
+    #: Warm-up points before the backward half: all points of the forward half.
+    replay_points: ClassVar[int | None] = None
     #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`. An untrained
     #: network has large errors, where the gradient of the robust loss vanishes.
     recipe: ClassVar[dict[str, Any]] = {"learning_rate": 3e-4, "width_deg": None}

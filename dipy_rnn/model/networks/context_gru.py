@@ -118,6 +118,8 @@ class ContextGRU(nn.Module):
         "normalisation": "power",
         "inputs": inputs,
     }
+    #: No warm-up points before the backward half (doc/design.md).
+    replay_points: ClassVar[int | None] = 0
     #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`.
     recipe: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3}
     #: Number of layers of states, as in the metadata of a model file.

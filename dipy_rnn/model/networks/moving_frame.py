@@ -117,6 +117,8 @@ class MovingFrameGRU(nn.Module):
         "outputs": (),
         "context": None,
     }
+    #: No warm-up points before the backward half (doc/design.md).
+    replay_points: ClassVar[int | None] = 0
     #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`.
     recipe: ClassVar[dict[str, Any]] = {}
 
