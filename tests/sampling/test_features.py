@@ -440,3 +440,12 @@ def test_values_within_single_precision_are_accepted_and_larger_ones_refused():
     assert np.isfinite(features.data).all()
     with pytest.raises(ValueError, match=r"sh holds .* that are infinite"):
         sampling.fodf_features(random_coeffs(4) * 1e300)
+
+
+def test_a_diffusion_weighted_image_is_no_fodf():
+    # 45 volumes are also the coefficients of order 8. A signal has no negative value.
+    rng = np.random.default_rng(2)
+    signal = rng.rayleigh(200.0, (6, 6, 6, 45)).astype(np.float32)
+    signal[0] = 0
+    with pytest.raises(ValueError, match=r"dwi\.nii has hardly any negative value"):
+        sampling.fodf_features(signal, name="dwi.nii")
