@@ -42,7 +42,7 @@ from dipy_rnn import (
     stopping,
 )
 from dipy_rnn.draws import seed_keys
-from dipy_rnn.io import read_tractogram
+from dipy_rnn.io import load_features, load_volume, read_tractogram
 from dipy_rnn.phantom import crossing_phantom
 from dipy_rnn.spatial import frames
 from dipy_rnn.tracking import length_limits, track
@@ -787,16 +787,29 @@ class Subject:
                 load_tractogram(str(path), "same")  # with DIPY's default checks
             except ValueError as error:
                 raise AssertionError(f"DIPY refuses the file: {error}") from None
-        image = nib.load(self.path("stopping"))
-        largest = np.abs(image.affine).max()
+        shape, affine = self.fodf_grid()
+        largest = np.abs(affine).max()
         for line, _ in read_tractogram(path, check_points=False):
             assert np.isfinite(line).all(), "a point is not finite"
-            voxels = spatial.to_voxels(line, image.affine)
-            slack = 1e-3 + 1e-6 * largest / spatial.voxel_sizes(image.affine).min()
+            voxels = spatial.to_voxels(line, affine)
+            slack = 1e-3 + 1e-6 * largest / spatial.voxel_sizes(affine).min()
             inside = (voxels >= -0.5 - slack) & (
-                voxels <= np.array(image.shape[:3]) - 0.5 + slack
+                voxels <= np.array(shape) - 0.5 + slack
             )
             assert inside.all(), "a point lies outside the image"
+
+    def fodf_grid(self):
+        """Return the shape and the affine of the fODF."""
+        path = self.path("pam")
+        if path.suffix.lower() != ".pam5":
+            data, affine = load_volume(path, (4, 5))
+            return data.shape[:3], affine
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            features, affine = load_features(path, "sh", None, "voxel")
+        if affine is None:  # then the stopping image is on the same grid
+            affine = nib.load(self.path("stopping")).affine
+        return features.data.shape[:3], affine
 
 
 def run_command(arguments, command="dipy_track_rnn"):
