@@ -18,8 +18,9 @@ One line is printed for each run. Its verdict is one of
 * ``other``: any other advice. Following it gives the same fODF as the needed change,
   or the advice is wrong about gradients and options that are both wrong.
 
-``--beside`` adds what gradlint and MRtrix3's dwigradcheck say about the same gradients.
-They read the diffusion-weighted images, so options of the fODF do not matter to them.
+``--programs`` names who is asked: ``check`` (the default), and gradlint and MRtrix3's
+dwigradcheck, about the same gradients. The last two read the diffusion-weighted images,
+so options of the fODF do not matter to them.
 
 Many of the runs are of the same fODF along the voxel axes. It is tracked once.
 """
@@ -28,7 +29,6 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 import re
-import shutil
 import subprocess
 import tempfile
 import time
@@ -53,6 +53,7 @@ READ_AS = {  # name of the mistake: format in which the coefficients are read
     "only --sh_basis": SHFormat("tournier07", "voxel"),
     "only --sh_frame": SHFormat("descoteaux07_legacy", "scanner"),
 }
+PROGRAMS = ("check", "gradlint", "dwigradcheck")
 BVEC_FLIP = np.diag([-1.0, 1, 1])  # image to scanner axes of a grid stored as LAS
 
 
@@ -137,14 +138,18 @@ def run(*command):
 
 
 def ask_others(head, white_matter, case, programs, n_tracks):
-    """Print what gradlint and dwigradcheck say about the gradients of one case."""
+    """Print what other programs say about the gradients of one case; return verdicts.
+
+    `programs` holds the path of each program by its name.
+    """
+    verdicts = []
     with tempfile.TemporaryDirectory() as folder:
         bvec = Path(folder) / "dwi.bvec"
         np.savetxt(bvec, AXIS_CASES[case] @ np.loadtxt(head / "dwi.bvec"), "%.7f")
         dwi, bval, mask = (
             head / name for name in ("dwi.nii.gz", "dwi.bval", "mask.nii.gz")
         )
-        if programs.get("gradlint"):
+        if "gradlint" in programs:
             text, seconds = run(
                 *(programs["gradlint"], "detect-flip", "--dwi", dwi, "--bvec", bvec),
                 *("--bval", bval, "--mask", white_matter),
@@ -153,10 +158,11 @@ def ask_others(head, white_matter, case, programs, n_tracks):
             names = re.search(r"best ([+-]?[xyz])([+-]?[xyz])([+-]?[xyz])", line)
             found = from_names([name.lstrip("+") for name in names.groups()])
             said = "right" if corrects(found, case) else "HARM"
+            verdicts.append(f"{said} (gradlint)")
             print(
                 f"    gradlint      {said:9} {seconds:5.0f} s  {line[6:]}", flush=True
             )
-        if programs.get("dwigradcheck"):
+        if "dwigradcheck" in programs:
             text, seconds = run(
                 *(programs["dwigradcheck"], dwi, "-fslgrad", bvec, bval, "-mask", mask),
                 *("-number", n_tracks, "-scratch", folder, "-nthreads", 1),
@@ -172,11 +178,13 @@ def ask_others(head, white_matter, case, programs, n_tracks):
             if basis == "scanner":
                 found = BVEC_FLIP @ found @ BVEC_FLIP
             said = "right" if corrects(found, case) else "HARM"
+            verdicts.append(f"{said} (dwigradcheck)")
             print(
                 f"    dwigradcheck  {said:9} {seconds:5.0f} s  {length} mm, "
                 f"flip {flip}, order {' '.join(order)}, {basis}; next {rows[1][0]} mm",
                 flush=True,
             )
+    return verdicts
 
 
 def main():
@@ -187,8 +195,8 @@ def main():
     parser.add_argument("--step", type=float, default=1.0)
     parser.add_argument("--tilt", type=float, default=0.0)
     parser.add_argument("--cases", type=int, default=24)
-    parser.add_argument("--beside", action="store_true")
-    parser.add_argument("--gradlint", default=shutil.which("gradlint"))
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS[:1])
+    parser.add_argument("--gradlint", default="gradlint", help="path of the program")
     parser.add_argument("--n_tracks", type=int, default=10000, help="of dwigradcheck")
     options = parser.parse_args()
 
@@ -203,10 +211,8 @@ def main():
         random_seed=1,
     )
     criterion = ThresholdStoppingCriterion(fa, STOPPING_THR)
-    programs = {
-        "gradlint": options.gradlint,
-        "dwigradcheck": shutil.which("dwigradcheck"),
-    }
+    programs = {"gradlint": options.gradlint, "dwigradcheck": "dwigradcheck"}
+    programs = {name: programs[name] for name in options.programs if name in programs}
     print(
         f"{options.head.name}, tilted by {options.tilt:g} degrees, {len(seeds)} seeds"
     )
@@ -216,27 +222,23 @@ def main():
     counts = {}
     for case in list(AXIS_CASES)[: options.cases]:
         print(f"gradients {case}", flush=True)
-        # A file in the right format has these features. It is read in another one.
-        wrong = replace(reoriented(features, case), sh_format=RIGHT)
-        for mistake, given in READ_AS.items():
-            read = reread(wrong, given, affine)
-            check = check_gradients(
-                read, criterion, seeds, affine, step_size=options.step
-            )
-            verdict = judged(check, case, given)
+        verdicts = []
+        if "check" in options.programs:
+            # A file in the right format has these features. It is read in another one.
+            wrong = replace(reoriented(features, case), sh_format=RIGHT)
+            for mistake, given in READ_AS.items():
+                read = reread(wrong, given, affine)
+                check = check_gradients(
+                    read, criterion, seeds, affine, step_size=options.step
+                )
+                verdicts.append(judged(check, case, given))
+                print(f"    {mistake:15} {verdicts[-1]:9} {check.verdict}", flush=True)
+        white_matter = options.work / "seeds.nii.gz"
+        verdicts += ask_others(
+            options.head, white_matter, case, programs, options.n_tracks
+        )
+        for verdict in verdicts:
             counts[verdict] = counts.get(verdict, 0) + 1
-            print(
-                f"    {mistake:15} {verdict:9} {check.verdict}",
-                flush=True,
-            )
-        if options.beside:
-            ask_others(
-                options.head,
-                options.work / "seeds.nii.gz",
-                case,
-                programs,
-                options.n_tracks,
-            )
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
 
 
