@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dipy_rnn._typing import AnyArray, BoolArray, FloatArray, IntArray
     from dipy_rnn.evaluation import KnownBundle
     from dipy_rnn.evaluation.comparison import Tracked
+    from dipy_rnn.io import TrackingInputs
     from dipy_rnn.model import Model
 
 logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
@@ -146,7 +147,8 @@ class RNNComparisonFlow(
             may contain wildcards (in quotes) to process many subjects. The files of a
             subject are those whose wildcards match the same words (such as sub-01).
         stopping_files : string or Path
-            Path to images (e.g. FA) used for the stopping criterion.
+            Path to images (e.g. FA) used for the stopping criterion. An image on
+            another grid is sampled at the voxel centres of the fODF, for all trackers.
         seeding_files : string or Path
             Path to binary images that show where to seed, or to lists of seeds: files
             (.txt, .csv, .tsv, .npy) with x, y and z in mm in each row.
@@ -196,8 +198,8 @@ class RNNComparisonFlow(
             points of its streamlines belong to its end regions.
         label_file : string or Path, optional
             Path to an image with labels of grey matter regions, to compare the
-            connectivity of the tractograms. With several subjects, all must lie on its
-            grid.
+            connectivity of the tractograms. With several subjects, all must be in its
+            space.
         sh_basis : string, optional
             Basis of the spherical harmonics: descoteaux07_legacy (default for NIfTI
             files), descoteaux07, tournier07_legacy or tournier07 (MRtrix3); it is
@@ -269,20 +271,30 @@ class RNNComparisonFlow(
             model.check_step(step_size)
         for first, second, third, report_path, metrics_path, *tractograms in io_it:
             paths = Path(first), Path(second), Path(third)
+            if self._compares_existing:
+                image_path = paths[2]
+                image, affine = load_volume(image_path)
+            else:
+                subject_inputs = load_subject(*paths, "sh", (sh_basis, sh_frame))
+                image_path, affine = paths[1], subject_inputs.affine
+                image = subject_inputs.stopping_on_fodf_grid(is_nearest=use_binary_mask)
             truth = load_truth(
                 bundle_paths,
                 label_path,
-                paths[2 if self._compares_existing else 1],
+                image_path,
+                image,
+                affine,
                 radius_mm=bundle_radius,
                 end_mm=bundle_end,
             )
             if self._compares_existing:
-                subject = _load_existing(*paths, random_seed)
+                subject = _load_existing(*paths, image, affine, random_seed)
             else:
                 subject = _track(
                     *paths,
+                    inputs=subject_inputs,
+                    stopping=image,
                     options=options,
-                    sh_format=(sh_basis, sh_frame),
                     seeding=seeding,
                     model=model,
                     nbr_threads=nbr_threads,
@@ -308,22 +320,20 @@ def _track(
     stopping_path: Path,
     seeding_path: Path,
     *,
+    inputs: TrackingInputs,
+    stopping: AnyArray,
     options: Mapping[str, Any],
-    sh_format: tuple[str | None, str],
     seeding: Seeding,
     model: Model,
     nbr_threads: int,
     batch_size: int,
 ) -> _Comparison:
-    """Load a subject and track it with all trackers."""
+    """Track a subject with all trackers; `stopping` is on the grid of the fODF."""
     from dipy_rnn.evaluation.comparison import track_beside
     from dipy_rnn.report.facts import model_facts
     from dipy_rnn.stopping import make_criterion
 
-    inputs = load_subject(
-        pam_path, stopping_path, seeding_path, "sh", sh_format, one_grid=True
-    )
-    stopping, affine = inputs.stopping, inputs.affine
+    affine = inputs.affine
     _, batches = seeding.place(inputs.seeding, inputs.seeding_affine, seeding_path)
     seeds = np.concatenate(list(batches))
     method = options["tracking_method"]
@@ -366,12 +376,16 @@ def _track(
 
 
 def _load_existing(
-    candidate_path: Path, reference_path: Path, image_path: Path, random_seed: int
+    candidate_path: Path,
+    reference_path: Path,
+    image_path: Path,
+    image: AnyArray,
+    affine: FloatArray,
+    random_seed: int,
 ) -> _Comparison:
     """Load two existing tractograms and find which streamlines are partners."""
     from dipy_rnn.evaluation.comparison import load_beside
 
-    image, affine = load_volume(image_path)
     tracked, pairs = load_beside(
         candidate_path, reference_path, image_path, image, affine
     )
@@ -393,7 +407,7 @@ def _load_existing(
 
 def _report(
     subject: _Comparison,
-    truth: tuple[Mapping[str, KnownBundle], IntArray | None],
+    truth: tuple[Mapping[str, KnownBundle], tuple[IntArray, FloatArray] | None],
     nbr_threads: int,
     report_path: Path,
     metrics_path: Path,

@@ -17,11 +17,10 @@ from dipy_rnn._checks import check_least
 from dipy_rnn.io import (
     SUFFIXES,
     Files,
-    check_same_grid,
     check_sh_format,
     is_tractogram,
     load_features,
-    load_volume,
+    load_on_grid,
     pair_files,
     read_tractogram,
 )
@@ -145,7 +144,8 @@ class RNNTrainingFlow(Workflow):  # type: ignore[misc]  # DIPY has no types
             options must be the same.
         stopping_files : string or Path, optional
             For deterministic tractograms: path to an image (e.g. FA) of each subject.
-            Streamlines start and stay where it is above stopping_thr. By default, the
+            Streamlines start and stay where it is above stopping_thr. An image on
+            another grid is sampled at the voxel centres of the fODF. By default, the
             image is the fibre density of the fODF.
         stopping_thr : float, optional
             Threshold applied to the stopping image: tracking stops where the image is
@@ -325,11 +325,8 @@ def _load_subject(
         return SubjectData(str(pam_path), name, features.data, affine, streamlines)
     above = None
     if stopping_path is not None:
-        image, image_affine = load_volume(stopping_path)
         shape = features.data.shape[:3]
-        check_same_grid(
-            pam_path, shape, affine, stopping_path, image.shape, image_affine
-        )
+        image = load_on_grid(stopping_path, pam_path, shape, affine)
         above = (image, stopping_thr)
     try:
         tracked = deterministic_streamlines(

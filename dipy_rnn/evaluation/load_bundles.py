@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 from dipy_rnn.io import (
     check_placement,
-    check_same_grid,
+    is_on_grid,
     is_tractogram,
+    load_on_grid,
     load_volume,
     read_tractogram,
     shown,
 )
 
 if TYPE_CHECKING:
-    from dipy_rnn._typing import IntArray
+    from dipy_rnn._typing import AnyArray, FloatArray, IntArray
     from dipy_rnn.evaluation.bundles import KnownBundle
 
 
@@ -68,10 +69,12 @@ def load_truth(
     bundle_paths: Mapping[str, Path],
     label_path: Path | None,
     image_path: Path,
+    image: AnyArray,
+    affine: FloatArray,
     *,
     radius_mm: float,
     end_mm: float,
-) -> tuple[dict[str, KnownBundle], IntArray | None]:
+) -> tuple[dict[str, KnownBundle], tuple[IntArray, FloatArray] | None]:
     """Load known bundles and an image of regions.
 
     Parameters
@@ -81,39 +84,33 @@ def load_truth(
         for :meth:`dipy_rnn.evaluation.KnownBundle.from_labels`.
     label_path : Path or None
         Image of regions.
-    image_path : Path
-        Image of the subject; all label images must lie on its grid.
+    image_path, image, affine : Path, ndarray of (X, Y, Z), ndarray of shape (4, 4)
+        Image of the subject. Bundles are volumes on its grid: label images on other
+        grids are sampled there.
     radius_mm, end_mm : float
         As for :func:`dipy_rnn.evaluation.known_bundles`, for bundles from tractograms.
 
     Returns
     -------
     bundles : dict of str to dipy_rnn.evaluation.KnownBundle
-    regions : ndarray of shape (X, Y, Z), int, or None
+    regions : tuple of ndarray of int and ndarray of shape (4, 4), or None
+        The labels on their own grid, and their affine.
 
     Raises
     ------
     ValueError
-        If a file cannot be read, lies on another grid or holds no valid labels, or a
-        bundle has no voxel. The message names the file.
+        If a file cannot be read, does not overlap with the image or holds no valid
+        labels, or a bundle has no voxel. The message names the file.
     """
     from dipy_rnn.evaluation.bundles import KnownBundle
     from dipy_rnn.evaluation.volumes import round_labels
 
-    if not bundle_paths and label_path is None:
-        return {}, None
-    image, affine = load_volume(image_path)
-
-    def load_labels(path: Path) -> IntArray:
-        labels, labels_affine = load_volume(path)
-        check_same_grid(
-            image_path, image.shape, affine, path, labels.shape, labels_affine
-        )
-        return round_labels(labels, shown(path))
+    grid = image_path, image.shape, affine
 
     def load_bundle(path: Path) -> KnownBundle:
         if not is_tractogram(path):
-            return KnownBundle.from_labels(load_labels(path))
+            labels = load_on_grid(path, *grid, is_nearest=True)
+            return KnownBundle.from_labels(round_labels(labels, shown(path)))
         streamlines = [line for line, _ in read_tractogram(path)]
         check_placement(
             streamlines, affine, image, name=shown(path), image_name=shown(image_path)
@@ -130,4 +127,8 @@ def load_truth(
         except ValueError as error:
             text = str(error)
             raise ValueError(text if str(path) in text else f"{path}: {text}") from None
-    return bundles, None if label_path is None else load_labels(label_path)
+    if label_path is None:
+        return bundles, None
+    regions, own_affine = load_volume(label_path)
+    is_on_grid(label_path, regions.shape, own_affine, *grid)
+    return bundles, (round_labels(regions, shown(label_path)), own_affine)

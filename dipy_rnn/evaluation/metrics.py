@@ -119,7 +119,7 @@ def measure(
     *,
     pairs: IntArray | None = None,
     bundles: Mapping[str, KnownBundle] | None = None,
-    regions: AnyArray | None = None,
+    regions: tuple[AnyArray, FloatArray] | None = None,
     random_seed: int = 0,
 ) -> dict[str, Any]:
     """Compute the metrics of a comparison.
@@ -139,8 +139,9 @@ def measure(
         As for :func:`partner_distances`.
     bundles : dict of str to dipy_rnn.evaluation.KnownBundle, optional
         Known bundles by name.
-    regions : ndarray of shape (X, Y, Z), int, optional
-        Labels of the regions that streamlines connect.
+    regions : tuple of ndarray of int and ndarray of shape (4, 4), optional
+        Labels of the regions that streamlines connect, on any grid, and the affine of
+        this grid.
     random_seed : int, optional
         Seed of the resamples for standard errors.
 
@@ -183,8 +184,9 @@ def measure(
         "each": each,
     }
     if regions is not None:
+        labels, own_affine = regions
         connected = {
-            key: connections(by.streamlines, affine, regions)
+            key: connections(by.streamlines, own_affine, labels)
             for key, by in tracked.items()
         }
         between.append(

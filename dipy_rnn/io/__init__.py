@@ -9,6 +9,8 @@ from dipy_rnn.io.fodf import check_sh_format as check_sh_format
 from dipy_rnn.io.fodf import load_features as load_features
 from dipy_rnn.io.fodf import load_pam as load_pam
 from dipy_rnn.io.images import check_same_grid as check_same_grid
+from dipy_rnn.io.images import is_on_grid as is_on_grid
+from dipy_rnn.io.images import load_on_grid as load_on_grid
 from dipy_rnn.io.images import load_volume as load_volume
 from dipy_rnn.io.images import save_volume as save_volume
 from dipy_rnn.io.pairs import Files as Files

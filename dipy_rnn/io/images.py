@@ -1,7 +1,8 @@
-"""Loading NIfTI images, and checking that two images are on the same grid."""
+"""Loading NIfTI images, and images that are on different grids."""
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -11,10 +12,21 @@ import numpy as np
 from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, FloatArray
 from dipy_rnn.io.files import check_is_file, check_size, first_line, shown
-from dipy_rnn.spatial import check_affine, is_same_grid
+from dipy_rnn.spatial import (
+    check_affine,
+    corners_mm,
+    describe_apart,
+    do_overlap,
+    is_inside,
+    is_same_grid,
+    map_points,
+    voxel_sizes,
+)
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
+
+logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
 _RESAMPLE = (
     "resample one onto the other's grid (mrgrid of MRtrix3, or "
@@ -124,6 +136,151 @@ def check_same_grid(
         )
     if other_affine is not None and not is_same_grid(affine, other_affine):
         raise ValueError(f"{other_path} and {path} have different affines; {_RESAMPLE}")
+
+
+def is_on_grid(
+    path: Path,
+    shape: tuple[int, ...],
+    affine: FloatArray,
+    grid_path: Path,
+    grid_shape: tuple[int, ...],
+    grid_affine: FloatArray,
+) -> bool:
+    """Tell whether an image is on the grid of another one; if not, log it.
+
+    Parameters
+    ----------
+    path, shape, affine : Path, tuple of int, ndarray of shape (4, 4)
+        Of the image.
+    grid_path, grid_shape, grid_affine : Path, tuple of int, ndarray of shape (4, 4)
+        Of the other one.
+
+    Returns
+    -------
+    is_on_grid : bool
+
+    Raises
+    ------
+    ValueError
+        If the two do not overlap.
+
+    Examples
+    --------
+    >>> grid = (4, 5, 6), np.eye(4)
+    >>> is_on_grid(Path("fa.nii.gz"), *grid, Path("csd.pam5"), *grid)
+    True
+    """
+    grid_name = shown(grid_path)
+    if shape == grid_shape and is_same_grid(affine, grid_affine):
+        return True
+    if not do_overlap(shape, affine, grid_shape, grid_affine):
+        apart = describe_apart(
+            corners_mm(shape, affine), corners_mm(grid_shape, grid_affine), grid_name
+        )
+        raise ValueError(
+            f"{shown(path)} does not overlap with {grid_name}: it reaches over {apart}"
+        )
+    sizes = (
+        " x ".join(f"{size:.3g}" for size in voxel_sizes(each))
+        for each in (affine, grid_affine)
+    )
+    logger.info(
+        f"{shown(path)} is on its own grid ({next(sizes)} mm), and {grid_name} on "
+        f"another ({next(sizes)} mm). Positions in mm are compared."
+    )
+    if shape == grid_shape:
+        logger.warning(
+            f"{shown(path)} has as many voxels as {grid_name}, but another affine. "
+            "Check that both headers are right."
+        )
+    return False
+
+
+def load_on_grid(
+    path: Path,
+    grid_path: Path,
+    grid_shape: tuple[int, ...],
+    grid_affine: FloatArray,
+    *,
+    is_nearest: bool = False,
+) -> AnyArray:
+    """Load a NIfTI image as an array on the grid of another image.
+
+    Parameters
+    ----------
+    path : Path
+    grid_path, grid_shape, grid_affine : Path, tuple of int, ndarray of shape (4, 4)
+        Of the other image.
+    is_nearest : bool, optional
+        As for :func:`sample_on_grid`, which is used if the grids differ.
+
+    Returns
+    -------
+    data : ndarray
+        Of the shape of the other image.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read as an image of three axes, or the two do not overlap.
+    """
+    data, affine = load_volume(path)
+    grid = grid_shape, grid_affine
+    if is_on_grid(path, data.shape, affine, grid_path, *grid):
+        return data
+    logger.info(f"{shown(path)} is sampled at the voxel centres of {shown(grid_path)}.")
+    return sample_on_grid(data, affine, *grid, is_nearest=is_nearest)
+
+
+def sample_on_grid(
+    data: AnyArray,
+    affine: FloatArray,
+    grid_shape: tuple[int, ...],
+    grid_affine: FloatArray,
+    *,
+    is_nearest: bool = False,
+) -> AnyArray:
+    """Take the values of an image at the voxel centres of another grid.
+
+    Parameters
+    ----------
+    data : ndarray of shape (X, Y, Z)
+    affine : ndarray of shape (4, 4)
+        Voxel to mm, of `data`.
+    grid_shape, grid_affine : tuple of int, ndarray of shape (4, 4)
+        Of the other grid.
+    is_nearest : bool, optional
+        If True, take the value of the nearest voxel (masks and labels). If False,
+        interpolate linearly.
+
+    Returns
+    -------
+    values : ndarray
+        Of the shape of the other grid; 0 outside of `data`.
+
+    Examples
+    --------
+    >>> finer = np.diag([0.5, 1, 1, 1])
+    >>> data = np.arange(3.0).reshape(3, 1, 1)
+    >>> sample_on_grid(data, np.eye(4), (6, 1, 1), finer).ravel().tolist()
+    [0.0, 0.5, 1.0, 1.5, 2.0, 0.0]
+    """
+    from scipy.ndimage import map_coordinates
+
+    voxels = np.indices(grid_shape).reshape(3, -1).T
+    points_vox = map_points(voxels, np.linalg.inv(affine) @ grid_affine)
+    inside = is_inside(points_vox, data.shape)
+    values = np.zeros(len(voxels), data.dtype if is_nearest else np.float64)
+    # The border rule of sampling.interpolate: values are clamped in the outer half of a
+    # border voxel.
+    values[inside] = map_coordinates(
+        data,
+        points_vox[inside].T,
+        values.dtype,
+        order=0 if is_nearest else 1,
+        mode="nearest",
+    )
+    return values.reshape(grid_shape)
 
 
 def save_volume(path: Path, data: AnyArray, affine: FloatArray) -> None:

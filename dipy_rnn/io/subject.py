@@ -13,18 +13,20 @@ import numpy as np
 from dipy_rnn._typing import AnyArray, FloatArray
 from dipy_rnn.io.files import check_is_file, first_line, shown
 from dipy_rnn.io.fodf import load_features
-from dipy_rnn.io.images import check_same_grid, load_volume
+from dipy_rnn.io.images import (
+    check_same_grid,
+    is_on_grid,
+    load_volume,
+    sample_on_grid,
+)
 from dipy_rnn.spatial import (
     check_affine,
     corners_mm,
     describe_apart,
     describe_outside,
-    do_overlap,
     is_inside,
-    is_same_grid,
     to_mm,
     to_voxels,
-    voxel_sizes,
 )
 
 if TYPE_CHECKING:
@@ -91,6 +93,37 @@ class TrackingInputs:
             criterion, self.stopping_affine, self.affine, self.shape
         )
 
+    def stopping_on_fodf_grid(self, *, is_nearest: bool = False) -> AnyArray:
+        """Return the stopping image on the grid of the fODF, for trackers of DIPY.
+
+        DIPY's trackers do not call criteria that are written in Python, such as
+        :class:`dipy_rnn.stopping.OwnGridCriterion`.
+
+        Parameters
+        ----------
+        is_nearest : bool, optional
+            If True, take the value of the nearest voxel. If False, interpolate.
+
+        Returns
+        -------
+        stopping : ndarray of shape (X, Y, Z)
+            `stopping` itself if it is on this grid. Otherwise its values at the voxel
+            centres of the fODF (:func:`dipy_rnn.io.sample_on_grid`).
+        """
+        if self.stopping_affine is self.affine:
+            return self.stopping
+        logger.info(
+            "The stopping image is sampled at the voxel centres of the fODF, because "
+            "DIPY's trackers need one grid. All trackers use these values."
+        )
+        return sample_on_grid(
+            self.stopping,
+            self.stopping_affine,
+            self.shape,
+            self.affine,
+            is_nearest=is_nearest,
+        )
+
 
 def load_subject(
     pam_path: Path,
@@ -100,7 +133,6 @@ def load_subject(
     sh_format: tuple[str | None, str],
     *,
     n_stopping_axes: int = 3,
-    one_grid: bool = False,
 ) -> TrackingInputs:
     """Load the inputs of tracking, and check that they overlap.
 
@@ -114,9 +146,6 @@ def load_subject(
         ``sh_basis`` and ``sh_frame`` of :func:`dipy_rnn.io.load_features`.
     n_stopping_axes : int, optional
         Number of axes of the stopping image: 3, or 4 for an image of all tissues.
-    one_grid : bool, optional
-        If True, the stopping image must be on the grid of the fODF. DIPY's trackers
-        need this.
 
     Returns
     -------
@@ -127,7 +156,7 @@ def load_subject(
     ValueError
         If a file cannot be read, if an image does not overlap with the fODF, or if all
         seeds are outside the image of the fODF. Also if the stopping image is on
-        another grid, and `one_grid` is True or the fODF has no affine.
+        another grid and the fODF has no affine.
     """
     features, pam_affine = load_features(pam_path, kind, *sh_format)
     wanted = ""
@@ -140,7 +169,7 @@ def load_subject(
         stopping_path, n_stopping_axes, wanted=wanted
     )
     shape = features.data.shape[:3]
-    if pam_affine is None or one_grid:
+    if pam_affine is None:
         check_same_grid(
             stopping_path,
             stopping.shape[:3],
@@ -151,10 +180,10 @@ def load_subject(
         )
         pam_affine = stopping_affine
     pam_affine = check_affine(pam_affine, f"the affine of {shown(pam_path)}")
-    fodf = pam_path, shape, pam_affine
     # Affines that differ by rounding only are of one grid: that of the stopping image.
     affine = stopping_affine
-    if not _is_on_grid(stopping_path, stopping.shape[:3], stopping_affine, *fodf):
+    own_grid = stopping_path, stopping.shape[:3], stopping_affine
+    if not is_on_grid(*own_grid, pam_path, shape, pam_affine):
         affine = pam_affine
     if seeding_path.suffix.lower() in POINT_SUFFIXES:
         seeds_mm = load_points(seeding_path)
@@ -163,14 +192,26 @@ def load_subject(
             raise ValueError(f"Of the seeds in {shown(seeding_path)}, {text}")
         if n_outside:
             logger.warning(f"Of the seeds in {shown(seeding_path)}, {text}")
+        if affine is not stopping_affine:
+            _check_in_stopping_image(seeding_path, seeds_mm, *own_grid)
         return TrackingInputs(
             features, affine, stopping, stopping_affine, seeds_mm, affine
         )
     mask, mask_affine = load_volume(seeding_path)
-    if _is_on_grid(seeding_path, mask.shape, mask_affine, pam_path, shape, affine):
+    has_no_data = np.isnan(mask)
+    if has_no_data.any():
+        logger.warning(
+            f"{shown(seeding_path)} holds NaN in {np.count_nonzero(has_no_data)} of "
+            f"{mask.size} voxels. They are not seeded."
+        )
+        mask = np.where(has_no_data, 0, mask)
+    if is_on_grid(seeding_path, mask.shape, mask_affine, pam_path, shape, affine):
         mask_affine = affine
     else:
         check_inside(seeding_path, mask, mask_affine, shape, affine)
+    if affine is not stopping_affine:
+        centres_mm = to_mm(np.argwhere(mask > 0), mask_affine)
+        _check_in_stopping_image(seeding_path, centres_mm, *own_grid)
     if not ((mask == 0) | (mask == mask.max())).all():
         logger.warning(
             f"{shown(seeding_path)} is not a binary mask: its values are from "
@@ -179,44 +220,6 @@ def load_subject(
     return TrackingInputs(
         features, affine, stopping, stopping_affine, mask, mask_affine
     )
-
-
-def _is_on_grid(
-    path: Path,
-    shape: tuple[int, ...],
-    affine: FloatArray,
-    pam_path: Path,
-    pam_shape: tuple[int, ...],
-    pam_affine: FloatArray,
-) -> bool:
-    """Tell whether an image is on the grid of the fODF; if not, log it.
-
-    Raise ValueError if the two do not overlap.
-    """
-    if shape == pam_shape and is_same_grid(affine, pam_affine):
-        return True
-    if not do_overlap(shape, affine, pam_shape, pam_affine):
-        apart = describe_apart(
-            corners_mm(shape, affine), corners_mm(pam_shape, pam_affine)
-        )
-        raise ValueError(
-            f"{shown(path)} does not overlap with {shown(pam_path)}: it reaches over "
-            f"{apart}"
-        )
-    sizes = (
-        " x ".join(f"{size:.3g}" for size in voxel_sizes(each))
-        for each in (affine, pam_affine)
-    )
-    logger.info(
-        f"{shown(path)} is on its own grid ({next(sizes)} mm), and the fODF on another "
-        f"({next(sizes)} mm). Positions in mm are compared; nothing is resampled."
-    )
-    if shape == pam_shape:
-        logger.warning(
-            f"{shown(path)} has as many voxels as the fODF, but another affine. Check "
-            "that both headers are right."
-        )
-    return False
 
 
 def check_inside(
@@ -257,6 +260,35 @@ def check_inside(
         )
 
 
+def _check_in_stopping_image(
+    path: Path,
+    points_mm: FloatArray,
+    stopping_path: Path,
+    shape: tuple[int, ...],
+    affine: FloatArray,
+) -> None:
+    """Warn if seeds, or centres of seed voxels, are outside of the stopping image.
+
+    Raise ValueError if all of them are.
+    """
+    inside = is_inside(to_voxels(points_mm, affine), shape)
+    if inside.all():
+        return
+    n_outside = np.count_nonzero(~inside)
+    where = f"outside of the stopping image {shown(stopping_path)}"
+    if n_outside == len(points_mm):
+        apart = describe_apart(
+            points_mm, corners_mm(shape, affine), "the stopping image"
+        )
+        raise ValueError(
+            f"All seeds of {shown(path)} are {where}: they reach over {apart}"
+        )
+    logger.warning(
+        f"{n_outside} of {len(points_mm)} seeds or voxels of {shown(path)} are {where}."
+        " No streamline starts there."
+    )
+
+
 def load_tissues(
     stopping_path: Path,
     stopping: AnyArray,
@@ -292,14 +324,33 @@ def load_tissues(
     from dipy_rnn.stopping import Tissues
 
     if gm_path is None:
-        return Tissues.from_image(stopping, name=str(stopping_path))
+        image = _without_nan_voxels(stopping, stopping_path)
+        return Tissues.from_image(image, name=str(stopping_path))
     assert csf_path is not None, "gm_path is given without csf_path"
-    maps = []
+    maps = [stopping]
     for path in (gm_path, csf_path):
         data, other = load_volume(path)
         check_same_grid(stopping_path, stopping.shape, affine, path, data.shape, other)
         maps.append(data)
-    return Tissues(stopping, *maps)
+    wm, gm, csf = np.moveaxis(
+        _without_nan_voxels(np.stack(maps, axis=-1), stopping_path), -1, 0
+    )
+    return Tissues(wm, gm, csf)
+
+
+def _without_nan_voxels(volumes: AnyArray, path: Path) -> AnyArray:
+    """Set voxels to zero in which all volumes (X, Y, Z, T) are NaN, and log it.
+
+    Programs that resample images write such voxels outside of the brain.
+    """
+    is_empty = np.isnan(volumes).all(axis=-1)
+    if not is_empty.any():
+        return volumes
+    logger.warning(
+        f"{shown(path)} holds NaN in {np.count_nonzero(is_empty)} of {is_empty.size} "
+        "voxels. They count as voxels without tissue."
+    )
+    return np.where(is_empty[..., None], 0, volumes)
 
 
 def load_points(path: Path) -> FloatArray:

@@ -73,13 +73,17 @@ def do_overlap(
     return True
 
 
-def describe_apart(points_mm: FloatArray, other_mm: FloatArray) -> str:
+def describe_apart(
+    points_mm: FloatArray, other_mm: FloatArray, other_name: str = "the fODF"
+) -> str:
     """Say where two things lie that should overlap, and what is probably wrong.
 
     Parameters
     ----------
     points_mm, other_mm : ndarray of shape (N, 3), ndarray of shape (M, 3)
-        Corners, or other points, of what should overlap with the fODF, and of the fODF.
+        Corners, or other points, of what should overlap, and of the other image.
+    other_name : str, optional
+        Name of the other image.
 
     Returns
     -------
@@ -100,7 +104,7 @@ def describe_apart(points_mm: FloatArray, other_mm: FloatArray) -> str:
         for points in (points_mm, other_mm)
     )
     return (
-        f"x, y, z from {mine} mm, and the fODF from {other} mm. Probably they are of "
-        "different subjects or spaces, or a header has lost its affine: register them, "
-        "or correct the header."
+        f"x, y, z from {mine} mm, and {other_name} from {other} mm. Probably they are "
+        "of different subjects or spaces, or a header has lost its affine: register "
+        "them, or correct the header."
     )

@@ -256,7 +256,9 @@ def test_the_scores_for_resampling_are_those_of_score():
 def test_the_correlation_of_connectivity_is_that_computed_by_hand():
     regions = np.zeros(SHAPE, dtype=int)
     regions[0, :2], regions[0, 2:], regions[10, :2], regions[10, 2:] = 1, 2, 3, 4
-    values, _ = beside(SHEET, SHEET[:3], pairs=np.arange(5) % 3, regions=regions)
+    values, _ = beside(
+        SHEET, SHEET[:3], pairs=np.arange(5) % 3, regions=(regions, np.eye(4))
+    )
     # The regions 1-3 and 2-4: two and three streamlines, compared with two and one.
     assert values["connectivity_correlation"] == pytest.approx(-1)
 

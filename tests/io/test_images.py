@@ -4,11 +4,14 @@ from pathlib import Path
 
 from dipy.io.image import save_nifti
 import numpy as np
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 import pytest
+from worlds import OBLIQUE_ROTATION, affine_of
 
+from dipy_rnn import sampling, spatial
 from dipy_rnn.io import load_features, load_volume
 from dipy_rnn.io.files import check_input
+from dipy_rnn.io.images import sample_on_grid
 
 
 @pytest.fixture
@@ -62,3 +65,22 @@ def test_files_that_must_be_converted_are_refused_with_the_command(name, remedy)
 def test_mapped_files_with_usual_names_are_accepted():
     for name in ("fa.nii.gz", "mif.nii.gz", "a.trk", "trk.gz.csv"):
         check_input(Path(name))
+
+
+def test_an_image_is_sampled_at_the_voxel_centres_of_another_grid():
+    rng = np.random.default_rng(3)
+    data = rng.random((6, 5, 4)).astype(np.float32)
+    affine = affine_of((2.0, 2.5, 3.0), OBLIQUE_ROTATION, 4.0)
+    grid_affine, shape = affine_of((1.0, 1.1, 0.9), np.eye(3), -3.0), (15, 14, 16)
+    centres_mm = spatial.to_mm(np.indices(shape).reshape(3, -1).T, grid_affine)
+    points_vox = spatial.to_voxels(centres_mm, affine)
+    values, inside = sampling.sample(data[..., None], points_vox)
+    assert 0.1 < inside.mean() < 0.9
+    linear = sample_on_grid(data, affine, shape, grid_affine)
+    assert_allclose(linear.ravel(), values[:, 0], atol=1e-6)
+    labels = np.arange(data.size, dtype=np.int16).reshape(data.shape) + 1
+    nearest = sample_on_grid(labels, affine, shape, grid_affine, is_nearest=True)
+    expected = np.zeros(len(points_vox), np.int16)
+    expected[inside] = labels[*np.rint(points_vox[inside]).astype(int).T]
+    assert nearest.dtype == np.int16
+    assert_array_equal(nearest.ravel(), expected)

@@ -198,7 +198,7 @@ def test_dask_gives_the_same_streamlines_and_names_the_subject_that_fails(
     tmp_path, scheduler
 ):
     cohort = Cohort(tmp_path / "all", n=8, broken=5)
-    drawn = ("--tracking_method", "probabilistic")
+    drawn = ("--tracking_method", "probabilistic", "--save_metrics")
     refusal(*cohort.arguments(*drawn, out_dir="serial"))
     line = refusal(*cohort.arguments(*drawn, "--scheduler", scheduler, out_dir="dask"))
     assert "1 of 8 subjects failed" in line and "sub-5" in line

@@ -676,6 +676,42 @@ def test_a_seeding_image_that_is_not_binary_is_a_warning(subject, messages):
     )
 
 
+def test_voxels_of_a_seeding_mask_that_are_nan_are_not_seeded(subject, messages):
+    seeds = load_nifti(str(subject.seeding))[0].astype(np.float32)
+    seeds[:3] = np.nan
+    save_nifti(subject.seeding, seeds, subject.phantom.affine)
+    assert len(subject.run("--step_size", 1.0, "--minlen", 0)) == subject.n_seeds
+    assert "seeds.nii.gz holds NaN in 600 of 4000 voxels" in messages.text
+    assert "not a binary mask" not in messages.text
+
+
+def test_voxels_that_are_nan_in_all_tissue_maps_have_no_tissue(subject, messages):
+    wm = subject.mask.astype(np.float32)
+    tissues = np.stack([0 * wm, 0.3 * wm, 0.7 * wm], axis=3)
+    paths = [subject.folder / f"{name}.nii.gz" for name in ("csf", "gm", "wm")]
+    lines = []
+    for outside in (0.0, np.nan):
+        tissues[wm == 0] = outside
+        save_nifti(subject.stopping, tissues, subject.phantom.affine)
+        for path, data in zip(paths, np.moveaxis(tissues, 3, 0)):
+            save_nifti(path, data, subject.phantom.affine)
+        options = ("--act", "--step_size", 1.0, "--keep_rejected", "--minlen", 0)
+        lines.append(subject.run(*options))
+        options += ("--gm_files", paths[1], "--csf_files", paths[0])
+        inputs = [subject.pam, paths[2], subject.seeding]
+        lines.append(subject.run(*options, inputs=inputs))
+    n = np.count_nonzero(wm == 0)
+    assert messages.text.count(f"holds NaN in {n} of 4000 voxels. They count") >= 2
+    for others in lines[1:]:
+        assert len(others) == subject.n_seeds
+        assert share_identical(list(lines[0]), list(others)) == 1
+    # A voxel in which only one map is NaN is an error.
+    tissues[10, 10, 5, 1] = np.nan
+    tissues[10, 10, 5, 2] = 0.5
+    save_nifti(subject.stopping, tissues, subject.phantom.affine)
+    assert "contains NaN" in refusal(*subject.inputs, *options[:1], "--force")
+
+
 def test_fa_times_1000_with_a_threshold_for_fa_is_a_warning(subject, messages):
     fa = 800 * subject.mask.astype(np.int16)
     fa[5] //= 2

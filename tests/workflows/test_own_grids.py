@@ -4,15 +4,22 @@ Images whose values are linear in x, y and z in mm have the same interpolated va
 every grid. So the streamlines must be the same.
 """
 
-from commands import Subject, command, refusal
+import csv
+import json
+import sys
+
+from commands import Subject, command, load, refusal
 from dipy.io.image import save_nifti
-from dipy.io.streamline import load_tractogram
+from dipy.io.stateful_tractogram import Space, StatefulTractogram
+from dipy.io.streamline import load_tractogram, save_tractogram
+import nibabel as nib
 import numpy as np
 import numpy.testing as npt
 import pytest
-from worlds import OBLIQUE_ROTATION, affine_of, share_identical
+from worlds import OBLIQUE_ROTATION, affine_of, hausdorff, share_identical
 
-from dipy_rnn import io, spatial
+from dipy_rnn import report, spatial
+from dipy_rnn.workflows import cli
 
 SHAPE = (90, 60, 50)
 STEP = ("--step_size", 0.5)
@@ -40,6 +47,12 @@ def linear(affine, shape, constant, *slopes):
     points_mm = spatial.to_mm(np.indices(shape).reshape(3, -1).T, affine)
     values = constant + points_mm @ np.array(slopes)
     return values.reshape(shape).astype(np.float32)
+
+
+def run(name, *arguments):
+    """Run another command than dipy_track_rnn."""
+    sys.argv = [f"dipy_{name}_rnn", *map(str, arguments)]
+    getattr(cli, name)()
 
 
 def both_grids(subject):
@@ -216,7 +229,7 @@ def test_images_that_do_not_overlap_are_refused_with_both_places(subject):
         line = refusal(*inputs, "--out_dir", subject.folder)
         assert "far.nii.gz does not overlap with" in line
         assert "from 30, -20, -10 to 70, 20, 10 mm" in line
-        assert "the fODF from -20, -20, -10 to 20, 20, 10 mm" in line
+        assert "peaks.pam5 from -20, -20, -10 to 20, 20, 10 mm" in line
         assert "different subjects or spaces" in line
     # The images overlap, but the seeds are outside.
     roi = np.zeros((40, 20, 10), np.uint8)
@@ -234,19 +247,142 @@ def test_seeds_outside_of_the_fodf_are_counted(subject, messages):
     assert "8 seeds, 3 outside the image, 0 without a fibre direction" in messages.text
 
 
+@pytest.mark.parametrize("suffix", ["nii.gz", "txt"])
+def test_seeds_outside_of_the_stopping_image_are_told(subject, suffix, messages):
+    # The stopping image covers the fODF where x is above 1 mm.
+    shape, affine = (9, 20, 10), subject.phantom.affine.copy()
+    affine[0, 3] = 2
+    fa = put(subject, "half.nii.gz", np.ones(shape, np.float32), affine)
+    mask = np.zeros(subject.mask.shape, np.uint8)
+    path = subject.folder / f"some.{suffix}"
+    for voxels, told in (
+        ([8, 9, 12], "2 of 3 seeds or voxels of"),
+        ([12], None),
+        ([8, 9], "All seeds of"),
+    ):
+        mask[:] = 0
+        mask[voxels, 9, 5] = 1
+        if suffix == "txt":
+            np.savetxt(path, spatial.to_mm(np.argwhere(mask), subject.phantom.affine))
+        else:
+            save_nifti(path, mask, subject.phantom.affine)
+        inputs = [subject.pam, fa, path]
+        messages.clear()
+        if told == "All seeds of":
+            line = refusal(*inputs, "--out_dir", subject.folder / "none")
+            assert told in line and "half.nii.gz: they reach over" in line
+            continue
+        subject.run("--minlen", 0, inputs=inputs, grid=subject.grid)
+        where = "are outside of the stopping image"
+        assert (where in messages.text) == (told is not None)
+        assert told is None or told in messages.text
+
+
 def test_as_many_voxels_with_another_affine_is_a_warning(subject, messages):
     affine = subject.phantom.affine.copy()
     affine[0, 3] += 1
     save_nifti(subject.seeding, subject.mask.astype(np.uint8), affine)
     subject.run()
-    assert "seeds.nii.gz has as many voxels as the fODF, but another affine" in (
-        messages.text
+    assert "seeds.nii.gz has as many voxels as" in messages.text
+    assert "peaks.pam5, but another affine" in messages.text
+
+
+def linear_on_both_grids(subject):
+    """Save an image of linear values on both grids, and return the paths."""
+    return [
+        put(
+            subject,
+            f"fa{i}.nii.gz",
+            linear(affine, shape, 0.2 + 0.113, 0.01, 0.0001, -0.0002),
+            affine,
+        )
+        for i, (affine, shape) in enumerate(both_grids(subject))
+    ]
+
+
+@pytest.mark.parametrize("mask", [(), ("--use_binary_mask",)])
+def test_a_comparison_takes_a_stopping_image_on_its_own_grid(
+    subject, mask, messages, monkeypatch
+):
+    monkeypatch.setattr(report, "write_report", lambda path, *_: path.touch())
+    files = linear_on_both_grids(subject)
+    if mask:  # of 1 in the nearest voxel, with edges between voxels of both grids
+        for path in files:
+            image = nib.load(path)
+            above = (image.get_fdata() > 0.2).astype(np.uint8)
+            save_nifti(path, above, image.affine)
+        assert 0 < above.mean() < 1
+    tractograms = []
+    for i, path in enumerate(files):
+        out = subject.folder / str(i)
+        inputs = [subject.pam, path, subject.seeding]
+        run("compare", *inputs, *STEP, *mask, "--nbr_threads", 1, "--out_dir", out)
+        tractograms.append(
+            [
+                load(out / f"{name}.trx", subject.grid)
+                for name in ("candidate", "reference", "yardstick")
+            ]
+        )
+    assert "fa1.nii.gz is on its own grid (1 x 2 x 3 mm)" in messages.text
+    assert "sampled at the voxel centres of the fODF" in messages.text
+    for first, second in zip(*tractograms):
+        ends = [min(line[[0, -1], 0]) for line in first if np.ptp(line[:, 0]) > 5]
+        assert len(ends) == 6 and np.ptp(ends) < 2.1  # the edge of the image
+        if not mask:
+            assert share_identical(list(first), list(second)) == 1
+            continue
+        # The edges of the two masks differ by less than a voxel.
+        assert len(first) == len(second) == subject.n_seeds
+        for lines in zip(first, second):
+            assert hausdorff(*lines) < 3
+
+
+def test_training_takes_a_stopping_image_on_its_own_grid(subject, messages):
+    losses = []
+    small = "--n_updates 1 --hidden 4 --batch_size 8 --max_points 6 --nbr_threads 1"
+    for path in linear_on_both_grids(subject):
+        out = subject.folder / path.name.partition(".")[0]
+        options = ("--stopping_files", path, "--n_streamlines", 20, "--out_dir", out)
+        run("train", subject.pam, "deterministic", *options, *small.split())
+        with (out / "model_training" / "log.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        losses.append(float(row["loss"]))
+    # Another tractogram, or none of the image, would have another loss.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert "fa1.nii.gz is sampled at the voxel centres of" in messages.text
+
+
+def test_labels_of_a_comparison_may_be_on_their_own_grid(subject, monkeypatch):
+    monkeypatch.setattr(report, "write_report", lambda path, *_: path.touch())
+    lines = subject.phantom.streamlines(20)[0][:30]  # 20 along x, 10 along y
+    path = subject.folder / "lines.trk"
+    save_tractogram(
+        StatefulTractogram(lines, str(subject.grid), Space.RASMM),
+        str(path),
+        bbox_valid_check=False,
     )
-
-
-def test_trackers_of_dipy_need_the_stopping_image_on_the_grid_of_the_fodf(subject):
-    save_nifti(subject.stopping, np.ones(SHAPE, np.float32), own_affine())
-    arguments = (*subject.inputs, "sh", (None, "voxel"))
-    assert io.load_subject(*arguments).stopping.shape == SHAPE
-    with pytest.raises(ValueError, match=r"fa\.nii\.gz \(90, 60, 50\); resample one"):
-        io.load_subject(*arguments, one_grid=True)
+    shape, affine = (80, 80, 40), np.diag([0.5, 0.5, 0.5, 1])
+    affine[:3, 3] = -19.75, -19.75, -9.75
+    points_mm = spatial.to_mm(np.indices(shape).reshape(3, -1).T, affine)
+    x, y, z = points_mm.T.reshape(3, *shape)
+    # Regions at the ends of both bundles, and the bundle along x with its ends.
+    regions = np.select([x < -10, x > 10, y < -10, y > 10], [3, 7, 4, 9]).astype("i2")
+    bundle = np.select([np.hypot(y, z) > 7, x < -12, x > 12], [0, 2, 3], 1).astype("i2")
+    out = ("--out_dir", subject.folder / "out")
+    run(
+        *("compare", path, path, subject.grid, *out),
+        *("--label_file", put(subject, "regions.nii.gz", regions, affine)),
+        *("--bundle_files", put(subject, "along_x.nii.gz", bundle, affine)),
+    )
+    metrics = json.loads((subject.folder / "out" / "metrics.json").read_text())
+    (valid,) = (m for m in metrics["each"] if m["name"] == "valid")
+    assert valid["candidate"]["value"] == pytest.approx(20 / 30)
+    name = "connectivity_correlation"
+    (connected,) = (m for m in metrics["between"] if m["name"] == name)
+    assert connected["candidate"]["value"] == pytest.approx(1)
+    affine[:3, 3] += 300
+    far = put(subject, "far.nii.gz", regions, affine)
+    for option in ("--label_file", "--bundle_files"):
+        with pytest.raises(SystemExit) as caught:
+            run("compare", path, path, subject.grid, option, far, *out, "--force")
+        assert "far.nii.gz does not overlap with" in str(caught.value.code)
