@@ -16,6 +16,7 @@ import numpy as np
 
 from dipy_rnn import _checks, sampling, spatial
 from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, BoolArray, FloatArray
+from dipy_rnn.pipeline.random_seeds import random_seeds_from_mask
 from dipy_rnn.stopping import MaskRegion
 
 if TYPE_CHECKING:
@@ -251,22 +252,19 @@ class Seeding:
         n_seeds: int,
         random_seed: int,
     ) -> FloatArray:
-        from dipy.tracking.utils import random_seeds_from_mask
-
         each = self.seeds_per_voxel > 0
-        seeds_mm: FloatArray = random_seeds_from_mask(
+        return random_seeds_from_mask(
             mask,
             affine,
             seeds_count=n_seeds // n_voxels if each else n_seeds,
             seed_count_per_voxel=each,
             random_seed=random_seed,
         )
-        return seeds_mm
 
     def _batches(
         self, n_seeds: int, n_voxels: int, draw: Callable[..., FloatArray]
     ) -> Iterator[FloatArray]:
-        """Draw seeds in batches, because DIPY takes 0.5 kB of memory per seed."""
+        """Draw seeds in batches, to limit memory."""
         size = _BATCH_SIZE_SELECT if self.select else _BATCH_SIZE
         if self.seeds_per_voxel:  # the same number of seeds in each voxel
             size = max(size // n_voxels, 1) * n_voxels

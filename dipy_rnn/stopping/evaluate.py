@@ -6,11 +6,12 @@ or, to make it faster, those of :class:`BatchedStoppingCriterion`.
 
 from typing import Protocol, TypeGuard
 
-from dipy.tracking import stopping_criterion as dipy_criteria
 from dipy.tracking.stopping_criterion import StreamlineStatus
 import numpy as np
 
 from dipy_rnn._typing import AnyArray, FloatArray, IntArray, KeyArray
+from dipy_rnn.stopping import _dipy_criteria
+from dipy_rnn.stopping.dipy_methods import FIXED_CRITERIA, has_compiled_method
 from dipy_rnn.stopping.reasons import REASON_OF_STATUS, StopReason
 
 _STATUSES = " or ".join(
@@ -149,11 +150,7 @@ def is_stateless(stopping_criterion: StoppingCriterion) -> bool:
     >>> is_stateless(BinaryStoppingCriterion(np.ones((2, 2, 2))))
     True
     """
-    return is_batched(stopping_criterion) or type(stopping_criterion) in (
-        dipy_criteria.ThresholdStoppingCriterion,
-        dipy_criteria.BinaryStoppingCriterion,
-        dipy_criteria.ActStoppingCriterion,
-    )
+    return is_batched(stopping_criterion) or type(stopping_criterion) in FIXED_CRITERIA
 
 
 def evaluate_criterion(
@@ -167,7 +164,9 @@ def evaluate_criterion(
 
     A batched criterion (:func:`is_batched`), such as those of ``criteria.py``, gets all
     points in one call. The kernels of ``criteria.py`` release Python's GIL, so other
-    threads can run at the same time. Any other criterion is evaluated point by point.
+    threads can run at the same time. So does the kernel that calls the compiled method
+    of those criteria of DIPY that do not draw at random (``dipy_methods.py``). Any
+    other criterion is evaluated point by point.
 
     Parameters
     ----------
@@ -230,6 +229,9 @@ def evaluate_criterion(
                 stopping_criterion, points_vox, reasons, seed_keys, point_numbers
             )
             return
+    if has_compiled_method(stopping_criterion):
+        _dipy_criteria.check_dipy(stopping_criterion, points_vox, reasons)
+        return
     check = stopping_criterion.check_point
     for row in np.flatnonzero(reasons == StopReason.RUNNING):
         status = check(points_vox[row])

@@ -28,7 +28,7 @@ from dipy_rnn.stopping import (
 # Evaluation
 
 
-def test_dipys_own_criteria_are_evaluated_point_by_point():
+def test_dipys_own_criteria_decide_as_by_their_check_point():
     points = random_points()
     for name in ARGUMENTS:
         criterion = make(name, random_maps(), dipys)
