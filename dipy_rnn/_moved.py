@@ -19,14 +19,17 @@ _MODULES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "gradients": (("gradient_check",), {"LEAST_SEEDS": "MIN_SEEDS"}),
     "interpolate": (("sampling", "_threads"), {}),
     "model": (
-        ("model", "model.networks.moving_frame"),
+        ("model", "model.networks", "model.architectures.moving_frame"),
         {
             "CaiPropagator": "Cai2023",
             "Compasses": "FrameConstants",
             "RecurrentPropagator": "MovingFrameGRU",
         },
     ),
-    "model_file": (("model", "model.metadata", "model.archive"), {}),
+    "model_file": (
+        ("model", "model.metadata", "model.archive", "model.torchscript"),
+        {},
+    ),
     "phantom": (
         ("phantom", "phantom.bundles", "phantom.phantom", "phantom.geometry"),
         {},

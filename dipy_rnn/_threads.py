@@ -131,7 +131,7 @@ def count_threads(nbr_threads: int) -> int:
 
 @contextmanager
 def torch_threads(nbr_threads: int) -> Iterator[None]:
-    """Limit torch's threads inside a ``with`` block.
+    """Limit torch's threads inside a ``with`` block. Nothing happens without torch.
 
     Parameters
     ----------
@@ -140,7 +140,8 @@ def torch_threads(nbr_threads: int) -> Iterator[None]:
 
     Notes
     -----
-    The setting is global in torch. It is restored at the end of the block.
+    The setting is global in torch. It is restored at the end of the block. If torch is
+    not imported yet, the block does not import it.
 
     Examples
     --------
@@ -152,7 +153,10 @@ def torch_threads(nbr_threads: int) -> Iterator[None]:
     >>> torch.get_num_threads() == before
     True
     """
-    import torch
+    if sys.modules.get("torch") is None:
+        yield
+        return
+    import torch  # waits if another thread is importing it
 
     before = torch.get_num_threads()
     torch.set_num_threads(nbr_threads)

@@ -6,6 +6,7 @@ archive runs in this module. Torch then loads a copy that holds only the verifie
 entries.
 """
 
+from collections.abc import Mapping
 import io
 import zipfile
 
@@ -136,12 +137,12 @@ def _entries(content: bytes) -> dict[str, bytes]:
     return entries
 
 
-def packed(entries: dict[str, bytes]) -> io.BytesIO:
+def packed(entries: Mapping[str, bytes]) -> io.BytesIO:
     """Write verified entries into a new archive, for torch.
 
     Parameters
     ----------
-    entries : dict of str to bytes
+    entries : mapping of str to bytes
         From :func:`read_archive`.
 
     Returns

@@ -1,38 +1,28 @@
-"""A network that is ready to track, with its metadata.
+"""A network that is ready to track, with its metadata."""
 
-Except for decorators, ``torch.jit`` is called only in this module and in ``file.py``.
-"""
+from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-import io
-from itertools import chain
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 import warnings
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from dipy_rnn._checks import check_number
 from dipy_rnn._typing import AnyArray, Float32Array
-from dipy_rnn.model.architectures import ARCHITECTURES
-from dipy_rnn.model.kernels._context_gru import CompiledContextGRU
-from dipy_rnn.model.kernels._moving_frame import CompiledMovingFrameGRU
+from dipy_rnn.model.device import check_device
 from dipy_rnn.model.metadata import ModelFileError, ModelMetadata
+from dipy_rnn.model.weights import compile_network, has_kernel, read_weights
 from dipy_rnn.sampling import FeatureVolume, sh_order, with_order
 
-#: A network as a kernel (a compiled function).
-CompiledNetwork: TypeAlias = CompiledContextGRU | CompiledMovingFrameGRU
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dipy_rnn.model.architectures.architecture import CompiledNetwork
+    from dipy_rnn.model.torchscript import ScriptedNetwork
 
 #: Methods of tracking, with DIPY's names.
 TRACKING_METHODS = ("deterministic", "probabilistic")
-
-#: A TorchScript network gets whole blocks of rows. In an incomplete block torch adds
-#: numbers in another order. The last digit of a result would then depend on the number
-#: of rows, and such differences can grow to millimetres along a streamline.
-ROWS_IN_A_BLOCK = 32
 
 
 class Model:
@@ -40,15 +30,28 @@ class Model:
 
     :func:`dipy_rnn.model.load_model` makes one. It holds no hidden states.
 
+    On the CPU, a network whose file holds its weights as plain arrays runs as a kernel
+    (a compiled function), without torch. Its TorchScript is loaded when it is needed:
+    for :meth:`init_state`, :meth:`step` and :meth:`propagate`. Any other TorchScript is
+    loaded at once.
+
     Parameters
     ----------
-    module : torch.jit.ScriptModule
-        The network. It follows the contract of a model file
-        (:mod:`dipy_rnn.model.file`).
     metadata : ModelMetadata
-    device : torch.device
     name : str
         Its name in error messages.
+    network : mapping of str to bytes, or ScriptedNetwork
+        The entries of a model file (:func:`dipy_rnn.model.archive.read_archive`), or
+        the network as TorchScript.
+    device : str
+        Where the network runs, as :func:`dipy_rnn.model.check_device` returns it.
+
+    Raises
+    ------
+    ModelFileError
+        If the weights are not those of the architecture in the metadata, or if the
+        TorchScript of a file is loaded and breaks the contract. Whether a
+        ScriptedNetwork follows the contract is not tested.
 
     Examples
     --------
@@ -63,33 +66,57 @@ class Model:
 
     def __init__(
         self,
-        module: torch.jit.ScriptModule,
         metadata: ModelMetadata,
-        device: torch.device,
         name: str,
+        network: Mapping[str, bytes] | ScriptedNetwork,
+        device: str,
     ) -> None:
-        self._module = module
         self.metadata = metadata
-        self.device = device
         self.name = name
+        self.device = device
+        self._network = network
+        self._script = None if isinstance(network, Mapping) else network
         #: The network as a kernel (a compiled function), if its architecture has one
         #: and the device is the CPU. Otherwise None.
         self.compiled: CompiledNetwork | None = None
-        if device.type == "cpu":
-            self.compiled = _compiled(module, metadata)
+        if device != "cpu" or not has_kernel(metadata):
+            self.load_script()
+            return
+        weights: dict[str, AnyArray] = {}
+        if isinstance(network, Mapping):
+            weights = read_weights(network, name)
+        weights = weights or self.load_script().parameters
+        self.compiled = compile_network(weights, metadata, name)
+
+    def load_script(self) -> ScriptedNetwork:
+        """Load the TorchScript with torch, and check it, if this was not done before.
+
+        Returns
+        -------
+        script : ScriptedNetwork
+
+        Raises
+        ------
+        ModelFileError
+            If it cannot be loaded, breaks the contract, or has other weights than those
+            that the file holds as plain arrays.
+        """
+        if self._script is None:
+            from dipy_rnn.model.contract import load_script
+
+            assert isinstance(self._network, Mapping)
+            self._script = load_script(
+                self._network, self.metadata, self.name, self.device
+            )
+        return self._script
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the network as its archive, since TorchScript cannot be pickled."""
-        archive = io.BytesIO()
-        with quiet_jit():
-            torch.jit.save(self._module, archive)
-        content = archive.getvalue()
-        return _from_archive, (content, self.metadata, str(self.device), self.name)
+        """Pickle what the model was made from, since kernels cannot be pickled."""
+        return _restored, (self.metadata, self.name, self._network, self.device)
 
     def init_state(self, n: int) -> Tensor:
-        """Return the hidden states of n new streamlines: (layers, n, hidden), zeros."""
-        state: Tensor = self._module.init_state(n)
-        return state.to(self.device).clone()
+        """As :meth:`dipy_rnn.model.torchscript.ScriptedNetwork.init_state`."""
+        return self.load_script().init_state(n)
 
     def step(
         self,
@@ -98,38 +125,8 @@ class Model:
         state: Tensor,
         inputs: Float32Array | None = None,
     ) -> tuple[Float32Array, Tensor]:
-        """Return the next directions of n streamlines, and their new hidden states.
-
-        Parameters
-        ----------
-        features : ndarray of shape (n, C)
-            float32.
-        direction : ndarray of shape (n, 3)
-            Incoming unit directions, in the moving frames or along the voxel axes
-            (``metadata.frame``).
-        state : torch.Tensor of shape (layers, n, hidden)
-        inputs : ndarray of shape (n, W), optional
-            Declared inputs, float32 (:func:`dipy_rnn.model.stack_inputs`). None for a
-            model of format 1.
-
-        Returns
-        -------
-        answers : ndarray of shape (n, 3 + number of declared outputs)
-            float32. Directions along the same axes, of any length, then the declared
-            outputs.
-        state : torch.Tensor of shape (layers, n, hidden)
-        """
-        n = len(features)
-        padding = (0, 0, 0, -n % ROWS_IN_A_BLOCK)
-        seen = torch.from_numpy(features).to(self.device)
-        incoming = torch.from_numpy(direction.astype(np.float32)).to(self.device)
-        declared = None
-        if inputs is not None:
-            declared = pad(torch.from_numpy(inputs).to(self.device), padding, value=1.0)
-        answer, state = self.propagate(
-            pad(seen, padding), pad(incoming, padding), pad(state, padding), declared
-        )
-        return answer[:n].cpu().numpy(), state[:, :n]
+        """As :meth:`dipy_rnn.model.torchscript.ScriptedNetwork.step`."""
+        return self.load_script().step(features, direction, state, inputs)
 
     def propagate(
         self,
@@ -138,42 +135,8 @@ class Model:
         state: Tensor,
         inputs: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Call the network with tensors. :meth:`step` does the same for arrays.
-
-        Parameters
-        ----------
-        features : torch.Tensor of shape (n, C)
-            float32 on the device of the model, as the others. n should be a multiple
-            of ``ROWS_IN_A_BLOCK``. Otherwise the last digits of a row depend on n.
-        direction : torch.Tensor of shape (n, 3)
-        state : torch.Tensor of shape (layers, n, hidden)
-        inputs : torch.Tensor of shape (n, W), optional
-            None for a model of format 1.
-
-        Returns
-        -------
-        answers : torch.Tensor of shape (n, 3 + number of declared outputs)
-        state : torch.Tensor of shape (layers, n, hidden)
-        """
-        # TorchScript's optimiser is off, as it compiles again for each new batch size.
-        with (
-            torch.no_grad(),
-            torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
-            self._no_cudnn(),
-        ):
-            answer: tuple[Tensor, Tensor]
-            if inputs is None:
-                answer = self._module(features, direction, state)
-            else:
-                answer = self._module(features, direction, state, inputs)
-        return answer
-
-    def _no_cudnn(self) -> AbstractContextManager[None]:
-        # cuDNN's GRU is made for long sequences. It would copy the weights at each
-        # step, and round products to TF32. The setting is global in torch.
-        if self.device.type == "cpu":
-            return nullcontext()
-        return torch.backends.cudnn.flags(enabled=False)
+        """As :meth:`dipy_rnn.model.torchscript.ScriptedNetwork.propagate`."""
+        return self.load_script().propagate(features, direction, state, inputs)
 
     def features(self, volume: FeatureVolume) -> Float32Array:
         """Return the data of a feature volume in the form that the network takes.
@@ -378,14 +341,17 @@ def as_model(
     >>> as_model(MovingFrameGRU(order=4, hidden=8), metadata).metadata.order
     4
     """
-    tensors = chain(module.parameters(), module.buffers())
-    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    with quiet_jit():
-        return Model(torch.jit.script(module).eval(), metadata, device, name)
+    from dipy_rnn.model.torchscript import ScriptedNetwork
+
+    script = ScriptedNetwork.of(module)
+    return Model(metadata, name, script, str(script.device))
 
 
-def _from_archive(
-    content: bytes, metadata: ModelMetadata, device: str, name: str
+def _restored(
+    metadata: ModelMetadata,
+    name: str,
+    network: Mapping[str, bytes] | ScriptedNetwork,
+    device: str,
 ) -> Model:
     """Make a model from what :meth:`Model.__reduce__` pickles.
 
@@ -394,87 +360,4 @@ def _from_archive(
     ValueError
         If this machine does not have the device.
     """
-    checked = check_device(device)
-    with quiet_jit():
-        module = torch.jit.load(io.BytesIO(content), map_location=checked)
-    return Model(module.eval(), metadata, checked, name)
-
-
-def check_device(device: str | torch.device) -> torch.device:
-    """Return a device that exists on this machine.
-
-    Parameters
-    ----------
-    device : str or torch.device
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` ..
-
-    Returns
-    -------
-    device : torch.device
-
-    Raises
-    ------
-    ValueError
-        If the device is unknown, or this machine does not have it.
-
-    Examples
-    --------
-    >>> check_device("cpu").type
-    'cpu'
-    """
-    known: torch.device | None
-    try:
-        known = torch.device(device)
-    except (RuntimeError, TypeError):
-        known = None
-    if known is None or known.type not in ("cpu", "cuda"):
-        raise ValueError(f"device is {device!r}; 'cpu', 'cuda' or 'cuda:N' is allowed.")
-    if known.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (known.index or 0) >= count:
-            raise ValueError(
-                f"device is '{known}', but torch finds {count} CUDA devices on this "
-                "machine; use device 'cpu'."
-            )
-    return known
-
-
-def _compiled(
-    module: torch.jit.ScriptModule, metadata: ModelMetadata
-) -> CompiledNetwork | None:
-    """Return a network as a kernel, or None if its architecture has no kernel."""
-    network = ARCHITECTURES.get(metadata.architecture)
-    if network is None or network.compiled is None:
-        return None
-    try:
-        weights = {
-            name: _as_array(name, parameter)
-            for name, parameter in module.state_dict().items()
-        }
-        return network.compiled(weights, metadata)
-    except (KeyError, ValueError) as error:
-        raise ModelFileError(
-            f"its architecture is {metadata.architecture!r}, but its parameters "
-            f"differ ({error})"
-        ) from None
-
-
-def _as_array(name: str, parameter: Tensor) -> AnyArray:
-    try:
-        array = parameter.detach().numpy()
-    except TypeError:  # NumPy has no such type
-        raise ValueError(f"{name} is {parameter.dtype}, not float32") from None
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} is not finite")
-    return array
-
-
-@contextmanager
-def quiet_jit() -> Iterator[None]:
-    """Suppress torch's warnings that TorchScript is deprecated or not supported.
-
-    Their category and their text depend on the versions of torch and of Python.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit\.")
-        yield
+    return Model(metadata, name, network, check_device(device))

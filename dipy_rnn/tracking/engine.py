@@ -104,7 +104,7 @@ def _groups(
     nbr_threads: int,
 ) -> list[Slots]:
     """Make the groups of slots: one for each thread, or one on the device."""
-    device = predictor.model.device.type
+    device = predictor.model.device.partition(":")[0]  # without the number
     if device != "cpu" or not stopping.is_stateless(criterion):
         nbr_threads = 1
     n_slots = max(1, min(n_slots or _BATCH_SIZE[device], len(queue)))

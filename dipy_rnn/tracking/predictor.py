@@ -6,7 +6,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 
 from dipy_rnn import sampling, spatial
 from dipy_rnn._threads import count_threads, torch_threads
@@ -381,8 +380,8 @@ class ScriptedStates:
 
     def reset(self, rows: IntArray) -> None:
         """Set the states of some rows to zero."""
-        self._states[:, torch.from_numpy(rows)] = 0.0
+        self._states[:, rows] = 0.0
 
     def keep(self, rows: IntArray) -> None:
         """Keep the states of some rows, in this order, and drop all others."""
-        self._states = self._states[:, torch.from_numpy(rows)]
+        self._states = self._states[:, rows]

@@ -62,7 +62,7 @@ def fit(
     Parameters
     ----------
     module : nn.Module
-        One of :data:`dipy_rnn.model.ARCHITECTURES`; trained in place, on its device. At
+        One of :data:`dipy_rnn.model.NETWORKS`; trained in place, on its device. At
         the end it has the weights of the best validation
         (:func:`dipy_rnn.training.state.best_row`).
     subjects : list of dipy_rnn.training.subjects.TrainingSubject
@@ -175,7 +175,7 @@ def train_network(
     validation_subjects: int = 0,
     validation_fraction: float = 0.1,
     resume: bool = False,
-    device: torch.device | None = None,
+    device: str = "cpu",
     nbr_threads: int = 1,
     notify: Callable[[str], object] | None = None,
 ) -> tuple[Network, ModelMetadata] | None:
@@ -193,7 +193,7 @@ def train_network(
     recipe : dipy_rnn.training.recipe.Recipe
     checkpoint : Path
     architecture : str, optional
-        One of :data:`dipy_rnn.model.ARCHITECTURES`.
+        One of :data:`dipy_rnn.model.NETWORKS`.
     hidden, layers : int, optional
         Width and number of recurrent layers; 0 for the architecture's default.
     validation_subjects, validation_fraction : int, float, optional
@@ -202,7 +202,7 @@ def train_network(
     resume : bool, optional
         Whether to continue from the checkpoint. If False, the files of an earlier
         training are removed.
-    device : torch.device, optional
+    device : str, optional
         Default: the CPU.
     nbr_threads : int, optional
         Half of these threads draw batches, the other half run the network.
@@ -278,7 +278,7 @@ def train_network(
         return order
 
     with (
-        process_group(device or torch.device("cpu")) as own_device,
+        process_group(torch.device(device)) as own_device,
         torch_threads(nbr_threads - nbr_threads // 2),
     ):
         try:

@@ -149,7 +149,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         return
     backend = "gloo"
     if device.type == "cuda":
-        device = check_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        device = torch.device(check_device(f"cuda:{os.environ['LOCAL_RANK']}"))
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     # The timeout is long because the other processes wait while the first one reads all

@@ -8,7 +8,13 @@ import numpy as np
 
 from dipy_rnn._checks import check_numbers
 from dipy_rnn._moved import find_moved
-from dipy_rnn.model import ARCHITECTURES, ModelMetadata, Network, architecture_of
+from dipy_rnn.model import (
+    ARCHITECTURES,
+    NETWORKS,
+    ModelMetadata,
+    Network,
+    architecture_of,
+)
 from dipy_rnn.training.free_running.fit import FreeRunningRecipe
 from dipy_rnn.training.sequences import InputNoise, TargetRule
 from dipy_rnn.training.target_rules import blend, largest_ahead, peak_along
@@ -204,7 +210,7 @@ class Recipe:
                 f"architecture is {architecture}; {' or '.join(ARCHITECTURES)} is "
                 "allowed."
             )
-        return cls(**(ARCHITECTURES[architecture].recipe | changes))
+        return cls(**(NETWORKS[architecture].recipe | changes))
 
 
 def describe(
@@ -219,7 +225,7 @@ def describe(
     Parameters
     ----------
     module : nn.Module
-        One of :data:`dipy_rnn.model.ARCHITECTURES`.
+        One of :data:`dipy_rnn.model.NETWORKS`.
     recipe : Recipe or dipy_rnn.training.free_running.fit.FreeRunningRecipe
     orders : tuple of int
         Spherical harmonic orders of the training data.

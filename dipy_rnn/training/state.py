@@ -82,7 +82,7 @@ def predict(module: Network, batch: Batch) -> Tensor:
     Parameters
     ----------
     module : nn.Module
-        One of :data:`dipy_rnn.model.ARCHITECTURES`.
+        One of :data:`dipy_rnn.model.NETWORKS`.
     batch : dipy_rnn.training.sequences.Batch
 
     Returns
@@ -123,7 +123,7 @@ class TrainingState:
     Parameters
     ----------
     module : nn.Module
-        One of :data:`dipy_rnn.model.ARCHITECTURES`; trained in place.
+        One of :data:`dipy_rnn.model.NETWORKS`; trained in place.
     subjects : list of dipy_rnn.training.subjects.TrainingSubject
     recipe : dipy_rnn.training.recipe.Recipe
 

@@ -8,6 +8,7 @@ import torch
 from dipy_rnn import sampling
 from dipy_rnn.model import (
     ARCHITECTURES,
+    NETWORKS,
     Cai2023,
     ModelMetadata,
     MovingFrameGRU,
@@ -15,8 +16,8 @@ from dipy_rnn.model import (
     stack_inputs,
     untrained,
 )
-from dipy_rnn.model.networks.distance_gru import RATE_LIMIT, DistanceGRU
-from dipy_rnn.model.networks.moving_frame import newton_slopes
+from dipy_rnn.model.architectures.moving_frame import RATE_LIMIT, newton_slopes
+from dipy_rnn.model.networks.distance_gru import DistanceGRU
 from dipy_rnn.training.sequences import Batch
 from dipy_rnn.training.state import predict
 
@@ -460,14 +461,16 @@ def test_cai2023_can_return_every_direction():
 
 
 def test_a_module_has_a_name_an_order_and_what_it_requires():
-    for name, kind in ARCHITECTURES.items():
+    assert list(NETWORKS) == list(ARCHITECTURES)
+    for name, kind in NETWORKS.items():
         for order in (4, 8):
             module = kind(order=order, hidden=8)
             assert architecture_of(module) == name
             assert module.order == order
-        assert kind.required.keys() <= ModelMetadata.__dataclass_fields__.keys()
-        assert kind.compiled is None or callable(kind.compiled)
-        assert kind.required["inputs"] == kind.inputs
+        required = ARCHITECTURES[name].required
+        assert required.keys() <= ModelMetadata.__dataclass_fields__.keys()
+        for entry in required.keys() & {"frame", "inputs", "outputs", "context"}:
+            assert required[entry] == getattr(kind, entry)
     assert MovingFrameGRU.frame == "local" and Cai2023.frame == "voxel"
     assert Cai2023.inputs == ()
 

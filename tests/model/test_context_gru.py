@@ -10,7 +10,7 @@ import torch
 
 from dipy_rnn import sampling
 from dipy_rnn.model import ContextGRU, ModelFileError, as_model, load_model, save_model
-from dipy_rnn.model.model import ROWS_IN_A_BLOCK
+from dipy_rnn.model.torchscript import ROWS_IN_A_BLOCK
 from dipy_rnn.sampling import (
     DATA,
     EMPTY,

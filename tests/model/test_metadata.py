@@ -3,7 +3,6 @@
 from dataclasses import replace
 import json
 import re
-from typing import ClassVar
 import zipfile
 
 from archives import (
@@ -22,6 +21,7 @@ import pytest
 
 from dipy_rnn.model import (
     ARCHITECTURES,
+    Architecture,
     ModelFileError,
     ModelMetadata,
     MovingFrameGRU,
@@ -267,7 +267,7 @@ def test_what_differs_from_the_architectures_requirement_is_refused_by_name_and_
     tmp_path, changes, name, value
 ):
     changes = changes | {"architecture": "moving_frame"}
-    needed = MovingFrameGRU.required[name]
+    needed = ARCHITECTURES["moving_frame"].required[name]
     message = re.escape(
         f"{name} is {value!r}, but the architecture 'moving_frame' needs "
     ) + re.escape(repr(needed))
@@ -280,10 +280,7 @@ def test_what_differs_from_the_architectures_requirement_is_refused_by_name_and_
 
 
 def test_the_metadata_that_an_architecture_requires_are_its_own(monkeypatch):
-    class Narrow(MovingFrameGRU):
-        required: ClassVar[dict[str, int]] = {"hidden": 8}
-
-    monkeypatch.setitem(ARCHITECTURES, "narrow", Narrow)
+    monkeypatch.setitem(ARCHITECTURES, "narrow", Architecture({"hidden": 8}))
     assert ModelMetadata("sh", 15, "local", 1, 8, architecture="narrow").hidden == 8
     assert_refused(
         lambda: ModelMetadata("sh", 15, "local", 1, 9, architecture="narrow"),

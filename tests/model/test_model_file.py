@@ -5,7 +5,6 @@ from hashlib import sha256
 from pathlib import Path
 import pickle
 import shutil
-from typing import ClassVar
 import warnings
 
 from archives import (
@@ -29,6 +28,8 @@ from torch import Tensor, nn
 from dipy_rnn import rnn_tracking, sampling
 from dipy_rnn.model import (
     ARCHITECTURES,
+    NETWORKS,
+    Architecture,
     Cai2023,
     ModelFileError,
     ModelMetadata,
@@ -222,11 +223,7 @@ def test_a_failed_save_leaves_everything_as_it_was(tmp_path, before):
 
 
 class Shaky(Straight):
-    """An architecture without a kernel, whose directions depend on its state."""
-
-    frame = "voxel"
-    required: ClassVar[dict[str, object]] = {"kind": "raw", "channels": 3}
-    compiled = None
+    """A network without a kernel, whose directions depend on its state."""
 
     def forward(
         self, features: Tensor, direction: Tensor, state: Tensor, inputs: Tensor
@@ -240,7 +237,9 @@ def test_an_architecture_without_a_kernel_runs_as_torchscript(tmp_path, monkeypa
     raw = replace(RAW, inputs=())
     with pytest.raises(ModelFileError, match="architecture is 'shaky'; 'moving_frame'"):
         replace(raw, architecture="shaky")
-    monkeypatch.setitem(ARCHITECTURES, "shaky", Shaky)
+    described = Architecture({"kind": "raw", "channels": 3})
+    monkeypatch.setitem(ARCHITECTURES, "shaky", described)
+    monkeypatch.setitem(NETWORKS, "shaky", Shaky)
     assert architecture_of(Shaky()) == "shaky"
     save_model(Shaky(), replace(raw, architecture="shaky"), path)
     model = load_model(path)

@@ -13,10 +13,11 @@ import re
 import subprocess
 import sys
 
+from commands import Subject
 import pytest
 
 import dipy_rnn
-from dipy_rnn import workflows
+from dipy_rnn import shipped_models, workflows
 
 ROWS = [
     {"workflows"},
@@ -51,8 +52,8 @@ KERNELS = {
         "model.kernels._moving_frame",
     },
     "model.kernels._context_parts": {"model.kernels._context_gru"},
-    "model.kernels._context_gru": {"model.networks.context_gru", "model.model"},
-    "model.kernels._moving_frame": {"model.networks.moving_frame", "model.model"},
+    "model.kernels._context_gru": {"model.architectures.context"},
+    "model.kernels._moving_frame": {"model.architectures.moving_frame"},
     "stopping._criteria": {"stopping.criteria"},
     "draws._draws": {"draws.errors", "draws.keys", "stopping._criteria"},
     "tracking.slots._compiled": {"tracking.slots.compiled"},
@@ -83,14 +84,25 @@ sys.modules["dipy.direction"] = None
 KNOWS_TORCH = {
     "_threads",
     "draws.draws_torch",
-    "model",
+    "model.contract",
+    "model.device",
+    "model.networks",
+    "model.torchscript",
     "sampling.interpolate_torch",
     "spatial.frames_torch",
     "stopping.criteria_torch",
-    "tracking.predictor",
     "tracking.slots.device",
     "training",
 }
+# A phantom whose streamlines can be tracked in a fresh Python.
+PHANTOM = """
+from dipy_rnn.model import load_model, shipped_models
+from dipy_rnn.phantom import crossing_phantom
+from dipy_rnn.stopping import BinaryStoppingCriterion
+phantom = crossing_phantom(90)
+seed = phantom.streamlines(1)[0][0][50:51]
+criterion = BinaryStoppingCriterion(phantom.mask())
+"""
 
 
 def sources():
@@ -277,22 +289,59 @@ def in_a_fresh_python(code):
 
 @pytest.mark.parametrize(
     "module",
-    ["", ".spatial", ".sampling", ".stopping", ".io", ".evaluation", ".report"],
+    [
+        *("", ".spatial", ".sampling", ".stopping", ".model", ".io", ".tracking"),
+        *(".evaluation", ".pipeline", ".connectivity", ".report"),
+    ],
 )
 def test_an_import_does_not_import_torch(module):
     code = f"import sys, dipy_rnn{module}; print('torch' in sys.modules)"
     assert in_a_fresh_python(code).strip() == "False"
 
 
+def test_shipped_models_track_without_torch():
+    code = f"""
+import pickle, sys
+{PHANTOM}
+from dipy.tracking.local_tracking import LocalTracking
+from dipy_rnn import RNNDirectionGetter, rnn_tracking
+fodf, affine = phantom.fodf(), phantom.affine
+for name in shipped_models():
+    model = pickle.loads(pickle.dumps(load_model(name)))
+    lines = list(rnn_tracking(seed, criterion, affine, sh=fodf, model=model))
+    getter = RNNDirectionGetter.from_shcoeff(fodf, affine=affine, model=name)
+    local = LocalTracking(
+        pickle.loads(pickle.dumps(getter)), criterion, seed, affine, step_size=0.2
+    )
+    print(len(lines[0]) > 50, len(next(iter(local))) > 50, "torch" in sys.modules)
+"""
+    lines = in_a_fresh_python(code).splitlines()
+    assert lines == ["True True False"] * len(shipped_models())
+
+
+def test_the_command_tracks_with_shipped_models_without_torch(tmp_path):
+    subject = Subject(tmp_path)
+    inputs = [str(path) for path in subject.inputs]
+    code = f"""
+import sys
+from dipy_rnn.model import shipped_models
+from dipy_rnn.workflows.cli import track
+for name in shipped_models():
+    sys.argv = ["dipy_track_rnn", *{inputs}, "--model_file", name, "--out_dir",
+                {str(tmp_path)!r}, "--out_tractogram", name + ".trx"]
+    track()
+print("torch" in sys.modules)
+"""
+    assert in_a_fresh_python(code).splitlines()[-1] == "False"
+    for name in shipped_models():
+        assert (tmp_path / f"{name}.trx").stat().st_size > 1000
+
+
 def test_the_core_tracks_without_dipys_trackers():
     code = f"""
 {WITHOUT_DIPYS_TRACKERS}
 import dipy_rnn.io, dipy_rnn.pipeline, dipy_rnn.tracking, dipy_rnn.workflows.track
-from dipy_rnn.phantom import crossing_phantom
-from dipy_rnn.stopping import BinaryStoppingCriterion
-phantom = crossing_phantom(90)
-seed = phantom.streamlines(1)[0][0][50:51]
-criterion = BinaryStoppingCriterion(phantom.mask())
+{PHANTOM}
 lines = dipy_rnn.rnn_tracking(
     seed, criterion, phantom.affine, sh=phantom.fodf(), step_size=1.0
 )

@@ -101,7 +101,7 @@ def test_every_old_name_is_found(module):
         ("sh", "fodf_features", "dipy_rnn.sampling.fodf_features"),
         ("sh", "turned", "dipy_rnn.sampling.rotate_all"),
         ("spaces", "check_number", "dipy_rnn._checks.check_number"),
-        ("model", "RecurrentPropagator", "dipy_rnn.model.MovingFrameGRU"),
+        ("model", "RecurrentPropagator", "dipy_rnn.model.networks.MovingFrameGRU"),
         ("training.fit", "fit", "dipy_rnn.training.loop.fit"),
     ],
 )

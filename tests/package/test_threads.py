@@ -171,3 +171,9 @@ def test_the_threads_of_torch_are_restored_even_after_an_error():
         assert torch.get_num_threads() == 3
         raise KeyError
     assert torch.get_num_threads() == before
+
+
+def test_the_threads_of_torch_do_not_import_it(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch")
+    with torch_threads(1):
+        assert "torch" not in sys.modules

@@ -3,8 +3,8 @@ from collections.abc import Mapping
 from typing_extensions import Buffer, disjoint_base
 
 from dipy_rnn._typing import AnyArray, ByteArray, Float32Array, FloatArray
+from dipy_rnn.model.architectures import FrameConstants
 from dipy_rnn.model.kernels._layers import CompiledRun
-from dipy_rnn.model.networks.moving_frame import FrameConstants
 from dipy_rnn.sampling import Cone, Turns
 
 @disjoint_base

@@ -53,19 +53,11 @@ class Cai2023(nn.Module):
     outputs = ()
     #: It gets no fODF around its point.
     context = None
-    #: Entries of the metadata that the architecture requires.
-    required: ClassVar[dict[str, Any]] = {
-        "inputs": inputs,
-        "outputs": outputs,
-        "context": None,
-    }
     #: Warm-up points before the backward half: all points of the forward half.
     replay_points: ClassVar[int | None] = None
     #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`. An untrained
     #: network has large errors, where the gradient of the robust loss vanishes.
     recipe: ClassVar[dict[str, Any]] = {"learning_rate": 3e-4, "width_deg": None}
-    #: There is no kernel; tracking runs the TorchScript.
-    compiled = None
 
     def __init__(self, order: int = 8, hidden: int = 512, layers: int = 2) -> None:
         super().__init__()

@@ -13,33 +13,21 @@ declared inputs are those of :mod:`dipy_rnn.model.networks.moving_frame`.
 ``_context_gru.pyx`` computes the same in a kernel (a compiled function).
 """
 
-from collections.abc import Mapping
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dipy_rnn._typing import AnyArray
-from dipy_rnn.model.kernels._context_gru import CompiledContextGRU
-from dipy_rnn.model.networks.distance_gru import RATE_LIMIT, DistanceGRU
-from dipy_rnn.model.networks.moving_frame import newton_slopes
+from dipy_rnn.model.architectures.context import OUTPUTS, SHORT, SPREAD
+from dipy_rnn.model.architectures.moving_frame import newton_slopes
+from dipy_rnn.model.networks.distance_gru import DistanceGRU
 from dipy_rnn.sampling import Context
-from dipy_rnn.sampling.context import LARGEST, STEADY
 from dipy_rnn.sampling.interpolate_torch import compass
-
-if TYPE_CHECKING:
-    from dipy_rnn.model.metadata import ModelMetadata
 
 # One place ahead, and one ring.
 _CONTEXT = Context(ahead=(1.5,), rings=((0.0, 1.0),), n_around=6, order=4)
-# Added to the squared length of a vector before it is scaled.
-_SHORT = 1e-3
-# Standard deviation of the predicted direction: smallest and largest, in radians.
-_SPREAD = 0.015, 0.615
-# What the network returns beside a direction, if it declares outputs.
-_OUTPUTS = ("spread", "ended", "lost")
 
 
 class ContextGRU(nn.Module):
@@ -111,13 +99,6 @@ class ContextGRU(nn.Module):
     frame = "local"
     #: Its declared inputs, as in the metadata of a model file.
     inputs = ("step_vox", "max_angle_deg", "ahead")
-    #: Entries of the metadata that the architecture requires.
-    required: ClassVar[dict[str, Any]] = {
-        "kind": "sh",
-        "frame": "local",
-        "normalisation": "power",
-        "inputs": inputs,
-    }
     #: No warm-up points before the backward half (doc/design.md).
     replay_points: ClassVar[int | None] = 0
     #: Differences from the defaults of :class:`dipy_rnn.training.Recipe`.
@@ -149,7 +130,7 @@ class ContextGRU(nn.Module):
     ) -> None:
         super().__init__()
         #: Its declared outputs, as in the metadata of a model file.
-        self.outputs = _OUTPUTS if declared else ()
+        self.outputs = OUTPUTS if declared else ()
         self.declared = declared
         self.order = order
         self.context = context
@@ -160,8 +141,8 @@ class ContextGRU(nn.Module):
         self.n_around = context.n_around
         self.n_coeffs = context.n_coeffs
         self.n_rings = len(context.rings)
-        self.spread_range = _SPREAD
-        self.short = _SHORT
+        self.spread_range = SPREAD
+        self.short = SHORT
         self.n_own = (order + 1) * (order + 2) // 2
         parts = self._register_parts()
         # ``ahead`` and the remembered vectors are vectors, too.
@@ -181,44 +162,6 @@ class ContextGRU(nn.Module):
         # Factors of the vectors, of the tangent, the spread, and two probabilities.
         self.head = nn.Linear(hidden, self.n_all + 4)
         self._initialise()
-
-    @classmethod
-    def compiled(
-        cls, weights: Mapping[str, AnyArray], metadata: "ModelMetadata"
-    ) -> CompiledContextGRU:
-        """Make the kernel of a network with given weights.
-
-        Parameters
-        ----------
-        weights : mapping of str to ndarray
-            Parameters by name.
-        metadata : dipy_rnn.model.ModelMetadata
-
-        Returns
-        -------
-        network : CompiledContextGRU
-
-        Raises
-        ------
-        KeyError, ValueError
-            If a parameter is missing, its shape or type differs, or the metadata
-            declares no context.
-        """
-        if metadata.context is None:
-            raise ValueError("its metadata declares no context")
-        return CompiledContextGRU(
-            weights,
-            metadata.order,
-            metadata.context,
-            {
-                "rate_limit": RATE_LIMIT,
-                "short_square": _SHORT,
-                "largest": LARGEST,
-                "steady": STEADY,
-                "least_spread": _SPREAD[0],
-                "spread_range": _SPREAD[1] - _SPREAD[0],
-            },
-        )
 
     def _register_parts(self) -> dict[str, int]:
         """Register the indices of the parts; return how many there are of each kind."""

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-#: Logarithm of the largest rate at which a state decays, in 1 / voxel edge.
-RATE_LIMIT = 10.0
+from dipy_rnn.model.architectures.moving_frame import RATE_LIMIT
 
 
 class DistanceGRU(nn.Module):

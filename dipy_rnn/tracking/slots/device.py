@@ -123,7 +123,7 @@ class TorchSlots:
         n_slots: int,
     ) -> None:
         self.model = predictor.model
-        self.device = device = self.model.device
+        self.device = device = torch.device(self.model.device)
         self.queue = queue
         self.config = config
         self.n_slots = n_slots

@@ -1,4 +1,4 @@
-"""The networks that can be trained, by their names in commands and model files."""
+"""The networks by the names of their architectures in commands and model files."""
 
 from collections.abc import Callable
 from inspect import signature
@@ -14,8 +14,8 @@ from dipy_rnn.model.networks.moving_frame import MovingFrameGRU
 #: A network of one of the architectures.
 Network: TypeAlias = ContextGRU | MovingFrameGRU | Cai2023
 
-#: Architectures by their names in commands and model files.
-ARCHITECTURES: dict[str, type[Network]] = {
+#: The networks by the names of their architectures.
+NETWORKS: dict[str, type[Network]] = {
     "moving_frame": MovingFrameGRU,
     "context": ContextGRU,
     "cai2023": Cai2023,
@@ -28,7 +28,7 @@ def untrained(architecture: str, order: int, random_seed: int, **shape: int) -> 
     Parameters
     ----------
     architecture : str
-        One of ``ARCHITECTURES``.
+        One of :data:`dipy_rnn.model.ARCHITECTURES`.
     order : int
         Spherical harmonic order of the features.
     random_seed : int
@@ -51,7 +51,7 @@ def untrained(architecture: str, order: int, random_seed: int, **shape: int) -> 
     >>> untrained("moving_frame", 4, random_seed=1, hidden=8).hidden
     8
     """
-    make: Callable[..., Network] = ARCHITECTURES[architecture]
+    make: Callable[..., Network] = NETWORKS[architecture]
     for name in shape.keys() - signature(make).parameters.keys():
         raise ValueError(
             f"{name} is {shape[name]}, but the architecture {architecture} has no such "
@@ -67,7 +67,7 @@ def architecture_of(module: nn.Module) -> str:
     Parameters
     ----------
     module : nn.Module
-        An instance of a class in ``ARCHITECTURES``.
+        An instance of a class in ``NETWORKS``.
 
     Returns
     -------
@@ -78,4 +78,4 @@ def architecture_of(module: nn.Module) -> str:
     >>> architecture_of(MovingFrameGRU(order=4, hidden=8))
     'moving_frame'
     """
-    return next(n for n, kind in ARCHITECTURES.items() if isinstance(module, kind))
+    return next(n for n, kind in NETWORKS.items() if isinstance(module, kind))
