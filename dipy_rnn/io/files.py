@@ -16,6 +16,14 @@ VTK_SUFFIXES = (".vtk", ".vtp", ".fib")
 SUFFIXES = (".trx", ".trk", ".tck", *VTK_SUFFIXES, ".dpy")
 
 
+# How files begin that stand for content that was not fetched.
+_POINTERS = {
+    b"/annex/objects/": "datalad get or git annex get",
+    b"version https://git-lfs": "git lfs pull",
+}
+_LENGTH_OF_START = max(map(len, _POINTERS))
+
+
 def check_is_file(path: Path) -> None:
     """Raise ValueError if a path is not a regular file.
 
@@ -28,7 +36,8 @@ def check_is_file(path: Path) -> None:
     Raises
     ------
     ValueError
-        If the path is not a file, or :func:`check_input` refuses it.
+        If the path is not a file, is a pointer of git-annex or Git LFS in place of the
+        content, or :func:`check_input` refuses it.
     FileNotFoundError
         If it is a link to a file that does not exist.
     """
@@ -37,6 +46,15 @@ def check_is_file(path: Path) -> None:
         raise ValueError(
             f"{shown(path)} is not a file; a folder or a pipe cannot be read."
         )
+    if os.access(path, os.R_OK):
+        with path.open("rb") as file:
+            start = file.read(_LENGTH_OF_START)
+        for begin, remedy in _POINTERS.items():
+            if start.startswith(begin):
+                raise ValueError(
+                    f"{shown(path)} holds the name of the content, not the content; "
+                    f"get it with {remedy}."
+                )
 
 
 def check_input(path: Path) -> None:

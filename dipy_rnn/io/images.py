@@ -267,7 +267,7 @@ def sample_on_grid(
     """
     from scipy.ndimage import map_coordinates
 
-    voxels = np.indices(grid_shape).reshape(3, -1).T
+    voxels = np.indices(grid_shape, np.float64).reshape(3, -1).T
     points_vox = map_points(voxels, np.linalg.inv(affine) @ grid_affine)
     inside = is_inside(points_vox, data.shape)
     values = np.zeros(len(voxels), data.dtype if is_nearest else np.float64)

@@ -9,7 +9,7 @@ import pytest
 from worlds import OBLIQUE_ROTATION, affine_of
 
 from dipy_rnn import sampling, spatial
-from dipy_rnn.io import load_features, load_volume
+from dipy_rnn.io import load_features, load_points, load_volume, read_tractogram
 from dipy_rnn.io.files import check_input
 from dipy_rnn.io.images import sample_on_grid
 
@@ -84,3 +84,22 @@ def test_an_image_is_sampled_at_the_voxel_centres_of_another_grid():
     expected[inside] = labels[*np.rint(points_vox[inside]).astype(int).T]
     assert nearest.dtype == np.int16
     assert_array_equal(nearest.ravel(), expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        ("/annex/objects/MD5E-s99--0123.nii.gz\n", "datalad get or git annex get"),
+        ("version https://git-lfs.github.com/spec/v1\nsize 9\n", "git lfs pull"),
+    ],
+)
+def test_a_pointer_in_place_of_the_content_is_refused(tmp_path, content, remedy):
+    for name, read in (
+        ("fa.nii.gz", load_volume),
+        ("csd.pam5", lambda path: load_features(path, "sh", None, "voxel")),
+        ("a.trk", lambda path: list(read_tractogram(path))),
+        ("seeds.txt", load_points),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=f"{name} holds the name .*{remedy}"):
+            read(tmp_path / name)
