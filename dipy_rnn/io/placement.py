@@ -40,8 +40,8 @@ def check_placement(
     Raises
     ------
     ValueError
-        If there is no streamline, if no streamline has two points, or if more than half
-        of the points are outside the image.
+        If there is no streamline, if no streamline has two different points, or if more
+        than half of the points are outside the image.
 
     Examples
     --------
@@ -55,16 +55,6 @@ def check_placement(
     streamlines = [line for line in streamlines if len(line)]
     if not streamlines:
         raise ValueError(f"{name} holds no streamline.")
-    n_single = sum(len(line) == 1 for line in streamlines)
-    if n_single == len(streamlines):
-        raise ValueError(
-            f"{name} holds only single points; streamlines of two or more points are "
-            "needed."
-        )
-    if n_single:
-        logger.warning(
-            f"{n_single} of {len(streamlines)} streamlines of {name} are single points."
-        )
     points_mm = np.concatenate(streamlines).astype(np.float64, copy=False)
     n_outside = int((~is_inside(to_voxels(points_mm, affine), image.shape)).sum())
     sample = points_mm[:: len(points_mm) // _MAX_POINTS + 1]
@@ -75,6 +65,16 @@ def check_placement(
     if n_outside > (1 - _LEAST_INSIDE) * len(points_mm):
         advice = Placement.of(sample, affine, np.ones(image.shape, bool)).advice()
         raise ValueError(f"{text} {advice}")
+    n_single = sum(bool((line == line[0]).all()) for line in streamlines)
+    if n_single == len(streamlines):
+        raise ValueError(
+            f"{name} holds only single points; streamlines of two or more different "
+            "points are needed."
+        )
+    if n_single:
+        logger.warning(
+            f"{n_single} of {len(streamlines)} streamlines of {name} are single points."
+        )
     if n_outside:
         logger.warning(text)
     placed = Placement.of(sample, affine, image > 0)

@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 
-from dipy_rnn._typing import AnyArray, FloatArray
+from dipy_rnn._typing import AnyArray, BoolArray, FloatArray
 from dipy_rnn.io.files import check_is_file, first_line, shown
 from dipy_rnn.io.fodf import load_features
 from dipy_rnn.io.images import (
@@ -343,7 +343,7 @@ def _without_nan_voxels(volumes: AnyArray, path: Path) -> AnyArray:
 
     Programs that resample images write such voxels outside of the brain.
     """
-    is_empty = np.isnan(volumes).all(axis=-1)
+    is_empty: BoolArray = np.asarray(np.isnan(volumes).all(axis=-1))
     if not is_empty.any():
         return volumes
     logger.warning(

@@ -38,6 +38,10 @@ def test_a_tractogram_in_the_image_is_accepted_without_a_word(lines, affine, mes
         (lambda lines: [line[:0] for line in lines], "a.trk holds no streamline"),
         (lambda lines: [line[:1] for line in lines], "a.trk holds only single points"),
         (
+            lambda lines: [line[:1].repeat(3, axis=0) for line in lines],
+            "a.trk holds only single points",
+        ),
+        (
             lambda lines: [line + 500 for line in lines],
             "200 of 200 points of a.trk lie outside the image fa.nii. Points in mm",
         ),
@@ -71,7 +75,8 @@ def test_parts_that_do_not_fit_are_a_warning(lines, affine, messages):
 def test_a_tractogram_that_fits_the_mask_better_in_lps_is_a_warning(messages):
     affine = np.eye(4)
     affine[:3, 3] = -19.5, -14.5, 0  # symmetric: all points are inside in LPS, too
-    lines = [to_mm(np.full((4, 3), 7.0) + [0, 5, 0], affine) * [-1, -1, 1]]
+    along_z = [[0, 5, 0.1 * i] for i in range(4)]
+    lines = [to_mm(np.full((4, 3), 7.0) + along_z, affine) * [-1, -1, 1]]
     check(lines, affine)
     assert (
         "Only 0 % of the points of a.trk lie where fa.nii is above 0. They fit in LPS"
