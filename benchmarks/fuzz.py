@@ -14,7 +14,8 @@ seconds, a traceback, a message of more than one line, output files of a refused
 a changed input, or more than `--memory` GB of memory. Inputs with a wrong outcome are
 kept in `--keep`. ``--only KIND NUMBER`` repeats one input in this process.
 
-Prints a table of the numbers of inputs, accepted, refused and wrong, for each kind.
+Prints a table of the numbers of inputs, accepted, refused and wrong, for each kind. If
+it is interrupted (SIGINT, SIGTERM), the table has the inputs until then.
 """
 
 import argparse
@@ -217,6 +218,9 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             print(one(kind, int(number), arguments.random_seed, Path(folder)))
         return None
+    # A shell makes its background processes ignore SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     counts, start = {kind: Counter() for kind in arguments.kinds}, time.monotonic()
     worker = Worker(arguments)
     try:
