@@ -95,9 +95,10 @@ def run_engine(predictor, criterion, queue, *, n_slots=1, nbr_threads=1, **setti
     """Run the engine, by default on a grid of 1 mm with steps of 1 mm."""
     defaults = {"affine": np.eye(4), "step_size": 1.0, "max_angle": 180.0}
     config = TrackingConfig.of(**defaults | {"max_points": 5000} | settings)
-    return engine.run(
+    blocks = engine.run(
         predictor, criterion, queue, config, n_slots=n_slots, nbr_threads=nbr_threads
     )
+    return (line for block in blocks for line in block.split(queue.seeds_mm))
 
 
 def track_from(predictor, criterion, seeds_vox, directions=None, **settings):

@@ -8,7 +8,7 @@ DIPY's CMC.)
 
 On the CPU each thread has its own group of slots, and all groups take seeds from one
 queue. :func:`run` is a generator: it tracks only when the caller asks for the next
-streamline.
+block of streamlines.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Protocol
+
+import numpy as np
 
 from dipy_rnn import stopping
 from dipy_rnn._threads import torch_threads
 from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking.config import TrackingConfig
 from dipy_rnn.tracking.predictor import Predictor
-from dipy_rnn.tracking.records import FinishedStreamlines, Streamline
+from dipy_rnn.tracking.records import FinishedStreamlines
 from dipy_rnn.tracking.seed_queue import SeedQueue
 from dipy_rnn.tracking.slots.compiled import CompiledSlots
 
@@ -42,6 +45,10 @@ class Slots(Protocol):
     def busy(self) -> bool:
         """Whether any slot holds a streamline."""
 
+    @property
+    def first_start(self) -> int:
+        """The smallest index of the starts in the slots. Not called if none is busy."""
+
     def advance(self, n_steps: int) -> FinishedStreamlines:
         """Advance all slots by up to ``n_steps``, and return finished streamlines."""
 
@@ -54,7 +61,7 @@ def run(
     *,
     n_slots: int = 0,
     nbr_threads: int = 1,
-) -> Iterator[Streamline]:
+) -> Iterator[FinishedStreamlines]:
     """Track all starts of a queue.
 
     Parameters
@@ -71,28 +78,44 @@ def run(
 
     Yields
     ------
-    streamline : Streamline
-        In the order of the starts: by seed, then by first direction. Skipped starts
-        have none.
+    block : FinishedStreamlines
+        One or more streamlines. They, and the blocks, are in the order of the starts:
+        by seed, then by first direction. Skipped starts have none. ``index`` is that
+        of the seed.
     """
     groups = _groups(predictor, criterion, queue, config, n_slots, nbr_threads)
-    waiting: dict[int, Streamline] = {}
-    due = 0
+    finished: list[FinishedStreamlines] = []
     with ExitStack() as stack:
         advance_all: Callable[..., Iterator[FinishedStreamlines]] = map
         if len(groups) > 1:
             advance_all = stack.enter_context(ThreadPoolExecutor(len(groups))).map
         while groups:
             with torch_threads(1):  # each thread of the engine calls torch
-                for finished in advance_all(lambda each: each.advance(_STEPS), groups):
-                    lines = finished.split(queue.seeds_mm, queue.max_peaks)
-                    waiting.update(zip(finished.start_index.tolist(), lines))
+                finished += advance_all(lambda each: each.advance(_STEPS), groups)
             groups = [slots for slots in groups if slots.busy]
-            while due in waiting or due in queue.skipped:
-                if due in waiting:
-                    yield waiting.pop(due)
-                queue.skipped.discard(due)
-                due += 1
+            # All starts below this one are finished, or were skipped.
+            due = min([queue.first_left, *(slots.first_start for slots in groups)])
+            ready, finished = _divide(finished, due)
+            if len(ready.index):
+                ready = ready.select(np.argsort(ready.index))
+                yield replace(ready, index=ready.index // queue.max_peaks)
+
+
+def _divide(
+    blocks: list[FinishedStreamlines], due: int
+) -> tuple[FinishedStreamlines, list[FinishedStreamlines]]:
+    """Return the streamlines of starts below ``due``, and blocks of all others."""
+    early, late = [], []
+    for block in blocks:
+        is_early = block.index < due
+        if is_early.any():
+            early.append(block.select(np.flatnonzero(is_early)))
+        if is_early.all():
+            continue
+        late.append(
+            block.select(np.flatnonzero(~is_early)) if is_early.any() else block
+        )
+    return FinishedStreamlines.joined(early), late
 
 
 def _groups(

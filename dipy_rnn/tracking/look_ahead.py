@@ -251,14 +251,15 @@ def track_task(
         Streamline(seed[None], i, seed, StopReason.OUTSIDE_IMAGE, StopReason.RUNNING)
         for i, seed in enumerate(seeds_vox)
     ]
-    for line in engine.run(
+    for block in engine.run(
         predictor,
         task.stopping_criterion,
         queue,
         config,
         nbr_threads=predictor.nbr_threads,
     ):
-        lines[line.seed_index] = line
+        for line in block.split(seeds_vox):
+            lines[line.seed_index] = line
     return lines
 
 

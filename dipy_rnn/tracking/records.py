@@ -8,10 +8,11 @@ from typing import Self
 
 import numpy as np
 
-from dipy_rnn._typing import FloatArray, IntArray
+from dipy_rnn._typing import BoolArray, FloatArray, IntArray
 from dipy_rnn.stopping import StopReason
 
 _REASONS = tuple(StopReason)  # Lookup by value; avoids constructing the enum.
+_IS_VALID_END = np.array([reason.is_valid_end for reason in StopReason])
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +65,14 @@ class Streamline:
 
 @dataclass(frozen=True, eq=False)
 class FinishedStreamlines:
-    """The finished streamlines of a group of slots, in arrays.
+    """A block of finished streamlines, in arrays.
 
     Parameters
     ----------
-    start_index : ndarray of shape (k,)
-        Indices of their starts (:class:`dipy_rnn.tracking.seed_queue.SeedQueue`).
+    index : ndarray of shape (k,)
+        In a group of slots, the indices of their starts
+        (:class:`dipy_rnn.tracking.seed_queue.SeedQueue`). In the blocks that leave the
+        engine, the indices of their seeds.
     n_points : ndarray of shape (k,)
         Numbers of points.
     n_forward : ndarray of shape (k,)
@@ -86,7 +89,7 @@ class FinishedStreamlines:
     (0, 3)
     """
 
-    start_index: IntArray
+    index: IntArray
     n_points: IntArray
     n_forward: IntArray
     points_mm: FloatArray
@@ -106,37 +109,74 @@ class FinishedStreamlines:
             )
         )
 
-    def split(
-        self, seeds_mm: FloatArray, starts_per_seed: int = 1
-    ) -> Iterator[Streamline]:
+    def select(self, rows: IntArray) -> Self:
+        """Return some streamlines.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n,)
+            Their numbers in the block, in the order in which they are returned.
+
+        Returns
+        -------
+        selected : FinishedStreamlines
+            A copy.
+        """
+        n_points = self.n_points[rows]
+        begins = np.cumsum(self.n_points)[rows] - n_points
+        # For each point that is returned, its row in `points_mm`.
+        shifts = begins - np.cumsum(n_points) + n_points
+        places = np.arange(n_points.sum()) + np.repeat(shifts, n_points)
+        return type(self)(
+            self.index[rows],
+            n_points,
+            self.n_forward[rows],
+            self.points_mm[places],
+            self.forward_stop[rows],
+            self.backward_stop[rows],
+        )
+
+    @property
+    def has_valid_ends(self) -> BoolArray:
+        """As :attr:`Streamline.has_valid_ends`, of shape (k,)."""
+        valid: BoolArray = (
+            _IS_VALID_END[self.forward_stop] & _IS_VALID_END[self.backward_stop]
+        )
+        return valid
+
+    def each(self) -> Iterator[FloatArray]:
+        """Yield the points of each streamline, (M, 3).
+
+        They are copies, as a view would keep the whole block in memory.
+        """
+        end = 0
+        for n_points in self.n_points.tolist():
+            begin, end = end, end + n_points
+            yield self.points_mm[begin:end].copy()
+
+    def split(self, seeds_mm: FloatArray) -> Iterator[Streamline]:
         """Yield each streamline as a record of its own.
 
         Parameters
         ----------
         seeds_mm : ndarray of shape (N, 3)
-            All seeds of the run.
-        starts_per_seed : int, optional
-            Largest number of starts of a seed.
+            All seeds of the run. The block has left the engine.
 
         Yields
         ------
         streamline : Streamline
         """
-        ends = np.cumsum(self.n_points)
-        for index, n_points, n_forward, end, forward_stop, backward_stop in zip(
-            self.start_index.tolist(),
-            self.n_points.tolist(),
+        for points_mm, index, n_forward, forward_stop, backward_stop in zip(
+            self.each(),
+            self.index.tolist(),
             self.n_forward.tolist(),
-            ends.tolist(),
             self.forward_stop.tolist(),
             self.backward_stop.tolist(),
         ):
-            seed_index = index // starts_per_seed
             yield Streamline(
-                # A copy, as a view would keep the whole block in memory.
-                self.points_mm[end - n_points : end].copy(),
-                seed_index,
-                seeds_mm[seed_index],
+                points_mm,
+                index,
+                seeds_mm[index],
                 _REASONS[forward_stop],
                 _REASONS[backward_stop],
                 n_forward,

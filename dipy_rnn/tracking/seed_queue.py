@@ -58,8 +58,8 @@ class SeedQueue:
     >>> seeds = np.array([[-9.0, 0, 0], [11.5, 11.5, 5.5]])
     >>> queue = SeedQueue(predictor, seeds, np.eye(4))
     >>> index, seeds_vox, first_frames, seed_keys = queue.take(5)
-    >>> index.tolist(), first_frames.shape, queue.skipped
-    ([1], (1, 3, 3), {0})
+    >>> index.tolist(), first_frames.shape, queue.first_left
+    ([1], (1, 3, 3), 2)
     """
 
     def __init__(
@@ -77,8 +77,6 @@ class SeedQueue:
         self.seeds_mm = seeds_mm
         #: Largest number of starts of a seed.
         self.max_peaks = max_peaks
-        #: Indices of starts that were skipped.
-        self.skipped: set[int] = set()
         self._predictor = predictor
         self._affine = affine
         self._directions = directions
@@ -99,6 +97,15 @@ class SeedQueue:
         """Return the number of starts left, including those that will be skipped."""
         n_seeds = len(self.seeds_mm) - self._next
         return n_seeds * self.max_peaks + len(self._ready[0])
+
+    @property
+    def first_left(self) -> int:
+        """The smallest start index that may still be taken.
+
+        It is meant for moments in which no thread takes starts.
+        """
+        (ready, *_), start = self._ready, self._next * self.max_peaks
+        return int(ready.min(initial=start))
 
     def take(self, n: int) -> _Starts:
         """Take the next starts. Several threads may call this.
@@ -151,8 +158,6 @@ class SeedQueue:
         good = inside[:, None] & (length > 0)
         seed, peak = np.nonzero(good)
         index = (start + seed) * self.max_peaks + peak
-        every = np.arange(start * self.max_peaks, stop * self.max_peaks)
-        self.skipped.update(np.setdiff1d(every, index, assume_unique=True).tolist())
         first_frames = frames.from_tangents(
             first[good] / length[good][:, None], predictor.axes
         )

@@ -21,7 +21,7 @@ from dipy_rnn.tracking.config import (
     length_limits,
 )
 from dipy_rnn.tracking.predictor import Predictor
-from dipy_rnn.tracking.records import Streamline
+from dipy_rnn.tracking.records import FinishedStreamlines, Streamline
 from dipy_rnn.tracking.seed_queue import SeedQueue
 
 
@@ -203,7 +203,7 @@ def rnn_tracking(
     n_outside, text = spatial.describe_outside(seeds, affine, features.data.shape[:3])
     if n_outside:
         warnings.warn(f"Of the seeds, {text}", stacklevel=2)
-    tracked = track(
+    blocks = track_blocks(
         seeds,
         stopping_criterion,
         affine,
@@ -228,12 +228,21 @@ def rnn_tracking(
     )
     min_points, max_points = length_limits(min_len, max_len, step_size)
     if progress:
-        tracked = _show_progress(tracked, len(seeds))
+        blocks = _show_progress(blocks, len(seeds))
+
+    def selected() -> Iterator[FinishedStreamlines]:
+        for block in blocks:
+            kept = (min_points <= block.n_points) & (block.n_points <= max_points)
+            yield block.select(
+                np.flatnonzero(kept & (return_all | block.has_valid_ends))
+            )
+
+    if not save_seeds:
+        return (points_mm for block in selected() for points_mm in block.each())
     return (
-        (line.points_mm, line.seed_mm) if save_seeds else line.points_mm
-        for line in tracked
-        if min_points <= len(line.points_mm) <= max_points
-        and (return_all or line.has_valid_ends)
+        (points_mm, seed_mm)
+        for block in selected()
+        for points_mm, seed_mm in zip(block.each(), seeds[block.index])
     )
 
 
@@ -241,26 +250,7 @@ def track(
     seeds: ArrayLike,
     stopping_criterion: StoppingCriterion,
     affine: ArrayLike,
-    *,
-    features: FeatureVolume,
-    seed_directions: ArrayLike | None = None,
-    seed_numbers: ArrayLike | None = None,
-    model: AnyPath | Model | None = None,
-    max_len: float = 500,
-    step_size: float = 0.2,
-    max_angle: float = 60.0,
-    pmf_threshold: float = PMF_THRESHOLD,
-    max_cross: int = 1,
-    unidirectional: bool = False,
-    tracking_method: str = "deterministic",
-    temperature: float = 1.0,
-    ended_thr: float = 1.0,
-    lost_thr: float = 1.0,
-    nbr_threads: int = 0,
-    random_seed: int = 0,
-    seed_buffer_fraction: float = 1.0,
-    batch_size: int = 0,
-    device: str | None = None,
+    **options: Any,
 ) -> Iterator[Streamline]:
     """Track streamlines, and return a record of each, with the reasons for its ends.
 
@@ -268,15 +258,8 @@ def track(
 
     Parameters
     ----------
-    seeds, stopping_criterion, affine, features, seed_directions, model, max_len,
-    step_size, max_angle, pmf_threshold, max_cross, unidirectional, tracking_method,
-    temperature, ended_thr, lost_thr, nbr_threads, random_seed, seed_buffer_fraction,
-    batch_size, device
-        See :func:`rnn_tracking`. A streamline that would be longer than ``max_len``
-        ends with the first point that is too many. ``rnn_tracking`` discards it.
-    seed_numbers : array_like of shape (N,), optional
-        Numbers of the seeds among equal ones, for draws at random. If None, they are
-        counted among ``seeds`` (:func:`dipy_rnn.draws.count_equal`).
+    seeds, stopping_criterion, affine, **options
+        See :func:`track_blocks`.
 
     Returns
     -------
@@ -304,6 +287,79 @@ def track(
     ...     step_size=1.0))
     >>> line.forward_stop.name
     'ENDPOINT'
+    """
+    seeds = as_points(seeds, "seeds")
+    blocks = track_blocks(seeds, stopping_criterion, affine, **options)
+    return (line for block in blocks for line in block.split(seeds))
+
+
+def track_blocks(
+    seeds: ArrayLike,
+    stopping_criterion: StoppingCriterion,
+    affine: ArrayLike,
+    *,
+    features: FeatureVolume,
+    seed_directions: ArrayLike | None = None,
+    seed_numbers: ArrayLike | None = None,
+    model: AnyPath | Model | None = None,
+    max_len: float = 500,
+    step_size: float = 0.2,
+    max_angle: float = 60.0,
+    pmf_threshold: float = PMF_THRESHOLD,
+    max_cross: int = 1,
+    unidirectional: bool = False,
+    tracking_method: str = "deterministic",
+    temperature: float = 1.0,
+    ended_thr: float = 1.0,
+    lost_thr: float = 1.0,
+    nbr_threads: int = 0,
+    random_seed: int = 0,
+    seed_buffer_fraction: float = 1.0,
+    batch_size: int = 0,
+    device: str | None = None,
+) -> Iterator[FinishedStreamlines]:
+    """Track streamlines, and return many of them at a time, in arrays.
+
+    No streamline is discarded.
+
+    Parameters
+    ----------
+    seeds, stopping_criterion, affine, features, seed_directions, model, max_len,
+    step_size, max_angle, pmf_threshold, max_cross, unidirectional, tracking_method,
+    temperature, ended_thr, lost_thr, nbr_threads, random_seed, seed_buffer_fraction,
+    batch_size, device
+        See :func:`rnn_tracking`. A streamline that would be longer than ``max_len``
+        ends with the first point that is too many. ``rnn_tracking`` discards it.
+    seed_numbers : array_like of shape (N,), optional
+        Numbers of the seeds among equal ones, for draws at random. If None, they are
+        counted among ``seeds`` (:func:`dipy_rnn.draws.count_equal`).
+
+    Returns
+    -------
+    blocks : generator of FinishedStreamlines
+        Streamlines in the order of the seeds, and of their peaks.
+
+    Raises
+    ------
+    ValueError
+        If an argument is invalid. It is raised before tracking starts.
+    FileNotFoundError
+        If the model does not exist.
+
+    Examples
+    --------
+    >>> from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> from dipy_rnn import fodf_features
+    >>> phantom = crossing_phantom(90)
+    >>> block = next(track_blocks(
+    ...     phantom.streamlines(1)[0][0][50:51],
+    ...     BinaryStoppingCriterion(phantom.mask()),
+    ...     phantom.affine,
+    ...     features=fodf_features(phantom.fodf()),
+    ...     step_size=1.0))
+    >>> block.index.tolist(), block.has_valid_ends.tolist()
+    ([0], [True])
     """
     affine = spatial.check_affine(affine)
     seeds = as_points(seeds, "seeds")
@@ -365,7 +421,7 @@ def track(
         max_peaks=max_peaks,
         n_ahead=max(1, int(np.ceil(seed_buffer_fraction * len(seeds)))),
     )
-    tracked = engine.run(
+    blocks = engine.run(
         predictor,
         stopping_criterion,
         queue,
@@ -373,7 +429,7 @@ def track(
         n_slots=n_slots,
         nbr_threads=nbr_threads,
     )
-    return _seeded(tracked, random_seed)
+    return _seeded(blocks, random_seed)
 
 
 def _one_of(
@@ -423,21 +479,25 @@ def _count_peaks(max_cross: int, has_directions: bool) -> int:
     return min(n, sampling.MAX_PEAKS) if n > 0 else sampling.MAX_PEAKS
 
 
-def _show_progress(tracked: Iterable[Streamline], n_seeds: int) -> Iterator[Streamline]:
-    """Yield streamlines, and show the share of the seeds that is done."""
+def _show_progress(
+    blocks: Iterable[FinishedStreamlines], n_seeds: int
+) -> Iterator[FinishedStreamlines]:
+    """Yield blocks, and show the share of the seeds that is done."""
     from tqdm.auto import tqdm
 
     with tqdm(total=n_seeds, unit=" seeds") as bar:
-        for line in tracked:
-            bar.update(line.seed_index + 1 - bar.n)
-            yield line
+        for block in blocks:
+            bar.update(int(block.index[-1]) + 1 - bar.n)
+            yield block
         bar.update(n_seeds - bar.n)
 
 
-def _seeded(tracked: Iterable[Streamline], random_seed: int) -> Iterator[Streamline]:
+def _seeded(
+    blocks: Iterable[FinishedStreamlines], random_seed: int
+) -> Iterator[FinishedStreamlines]:
     """Seed DIPY's random generator when tracking starts. DIPY's own CMC uses it."""
     if random_seed:
         from dipy.utils import fast_numpy
 
         fast_numpy.seed(random_seed)
-    yield from tracked
+    yield from blocks

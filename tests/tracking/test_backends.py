@@ -106,7 +106,7 @@ def by_reference(world):
 def by_compiled_slots(world):
     return [
         (line.points_mm, line.forward_stop, line.backward_stop)
-        for line in engine.run(
+        for block in engine.run(
             world.predictor,
             world.criterion,
             world.queue,
@@ -114,6 +114,7 @@ def by_compiled_slots(world):
             n_slots=7,
             nbr_threads=2,
         )
+        for line in block.split(world.seeds_mm)
     ]
 
 

@@ -76,10 +76,23 @@ def assert_is(line, index, xs, n_forward, forward_stop, backward_stop):
     assert line.backward_stop is backward_stop
 
 
-def test_several_starts_have_one_seed():
-    lines = block(FIRST, SECOND, THIRD).split(SEEDS, 4)  # starts 7, 0 and 3
-    for line, index, expected in zip(lines, (1, 0, 0), (FIRST, SECOND, THIRD)):
-        assert_is(line, index, *expected[1:])
+def test_streamlines_are_selected_in_the_order_of_the_rows():
+    selected = block(FIRST, SECOND, THIRD).select(np.array([2, 0]))
+    assert len(selected.points_mm) == 5
+    for line, expected in zip(selected.split(SEEDS), (THIRD, FIRST), strict=True):
+        assert_is(line, *expected)
+    nothing = block(FIRST).select(np.empty(0, np.int64))
+    assert nothing.points_mm.shape == (0, 3)
+    assert list(nothing.each()) == []
+
+
+def test_ends_of_a_block_are_valid_if_those_of_the_records_are():
+    whole = block(
+        *((0, [1.0], 1, one, other) for one in StopReason for other in StopReason)
+    )
+    expected = [line.has_valid_ends for line in whole.split(SEEDS)]
+    assert whole.has_valid_ends.tolist() == expected
+    assert set(expected) == {True, False}
 
 
 def test_a_block_is_split_into_records():
@@ -115,5 +128,5 @@ def test_blocks_are_joined_in_their_order():
 def test_no_block_gives_an_empty_block():
     joined = FinishedStreamlines.joined([])
     assert joined.points_mm.shape == (0, 3)
-    assert len(joined.start_index) == len(joined.n_points) == 0
+    assert len(joined.index) == len(joined.n_points) == 0
     assert list(joined.split(SEEDS)) == []

@@ -42,7 +42,7 @@ def test_seeds_come_in_their_order_without_skipped_ones(n, n_ahead):
     index, seeds_vox, first_frames, keys = take_all(queue, n)
     assert len(queue) == 0
     assert index.tolist() == [0, 2, 3, 6]
-    assert queue.skipped == {1, 4, 5, 7}
+    assert queue.first_left == 8
     npt.assert_array_equal(seeds_vox, seeds[[0, 2, 3, 6]])
     npt.assert_allclose(first_frames[:, 2], [[0.0, 0.6, 0.8]] * 4, atol=1e-15)
     assert keys.tolist() == [100, 102, 103, 106]
@@ -68,6 +68,15 @@ class FewPeaks(Recorder):
 
 
 @pytest.mark.parametrize("n_ahead", [1, 3])
+def test_the_first_start_left_is_not_taken_and_all_before_it_are(n_ahead):
+    seeds = np.column_stack([np.arange(9.0), np.ones((9, 2))])
+    queue = queue_of(seeds, np.ones((9, 3)), n_ahead=n_ahead)
+    for n in range(10):
+        assert queue.first_left == n
+        queue.take(1)
+
+
+@pytest.mark.parametrize("n_ahead", [1, 3])
 @pytest.mark.parametrize("n", [1, 100])
 def test_each_first_direction_of_a_seed_is_a_start(n, n_ahead):
     xs = [2.0, 0.0, 1.0, 40.0, 7.0]
@@ -79,7 +88,7 @@ def test_each_first_direction_of_a_seed_is_a_start(n, n_ahead):
     assert len(queue) == 0
     # Of the seed number i, the starts are 3 i, 3 i + 1 and 3 i + 2.
     assert index.tolist() == [0, 1, 6, 12, 13, 14]
-    assert queue.skipped == {2, 3, 4, 5, 7, 8, 9, 10, 11}
+    assert queue.first_left == 15
     assert seeds_vox[:, 0].tolist() == [2, 2, 1, 7, 7, 7]
     npt.assert_allclose(first_frames[:, 2], [[1.0, 0, 0]] * 6)
 
@@ -131,7 +140,7 @@ def test_threads_that_take_at_once_get_every_seed_once():
         sys.setswitchinterval(switching)
     index, seeds_vox, first_frames, _ = map(np.concatenate, zip(*taken))
     assert len(index) == len(first_frames) == n
-    assert not queue.skipped
+    assert queue.first_left == n
     order = np.argsort(index)
     npt.assert_array_equal(index[order], np.arange(n))
     npt.assert_array_equal(seeds_vox[order], seeds)

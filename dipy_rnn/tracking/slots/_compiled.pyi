@@ -29,6 +29,7 @@ class SlotArrays:
     tangent: Buffer
     far_frame: Buffer
     points: Buffer
+    places: Buffer
     def __init__(
         self, n_slots: int, config: TrackingConfig, has_cone: bool
     ) -> None: ...

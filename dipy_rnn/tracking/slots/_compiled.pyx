@@ -167,8 +167,10 @@ cdef class SlotArrays:
         double[:, ::1] tangent
         # The frame at the point where the warm-up pass begins.
         double[:, :, ::1] far_frame
-        # The seed, the forward half, then the backward half.
+        # The seed, the forward half, then the backward half. The points of the slot n
+        # are points[places[n]]: they do not move if slots are dropped.
         double[:, :, ::1] points
+        int64_t[::1] places
 
     def __init__(self, n_slots, config, has_cone):
         self.step_vox, self.affine = config.step_vox, config.affine
@@ -186,6 +188,7 @@ cdef class SlotArrays:
         self.frame = np.tile(np.eye(3), (n_slots, 1, 1))
         self.far_frame = np.tile(np.eye(3), (n_slots, 1, 1))
         self.points = np.empty((n_slots, min(256, self.max_points + 2), 3))
+        self.places = np.arange(n_slots, dtype=np.int64)
         self.reasons = np.full(n_slots, NO_PROPOSAL, np.int64)
         self.numbers = np.zeros(n_slots, np.int64)
         self.seed_keys = np.zeros(n_slots, np.uint64)
@@ -206,7 +209,7 @@ cdef class SlotArrays:
     def keep(self, rows):
         """Keep some slots, in this order, and drop all others."""
         for name in (
-            "position", "proposal", "tangent", "frame", "far_frame", "points",
+            "position", "proposal", "tangent", "frame", "far_frame", "places",
             "reasons", "numbers", "seed_keys", "index", "n_points", "n_forward",
             "warm_up_left", "forward_stop", "phase",
         ):
@@ -242,7 +245,7 @@ cdef class SlotArrays:
             self.index[row] = index[k]
             self.seed_keys[row] = seed_keys[k]
             self.position[row] = seeds[k]
-            self.points[row, 0] = seeds[k]
+            self.points[self.places[row], 0] = seeds[k]
             self.n_points[row] = 1
             self.frame[row] = frames[k]
             self.far_frame[row] = frames[k]
@@ -301,12 +304,13 @@ cdef class SlotArrays:
         n_reset, n_finished : int
         """
         cdef:
-            Py_ssize_t n, n_reset = 0, n_finished = 0
+            Py_ssize_t n, most = 0, n_reset = 0, n_finished = 0
             bint ended, too_long
 
         for n in range(self.n_points.shape[0]):
-            if self.n_points[n] >= self.points.shape[1]:
-                self._grow()
+            most = max(most, self.n_points[n])
+        if most >= self.points.shape[1]:
+            self._grow()
         with nogil:
             for n in range(self.phase.shape[0]):
                 if self.phase[n] == IDLE:
@@ -338,7 +342,7 @@ cdef class SlotArrays:
 
     cdef _grow(self):
         more = min(self.points.shape[1], self.max_points + 2 - self.points.shape[1])
-        room = np.empty((len(self), more, 3))
+        room = np.empty((self.points.shape[0], more, 3))
         self.points = np.concatenate([self.points, room], axis=1)
 
     cdef Py_ssize_t _half(self, Py_ssize_t n) noexcept nogil:
@@ -353,7 +357,7 @@ cdef class SlotArrays:
         transport(&self.frame[n, 0, 0], &self.tangent[n, 0])
         for k in range(3):
             self.position[n, k] = self.proposal[n, k]
-            self.points[n, self.n_points[n], k] = self.proposal[n, k]
+            self.points[self.places[n], self.n_points[n], k] = self.proposal[n, k]
         if self.phase[n] == FORWARD and self.n_points[n] == self.warm_up_points:
             self._copy_frame(&self.frame[n, 0, 0], &self.far_frame[n, 0, 0])
         self.n_points[n] += 1
@@ -375,21 +379,20 @@ cdef class SlotArrays:
         for k in range(3):
             self.frame[n, 1, k] = -self.frame[n, 1, k]
             self.frame[n, 2, k] = -self.frame[n, 2, k]
-            self.position[n, k] = self.points[n, self.warm_up_left[n], k]
+            self.position[n, k] = self.points[self.places[n], self.warm_up_left[n], k]
         self.phase[n] = WARM_UP if self.warm_up_left[n] > 0 else BACKWARD
 
     cdef void _warm_up(self, Py_ssize_t n) noexcept nogil:
         """Go one point back towards the seed."""
         cdef:
-            double length
+            double length, point
             Py_ssize_t k
 
         self.warm_up_left[n] -= 1
         for k in range(3):
-            self.tangent[n, k] = (
-                self.points[n, self.warm_up_left[n], k] - self.position[n, k]
-            ) / self.step_vox[k]
-            self.position[n, k] = self.points[n, self.warm_up_left[n], k]
+            point = self.points[self.places[n], self.warm_up_left[n], k]
+            self.tangent[n, k] = (point - self.position[n, k]) / self.step_vox[k]
+            self.position[n, k] = point
         length = sqrt(dot(&self.tangent[n, 0], &self.tangent[n, 0]))
         for k in range(3):
             self.tangent[n, k] /= length
@@ -431,7 +434,9 @@ cdef class SlotArrays:
             np.asarray(self.reasons)[rows])
 
     cdef void _write(self, Py_ssize_t n, Py_ssize_t i, double* out) noexcept nogil:
-        cdef Py_ssize_t k
+        cdef:
+            const double* point = &self.points[self.places[n], i, 0]
+            Py_ssize_t k
 
         for k in range(3):
-            out[k] = dot(&self.affine[k, 0], &self.points[n, i, 0]) + self.affine[k, 3]
+            out[k] = dot(&self.affine[k, 0], point) + self.affine[k, 3]

@@ -48,7 +48,7 @@ class CompiledSlots:
     ...     TrackingConfig.of(np.eye(4), step_size=1, max_angle=60, max_points=100),
     ...     n_slots=8)
     >>> while slots.busy:
-    ...     for index in slots.advance(100).start_index:
+    ...     for index in slots.advance(100).index:
     ...         print(index)
     0
     """
@@ -79,6 +79,11 @@ class CompiledSlots:
         """Whether any slot holds a streamline."""
         return len(self._arrays) > 0
 
+    @property
+    def first_start(self) -> int:
+        """The smallest index of the starts in the slots. Not called if none is busy."""
+        return int(np.asarray(self._arrays.index)[self._arrays.busy()].min())
+
     def advance(self, n_steps: int) -> FinishedStreamlines:
         """Advance all slots, and give new seeds to those that finish.
 
@@ -101,7 +106,8 @@ class CompiledSlots:
         """Advance every slot by one step, and return finished streamlines."""
         arrays = self._arrays
         answers, status = self._states.predict(arrays.position, arrays.frame)
-        arrays.number_points()
+        if self._errors or self._draws:
+            arrays.number_points()
         if self._errors:
             self._errors.add(answers, arrays.seed_keys, arrays.numbers)
         arrays.propose(answers, status, self._predictor.in_frame)

@@ -83,7 +83,7 @@ class TorchSlots:
     ...     TrackingConfig.of(np.eye(4), step_size=1, max_angle=60, max_points=100),
     ...     n_slots=8)
     >>> while slots.busy:
-    ...     for index in slots.advance(100).start_index:
+    ...     for index in slots.advance(100).index:
     ...         print(index)
     0
     """
@@ -194,6 +194,11 @@ class TorchSlots:
     def busy(self) -> bool:
         """Whether any slot holds a streamline."""
         return self._n_busy > 0
+
+    @property
+    def first_start(self) -> int:
+        """The smallest index of the starts in the slots. Not called if none is busy."""
+        return int(self.index[self.phase < _IDLE].min())
 
     def advance(self, n_steps: int) -> FinishedStreamlines:
         """Advance all slots, and give new seeds to those that finish.
