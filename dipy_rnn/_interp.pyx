@@ -20,91 +20,61 @@ from libc.stdlib cimport free, malloc
 cdef extern from "_lanes.h":
     ctypedef void wide_void
     void prefetch(const void* address) noexcept nogil
+    void blend(
+        const float** voxels, const float* weights, Py_ssize_t n, float* out
+    ) noexcept nogil
 
 cdef enum:
     LINE = 16  # floats in a cache line
 
 
-cdef struct Corners:
-    Py_ssize_t offset[8]
-    double weight[8]
+cdef struct Neighbours:
+    # The eight voxels around each point of a block: offsets in floats, and weights.
+    Py_ssize_t offset[8][BLOCK]
+    float weight[8][BLOCK]
 
 
-cdef inline bint find_corners(
-    const double* point, Py_ssize_t nx, Py_ssize_t ny, Py_ssize_t nz,
-    Py_ssize_t channels, Corners* corners
+cdef inline void find_neighbours(
+    const double* points, Py_ssize_t n_points, const Py_ssize_t* size,
+    const Py_ssize_t* stride, Neighbours* near, unsigned char* inside
 ) noexcept nogil:
-    """Find the eight voxels around a point and their weights. False if outside."""
+    """Find the eight voxels around each point of a block, and their weights.
+
+    Unused places repeat the last point. A point outside gets the voxels of 0, 0, 0.
+    """
     cdef:
-        Py_ssize_t size[3]
-        Py_ssize_t low[3]
-        Py_ssize_t high[3]
-        double weight_low[3]
-        double weight_high[3]
-        double whole
-        Py_ssize_t axis, i, j, k, corner
+        double weight[6][BLOCK]  # of the lower and the upper voxel, for each axis
+        Py_ssize_t offset[6][BLOCK]
+        double point, whole, limit
+        int low, high, last
+        Py_ssize_t axis, i, j, k, p
 
-    size[0] = nx
-    size[1] = ny
-    size[2] = nz
+    for p in range(BLOCK):
+        inside[p] = 1
     for axis in range(3):
-        # Written so that NaN counts as outside.
-        if not (point[axis] >= -0.5 and point[axis] < size[axis] - 0.5):
-            return False
-        whole = floor(point[axis])
-        low[axis] = <Py_ssize_t>whole
-        high[axis] = low[axis] + 1
-        weight_high[axis] = point[axis] - whole
-        weight_low[axis] = 1.0 - weight_high[axis]
-        if low[axis] < 0:
-            low[axis] = 0
-        if high[axis] > size[axis] - 1:
-            high[axis] = size[axis] - 1
-
+        limit = size[axis] - 0.5
+        last = <int>size[axis] - 1
+        for p in range(BLOCK):
+            point = points[3 * (p if p < n_points else n_points - 1) + axis]
+            if not (point >= -0.5 and point < limit):  # NaN counts as outside
+                inside[p] = 0
+                point = 0.0
+            whole = floor(point)
+            low = <int>whole
+            high = low + 1 if low < last else last
+            low = low if low > 0 else 0
+            offset[2 * axis][p] = low * stride[axis]
+            offset[2 * axis + 1][p] = high * stride[axis]
+            weight[2 * axis + 1][p] = point - whole
+            weight[2 * axis][p] = 1.0 - weight[2 * axis + 1][p]
     for i in range(2):
         for j in range(2):
             for k in range(2):
-                corner = 4 * i + 2 * j + k
-                corners.offset[corner] = channels * (
-                    ((high[0] if i else low[0]) * ny + (high[1] if j else low[1])) * nz
-                    + (high[2] if k else low[2])
-                )
-                corners.weight[corner] = (
-                    (weight_high[0] if i else weight_low[0])
-                    * (weight_high[1] if j else weight_low[1])
-                    * (weight_high[2] if k else weight_low[2])
-                )
-    return True
-
-
-cdef inline void blend(
-    const float* volume, const Corners* corners, Py_ssize_t channels, float* out
-) noexcept nogil:
-    """Write the weighted sum of eight voxels."""
-    cdef:
-        const float* v0 = volume + corners.offset[0]
-        const float* v1 = volume + corners.offset[1]
-        const float* v2 = volume + corners.offset[2]
-        const float* v3 = volume + corners.offset[3]
-        const float* v4 = volume + corners.offset[4]
-        const float* v5 = volume + corners.offset[5]
-        const float* v6 = volume + corners.offset[6]
-        const float* v7 = volume + corners.offset[7]
-        float w0 = <float>corners.weight[0]
-        float w1 = <float>corners.weight[1]
-        float w2 = <float>corners.weight[2]
-        float w3 = <float>corners.weight[3]
-        float w4 = <float>corners.weight[4]
-        float w5 = <float>corners.weight[5]
-        float w6 = <float>corners.weight[6]
-        float w7 = <float>corners.weight[7]
-        Py_ssize_t c
-
-    for c in range(channels):
-        out[c] = (
-            (w0 * v0[c] + w1 * v1[c]) + (w2 * v2[c] + w3 * v3[c])
-            + (w4 * v4[c] + w5 * v5[c]) + (w6 * v6[c] + w7 * v7[c])
-        )
+                for p in range(BLOCK):
+                    near.offset[4 * i + 2 * j + k][p] = (
+                        offset[i][p] + offset[2 + j][p] + offset[4 + k][p])
+                    near.weight[4 * i + 2 * j + k][p] = <float>(
+                        weight[i][p] * weight[2 + j][p] * weight[4 + k][p])
 
 
 cdef inline unsigned char finish(
@@ -117,16 +87,23 @@ cdef inline unsigned char finish(
     cdef:
         unsigned char status = EMPTY
         double power = 0.0
+        double sums[4]  # independent sums are faster
         float scale
-        Py_ssize_t c
+        Py_ssize_t c, k
 
     for c in range(channels):
         if row[c] != 0.0:  # NaN counts as data
             status = DATA
             break
     if normalise:
-        for c in range(channels):
+        for k in range(4):
+            sums[k] = 0.0
+        for c in range(0, channels - 3, 4):
+            for k in range(4):
+                sums[k] += <double>row[c + k] * row[c + k]
+        for c in range(channels // 4 * 4, channels):
             power += <double>row[c] * row[c]
+        power += (sums[0] + sums[1]) + (sums[2] + sums[3])
         if power > 0.0:
             scale = <float>(1.0 / sqrt(power))
             for c in range(channels):
@@ -282,22 +259,32 @@ cdef wide_void sample_rows(
 ) noexcept nogil:
     """Sample the first channels of a volume, which has ``stride``, at BLOCK points."""
     cdef:
-        Corners corners[BLOCK]
+        Neighbours near
+        unsigned char inside[BLOCK]
+        const float* voxels[8]
+        float weights[8]
+        Py_ssize_t size[3]
+        Py_ssize_t strides[3]
         Py_ssize_t p, c, corner
 
+    size[0], size[1], size[2] = nx, ny, nz
+    strides[0], strides[1], strides[2] = ny * nz * stride, nz * stride, stride
+    find_neighbours(points, n_points, size, strides, &near, inside)
     # Start to fetch all voxels from memory before the first one is needed.
     for p in range(n_points):
-        status[p] = DATA if find_corners(
-            points + 3 * p, nx, ny, nz, stride, &corners[p]) else OUTSIDE
-        if status[p] == DATA:
-            for corner in range(8):
-                for c in range((channels + LINE - 1) // LINE):
-                    prefetch(volume + corners[p].offset[corner] + c * LINE)
+        for corner in range(8):
+            for c in range((channels + LINE - 1) // LINE):
+                prefetch(volume + near.offset[corner][p] + c * LINE)
+            prefetch(volume + near.offset[corner][p] + channels - 1)
     for p in range(n_points):
-        if status[p] == DATA:
-            blend(volume, &corners[p], channels, rows + p * channels)
+        if inside[p]:
+            for corner in range(8):
+                voxels[corner] = volume + near.offset[corner][p]
+                weights[corner] = near.weight[corner][p]
+            blend(voxels, weights, channels, rows + p * channels)
             status[p] = finish(rows + p * channels, channels, normalise)
         else:
+            status[p] = OUTSIDE
             for c in range(channels):
                 rows[p * channels + c] = 0.0
 

@@ -84,6 +84,68 @@ ALWAYS_INLINE void dense(const struct layer *layer, const float *x, float *out)
     }
 }
 
+/* Weighted sum of n values of eight voxels. The last vector may overlap the one before:
+   the same values are written twice. */
+ALWAYS_INLINE void blend(
+    const float **voxels, const float *weights, ptrdiff_t n, float *out)
+{
+    const float *v0 = voxels[0], *v1 = voxels[1], *v2 = voxels[2], *v3 = voxels[3];
+    const float *v4 = voxels[4], *v5 = voxels[5], *v6 = voxels[6], *v7 = voxels[7];
+    const float w0 = weights[0], w1 = weights[1], w2 = weights[2], w3 = weights[3];
+    const float w4 = weights[4], w5 = weights[5], w6 = weights[6], w7 = weights[7];
+#if defined(__GNUC__)
+    for (ptrdiff_t c = 0; n >= LANES && c < n; c += LANES) {
+        c = c < n - LANES ? c : n - LANES;
+#define AT(voxel) (*(const lanes *)(voxel + c))
+        *(lanes *)(out + c) = ((w0 * AT(v0) + w1 * AT(v1)) + (w2 * AT(v2) + w3 * AT(v3)))
+            + ((w4 * AT(v4) + w5 * AT(v5)) + (w6 * AT(v6) + w7 * AT(v7)));
+#undef AT
+    }
+    if (n >= LANES)
+        return;
+#endif
+    for (ptrdiff_t c = 0; c < n; c++)
+        out[c] = ((w0 * v0[c] + w1 * v1[c]) + (w2 * v2[c] + w3 * v3[c]))
+            + ((w4 * v4[c] + w5 * v5[c]) + (w6 * v6[c] + w7 * v7[c]));
+}
+
+/* Fourier parts of the values on a ring: their mean, then cosine and sine part of order
+   1, then of order 2. `first` and `second` hold n cosines, then n sines, divided by n.
+   The values are `stride` floats apart. */
+ALWAYS_INLINE void fourier_parts(
+    const float *values, ptrdiff_t stride, ptrdiff_t n, const float *first,
+    const float *second, float *mean, float *cos_1, float *sin_1, float *cos_2,
+    float *sin_2)
+{
+    const float share = 1.0f / n;
+#if defined(__GNUC__)
+    lanes m = {0}, c1 = m, s1 = m, c2 = m, s2 = m;
+    for (ptrdiff_t k = 0; k < n; k++) {
+        lanes value = *(const lanes *)(values + k * stride);
+        m += share * value;
+        c1 += first[k] * value;
+        s1 += first[n + k] * value;
+        c2 += second[k] * value;
+        s2 += second[n + k] * value;
+    }
+    *(lanes *)mean = m;
+    *(lanes *)cos_1 = c1; *(lanes *)sin_1 = s1;
+    *(lanes *)cos_2 = c2; *(lanes *)sin_2 = s2;
+#else
+    for (int p = 0; p < LANES; p++)
+        mean[p] = cos_1[p] = sin_1[p] = cos_2[p] = sin_2[p] = 0.0f;
+    for (ptrdiff_t k = 0; k < n; k++)
+        for (int p = 0; p < LANES; p++) {
+            float value = values[k * stride + p];
+            mean[p] += share * value;
+            cos_1[p] += first[k] * value;
+            sin_1[p] += first[n + k] * value;
+            cos_2[p] += second[k] * value;
+            sin_2[p] += second[n + k] * value;
+        }
+#endif
+}
+
 /* Add the multiples of the row x by n weights to n rows. */
 ALWAYS_INLINE void add_multiples(
     const float *weights, ptrdiff_t n, const float *x, float *rows)

@@ -50,7 +50,7 @@ from dipy_rnn.training.validation import FreeRunning
 ORDERS = (4, 6, 8)
 RECIPES: dict[str, Recipe | FreeRunningRecipe] = {
     # Sees the fODF around its point. It tracks phantoms and simulated brains itself.
-    "default": FreeRunningRecipe(n_updates=3000, random_seed=2028),
+    "default": FreeRunningRecipe(n_updates=2500, random_seed=2028),
     # Imitates deterministic tracking. It is trained on deterministic streamlines, since
     # trackers also reach places where there are no true streamlines.
     "deterministic": Recipe(
@@ -65,7 +65,7 @@ RECIPES: dict[str, Recipe | FreeRunningRecipe] = {
     "fast": Recipe(n_updates=3000, teacher="between", random_seed=2026),
 }
 # doc/design.md compares them with others.
-HIDDEN = {"default": 48, "deterministic": 16, "fast": 32}
+HIDDEN = {"default": 64, "deterministic": 16, "fast": 32}
 # Factor of the spread that ``default`` predicts, from a calibration on phantoms
 # (doc/probabilistic.md).
 SPREAD_SCALE = 0.95

@@ -64,6 +64,17 @@ cdef struct rooms:
     float* factors
 
 
+cdef wide_void mix(
+    const layer* layers, const float** parts, float** mixed
+) noexcept nogil:
+    """Mix the vectors and the double vectors of a block."""
+    cdef Py_ssize_t i
+
+    for i in range(2):
+        dense(&layers[TO_VECTORS], parts[i], mixed[i])
+        dense(&layers[TO_TWOFOLD], parts[2 + i], mixed[2 + i])
+
+
 cdef wide_void core(
     const sizes* n, const layer* layers, const float* invariants, float step,
     float* x, float* y, float* state, float* work, float* factors
@@ -199,13 +210,12 @@ cdef void advance_block(
                   turns, compass, room.around)
     split(n, at, compass, own, room.around, room.invariants, room.parts)
 
+    mix(layers, <const float**>room.parts, room.mixed)
     for i in range(2):
-        dense(&layers[TO_VECTORS], room.parts[i], room.mixed[i])
         memcpy(room.mixed[i] + n.vectors * BLOCK, ahead + i * BLOCK,
                BLOCK * sizeof(float))
         memcpy(room.mixed[i] + (n.vectors + 1) * BLOCK,
                state + of_memory + i * of_remembered, of_remembered * sizeof(float))
-        dense(&layers[TO_TWOFOLD], room.parts[2 + i], room.mixed[2 + i])
     conditions = room.invariants + (n.scalars - 3) * BLOCK
     for p in range(BLOCK):
         conditions[p] = run.log_step

@@ -15,6 +15,10 @@ from dipy_rnn._interp cimport (
 
 cdef extern from "_lanes.h":
     ctypedef void wide_void
+    void fourier_parts(
+        const float* values, Py_ssize_t stride, Py_ssize_t n, const float* first,
+        const float* second, float* mean, float* cos_1, float* sin_1, float* cos_2,
+        float* sin_2) noexcept nogil
 
 cdef enum:
     VECTOR = 16  # floats in the widest register
@@ -138,12 +142,6 @@ cdef void sample_around(
                        at.roll_sines + place * m)
 
 
-cdef inline void add_row(float* sum, const float* x, float factor) noexcept nogil:
-    cdef Py_ssize_t p
-    for p in range(BLOCK):
-        sum[p] += factor * x[p]
-
-
 cdef wide_void scale_all(const sizes* n, float* own, float* around) noexcept nogil:
     """Divide the coefficients at and around a point by one number: join_context."""
     cdef:
@@ -208,39 +206,47 @@ cdef inline void parts_of_point(
                 higher[0] += BLOCK
 
 
-cdef inline void fourier_part(
-    const float* ring, const sizes* n, const float* factors, float* x, float* y
+cdef inline void parts_of_ring(
+    const float* ring, const sizes* n, const places* at, float* scalars,
+    float* x, float* y, float* twofold_x, float* twofold_y
 ) noexcept nogil:
     """Write Fourier parts over a ring: first of coefficients of +m, then of -m.
 
-    ``factors`` holds cosines, then sines of the order times the angles, divided by the
-    number of places.
+    Those of -m are turned by a quarter, as in ``ContextGRU.split``. ``scalars`` gets
+    the means of coefficients of +m.
     """
     cdef:
-        const float* values
-        Py_ssize_t ell, order, place, c, n_even = 0, i_even = 0, i_odd
+        float mean[BLOCK]
+        Py_ssize_t ell, m, row, c = 0, even = 0, odd = 0
 
     for ell in range(0, n.context_order + 1, 2):
-        n_even += ell + 1
-    i_odd = n_even
-    memset(x, 0, n.context_coeffs * BLOCK * sizeof(float))
-    memset(y, 0, n.context_coeffs * BLOCK * sizeof(float))
-    c = 0
+        odd += (ell + 1) * BLOCK
     for ell in range(0, n.context_order + 1, 2):
-        for order in range(-ell, ell + 1):
-            for place in range(n.around):
-                values = ring + (place * n.context_coeffs + c) * BLOCK
-                if order >= 0:
-                    add_row(x + i_even * BLOCK, values, factors[place])
-                    add_row(y + i_even * BLOCK, values, factors[n.around + place])
-                else:
-                    add_row(x + i_odd * BLOCK, values, -factors[n.around + place])
-                    add_row(y + i_odd * BLOCK, values, factors[place])
-            if order >= 0:
-                i_even += 1
+        for m in range(-ell, ell + 1):
+            row = even if m >= 0 else odd
+            fourier_parts(
+                ring + c * BLOCK, n.context_coeffs * BLOCK, n.around, at.first,
+                at.second, scalars + even if m >= 0 else mean, x + row, y + row,
+                twofold_x + row, twofold_y + row)
+            if m >= 0:
+                even += BLOCK
             else:
-                i_odd += 1
+                quarter_turn(x + row, y + row)
+                quarter_turn(twofold_x + row, twofold_y + row)
+                odd += BLOCK
             c += 1
+
+
+cdef inline void quarter_turn(float* x, float* y) noexcept nogil:
+    """Turn a vector of each streamline by a quarter."""
+    cdef:
+        float a
+        Py_ssize_t p
+
+    for p in range(BLOCK):
+        a = x[p]
+        x[p] = -y[p]
+        y[p] = a
 
 
 cdef inline void turn_parts(
@@ -267,13 +273,12 @@ cdef wide_void split_block(
         Py_ssize_t of_place = n.context_coeffs * BLOCK
         Py_ssize_t n_scalars = n.order // 2 + 1
         const float* ring
-        const float* values
         float* higher
         float c1[BLOCK]
         float s1[BLOCK]
         float c2[BLOCK]
         float s2[BLOCK]
-        Py_ssize_t i, ell, m, place, c, p
+        Py_ssize_t i, p
 
     for p in range(BLOCK):
         c1[p], s1[p] = <float>compass[p], <float>compass[BLOCK + p]
@@ -287,18 +292,8 @@ cdef wide_void split_block(
     scalars = higher
     for i in range(n.rings):
         ring = around + (n.ahead + i * n.around) * of_place
-        c = 0
-        for ell in range(0, n.context_order + 1, 2):
-            for m in range(-ell, ell + 1):
-                if m >= 0:
-                    memset(scalars, 0, BLOCK * sizeof(float))
-                    for place in range(n.around):
-                        values = ring + place * of_place + c * BLOCK
-                        add_row(scalars, values, <float>1.0 / n.around)
-                    scalars += BLOCK
-                c += 1
-        fourier_part(ring, n, at.first, x, y)
-        fourier_part(ring, n, at.second, twofold_x, twofold_y)
+        parts_of_ring(ring, n, at, scalars, x, y, twofold_x, twofold_y)
+        scalars += (n.context_order // 2 + 1) ** 2 * BLOCK
         # Parts over a ring have their angle from the compass.
         turn_parts(x, y, n.context_coeffs, c1, s1)
         turn_parts(twofold_x, twofold_y, n.context_coeffs, c2, s2)

@@ -26,8 +26,10 @@ from dipy_rnn.model.networks.distance_gru import DistanceGRU
 from dipy_rnn.sampling import Context
 from dipy_rnn.sampling.interpolate_torch import compass
 
-# One place ahead, and one ring.
-_CONTEXT = Context(ahead=(1.5,), rings=((0.0, 1.0),), n_around=6, order=4)
+# Two places ahead, and two rings.
+_CONTEXT = Context(
+    ahead=(1.5, 3.0), rings=((0.0, 1.0), (1.5, 1.5)), n_around=6, order=4
+)
 
 
 class ContextGRU(nn.Module):
@@ -121,8 +123,8 @@ class ContextGRU(nn.Module):
         self,
         order: int = 8,
         context: Context = _CONTEXT,
-        hidden: int = 48,
-        memory: int = 32,
+        hidden: int = 64,
+        memory: int = 48,
         n_vectors: int = 10,
         n_double: int = 5,
         n_remembered: int = 5,
