@@ -935,7 +935,8 @@ def _patched(r, content, changes):
 
 
 def _swapped(content):
-    header = nib.Nifti1Header(content[:348]).as_byteswapped()
+    # The header may be damaged already.
+    header = nib.Nifti1Header(content[:348], check=False).as_byteswapped()
     return header.binaryblock + content[348:]
 
 

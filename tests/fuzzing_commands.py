@@ -124,7 +124,10 @@ def fuzz_subjects(r, folder):
     if r.random() < 0.2:
         is_clean = False
         i = r.randrange(3)
-        patterns[i] = str(r.choice(sorted(paths.values())))
+        role = list(NAMES)[i]
+        patterns[i] = str(
+            r.choice(sorted(p for (_, of), p in paths.items() if of == role))
+        )
     summary = folder / "track_rnn_summary.csv"
     if "{sub}/" in layout:  # each subject has a folder
         out = ["--out_strat", "append", "--out_dir", "out"]
