@@ -26,8 +26,8 @@ memory
     the streamlines and the fODF on the sphere. It excludes the fODF, FA and the peaks.
     For tckgen it is the memory of the whole process.
 
-Trackers of this package get the criteria of `dipy_rnn.stopping`, those of DIPY get
-DIPY's own.
+Trackers of this package get the criteria of `dipy_rnn.stopping`, except where DIPY's
+criterion is named. Those of DIPY get DIPY's own.
 
 Trackers differ as follows:
 
@@ -262,9 +262,11 @@ def rnn_options(case, name):
 # Each of these functions returns the call to be timed: from arrays to streamlines.
 
 
-def rnn(case, seeds, threads, name):
-    """rnn_tracking."""
+def rnn(case, seeds, threads, name, **changes):
+    """rnn_tracking. Changes of its options can be attributes of the case."""
     options = rnn_options(case, name)
+    for key, value in changes.items():
+        options[key] = getattr(case, value, value)
     return lambda: list(
         rnn_tracking(
             seeds,
@@ -391,6 +393,17 @@ TRACKERS = {
     "deterministic": Tracker(
         "rnn_tracking, `deterministic`", partial(rnn, name="deterministic")
     ),
+    **{
+        f"{name}_dipy_criterion": Tracker(
+            f"rnn_tracking, `{name}`, DIPY's criterion",
+            partial(rnn, name=name, stopping_criterion="criterion"),
+        )
+        for name in ("default", "fast", "deterministic")
+    },
+    "default_prob": Tracker(
+        "rnn_tracking, `default`, probabilistic",
+        partial(rnn, name="default", tracking_method="probabilistic"),
+    ),
     "cai2023": Tracker(
         "rnn_tracking, `cai2023`, untrained", partial(rnn, name="cai2023"), N_SLOW
     ),
@@ -429,7 +442,13 @@ TRACKERS = {
 }
 NETWORKS = ("default", "fast", "deterministic", "cai2023")
 MRTRIX = ("sd_stream", "ifod2")
-NOT_BY_DEFAULT = ("deterministic",)
+NOT_BY_DEFAULT = (
+    "deterministic",
+    "default_dipy_criterion",
+    "fast_dipy_criterion",
+    "deterministic_dipy_criterion",
+    "default_prob",
+)
 
 
 def why_not(key):

@@ -432,7 +432,7 @@ def load_beside(
     >>> import tempfile
     >>> from dipy_rnn.io import write_tractogram
     >>> path = Path(tempfile.mkdtemp()) / "one.trk"
-    >>> write_tractogram(path, [(np.ones((2, 3)), {})], np.eye(4), (3, 3, 3))
+    >>> write_tractogram(path, [(np.eye(2, 3), {})], np.eye(4), (3, 3, 3))
     1
     >>> image = np.ones((3, 3, 3))
     >>> tracked, partners = load_beside(path, path, Path("fa.nii.gz"), image, np.eye(4))
