@@ -415,7 +415,7 @@ def test_no_more_slots_are_busy_than_wanted(worlds, newton):
     while slots.busy:
         assert (slots.phase < 3).sum() <= 5
         assert len(slots.phase) % 32 == 0
-        n_finished += len(slots.advance(3).start_index)
+        n_finished += len(slots.advance(3).index)
     assert n_finished == len(world.seeds)
 
 

@@ -597,4 +597,5 @@ def test_progress_is_shown_if_it_is_asked_for(capsys):
     tracked = rnn_tracking(*arguments, **options, progress=True)
     next(tracked)
     tracked.close()
-    assert "1/3" in (bar := capsys.readouterr().err) and "100%" not in bar
+    # The streamlines of the first two seeds left the engine together.
+    assert "2/3" in (bar := capsys.readouterr().err) and "100%" not in bar
