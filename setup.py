@@ -50,7 +50,6 @@ setup(
             kernels("model.kernels._context_parts", fast, []),
             kernels("model.kernels._context_gru", fast, []),
             kernels("stopping._criteria", exact, []),
-            kernels("stopping._dipy_criteria", fast, []),
             kernels("tracking.slots._compiled", fast, []),
         ]
     ),

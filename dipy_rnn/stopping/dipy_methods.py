@@ -1,4 +1,4 @@
-"""Whether the compiled method of DIPY's criteria can be called (``_dipy_criteria``)."""
+"""Whether the compiled method of DIPY's criteria can be called (``_criteria``)."""
 
 from functools import cache
 
@@ -6,7 +6,7 @@ from dipy.tracking import stopping_criterion as dipy_criteria
 import numpy as np
 
 from dipy_rnn._dipy_compat import dipy_version
-from dipy_rnn.stopping import _dipy_criteria
+from dipy_rnn.stopping import _criteria
 
 #: Criteria of DIPY whose decision at a point depends on the point only.
 FIXED_CRITERIA = (
@@ -22,7 +22,7 @@ _KNOWN_VERSIONS = ((1, 12),)
 
 
 def has_compiled_method(criterion: object) -> bool:
-    """Tell whether ``_dipy_criteria.check_dipy`` may evaluate a criterion.
+    """Tell whether ``_criteria.check_dipy`` may evaluate a criterion.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def _methods_are_known() -> bool:
     def table(kind: type) -> object:
         return vars(kind).get("__pyx_vtable__")
 
-    return _dipy_criteria.has_known_methods(
+    return _criteria.has_known_methods(
         table(dipy_criteria.StoppingCriterion),
         [(criterion, table(type(criterion))) for criterion in criteria],
     )

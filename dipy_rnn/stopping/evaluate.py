@@ -10,7 +10,7 @@ from dipy.tracking.stopping_criterion import StreamlineStatus
 import numpy as np
 
 from dipy_rnn._typing import AnyArray, FloatArray, IntArray, KeyArray
-from dipy_rnn.stopping import _dipy_criteria
+from dipy_rnn.stopping import _criteria
 from dipy_rnn.stopping.dipy_methods import FIXED_CRITERIA, has_compiled_method
 from dipy_rnn.stopping.reasons import REASON_OF_STATUS, StopReason
 
@@ -230,7 +230,7 @@ def evaluate_criterion(
             )
             return
     if has_compiled_method(stopping_criterion):
-        _dipy_criteria.check_dipy(stopping_criterion, points_vox, reasons)
+        _criteria.check_dipy(stopping_criterion, points_vox, reasons)
         return
     check = stopping_criterion.check_point
     for row in np.flatnonzero(reasons == StopReason.RUNNING):

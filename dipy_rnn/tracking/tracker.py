@@ -237,10 +237,8 @@ def rnn_tracking(
                 np.flatnonzero(kept & (return_all | block.has_valid_ends))
             )
 
-    if not save_seeds:
-        return (points_mm for block in selected() for points_mm in block.each())
     return (
-        (points_mm, seed_mm)
+        (points_mm, seed_mm) if save_seeds else points_mm
         for block in selected()
         for points_mm, seed_mm in zip(block.each(), seeds[block.index])
     )
@@ -268,10 +266,8 @@ def track(
 
     Raises
     ------
-    ValueError
-        If an argument is invalid. It is raised before tracking starts.
-    FileNotFoundError
-        If the model does not exist.
+    ValueError, FileNotFoundError
+        As :func:`track_blocks`, before tracking starts.
 
     Examples
     --------

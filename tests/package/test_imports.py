@@ -54,7 +54,11 @@ KERNELS = {
     "model.kernels._context_parts": {"model.kernels._context_gru"},
     "model.kernels._context_gru": {"model.architectures.context"},
     "model.kernels._moving_frame": {"model.architectures.moving_frame"},
-    "stopping._criteria": {"stopping.criteria"},
+    "stopping._criteria": {
+        "stopping.criteria",
+        "stopping.dipy_methods",
+        "stopping.evaluate",
+    },
     "draws._draws": {"draws.errors", "draws.keys", "stopping._criteria"},
     "tracking.slots._compiled": {"tracking.slots.compiled"},
 }

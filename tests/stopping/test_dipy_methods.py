@@ -20,7 +20,7 @@ import pytest
 from dipy_rnn import fodf_features, rnn_tracking, stopping
 from dipy_rnn._dipy_compat import dipy_is_at_least
 from dipy_rnn.phantom import crossing_phantom
-from dipy_rnn.stopping import StopReason, _dipy_criteria, dipy_methods
+from dipy_rnn.stopping import StopReason, _criteria, dipy_methods
 
 needs_method = pytest.mark.skipif(
     not dipy_is_at_least(1, 12), reason="criteria of DIPY 1.11 are for one thread"
@@ -33,13 +33,13 @@ def table(kind):
 
 def count_points(monkeypatch):
     """Return a list of the numbers of points that the kernel gets."""
-    counts, kernel = [], _dipy_criteria.check_dipy
+    counts, kernel = [], _criteria.check_dipy
 
     def counted(criterion, points, reasons):
         counts.append(len(points))
         kernel(criterion, points, reasons)
 
-    monkeypatch.setattr(_dipy_criteria, "check_dipy", counted)
+    monkeypatch.setattr(_criteria, "check_dipy", counted)
     return counts
 
 
@@ -108,7 +108,7 @@ def test_a_criterion_that_draws_at_random_is_evaluated_point_by_point():
 @needs_method
 def test_the_methods_of_the_installed_dipy_are_known():
     # If this fails for a new version of DIPY: compare its stopping_criterion.pxd with
-    # the declarations in _dipy_criteria.pyx, and add the version to _KNOWN_VERSIONS.
+    # the declarations in _criteria.pyx, and add the version to _KNOWN_VERSIONS.
     criterion = make("BinaryStoppingCriterion", random_maps(), dipys)
     assert dipy_methods.has_compiled_method(criterion)
 
@@ -124,7 +124,7 @@ def test_tables_of_methods_in_another_order_are_not_known():
     base = table(dipys.StoppingCriterion)
     one = make("BinaryStoppingCriterion", random_maps(), dipys)
     other = make("ActStoppingCriterion", random_maps(), dipys)
-    known = _dipy_criteria.has_known_methods
+    known = _criteria.has_known_methods
     pairs = [(one, table(type(one))), (other, table(type(other)))]
     assert known(base, pairs)
     assert not known(None, pairs)
