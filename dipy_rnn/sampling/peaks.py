@@ -228,6 +228,12 @@ def _refine(
 
 
 def _dot(rows: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return weighted sums of rows. BLAS is avoided, as it would start threads."""
-    sums: FloatArray = np.einsum("nk,k->n", rows, weights)
+    """Return weighted sums of rows.
+
+    Sums of BLAS and einsum depend on the number of rows in the last digit, and with it
+    the streamline of a seed would depend on the other seeds.
+    """
+    sums: FloatArray = np.zeros(len(rows))
+    for column, weight in zip(rows.T, weights, strict=True):
+        sums += weight * column
     return sums

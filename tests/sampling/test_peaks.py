@@ -231,3 +231,12 @@ def test_blocks_of_seeds_give_the_same_as_all_at_once(monkeypatch, lobes):
     parts = first_directions(volume, points, np.eye(3))
     assert whole[:, 0].any(axis=1).all()
     assert_array_equal(whole, parts)
+
+
+def test_peaks_do_not_depend_on_the_other_points():
+    rng = np.random.default_rng(0)
+    volume = rng.normal(size=(4, 4, 4, 45)).astype(np.float32)
+    points = rng.uniform(0, 3, (200, 3))
+    together = first_directions(volume, points, np.eye(3), max_peaks=1)
+    alone = [first_directions(volume, p[None], np.eye(3), max_peaks=1) for p in points]
+    assert_array_equal(together, np.concatenate(alone))
