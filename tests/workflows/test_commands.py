@@ -1111,7 +1111,7 @@ def test_options_are_those_of_dipy_track_and_some_new_ones():
         ),
         (
             compare.RNNComparisonFlow,
-            {"nbr_threads", "random_seed", "tracking_method"},
+            {"stopping_files", "nbr_threads", "random_seed", "tracking_method"},
         ),
         (
             train.RNNTrainingFlow,
