@@ -101,9 +101,9 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
 
     Notes
     -----
-    Before the backward half, the network sees the forward half in reverse (the warm-up
-    pass). This prepares its hidden state. Both halves are tracked when LocalTracking
-    requests the forward half. The backward half is stored until the next request.
+    If the model declares a warm-up pass, the network sees the forward half in reverse
+    before the backward half. Both halves are tracked when LocalTracking requests the
+    forward half. The backward half is stored until the next request.
 
     **Not for** ``ParticleFilteringTracking``. It calls a C method that Python cannot
     override, and its streamlines would be straight lines. When it requests first

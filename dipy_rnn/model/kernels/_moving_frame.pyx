@@ -291,7 +291,7 @@ cdef class CompiledMovingFrameGRU:
     ----------
     weights : mapping of str to ndarray
         The parameters of the module by name.
-    constants : dipy_rnn.model.networks.moving_frame.FrameConstants
+    constants : dipy_rnn.model.architectures.FrameConstants
     depth, layers, hidden : int
 
     Raises
