@@ -97,25 +97,23 @@ def run(
             due = min([queue.first_left, *(slots.first_start for slots in groups)])
             ready, finished = _divide(finished, due)
             if len(ready.index):
-                ready = ready.select(np.argsort(ready.index))
                 yield replace(ready, index=ready.index // queue.max_peaks)
 
 
 def _divide(
     blocks: list[FinishedStreamlines], due: int
 ) -> tuple[FinishedStreamlines, list[FinishedStreamlines]]:
-    """Return the streamlines of starts below ``due``, and blocks of all others."""
-    early, late = [], []
+    """Return the streamlines of starts below ``due`` in order, and blocks of others."""
+    parts: list[FinishedStreamlines] = []
+    later: list[FinishedStreamlines] = []  # not copied
     for block in blocks:
-        is_early = block.index < due
-        if is_early.any():
-            early.append(block.select(np.flatnonzero(is_early)))
-        if is_early.all():
-            continue
-        late.append(
-            block.select(np.flatnonzero(~is_early)) if is_early.any() else block
-        )
-    return FinishedStreamlines.joined(early), late
+        (parts if (block.index < due).any() else later).append(block)
+    joined = FinishedStreamlines.joined(parts)
+    order = np.argsort(joined.index)
+    n_ready = np.count_nonzero(joined.index < due)
+    if n_ready < len(order):
+        later.append(joined.select(order[n_ready:]))
+    return joined.select(order[:n_ready]), later
 
 
 def _groups(

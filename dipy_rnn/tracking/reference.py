@@ -21,7 +21,8 @@ A streamline is tracked in three passes:
    points of the forward half in reverse, towards the seed. Its answers are ignored.
    Only its hidden state is kept.
 3. Backward half. It starts at the seed, with that hidden state (fresh without a warm-up
-   pass) and with the frame in which the warm-up pass ends. The steps are those of the forward half.
+   pass) and with the frame in which the warm-up pass ends. The steps are those of the
+   forward half.
 
 This file is written to be read, and it is slow. ``slots/compiled.py``,
 ``slots/device.py`` and ``direction_getter.py`` must give the same streamlines.

@@ -229,18 +229,13 @@ def rnn_tracking(
     min_points, max_points = length_limits(min_len, max_len, step_size)
     if progress:
         blocks = _show_progress(blocks, len(seeds))
-
-    def selected() -> Iterator[FinishedStreamlines]:
-        for block in blocks:
-            kept = (min_points <= block.n_points) & (block.n_points <= max_points)
-            yield block.select(
-                np.flatnonzero(kept & (return_all | block.has_valid_ends))
-            )
-
     return (
         (points_mm, seed_mm) if save_seeds else points_mm
-        for block in selected()
-        for points_mm, seed_mm in zip(block.each(), seeds[block.index])
+        for block in blocks
+        for points_mm, seed_mm, has_valid_ends in zip(
+            block.each(), seeds[block.index], block.has_valid_ends
+        )
+        if min_points <= len(points_mm) <= max_points and (return_all or has_valid_ends)
     )
 
 
