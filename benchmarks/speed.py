@@ -262,11 +262,11 @@ def rnn_options(case, name):
 # Each of these functions returns the call to be timed: from arrays to streamlines.
 
 
-def rnn(case, seeds, threads, name, **changes):
-    """rnn_tracking. Changes of its options can be attributes of the case."""
-    options = rnn_options(case, name)
-    for key, value in changes.items():
-        options[key] = getattr(case, value, value)
+def rnn(case, seeds, threads, name, has_dipy_criterion=False, **changes):
+    """rnn_tracking."""
+    options = rnn_options(case, name) | changes
+    if has_dipy_criterion:
+        options["stopping_criterion"] = case.criterion
     return lambda: list(
         rnn_tracking(
             seeds,
@@ -396,7 +396,7 @@ TRACKERS = {
     **{
         f"{name}_dipy_criterion": Tracker(
             f"rnn_tracking, `{name}`, DIPY's criterion",
-            partial(rnn, name=name, stopping_criterion="criterion"),
+            partial(rnn, name=name, has_dipy_criterion=True),
         )
         for name in ("default", "fast", "deterministic")
     },

@@ -6,7 +6,7 @@ All arrays are in rows. A row is a number of each streamline of a block.
 """
 
 from libc.math cimport sqrt, sqrtf
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from dipy_rnn._interp cimport (
     BLOCK, MAX_COEFFS, MAX_ORDER, Angles, Turns, multiples, rotate_points,
