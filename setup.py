@@ -30,7 +30,7 @@ def kernels(name, compile_args, link_args):
     return Extension(
         f"dipy_rnn.{name}",
         [f"dipy_rnn/{name.replace('.', '/')}.pyx"],
-        depends=["dipy_rnn/_lanes.h"],
+        depends=["dipy_rnn/_lanes.h", "dipy_rnn/_rows.h"],
         include_dirs=["dipy_rnn"],
         extra_compile_args=plain + compile_args,
         extra_link_args=link_args,

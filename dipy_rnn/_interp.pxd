@@ -2,7 +2,7 @@
 """Declarations of ``_interp.pyx`` for other kernels."""
 
 cdef enum:
-    BLOCK = 16  # LANES in _lanes.h
+    BLOCK = 32  # LANES in _lanes.h
     MAX_ORDER = 16
     MAX_COEFFS = 153  # (MAX_ORDER + 1) * (MAX_ORDER + 2) / 2
 
@@ -12,6 +12,13 @@ cdef enum:
     EMPTY = 1
     DATA = 2
     NOTHING_AHEAD = 3
+
+# The eight voxels around each point of a block: offsets in floats, and weights. Whether
+# each point is inside the volume.
+cdef struct Neighbours:
+    Py_ssize_t offset[8][BLOCK]
+    float weight[8][BLOCK]
+    unsigned char inside[BLOCK]
 
 # The quarter turns about x, as sparse matrices in CSR form.
 cdef struct Turns:
@@ -29,8 +36,13 @@ cdef struct Angles:
 
 cdef Turns turns_of(tuple tables)
 
-cdef void sample_points(
+cdef void find_points(
     const float[:, :, :, ::1] volume, Py_ssize_t n_coeffs, const double* points,
+    Py_ssize_t n_points, Neighbours* near
+) noexcept nogil
+
+cdef void sample_points(
+    const float[:, :, :, ::1] volume, Py_ssize_t n_coeffs, const Neighbours* near,
     Py_ssize_t n_points, bint normalise, float* rows, unsigned char* status
 ) noexcept nogil
 

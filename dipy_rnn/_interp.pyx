@@ -20,61 +20,16 @@ from libc.stdlib cimport free, malloc
 cdef extern from "_lanes.h":
     ctypedef void wide_void
     void prefetch(const void* address) noexcept nogil
+    ctypedef float aligned_float
     void blend(
-        const float** voxels, const float* weights, Py_ssize_t n, float* out
-    ) noexcept nogil
+        const float* volume, const Py_ssize_t* offsets, const float* weights,
+        Py_ssize_t n_rows, Py_ssize_t n, float* out) noexcept nogil
+    void sparse_sums(
+        const int* starts, const int* columns, const float* values, Py_ssize_t n_rows,
+        const float* x, float* out) noexcept nogil
 
 cdef enum:
     LINE = 16  # floats in a cache line
-
-
-cdef struct Neighbours:
-    # The eight voxels around each point of a block: offsets in floats, and weights.
-    Py_ssize_t offset[8][BLOCK]
-    float weight[8][BLOCK]
-
-
-cdef inline void find_neighbours(
-    const double* points, Py_ssize_t n_points, const Py_ssize_t* size,
-    const Py_ssize_t* stride, Neighbours* near, unsigned char* inside
-) noexcept nogil:
-    """Find the eight voxels around each point of a block, and their weights.
-
-    Unused places repeat the last point. A point outside gets the voxels of 0, 0, 0.
-    """
-    cdef:
-        double weight[6][BLOCK]  # of the lower and the upper voxel, for each axis
-        Py_ssize_t offset[6][BLOCK]
-        double point, whole, limit
-        int low, high, last
-        Py_ssize_t axis, i, j, k, p
-
-    for p in range(BLOCK):
-        inside[p] = 1
-    for axis in range(3):
-        limit = size[axis] - 0.5
-        last = <int>size[axis] - 1
-        for p in range(BLOCK):
-            point = points[3 * (p if p < n_points else n_points - 1) + axis]
-            if not (point >= -0.5 and point < limit):  # NaN counts as outside
-                inside[p] = 0
-                point = 0.0
-            whole = floor(point)
-            low = <int>whole
-            high = low + 1 if low < last else last
-            low = low if low > 0 else 0
-            offset[2 * axis][p] = low * stride[axis]
-            offset[2 * axis + 1][p] = high * stride[axis]
-            weight[2 * axis + 1][p] = point - whole
-            weight[2 * axis][p] = 1.0 - weight[2 * axis + 1][p]
-    for i in range(2):
-        for j in range(2):
-            for k in range(2):
-                for p in range(BLOCK):
-                    near.offset[4 * i + 2 * j + k][p] = (
-                        offset[i][p] + offset[2 + j][p] + offset[4 + k][p])
-                    near.weight[4 * i + 2 * j + k][p] = <float>(
-                        weight[i][p] * weight[2 + j][p] * weight[4 + k][p])
 
 
 cdef inline unsigned char finish(
@@ -136,28 +91,6 @@ cdef inline void turn_about_z(
                 minus[p] = minus[p] * c[p] - a * s[p]
 
 
-cdef inline void turn_about_x(
-    const float* coeffs, Py_ssize_t n_coeffs, const int* starts, const int* columns,
-    const float* values, float* out
-) noexcept nogil:
-    """Multiply a block by a sparse matrix in CSR form."""
-    cdef:
-        Py_ssize_t row, entry, p
-        const float* source
-        float* target
-        float value
-
-    for row in range(n_coeffs):
-        target = out + row * BLOCK
-        for p in range(BLOCK):
-            target[p] = 0.0
-        for entry in range(starts[row], starts[row + 1]):
-            source = coeffs + <Py_ssize_t>columns[entry] * BLOCK
-            value = values[entry]
-            for p in range(BLOCK):
-                target[p] += value * source[p]
-
-
 cdef wide_void find_angles(
     const double* frames, Py_ssize_t n_points, Py_ssize_t order, double handedness,
     Angles* angles
@@ -210,14 +143,14 @@ cdef wide_void rotate_block(
     const Turns* turns
 ) noexcept nogil:
     """Rotate a block of coefficients by the angles of its frames, in place."""
-    cdef float there[MAX_COEFFS * BLOCK]
+    cdef aligned_float there[MAX_COEFFS * BLOCK]
 
     turn_about_z(here, order, angles.cosines[0], angles.sines[0])
-    turn_about_x(here, n_coeffs, turns.down_starts, turns.down_columns,
-                 turns.down_values, there)
+    sparse_sums(turns.down_starts, turns.down_columns, turns.down_values, n_coeffs,
+                here, there)
     turn_about_z(there, order, angles.cosines[1], angles.sines[1])
-    turn_about_x(there, n_coeffs, turns.up_starts, turns.up_columns,
-                 turns.up_values, here)
+    sparse_sums(
+        turns.up_starts, turns.up_columns, turns.up_values, n_coeffs, there, here)
     turn_about_z(here, order, angles.cosines[2], angles.sines[2])
 
 
@@ -240,7 +173,7 @@ cdef wide_void rotate_rows(
 ) noexcept nogil:
     """Rotate up to BLOCK rows of coefficients into their frames, in place."""
     cdef:
-        float block[MAX_COEFFS * BLOCK]
+        aligned_float block[MAX_COEFFS * BLOCK]
         Angles angles
         Py_ssize_t p, c
 
@@ -252,36 +185,77 @@ cdef wide_void rotate_rows(
             rows[p * n_coeffs + c] = block[c * BLOCK + p]
 
 
-cdef wide_void sample_rows(
+cdef wide_void find_rows(
     const float* volume, Py_ssize_t nx, Py_ssize_t ny, Py_ssize_t nz,
-    Py_ssize_t stride, Py_ssize_t channels, const double* points, Py_ssize_t n_points,
-    bint normalise, float* rows, unsigned char* status
+    Py_ssize_t voxel, Py_ssize_t channels, const double* points, Py_ssize_t n_points,
+    Neighbours* near
 ) noexcept nogil:
-    """Sample the first channels of a volume, which has ``stride``, at BLOCK points."""
+    """Find the eight voxels around each point of a block, and their weights.
+
+    Unused places repeat the last point. A point outside gets the voxels of 0, 0, 0. The
+    voxels, which have ``voxel`` floats, are then fetched from memory.
+    """
     cdef:
-        Neighbours near
-        unsigned char inside[BLOCK]
-        const float* voxels[8]
-        float weights[8]
+        double place[3][BLOCK]
+        double weight[6][BLOCK]  # of the lower and the upper voxel, for each axis
+        Py_ssize_t offset[6][BLOCK]
         Py_ssize_t size[3]
-        Py_ssize_t strides[3]
-        Py_ssize_t p, c, corner
+        Py_ssize_t stride[3]
+        int is_inside[BLOCK]
+        double point, limit
+        int low, last
+        Py_ssize_t axis, i, j, k, p, c, corner
 
     size[0], size[1], size[2] = nx, ny, nz
-    strides[0], strides[1], strides[2] = ny * nz * stride, nz * stride, stride
-    find_neighbours(points, n_points, size, strides, &near, inside)
-    # Start to fetch all voxels from memory before the first one is needed.
+    stride[0], stride[1], stride[2] = ny * nz * voxel, nz * voxel, voxel
+    for p in range(BLOCK):
+        is_inside[p] = 1
+        for axis in range(3):
+            place[axis][p] = points[3 * (p if p < n_points else n_points - 1) + axis]
+    # Without branches, so that the compiler can use vectors.
+    for axis in range(3):
+        limit = size[axis] - 0.5
+        last = <int>size[axis] - 1
+        for p in range(BLOCK):
+            point = place[axis][p]
+            # NaN counts as outside.
+            is_inside[p] &= <int>(point >= -0.5) & <int>(point < limit)
+        for p in range(BLOCK):
+            point = place[axis][p] if is_inside[p] else 0.0
+            low = <int>floor(point)
+            weight[2 * axis + 1][p] = point - low
+            weight[2 * axis][p] = 1.0 - weight[2 * axis + 1][p]
+            offset[2 * axis][p] = <Py_ssize_t>(low if low > 0 else 0) * stride[axis]
+            offset[2 * axis + 1][p] = (
+                <Py_ssize_t>(low + 1 if low < last else last) * stride[axis])
+    for p in range(BLOCK):
+        near.inside[p] = <unsigned char>is_inside[p]
+    for i in range(2):
+        for j in range(2):
+            for k in range(2):
+                for p in range(BLOCK):
+                    near.offset[4 * i + 2 * j + k][p] = (
+                        offset[i][p] + offset[2 + j][p] + offset[4 + k][p])
+                    near.weight[4 * i + 2 * j + k][p] = <float>(
+                        weight[i][p] * weight[2 + j][p] * weight[4 + k][p])
     for p in range(n_points):
         for corner in range(8):
             for c in range((channels + LINE - 1) // LINE):
                 prefetch(volume + near.offset[corner][p] + c * LINE)
-            prefetch(volume + near.offset[corner][p] + channels - 1)
+            if voxel % LINE:  # voxels begin anywhere in a line
+                prefetch(volume + near.offset[corner][p] + channels - 1)
+
+
+cdef wide_void sample_rows(
+    const float* volume, Py_ssize_t channels, const Neighbours* near,
+    Py_ssize_t n_points, bint normalise, float* rows, unsigned char* status
+) noexcept nogil:
+    """Sample the first channels of a volume at BLOCK points."""
+    cdef Py_ssize_t p, c
+
+    blend(volume, near.offset[0], near.weight[0], n_points, channels, rows)
     for p in range(n_points):
-        if inside[p]:
-            for corner in range(8):
-                voxels[corner] = volume + near.offset[corner][p]
-                weights[corner] = near.weight[corner][p]
-            blend(voxels, weights, channels, rows + p * channels)
+        if near.inside[p]:
             status[p] = finish(rows + p * channels, channels, normalise)
         else:
             status[p] = OUTSIDE
@@ -289,14 +263,26 @@ cdef wide_void sample_rows(
                 rows[p * channels + c] = 0.0
 
 
-cdef void sample_points(
+cdef void find_points(
     const float[:, :, :, ::1] volume, Py_ssize_t n_coeffs, const double* points,
+    Py_ssize_t n_points, Neighbours* near
+) noexcept nogil:
+    """Find the voxels around up to BLOCK points, for other kernels.
+
+    They are fetched from memory while other work is done, before they are sampled.
+    """
+    find_rows(
+        &volume[0, 0, 0, 0], volume.shape[0], volume.shape[1], volume.shape[2],
+        volume.shape[3], n_coeffs, points, n_points, near)
+
+
+cdef void sample_points(
+    const float[:, :, :, ::1] volume, Py_ssize_t n_coeffs, const Neighbours* near,
     Py_ssize_t n_points, bint normalise, float* rows, unsigned char* status
 ) noexcept nogil:
-    """Sample the first coefficients at up to BLOCK points, for other kernels."""
+    """Sample the first coefficients at points that were found, for other kernels."""
     sample_rows(
-        &volume[0, 0, 0, 0], volume.shape[0], volume.shape[1], volume.shape[2],
-        volume.shape[3], n_coeffs, points, n_points, normalise, rows, status)
+        &volume[0, 0, 0, 0], n_coeffs, near, n_points, normalise, rows, status)
 
 
 cdef void angles_of(
@@ -339,6 +325,18 @@ cdef Turns turns_of(tuple tables):
     return turns
 
 
+cdef void sample_block(
+    const float[:, :, :, ::1] volume, const double* points, Py_ssize_t n_points,
+    bint normalise, float* rows, unsigned char* status
+) noexcept nogil:
+    """Find and sample up to BLOCK points."""
+    cdef Neighbours near
+
+    find_points(volume, volume.shape[3], points, n_points, &near)
+    sample_points(
+        volume, volume.shape[3], &near, n_points, normalise, rows, status)
+
+
 def sample(
     const float[:, :, :, ::1] volume, const double[:, ::1] points,
     const double[:, :, ::1] frames, double handedness, Py_ssize_t order, tuple tables,
@@ -354,11 +352,9 @@ def sample(
 
     for block in prange(n_blocks, nogil=True, num_threads=nbr_threads,
                         schedule="static"):
-        sample_rows(
-            &volume[0, 0, 0, 0], volume.shape[0], volume.shape[1], volume.shape[2],
-            channels, channels, &points[block * BLOCK, 0],
-            min(BLOCK, n_points - block * BLOCK), normalise, &out[block * BLOCK, 0],
-            &status[block * BLOCK])
+        sample_block(
+            volume, &points[block * BLOCK, 0], min(BLOCK, n_points - block * BLOCK),
+            normalise, &out[block * BLOCK, 0], &status[block * BLOCK])
         if order > 0:
             rotate_rows(
                 &out[block * BLOCK, 0], min(BLOCK, n_points - block * BLOCK),

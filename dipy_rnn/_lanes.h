@@ -1,7 +1,8 @@
 /* Arithmetic on rows of LANES floats, which Cython cannot express. A row holds one
    number of each streamline of a block.
 
-   GCC's vector types keep the sums in registers. Other compilers use plain loops. */
+   With GCC and clang, sums stay in vector registers (_rows.h). Other compilers use
+   plain loops. */
 
 #ifndef DIPY_RNN_LANES_H
 #define DIPY_RNN_LANES_H
@@ -10,36 +11,106 @@
 #include <stdint.h>
 #include <string.h>
 
-#define LANES 16
-#define PANEL 8 /* outputs that dense() sums at a time */
-#define HALF_PANEL 4 /* vertices that ring_values() sums at a time, with their opposites */
+#define LANES 32
+#define PANEL 8 /* outputs that weighted_sums() computes at a time */
 
-/* Return type of functions that are compiled once for each vector width. Wheels are
-   built for the baseline x86-64. When the module is loaded, glibc chooses the widest
-   version that the machine supports. On other systems, and with -DONE_WIDTH, there is
-   one version, for the compiler's flags. */
+/* Wheels are built for the baseline x86-64. With GCC and glibc, functions are compiled
+   for each vector width, and the widest that the processor supports is used. Functions
+   in plain loops have the return type wide_void: glibc chooses when the module is
+   loaded. On other systems, and with -DONE_WIDTH, there is one version, for the flags
+   of the compiler. */
 #if !defined(ONE_WIDTH) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 \
     && defined(__x86_64__) && defined(__GLIBC__)
+#define MANY_WIDTHS
 #define wide_void __attribute__((target_clones( \
     "arch=x86-64-v4", "arch=x86-64-v3", "default"))) void
 #else
 #define wide_void void
 #endif
 
+/* Vectors must not cross the border of a cache line. */
 #if defined(__GNUC__)
 #define prefetch(address) __builtin_prefetch(address)
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
-typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4)));
+#define NOT_INLINE __attribute__((noinline, unused))
+#define aligned_float __attribute__((aligned(64))) float
 #else
 #define prefetch(address)
 #define ALWAYS_INLINE static __forceinline
+#define aligned_float __declspec(align(64)) float
 #endif
 
-/* Weights are stored in panels of PANEL outputs. A panel holds, input by input, PANEL
-   weights side by side. n_out is a multiple of PANEL. */
+/* Return the first address from `memory` on that is the start of a cache line. The
+   caller has allocated CACHE_LINE bytes more. */
+#define CACHE_LINE 64
+ALWAYS_INLINE float *aligned(void *memory)
+{
+    return (float *)(((uintptr_t)memory + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+}
+
+#if defined(MANY_WIDTHS)
+#define WIDTH 16
+#define TARGET __attribute__((target("arch=x86-64-v4")))
+#include "_rows.h"
+#undef WIDTH
+#undef TARGET
+#define WIDTH 8
+#define TARGET __attribute__((target("arch=x86-64-v3")))
+#include "_rows.h"
+#undef WIDTH
+#undef TARGET
+#define WIDTH 4
+#define TARGET
+#include "_rows.h"
+#define WITH_WIDEST(name, arguments) \
+    do { \
+        if (__builtin_cpu_supports("x86-64-v4")) \
+            name##_16 arguments; \
+        else if (__builtin_cpu_supports("x86-64-v3")) \
+            name##_8 arguments; \
+        else \
+            name##_4 arguments; \
+    } while (0)
+#elif defined(__GNUC__)
+#define TARGET
+#if defined(__AVX512F__)
+#define WIDTH 16
+#define WITH_WIDEST(name, arguments) name##_16 arguments
+#elif defined(__AVX__)
+#define WIDTH 8
+#define WITH_WIDEST(name, arguments) name##_8 arguments
+#else
+#define WIDTH 4
+#define WITH_WIDEST(name, arguments) name##_4 arguments
+#endif
+#include "_rows.h"
+#endif
+
+/* n_out rows of sums: out = bias + weights x. `bias` can be NULL, for zeros. Rows of x
+   are `stride` floats apart. Weights are stored in panels of PANEL outputs. A panel
+   holds, input by input, PANEL weights side by side. n_out is a multiple of PANEL. */
+ALWAYS_INLINE void weighted_sums(
+    const float *weights, const float *bias, ptrdiff_t n_in, ptrdiff_t n_out,
+    const float *x, ptrdiff_t stride, float *out)
+{
+#if defined(__GNUC__)
+    WITH_WIDEST(weighted_sums, (weights, bias, n_in, n_out, x, stride, out));
+#else
+    for (ptrdiff_t o = 0; o < n_out; o += PANEL) {
+        float sum[PANEL * LANES];
+        for (int j = 0; j < PANEL * LANES; j++)
+            sum[j] = bias ? bias[o + j / LANES] : 0.0f;
+        for (ptrdiff_t i = 0; i < n_in; i++, weights += PANEL)
+            for (int j = 0; j < PANEL; j++)
+                for (int p = 0; p < LANES; p++)
+                    sum[j * LANES + p] += weights[j] * x[i * stride + p];
+        memcpy(out + o * LANES, sum, sizeof sum);
+    }
+#endif
+}
+
 struct layer {
-    const float *weights;
+    const float *weights; /* in panels */
     const float *bias;
     ptrdiff_t n_in;
     ptrdiff_t n_out;
@@ -48,65 +119,46 @@ struct layer {
 /* out = bias + weights x */
 ALWAYS_INLINE void dense(const struct layer *layer, const float *x, float *out)
 {
-    const float *weights = layer->weights, *bias = layer->bias;
-    const ptrdiff_t n_in = layer->n_in, n_out = layer->n_out;
-    for (ptrdiff_t o = 0; o < n_out; o += PANEL) {
-#if defined(__GNUC__)
-        const lanes zero = {0};
-        lanes a0 = zero + bias[o], a1 = zero + bias[o + 1];
-        lanes a2 = zero + bias[o + 2], a3 = zero + bias[o + 3];
-        lanes a4 = zero + bias[o + 4], a5 = zero + bias[o + 5];
-        lanes a6 = zero + bias[o + 6], a7 = zero + bias[o + 7];
-        for (ptrdiff_t i = 0; i < n_in; i++, weights += PANEL) {
-            lanes value = *(const lanes *)(x + i * LANES);
-            a0 += weights[0] * value;
-            a1 += weights[1] * value;
-            a2 += weights[2] * value;
-            a3 += weights[3] * value;
-            a4 += weights[4] * value;
-            a5 += weights[5] * value;
-            a6 += weights[6] * value;
-            a7 += weights[7] * value;
-        }
-        lanes *target = (lanes *)(out + o * LANES);
-        target[0] = a0; target[1] = a1; target[2] = a2; target[3] = a3;
-        target[4] = a4; target[5] = a5; target[6] = a6; target[7] = a7;
-#else
-        float sum[PANEL * LANES];
-        for (int j = 0; j < PANEL * LANES; j++)
-            sum[j] = bias[o + j / LANES];
-        for (ptrdiff_t i = 0; i < n_in; i++, weights += PANEL)
-            for (int j = 0; j < PANEL; j++)
-                for (int p = 0; p < LANES; p++)
-                    sum[j * LANES + p] += weights[j] * x[i * LANES + p];
-        memcpy(out + o * LANES, sum, sizeof sum);
-#endif
-    }
+    weighted_sums(
+        layer->weights, layer->bias, layer->n_in, layer->n_out, x, LANES, out);
 }
 
-/* Weighted sum of n values of eight voxels. The last vector may overlap the one before:
-   the same values are written twice. */
+/* Weighted sums of n values of eight voxels, for n_rows points. offsets and weights hold
+   LANES numbers for each of the eight voxels. */
 ALWAYS_INLINE void blend(
-    const float **voxels, const float *weights, ptrdiff_t n, float *out)
+    const float *volume, const ptrdiff_t *offsets, const float *weights,
+    ptrdiff_t n_rows, ptrdiff_t n, float *out)
 {
-    const float *v0 = voxels[0], *v1 = voxels[1], *v2 = voxels[2], *v3 = voxels[3];
-    const float *v4 = voxels[4], *v5 = voxels[5], *v6 = voxels[6], *v7 = voxels[7];
-    const float w0 = weights[0], w1 = weights[1], w2 = weights[2], w3 = weights[3];
-    const float w4 = weights[4], w5 = weights[5], w6 = weights[6], w7 = weights[7];
 #if defined(__GNUC__)
-    for (ptrdiff_t c = 0; n >= LANES && c < n; c += LANES) {
-        c = c < n - LANES ? c : n - LANES;
-#define AT(voxel) (*(const lanes *)(voxel + c))
-        *(lanes *)(out + c) = ((w0 * AT(v0) + w1 * AT(v1)) + (w2 * AT(v2) + w3 * AT(v3)))
-            + ((w4 * AT(v4) + w5 * AT(v5)) + (w6 * AT(v6) + w7 * AT(v7)));
-#undef AT
-    }
-    if (n >= LANES)
-        return;
+    WITH_WIDEST(blend, (volume, offsets, weights, n_rows, n, out));
+#else
+    for (ptrdiff_t row = 0; row < n_rows; row++)
+        for (ptrdiff_t c = 0; c < n; c++) {
+            float part[4];
+            for (int k = 0; k < 4; k++) {
+                const ptrdiff_t low = 2 * k * LANES + row, high = low + LANES;
+                part[k] = weights[low] * volume[offsets[low] + c]
+                    + weights[high] * volume[offsets[high] + c];
+            }
+            out[row * n + c] = (part[0] + part[1]) + (part[2] + part[3]);
+        }
 #endif
-    for (ptrdiff_t c = 0; c < n; c++)
-        out[c] = ((w0 * v0[c] + w1 * v1[c]) + (w2 * v2[c] + w3 * v3[c]))
-            + ((w4 * v4[c] + w5 * v5[c]) + (w6 * v6[c] + w7 * v7[c]));
+}
+
+/* out = matrix x, for a sparse matrix in CSR form. */
+ALWAYS_INLINE void sparse_sums(
+    const int *starts, const int *columns, const float *values, ptrdiff_t n_rows,
+    const float *x, float *out)
+{
+#if defined(__GNUC__)
+    WITH_WIDEST(sparse_sums, (starts, columns, values, n_rows, x, out));
+#else
+    memset(out, 0, n_rows * LANES * sizeof *out);
+    for (ptrdiff_t row = 0; row < n_rows; row++)
+        for (int i = starts[row]; i < starts[row + 1]; i++)
+            for (int p = 0; p < LANES; p++)
+                out[row * LANES + p] += values[i] * x[columns[i] * LANES + p];
+#endif
 }
 
 /* Fourier parts of the values on a ring: their mean, then cosine and sine part of order
@@ -117,21 +169,11 @@ ALWAYS_INLINE void fourier_parts(
     const float *second, float *mean, float *cos_1, float *sin_1, float *cos_2,
     float *sin_2)
 {
-    const float share = 1.0f / n;
 #if defined(__GNUC__)
-    lanes m = {0}, c1 = m, s1 = m, c2 = m, s2 = m;
-    for (ptrdiff_t k = 0; k < n; k++) {
-        lanes value = *(const lanes *)(values + k * stride);
-        m += share * value;
-        c1 += first[k] * value;
-        s1 += first[n + k] * value;
-        c2 += second[k] * value;
-        s2 += second[n + k] * value;
-    }
-    *(lanes *)mean = m;
-    *(lanes *)cos_1 = c1; *(lanes *)sin_1 = s1;
-    *(lanes *)cos_2 = c2; *(lanes *)sin_2 = s2;
+    WITH_WIDEST(fourier_parts, (values, stride, n, first, second, mean, cos_1, sin_1,
+                                cos_2, sin_2));
 #else
+    const float share = 1.0f / n;
     for (int p = 0; p < LANES; p++)
         mean[p] = cos_1[p] = sin_1[p] = cos_2[p] = sin_2[p] = 0.0f;
     for (ptrdiff_t k = 0; k < n; k++)
@@ -146,78 +188,11 @@ ALWAYS_INLINE void fourier_parts(
 #endif
 }
 
-/* Add the multiples of the row x by n weights to n rows. */
-ALWAYS_INLINE void add_multiples(
-    const float *weights, ptrdiff_t n, const float *x, float *rows)
-{
-#if defined(__GNUC__)
-    const lanes value = *(const lanes *)x;
-    for (ptrdiff_t i = 0; i < n; i++)
-        *(lanes *)(rows + i * LANES) += weights[i] * value;
-#else
-    for (ptrdiff_t i = 0; i < n; i++)
-        for (int p = 0; p < LANES; p++)
-            rows[i * LANES + p] += weights[i] * x[p];
-#endif
-}
-
-/* Values at `half` vertices of a ring, and at those half a turn further (cone.py). sums
-   holds a row for each phase factor from -order to order, `stride` floats apart. Half a
-   turn further, terms of even phase factors are the same, and odd ones change sign.
-   Weights are stored in panels of HALF_PANEL vertices: even phase factors, then odd. */
-ALWAYS_INLINE void ring_values(
-    const float *weights, const float *sums, ptrdiff_t stride, ptrdiff_t order,
-    ptrdiff_t half, float *out)
-{
-    for (ptrdiff_t v = 0; v < half; v += HALF_PANEL) {
-#if defined(__GNUC__)
-        lanes e0 = {0}, e1 = e0, e2 = e0, e3 = e0, o0 = e0, o1 = e0, o2 = e0, o3 = e0;
-        for (ptrdiff_t m = 0; m <= 2 * order; m += 2, weights += HALF_PANEL) {
-            lanes value = *(const lanes *)(sums + m * stride);
-            e0 += weights[0] * value;
-            e1 += weights[1] * value;
-            e2 += weights[2] * value;
-            e3 += weights[3] * value;
-        }
-        for (ptrdiff_t m = 1; m < 2 * order; m += 2, weights += HALF_PANEL) {
-            lanes value = *(const lanes *)(sums + m * stride);
-            o0 += weights[0] * value;
-            o1 += weights[1] * value;
-            o2 += weights[2] * value;
-            o3 += weights[3] * value;
-        }
-        lanes *here = (lanes *)(out + v * LANES);
-        lanes *opposite = (lanes *)(out + (half + v) * LANES);
-        here[0] = e0 + o0; here[1] = e1 + o1; here[2] = e2 + o2; here[3] = e3 + o3;
-        opposite[0] = e0 - o0; opposite[1] = e1 - o1;
-        opposite[2] = e2 - o2; opposite[3] = e3 - o3;
-#else
-        float even[HALF_PANEL * LANES] = {0}, odd[HALF_PANEL * LANES] = {0};
-        for (int parity = 0; parity < 2; parity++)
-            for (ptrdiff_t m = parity; m <= 2 * order; m += 2, weights += HALF_PANEL)
-                for (int j = 0; j < HALF_PANEL; j++)
-                    for (int p = 0; p < LANES; p++)
-                        (parity ? odd : even)[j * LANES + p]
-                            += weights[j] * sums[m * stride + p];
-        for (int j = 0; j < HALF_PANEL * LANES; j++) {
-            out[v * LANES + j] = even[j] + odd[j];
-            out[(half + v) * LANES + j] = even[j] - odd[j];
-        }
-#endif
-    }
-}
-
 /* Raise `height` to the largest of n rows. NaN is never the largest. */
 ALWAYS_INLINE void raise_to(const float *rows, ptrdiff_t n, float *height)
 {
 #if defined(__GNUC__)
-    lanes top = *(lanes *)height;
-    for (ptrdiff_t i = 0; i < n; i++) {
-        lanes row = *(const lanes *)(rows + i * LANES);
-        integers higher = row > top;
-        top = (lanes)(((integers)row & higher) | ((integers)top & ~higher));
-    }
-    *(lanes *)height = top;
+    WITH_WIDEST(raise_to, (rows, n, height));
 #else
     for (ptrdiff_t i = 0; i < n; i++)
         for (int p = 0; p < LANES; p++)
@@ -230,13 +205,7 @@ ALWAYS_INLINE void first_from(
     const float *rows, ptrdiff_t n, const float *least, int32_t *first)
 {
 #if defined(__GNUC__)
-    const lanes limit = *(const lanes *)least;
-    integers found = {0};
-    for (ptrdiff_t i = n - 1; i >= 0; i--) {
-        integers enough = *(const lanes *)(rows + i * LANES) >= limit;
-        found = ((int32_t)i & enough) | (found & ~enough);
-    }
-    *(integers *)first = found;
+    WITH_WIDEST(first_from, (rows, n, least, first));
 #else
     memset(first, 0, LANES * sizeof *first);
     for (ptrdiff_t i = n - 1; i >= 0; i--)

@@ -18,7 +18,7 @@ from dipy_rnn.model.inputs import stack_inputs
 from dipy_rnn.model.metadata import INPUT_SIZES, ModelFileError, ModelMetadata
 from dipy_rnn.model.torchscript import ScriptedNetwork
 from dipy_rnn.model.weights import compile_network, has_kernel, read_weights
-from dipy_rnn.sampling import cone_of, join_context, quarter_turns, sample_context
+from dipy_rnn.sampling import cone_of, join_context, sample_context
 
 if TYPE_CHECKING:
     from dipy_rnn.model.architectures.architecture import CompiledNetwork
@@ -163,7 +163,7 @@ def _check_kernel(
     status = np.empty(n, np.uint8)
     kernel_state, state = kernel.init_state(n), script.init_state(n)
     cone = cone_of(order, _ANGLE_DEG)
-    run = kernel.prepare(cone, features.shape[1], _STEP_VOX, _ANGLE_DEG, 0.0, _EDGE_VOX)
+    run = kernel.prepare(volume, 1.0, cone, _STEP_VOX, _ANGLE_DEG, 0.0, _EDGE_VOX)
     values = {"step_vox": _STEP_VOX, "max_angle_deg": _ANGLE_DEG}
     ahead, _ = cone.largest(features, 0.0)
     inputs = stack_inputs(metadata.inputs or (), values | {"ahead": ahead}, n)
@@ -171,18 +171,7 @@ def _check_kernel(
         around = sample_context(context, volume, points, frames, _EDGE_VOX, features)
         features = join_context(features, around)
     for _ in range(3):  # in the first step the state is zero
-        kernel.next_directions(
-            run,
-            volume,
-            order,
-            quarter_turns(order),
-            points,
-            frames,
-            1.0,
-            kernel_state,
-            answers,
-            status,
-        )
+        kernel.next_directions(run, points, frames, kernel_state, answers, status)
         expected, state = script.step(features, direction, state, inputs)
         if not np.allclose(answers, expected, atol=1e-4):
             raise ModelFileError(

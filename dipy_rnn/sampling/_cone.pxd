@@ -2,24 +2,24 @@
 
 cdef extern from "_lanes.h":
     enum:
-        HALF_PANEL
+        CACHE_LINE
+        PANEL
     ctypedef void wide_void
-    void add_multiples(
-        const float* weights, Py_ssize_t n, const float* x, float* rows) noexcept nogil
-    void ring_values(
-        const float* weights, const float* sums, Py_ssize_t stride, Py_ssize_t order,
-        Py_ssize_t half, float* out) noexcept nogil
+    ctypedef float aligned_float
+    float* aligned(void* memory) noexcept nogil
+    void weighted_sums(
+        const float* weights, const float* bias, Py_ssize_t n_in, Py_ssize_t n_out,
+        const float* x, Py_ssize_t stride, float* out) noexcept nogil
     void raise_to(const float* rows, Py_ssize_t n, float* height) noexcept nogil
     void first_from(
         const float* rows, Py_ssize_t n, const float* least, int* first) noexcept nogil
 
 cdef struct cone_tables:
     const int* ring_sizes
-    const float* polar
+    const float* polar  # for each phase factor, in panels of rings
     const float* azimuthal
-    const float* directions
+    const float* vertices  # direction, then two tangents, of each vertex in the cone
     const float* parabola
-    const float* tangents
     const int* near
     Py_ssize_t n_rings, n_vertices, n_inside, order
     float cosine, sine, reach

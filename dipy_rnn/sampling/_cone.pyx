@@ -3,7 +3,7 @@
 """The largest value of an fODF in a cone as a kernel: ``Cone.largest``."""
 
 from libc.math cimport fabsf, sqrtf
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 import numpy as np
 
@@ -18,20 +18,41 @@ cdef enum:
     # Neighbours of a vertex, and rows of the matrix of its parabola.
     NEAR = 8
     TERMS = 5
+    # Terms are stored in rows of 8 numbers, which fit vector registers.
+    ROW = 8
+
+
+cdef object panels_of(weights):
+    """Return a matrix (inputs, outputs) in panels, for ``weighted_sums`` of ``_lanes.h``.
+
+    Outputs of zeros fill the last panel.
+    """
+    n_in, n_out = weights.shape
+    weights = np.pad(weights, ((0, 0), (0, -n_out % PANEL)))
+    return weights.reshape(n_in, -1, PANEL).transpose(1, 0, 2).ravel()
 
 
 cdef object azimuthal_in_panels(cone, order):
-    """Return the azimuthal factors of an order, for ``ring_values`` of ``_lanes.h``.
+    """Return the azimuthal factors of an order: even phase factors, then odd ones.
 
-    Only the first half of each ring is kept.
+    Only the first half of each ring is kept. Half a turn further, terms of even phase
+    factors are the same, and odd ones change sign.
     """
     skipped = len(cone.azimuthal) // 2 - order
     rows = cone.azimuthal[skipped:len(cone.azimuthal) - skipped]
-    rows = np.concatenate([rows[0::2], rows[1::2]])
     panels = []
     for start, size in zip(np.cumsum(cone.ring_sizes), cone.ring_sizes[1:]):
-        for first in range(start, start + size // 2, HALF_PANEL):
-            panels.append(rows[:, first:first + HALF_PANEL].ravel())
+        half = rows[:, start:start + size // 2]
+        panels += [panels_of(half[0::2]), panels_of(half[1::2])]
+    return np.concatenate(panels)
+
+
+cdef object polar_in_panels(cone, order):
+    """Return the polar factors: for each phase factor, those of its orders."""
+    panels = []
+    for m in range(-order, order + 1):
+        ells = np.arange(abs(m) + m % 2, order + 1, 2)
+        panels.append(panels_of(cone.polar[ells * (ells + 1) // 2 + m]))
     return np.concatenate(panels)
 
 
@@ -46,64 +67,96 @@ cdef class CompiledCone:
     """
 
     def __cinit__(self, cone, n_coeffs):
-        cdef:
-            float[:, ::1] directions = cone.directions
-            float[:, :, ::1] parabola = cone.parabola
-            float[:, :, ::1] tangents = cone.tangents
-            int[:, ::1] near = cone.near
-            int[::1] ring_sizes = cone.ring_sizes
-            float[:, ::1] polar = cone.polar
-            float[::1] azimuthal
         order = _sh_order(n_coeffs)
-        panels = azimuthal = azimuthal_in_panels(cone, order)
-        self.arrays = cone, panels  # keeps the memory alive
+        n_inside = len(cone.directions)
+        parabola = np.zeros((n_inside, NEAR, ROW), np.float32)
+        parabola[:, :, :TERMS] = cone.parabola.transpose(0, 2, 1)
+        vertices = np.concatenate(
+            [cone.directions, cone.tangents.reshape(n_inside, 6)], axis=1)
+        cdef:
+            const float[:, :, ::1] parabola_view = parabola
+            const float[:, ::1] vertices_view = vertices
+            const int[:, ::1] near = cone.near
+            const int[::1] ring_sizes = cone.ring_sizes
+            const float[::1] polar = polar_in_panels(cone, order)
+            const float[::1] azimuthal = azimuthal_in_panels(cone, order)
+        # They keep the memory alive.
+        self.arrays = cone, parabola_view, vertices_view, polar, azimuthal
         self.tables.ring_sizes = &ring_sizes[0]
-        self.tables.polar = &polar[0, 0]
+        self.tables.polar = &polar[0]
         self.tables.azimuthal = &azimuthal[0]
-        self.tables.n_rings = polar.shape[1]
+        self.tables.n_rings = ring_sizes.shape[0]
         self.tables.n_vertices = cone.azimuthal.shape[1]
         self.tables.order = order
-        self.tables.directions = &directions[0, 0]
-        self.tables.parabola = &parabola[0, 0, 0]
-        self.tables.tangents = &tangents[0, 0, 0]
+        self.tables.vertices = &vertices_view[0, 0]
+        self.tables.parabola = &parabola_view[0, 0, 0]
         self.tables.near = &near[0, 0]
-        self.tables.n_inside = directions.shape[0]
+        self.tables.n_inside = n_inside
         self.tables.cosine, self.tables.sine = cone.cosine, cone.sine
         self.tables.reach = cone.reach
 
 
+cdef inline Py_ssize_t in_panels(Py_ssize_t n) noexcept nogil:
+    """Return n, or the next multiple of PANEL."""
+    return (n + PANEL - 1) // PANEL * PANEL
+
+
 cdef Py_ssize_t room_for_values(const cone_tables* cone) noexcept nogil:
     """Return how many floats ``values`` of :func:`largest_ahead` has."""
-    return (cone.n_vertices + (2 * cone.order + 1) * cone.n_rings) * BLOCK
+    cdef Py_ssize_t ring, half = 0
+
+    for ring in range(1, cone.n_rings):
+        half = max(half, in_panels(cone.ring_sizes[ring] // 2))
+    return (cone.n_vertices + (2 * cone.order + 1) * in_panels(cone.n_rings)
+            + 2 * half + cone.order // 2 + 1) * BLOCK
 
 
 cdef inline void values_at_vertices(
     const float* block, const cone_tables* cone, float* values
 ) noexcept nogil:
-    """Write the values of the fODFs at all vertices, then the sums over the orders."""
+    """Write the values of the fODFs at all vertices. The rest of the room is used."""
     cdef:
-        Py_ssize_t stride = cone.n_rings * BLOCK, n_factors = 2 * cone.order + 1
+        Py_ssize_t n_rings = in_panels(cone.n_rings), n_even = cone.order + 1
+        Py_ssize_t stride = n_rings * BLOCK
         float* sums = values + cone.n_vertices * BLOCK
-        const float* weights = cone.azimuthal
-        Py_ssize_t order, m, ring, half, i
+        float* orders = sums + (2 * cone.order + 1) * stride
+        float* even = orders + (cone.order // 2 + 1) * BLOCK
+        float* odd
+        float* opposite
+        const float* weights = cone.polar
+        float e, o
+        Py_ssize_t ell, lowest, m, n, ring, half, i
 
     # Over the orders: a row for each phase factor m and ring.
-    memset(sums, 0, n_factors * stride * sizeof(float))
-    i = 0
-    for order in range(0, cone.order + 1, 2):
-        for m in range(cone.order - order, cone.order + order + 1):
-            add_multiples(
-                cone.polar + i * cone.n_rings, cone.n_rings, block + i * BLOCK,
-                sums + m * stride)
-            i += 1
+    for m in range(-cone.order, cone.order + 1):
+        n = 0
+        lowest = m if m > 0 else -m
+        for ell in range(lowest + lowest % 2, cone.order + 1, 2):
+            memcpy(orders + n * BLOCK, block + (ell * (ell + 1) // 2 + m) * BLOCK,
+                   BLOCK * sizeof(float))
+            n += 1
+        weighted_sums(weights, NULL, n, n_rings, orders, BLOCK,
+                      sums + (cone.order + m) * stride)
+        weights += n * n_rings
     # Over the phase factors. On the axis, only that of 0 is not zero.
     memcpy(values, sums + cone.order * stride, BLOCK * sizeof(float))
     values += BLOCK
+    weights = cone.azimuthal
     for ring in range(1, cone.n_rings):
         half = cone.ring_sizes[ring] // 2
-        ring_values(
-            weights, sums + ring * BLOCK, stride, cone.order, half, values)
-        weights += half * n_factors
+        n = in_panels(half)
+        odd = even + n * BLOCK
+        opposite = values + half * BLOCK
+        weighted_sums(
+            weights, NULL, n_even, n, sums + ring * BLOCK, 2 * stride, even)
+        weights += n_even * n
+        weighted_sums(
+            weights, NULL, n_even - 1, n, sums + stride + ring * BLOCK, 2 * stride, odd)
+        weights += (n_even - 1) * n
+        for i in range(half * BLOCK):
+            e, o = even[i], odd[i]
+            values[i] = e + o
+            opposite[i] = e - o
         values += 2 * half * BLOCK
 
 
@@ -117,14 +170,17 @@ cdef wide_void largest(
     of all points.
     """
     cdef:
-        float height[BLOCK]
-        float highest[BLOCK]
+        aligned_float height[BLOCK]
+        aligned_float highest[BLOCK]
+        aligned_float least[BLOCK]
         int vertex[BLOCK]
-        float least[BLOCK]
-        float terms[TERMS]
-        float rise, slope, determinant, along, across, length, sign
+        float terms[ROW]
+        # Of each streamline: the terms, then the vertex and its two tangents.
+        aligned_float fitted[TERMS * BLOCK]
+        aligned_float here[9 * BLOCK]
+        float rise, slope, determinant, along, across, length, scale, x, y, z
+        bint is_maximum
         const float* parabola
-        const float* tangents
         const int* near
         Py_ssize_t p, i, k
 
@@ -140,48 +196,54 @@ cdef wide_void largest(
     for p in range(BLOCK):
         found[p] = height[p] > 0.0 and height[p] >= pmf_threshold * highest[p]
         near = cone.near + vertex[p] * NEAR
-        parabola = cone.parabola + vertex[p] * NEAR * TERMS
-        tangents = cone.tangents + vertex[p] * 6
-        for i in range(TERMS):
+        parabola = cone.parabola + vertex[p] * NEAR * ROW
+        for i in range(ROW):
             terms[i] = 0.0
         for k in range(NEAR):
             rise = values[near[k] * BLOCK + p] - values[vertex[p] * BLOCK + p]
-            for i in range(TERMS):
-                terms[i] += parabola[i * NEAR + k] * rise
-        determinant = terms[2] * terms[4] - terms[3] * terms[3]
-        if determinant > 0.0 and terms[2] < 0.0:
-            along = (terms[3] * terms[1] - terms[4] * terms[0]) / determinant
-            across = (terms[3] * terms[0] - terms[2] * terms[1]) / determinant
-        else:
-            slope = sqrtf(terms[0] * terms[0] + terms[1] * terms[1])
-            slope = slope if slope > 0.0 else 1.0
-            along = terms[0] * cone.reach / slope
-            across = terms[1] * cone.reach / slope
+            for i in range(ROW):
+                terms[i] += parabola[k * ROW + i] * rise
+        for i in range(TERMS):
+            fitted[i * BLOCK + p] = terms[i]
+        for i in range(9):
+            here[i * BLOCK + p] = cone.vertices[vertex[p] * 9 + i]
+    for p in range(BLOCK):
+        # The maximum of the parabola, or uphill if it has none.
+        slope = sqrtf(fitted[p] * fitted[p] + fitted[BLOCK + p] * fitted[BLOCK + p])
+        scale = cone.reach / (slope if slope > 0.0 else 1.0)
+        along, across = fitted[p] * scale, fitted[BLOCK + p] * scale
+        determinant = (fitted[2 * BLOCK + p] * fitted[4 * BLOCK + p]
+                       - fitted[3 * BLOCK + p] * fitted[3 * BLOCK + p])
+        is_maximum = determinant > 0.0 and fitted[2 * BLOCK + p] < 0.0
+        scale = 1.0 / (determinant if is_maximum else 1.0)
+        x = fitted[3 * BLOCK + p] * fitted[BLOCK + p] - fitted[4 * BLOCK + p] * fitted[p]
+        y = fitted[3 * BLOCK + p] * fitted[p] - fitted[2 * BLOCK + p] * fitted[BLOCK + p]
+        along = x * scale if is_maximum else along
+        across = y * scale if is_maximum else across
         length = sqrtf(along * along + across * across)
-        if length > cone.reach:
-            along *= cone.reach / length
-            across *= cone.reach / length
-        elif length < ROUNDING:
-            along = 0.0
-            across = 0.0
-        for k in range(3):
-            ahead[k * BLOCK + p] = (
-                cone.directions[3 * vertex[p] + k]
-                + along * tangents[k] + across * tangents[3 + k])
-        length = sqrtf(
-            ahead[p] * ahead[p] + ahead[BLOCK + p] * ahead[BLOCK + p]
-            + ahead[2 * BLOCK + p] * ahead[2 * BLOCK + p])
-        sign = 1.0
-        if cone.cosine < ROUNDING and ahead[2 * BLOCK + p] < -ROUNDING * length:
-            sign = -1.0
-        for k in range(3):
-            ahead[k * BLOCK + p] *= sign / length
-        if ahead[2 * BLOCK + p] < cone.cosine:
-            length = sqrtf(
-                ahead[p] * ahead[p] + ahead[BLOCK + p] * ahead[BLOCK + p])
-            ahead[2 * BLOCK + p] = cone.cosine if length > 0.0 else 1.0
-            for k in range(2):
-                ahead[k * BLOCK + p] *= cone.sine / length if length > 0.0 else 0.0
+        scale = cone.reach / length if length > cone.reach else 1.0
+        scale = scale if length >= ROUNDING else 0.0
+        along *= scale
+        across *= scale
+        x = here[p] + along * here[3 * BLOCK + p] + across * here[6 * BLOCK + p]
+        y = (here[BLOCK + p] + along * here[4 * BLOCK + p]
+             + across * here[7 * BLOCK + p])
+        z = (here[2 * BLOCK + p] + along * here[5 * BLOCK + p]
+             + across * here[8 * BLOCK + p])
+        length = sqrtf(x * x + y * y + z * z)
+        scale = 1.0 / length
+        scale = -scale if cone.cosine < ROUNDING and z < -ROUNDING * length else scale
+        x *= scale
+        y *= scale
+        z *= scale
+        # A direction outside the cone is moved to its border.
+        length = sqrtf(x * x + y * y)
+        scale = cone.sine / (length if length > 0.0 else 1.0)
+        scale = scale if z < cone.cosine else 1.0
+        ahead[p] = x * scale
+        ahead[BLOCK + p] = y * scale
+        ahead[2 * BLOCK + p] = (
+            z if z >= cone.cosine else cone.cosine if length > 0.0 else 1.0)
 
 
 cdef void largest_ahead(

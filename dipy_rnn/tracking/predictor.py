@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -77,7 +77,9 @@ class Predictor:
         self.seeks_ahead = self.has_cone and self.has_peaks
         if model.compiled is not None:
             # LocalTracking asks for many states of one run: its tables are made once.
-            self.prepare = cache(model.compiled.prepare)
+            self.prepare = cache(
+                partial(model.compiled.prepare, self.data, self.handedness)
+            )
 
     def first_directions(self, points_vox: FloatArray, max_peaks: int) -> FloatArray:
         """Return the directions in which streamlines may start.
@@ -256,20 +258,16 @@ class CompiledStates:
         network = predictor.model.compiled
         assert network is not None
         self._network = network
-        self._volume = predictor.data
-        n_coeffs = predictor.data.shape[3]
-        self._order = sampling.sh_order(n_coeffs)
         conditions = predictor.conditions(config)
         self._run = predictor.prepare(
-            sampling.cone_of(self._order, config.cone_deg),
-            n_coeffs,
+            sampling.cone_of(
+                sampling.sh_order(predictor.data.shape[3]), config.cone_deg
+            ),
             conditions["step_vox"],
             conditions["max_angle_deg"],
             config.pmf_threshold,
             tuple(config.edge_vox.tolist()),
         )
-        self._turns = sampling.quarter_turns(self._order)
-        self._handedness = predictor.handedness
         self._states = self._network.init_state(n)
         n_answers = predictor.model.metadata.n_answers
         self._answers = np.zeros((n, n_answers), np.float32)
@@ -280,16 +278,7 @@ class CompiledStates:
     ) -> tuple[Float32Array, ByteArray]:
         """As :meth:`HiddenStates.predict`."""
         self._network.next_directions(
-            self._run,
-            self._volume,
-            self._order,
-            self._turns,
-            points_vox,
-            frames,
-            self._handedness,
-            self._states,
-            self._answers,
-            self._status,
+            self._run, points_vox, frames, self._states, self._answers, self._status
         )
         return self._answers, self._status
 

@@ -92,15 +92,15 @@ def walk(kernel, volume, points, frames, handedness=1.0, run=RUNS[1]):
     n_steps, n = points.shape[:2]
     order = sampling.sh_order(volume.shape[3])
     prepared = kernel.prepare(
-        cone_of(order, run[1]), volume.shape[3], *run, tuple(EDGE_VOX.tolist())
+        volume, handedness, cone_of(order, run[1]), *run, tuple(EDGE_VOX.tolist())
     )
     state = kernel.init_state(n)
     directions = np.full((n_steps, n, 3), np.nan, np.float32)
     status = np.full((n_steps, n), 9, np.uint8)
     for t in range(n_steps):
         kernel.next_directions(
-            *(prepared, volume, order, sampling.quarter_turns(order)),
-            *(points[t], frames[t], handedness, state, directions[t], status[t]),
+            *(prepared, points[t], frames[t]),
+            *(state, directions[t], status[t]),
         )
     rows = state[:, 0].transpose(0, 2, 1).reshape(-1, state.shape[2])
     return directions, status, rows[:n]

@@ -60,14 +60,11 @@ def step(kernel, volume, points, frames, state, handedness=1.0, run=RUN):
     status = np.full(len(points), 9, np.uint8)
     kernel.next_directions(
         kernel.prepare(
-            cone, volume.shape[3], step_vox, angle_deg, pmf_threshold, (1.0, 1.0, 1.0)
+            *(volume, handedness, cone),
+            *(step_vox, angle_deg, pmf_threshold, (1.0, 1.0, 1.0)),
         ),
-        volume,
-        order,
-        sampling.quarter_turns(order),
         points,
         frames,
-        handedness,
         state,
         directions,
         status,
@@ -312,9 +309,9 @@ def test_the_scale_of_the_volume_has_no_effect(random_frames):
 
 def test_fresh_states_are_zeros_in_whole_blocks():
     kernel = compiled(network(8, 12, 2))
-    for n, n_blocks in ((0, 0), (1, 1), (16, 1), (17, 2)):
+    for n, n_blocks in ((0, 0), (1, 1), (32, 1), (33, 2)):
         state = kernel.init_state(n)
-        assert state.shape == (n_blocks, 2, 12, 16) and state.dtype == np.float32
+        assert state.shape == (n_blocks, 2, 12, 32) and state.dtype == np.float32
         assert not state.any()
     assert (kernel.depth, kernel.layers, kernel.hidden) == (2, 2, 12)
 

@@ -4,7 +4,7 @@ from typing_extensions import Buffer, disjoint_base
 
 from dipy_rnn._typing import AnyArray, ByteArray, Float32Array, FloatArray
 from dipy_rnn.model.kernels._layers import CompiledRun
-from dipy_rnn.sampling import Cone, Context, Turns
+from dipy_rnn.sampling import Cone, Context
 
 @disjoint_base
 class CompiledContextGRU:
@@ -18,8 +18,9 @@ class CompiledContextGRU:
     ) -> CompiledContextGRU: ...
     def prepare(
         self,
+        volume: Float32Array,
+        handedness: float,
         cone: Cone,
-        n_coeffs: int,
         step_vox: float,
         max_angle_deg: float,
         pmf_threshold: float,
@@ -30,12 +31,8 @@ class CompiledContextGRU:
     def next_directions(
         self,
         run: CompiledRun,
-        volume: Float32Array,
-        volume_order: int,
-        turns: Turns,
         points: FloatArray | Buffer,
         frames: FloatArray | Buffer,
-        handedness: float,
         state: Float32Array,
         answers: Float32Array,
         status: ByteArray,

@@ -16,18 +16,18 @@ from libc.string cimport memcpy
 import numpy as np
 
 from dipy_rnn._interp cimport (
-    BLOCK, DATA, MAX_COEFFS, NOTHING_AHEAD, Angles, Turns, angles_of, rotate_points,
-    sample_points, turns_of,
+    BLOCK, DATA, MAX_COEFFS, NOTHING_AHEAD, Angles, Neighbours, angles_of,
+    find_points, rotate_points, sample_points,
 )
 from dipy_rnn.model.kernels._context_parts cimport (
     multiply, places, sample_around, sizes, split,
 )
 from dipy_rnn.model.kernels._layers cimport (
     CompiledRun, PANEL, dense, gru_gates, in_panels, layer, layer_of, leaky,
-    run_conditions,
 )
 from dipy_rnn.sampling._cone cimport (
-    cone_tables, largest_ahead, room_for_values, wide_void,
+    CACHE_LINE, aligned, aligned_float, cone_tables, largest_ahead, room_for_values,
+    wide_void,
 )
 
 cdef extern from "_lanes.h":
@@ -140,9 +140,9 @@ cdef wide_void to_answers(
     If there is room, the spread and the two probabilities follow.
     """
     cdef:
-        float dx[BLOCK]
-        float dy[BLOCK]
-        float dz[BLOCK]
+        aligned_float dx[BLOCK]
+        aligned_float dy[BLOCK]
+        aligned_float dz[BLOCK]
         float along, length
         float* answer
         const float* beliefs = factors + (n.every + 1) * BLOCK
@@ -177,37 +177,41 @@ cdef inline float sigmoid(float x) noexcept nogil:
 
 
 cdef void advance_block(
-    const sizes* n, const places* at, const layer* layers, const run_conditions* run,
-    const cone_tables* cone, const float[:, :, :, ::1] volume, Py_ssize_t volume_order,
-    const Turns* turns, const double* points, const double* frames,
-    Py_ssize_t n_points, double handedness, rooms* room, float* state,
-    float* answers, Py_ssize_t width, unsigned char* status
+    const sizes* n, const places* at, const layer* layers, CompiledRun run,
+    const Neighbours* near, const double* points, const double* frames,
+    Py_ssize_t n_points, rooms* room, float* state, float* answers, Py_ssize_t width,
+    unsigned char* status
 ) noexcept nogil:
-    """Write the answers for up to BLOCK streamlines. Update their states."""
+    """Write the answers for up to BLOCK streamlines. Update their states.
+
+    ``near`` are the voxels around the points.
+    """
     cdef:
-        float rows[MAX_COEFFS * BLOCK]
-        float own[MAX_COEFFS * BLOCK]
-        float ahead[3 * BLOCK]
+        aligned_float rows[MAX_COEFFS * BLOCK]
+        aligned_float own[MAX_COEFFS * BLOCK]
+        aligned_float ahead[3 * BLOCK]
         double compass[2 * BLOCK]
         unsigned char found[BLOCK]
         Angles angles
         float* conditions
-        Py_ssize_t n_coeffs = volume.shape[3]
+        Py_ssize_t n_coeffs = run.volume.shape[3]
         Py_ssize_t of_memory = n.memory * BLOCK
         Py_ssize_t of_remembered = n.remembered * BLOCK
         Py_ssize_t i, p
 
-    sample_points(volume, n_coeffs, points, n_points, False, rows, status)
-    angles_of(frames, n_points, volume_order, handedness, &angles)
-    rotate_points(rows, n_coeffs, n_points, n_coeffs, volume_order, &angles, turns, own)
-    largest_ahead(own, cone, run.pmf_threshold, room.values, ahead, found)
+    sample_points(run.volume, n_coeffs, near, n_points, False, rows, status)
+    angles_of(frames, n_points, run.order, run.handedness, &angles)
+    rotate_points(
+        rows, n_coeffs, n_points, n_coeffs, run.order, &angles, &run.turns, own)
+    largest_ahead(own, &run.cone.tables, run.conditions.pmf_threshold, room.values,
+                  ahead, found)
     for p in range(n_points):
         if status[p] == DATA and not found[p]:
             status[p] = NOTHING_AHEAD
     for i in range(n_coeffs * BLOCK, n.own_coeffs * BLOCK):
         own[i] = 0.0
-    sample_around(n, at, run.edge, own, volume, points, frames, n_points, &angles,
-                  turns, compass, room.around)
+    sample_around(n, at, run.conditions.edge, own, run.context, points, frames,
+                  n_points, &angles, &run.turns, compass, room.around)
     split(n, at, compass, own, room.around, room.invariants, room.parts)
 
     mix(layers, <const float**>room.parts, room.mixed)
@@ -218,11 +222,11 @@ cdef void advance_block(
                state + of_memory + i * of_remembered, of_remembered * sizeof(float))
     conditions = room.invariants + (n.scalars - 3) * BLOCK
     for p in range(BLOCK):
-        conditions[p] = run.log_step
-        conditions[BLOCK + p] = run.angle
+        conditions[p] = run.conditions.log_step
+        conditions[BLOCK + p] = run.conditions.angle
         conditions[2 * BLOCK + p] = ahead[2 * BLOCK + p]
     multiply(n, <const float**>room.mixed, room.short, conditions + 3 * BLOCK)
-    core(n, layers, room.invariants, run.step, room.mixed[0], room.mixed[1], state,
+    core(n, layers, room.invariants, run.conditions.step, room.mixed[0], room.mixed[1], state,
          room.work, room.factors)
     to_answers(n, room.factors, room.mixed[0], room.mixed[1], ahead, n_points,
                answers, width)
@@ -320,11 +324,14 @@ cdef class CompiledContextGRU:
         self.arrays[i] = in_panels(weight, bias, &self.network[i])
 
     def prepare(
-        self, cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold, edge_vox
+        self, volume, handedness, cone, step_vox, max_angle_deg, pmf_threshold, edge_vox
     ):
-        """Return the :class:`CompiledRun` of these arguments."""
-        return CompiledRun(
-            cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold, edge_vox)
+        """Return the :class:`CompiledRun` of these arguments.
+
+        The order of ``volume`` is not above that of the network.
+        """
+        return CompiledRun(volume, handedness, cone, step_vox, max_angle_deg,
+                           pmf_threshold, edge_vox, self.n.context_order)
 
     def init_state(self, n):
         """Return fresh states (zeros) for whole blocks of streamlines."""
@@ -332,10 +339,9 @@ cdef class CompiledContextGRU:
         return np.zeros((-(-n // BLOCK), 1, n_state, BLOCK), np.float32)
 
     def next_directions(
-        self, CompiledRun run, const float[:, :, :, ::1] volume,
-        Py_ssize_t volume_order, tuple turns, const double[:, ::1] points,
-        const double[:, :, ::1] frames, double handedness,
-        float[:, :, :, ::1] state, float[:, ::1] answers, unsigned char[::1] status
+        self, CompiledRun run, const double[:, ::1] points,
+        const double[:, :, ::1] frames, float[:, :, :, ::1] state,
+        float[:, ::1] answers, unsigned char[::1] status
     ):
         """Write the next unit directions of streamlines. Update their states.
 
@@ -346,8 +352,8 @@ cdef class CompiledContextGRU:
         cdef:
             Py_ssize_t n_points = points.shape[0]
             Py_ssize_t n_blocks = (n_points + BLOCK - 1) // BLOCK
-            Py_ssize_t block, start, i
-            Turns tables = turns_of(turns)
+            Py_ssize_t n_coeffs = run.volume.shape[3]
+            Py_ssize_t block, start, n, i
             Py_ssize_t of_values = room_for_values(&run.cone.tables)
             Py_ssize_t of_context = self.n.places * self.n.context_coeffs * BLOCK
             Py_ssize_t of_parts = self.n.vector_parts * BLOCK
@@ -357,18 +363,23 @@ cdef class CompiledContextGRU:
             Py_ssize_t of_layers = (self.n.hidden + self.n.memory + PANEL) * BLOCK
             places at
             rooms room
+            # Voxels of this block, and of the next one, which are being fetched.
+            Neighbours near[2]
+            void* memory
 
         at.offsets = &self.offsets[0, 0]
         at.roll_cosines = &self.roll_cosines[0, 0]
         at.roll_sines = &self.roll_sines[0, 0]
         at.first = &self.first[0, 0]
         at.second = &self.second[0, 0]
-        room.values = <float*>malloc(
+        memory = malloc(
             (of_values + of_context + 4 * of_parts + 8 * of_mixed + of_factors
-             + self.n.invariants * BLOCK + 9 * of_layers) * sizeof(float))
-        if room.values == NULL:
+             + self.n.invariants * BLOCK + 9 * of_layers)
+            * sizeof(float) + CACHE_LINE)
+        if memory == NULL:
             raise MemoryError
         with nogil:
+            room.values = aligned(memory)
             room.around = room.values + of_values
             room.factors = room.around + of_context
             room.invariants = room.factors + of_factors
@@ -382,13 +393,19 @@ cdef class CompiledContextGRU:
                 room.short[i] = room.short[i - 1] + of_mixed
             for block in range(n_blocks):
                 start = block * BLOCK
+                n = min(BLOCK, n_points - start)
+                if block == 0:
+                    find_points(run.volume, n_coeffs, &points[0, 0], n, &near[0])
+                if block + 1 < n_blocks:
+                    find_points(
+                        run.volume, n_coeffs, &points[start + BLOCK, 0],
+                        min(BLOCK, n_points - start - BLOCK), &near[(block + 1) % 2])
                 advance_block(
-                    &self.n, &at, self.network, &run.conditions, &run.cone.tables,
-                    volume, volume_order, &tables, &points[start, 0],
-                    &frames[start, 0, 0], min(BLOCK, n_points - start), handedness,
-                    &room, &state[block, 0, 0, 0], &answers[start, 0],
-                    answers.shape[1], &status[start])
-            free(room.values)
+                    &self.n, &at, self.network, run, &near[block % 2],
+                    &points[start, 0], &frames[start, 0, 0], n, &room,
+                    &state[block, 0, 0, 0], &answers[start, 0], answers.shape[1],
+                    &status[start])
+            free(memory)
 
 
 def _mixing(weights, name, n_in, n_out):

@@ -9,20 +9,17 @@ from libc.math cimport sqrt, sqrtf
 from libc.string cimport memcpy
 
 from dipy_rnn._interp cimport (
-    BLOCK, MAX_COEFFS, MAX_ORDER, Angles, Turns, multiples, rotate_points,
-    sample_points,
+    BLOCK, MAX_COEFFS, MAX_ORDER, Angles, Neighbours, Turns, find_points, multiples,
+    rotate_points, sample_points,
 )
 
 cdef extern from "_lanes.h":
     ctypedef void wide_void
+    ctypedef float aligned_float
     void fourier_parts(
         const float* values, Py_ssize_t stride, Py_ssize_t n, const float* first,
         const float* second, float* mean, float* cos_1, float* sin_1, float* cos_2,
         float* sin_2) noexcept nogil
-
-cdef enum:
-    VECTOR = 16  # floats in the widest register
-
 
 cdef inline void power_of(
     const float* block, Py_ssize_t n_coeffs, float* power
@@ -66,7 +63,7 @@ cdef wide_void find_compass(
 ) noexcept nogil:
     """Write cosine and sine of the compass: ``sampling.compass``."""
     cdef:
-        float power[BLOCK]
+        aligned_float power[BLOCK]
         double x, y, length
         Py_ssize_t p
 
@@ -85,8 +82,8 @@ cdef wide_void roll_angles(
 ) noexcept nogil:
     """Add the angle of the compass to the third angle of the frames."""
     cdef:
-        float c[(MAX_ORDER + 1) * BLOCK]
-        float s[(MAX_ORDER + 1) * BLOCK]
+        aligned_float c[(MAX_ORDER + 1) * BLOCK]
+        aligned_float s[(MAX_ORDER + 1) * BLOCK]
         Py_ssize_t i
 
     rolled[0] = angles[0]
@@ -111,29 +108,26 @@ cdef void sample_around(
         double* cosine = compass
         double* sine = compass + BLOCK
         double here[3 * BLOCK]
-        double x, y
-        float rows[MAX_COEFFS * BLOCK]
+        aligned_float rows[MAX_COEFFS * BLOCK]
         unsigned char status[BLOCK]
         Angles rolled
-        const double* offset
+        # Voxels of this place, and of the next one, which are being fetched.
+        Neighbours near[2]
         float* target
-        # Whole vectors of floats are blended faster, if the volume has as many.
-        Py_ssize_t sampled = min(
-            volume.shape[3], (n.context_coeffs + VECTOR - 1) // VECTOR * VECTOR)
-        Py_ssize_t place, p, axis, m = n.context_order + 1
+        Py_ssize_t sampled = volume.shape[3]  # whole cache lines
+        Py_ssize_t place, m = n.context_order + 1
 
     find_compass(own, n.own_coeffs, n.steady, cosine, sine)
     roll_angles(angles, cosine, sine, n.context_order, &rolled)
-    for place in range(n.places):
-        offset = at.offsets + 3 * place
-        for p in range(n_points):
-            x = offset[0] * cosine[p] - offset[1] * sine[p]
-            y = offset[0] * sine[p] + offset[1] * cosine[p]
-            for axis in range(3):
-                here[3 * p + axis] = points[3 * p + axis] + edge[axis] * (
-                    x * frames[9 * p + axis] + y * frames[9 * p + 3 + axis]
-                    + offset[2] * frames[9 * p + 6 + axis])
-        sample_points(volume, sampled, here, n_points, False, rows, status)
+    for place in range(-1, n.places):
+        if place + 1 < n.places:
+            place_of(at.offsets + 3 * (place + 1), edge, cosine, sine, points, frames,
+                     n_points, here)
+            find_points(volume, sampled, here, n_points, &near[(place + 1) % 2])
+        if place < 0:
+            continue
+        sample_points(
+            volume, sampled, &near[place % 2], n_points, False, rows, status)
         target = around + place * n.context_coeffs * BLOCK
         rotate_points(rows, sampled, n_points, n.context_coeffs, n.context_order,
                       &rolled if place >= n.ahead else angles, turns, target)
@@ -142,12 +136,30 @@ cdef void sample_around(
                        at.roll_sines + place * m)
 
 
+cdef wide_void place_of(
+    const double* offset, const double* edge, const double* cosine, const double* sine,
+    const double* points, const double* frames, Py_ssize_t n_points, double* here
+) noexcept nogil:
+    """Write one place of the context of each point, in voxel coordinates."""
+    cdef:
+        double x, y
+        Py_ssize_t p, axis
+
+    for p in range(n_points):
+        x = offset[0] * cosine[p] - offset[1] * sine[p]
+        y = offset[0] * sine[p] + offset[1] * cosine[p]
+        for axis in range(3):
+            here[3 * p + axis] = points[3 * p + axis] + edge[axis] * (
+                x * frames[9 * p + axis] + y * frames[9 * p + 3 + axis]
+                + offset[2] * frames[9 * p + 6 + axis])
+
+
 cdef wide_void scale_all(const sizes* n, float* own, float* around) noexcept nogil:
     """Divide the coefficients at and around a point by one number: join_context."""
     cdef:
-        float power[BLOCK]
-        float scale[BLOCK]
-        float beside[BLOCK]
+        aligned_float power[BLOCK]
+        aligned_float scale[BLOCK]
+        aligned_float beside[BLOCK]
         Py_ssize_t place, c, p
         float value
 
@@ -216,7 +228,7 @@ cdef inline void parts_of_ring(
     the means of coefficients of +m.
     """
     cdef:
-        float mean[BLOCK]
+        aligned_float mean[BLOCK]
         Py_ssize_t ell, m, row, c = 0, even = 0, odd = 0
 
     for ell in range(0, n.context_order + 1, 2):
@@ -274,10 +286,10 @@ cdef wide_void split_block(
         Py_ssize_t n_scalars = n.order // 2 + 1
         const float* ring
         float* higher
-        float c1[BLOCK]
-        float s1[BLOCK]
-        float c2[BLOCK]
-        float s2[BLOCK]
+        aligned_float c1[BLOCK]
+        aligned_float s1[BLOCK]
+        aligned_float c2[BLOCK]
+        aligned_float s2[BLOCK]
         Py_ssize_t i, p
 
     for p in range(BLOCK):
@@ -336,8 +348,8 @@ cdef wide_void multiply_block(
         const float* ay
         const float* bx
         const float* by
-        float square_x[BLOCK]
-        float square_y[BLOCK]
+        aligned_float square_x[BLOCK]
+        aligned_float square_y[BLOCK]
         Py_ssize_t a, b, p
 
     shorten(mixed[0], mixed[1], n.every, n.short_square, short[0], short[1])

@@ -1,5 +1,6 @@
 # Layers of networks, and the conditions of a run, for the kernels of networks.
 
+from dipy_rnn._interp cimport Turns
 from dipy_rnn.sampling._cone cimport CompiledCone
 
 cdef extern from "_lanes.h":
@@ -25,6 +26,12 @@ cdef struct run_conditions:
 
 cdef class CompiledRun:
     cdef:
+        const float[:, :, :, ::1] volume
+        const float[:, :, :, ::1] context  # its lower orders, around the points
+        Py_ssize_t order
+        double handedness
+        Turns turns
+        tuple tables  # of the turns
         CompiledCone cone
         run_conditions conditions
 

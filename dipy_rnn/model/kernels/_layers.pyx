@@ -6,6 +6,12 @@ from libc.math cimport log
 
 import numpy as np
 
+from dipy_rnn._interp cimport turns_of
+from dipy_rnn.sampling._cone cimport CACHE_LINE
+
+from dipy_rnn.sampling.rotation import quarter_turns as _quarter_turns
+from dipy_rnn.sampling.rotation import sh_order as _sh_order
+
 
 cdef object in_panels(weight, bias, layer* target):
     """Store a layer in panels (``_lanes.h``). Rows of zeros fill the last panel.
@@ -41,13 +47,15 @@ cdef tuple layer_of(weights, name, n_out, n_in):
 
 
 cdef class CompiledRun:
-    """The conditions of a run, and the tables of its cone.
+    """What does not change during a run: the volume, the conditions, the cone.
 
     Parameters
     ----------
+    volume : array of shape (X, Y, Z, C)
+        Coefficients in ``tournier07``, not legacy.
+    handedness : float
+        Handedness of the voxel axes.
     cone : dipy_rnn.sampling.Cone
-    n_coeffs : int
-        Number of coefficients of the volume.
     step_vox : float
         Step size in edges of a voxel.
     max_angle_deg : float
@@ -55,13 +63,43 @@ cdef class CompiledRun:
     pmf_threshold : float
     edge_vox : sequence of 3 floats
         An edge of a voxel along each axis, in voxel coordinates.
+    context_order : int or None
+        Highest order of the coefficients that are sampled around the points.
     """
 
-    def __cinit__(self, cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold, edge_vox):
-        self.cone = CompiledCone(cone, n_coeffs)
+    def __cinit__(
+        self, volume, handedness, cone, step_vox, max_angle_deg, pmf_threshold,
+        edge_vox, context_order
+    ):
+        self.volume = volume
+        self.order = _sh_order(volume.shape[3])
+        self.handedness = handedness
+        self.tables = _quarter_turns(self.order)
+        self.turns = turns_of(self.tables)
+        self.cone = CompiledCone(cone, volume.shape[3])
         self.conditions.step = step_vox
         self.conditions.log_step = log(step_vox)
         self.conditions.angle = np.deg2rad(max_angle_deg)
         self.conditions.pmf_threshold = pmf_threshold
         for axis in range(3):
             self.conditions.edge[axis] = edge_vox[axis]
+        if context_order is not None:
+            self.context = _lower_orders(volume, context_order)
+
+
+def _lower_orders(volume, order):
+    """Return the coefficients up to an order. Each voxel begins with a cache line.
+
+    Zeros fill the last line of a voxel. A voxel is fetched and sampled faster than from
+    the whole volume, whose voxels begin anywhere in a line.
+    """
+    n_coeffs = (order + 1) * (order + 2) // 2
+    line = CACHE_LINE // sizeof(float)
+    shape = *volume.shape[:3], -(-n_coeffs // line) * line
+    memory = np.empty(np.prod(shape) + line, np.float32)
+    start = -memory.ctypes.data % CACHE_LINE // sizeof(float)
+    lower = memory[start:len(memory) - line + start].reshape(shape)
+    n_coeffs = min(n_coeffs, volume.shape[3])
+    lower[..., :n_coeffs] = volume[..., :n_coeffs]
+    lower[..., n_coeffs:] = 0
+    return lower

@@ -5,7 +5,7 @@ from typing_extensions import Buffer, disjoint_base
 from dipy_rnn._typing import AnyArray, ByteArray, Float32Array, FloatArray
 from dipy_rnn.model.architectures import FrameConstants
 from dipy_rnn.model.kernels._layers import CompiledRun
-from dipy_rnn.sampling import Cone, Turns
+from dipy_rnn.sampling import Cone
 
 @disjoint_base
 class CompiledMovingFrameGRU:
@@ -26,8 +26,9 @@ class CompiledMovingFrameGRU:
     ) -> CompiledMovingFrameGRU: ...
     def prepare(
         self,
+        volume: Float32Array,
+        handedness: float,
         cone: Cone,
-        n_coeffs: int,
         step_vox: float,
         max_angle_deg: float,
         pmf_threshold: float,
@@ -38,12 +39,8 @@ class CompiledMovingFrameGRU:
     def next_directions(
         self,
         run: CompiledRun,
-        volume: Float32Array,
-        volume_order: int,
-        turns: Turns,
         points: FloatArray | Buffer,
         frames: FloatArray | Buffer,
-        handedness: float,
         state: Float32Array,
         directions: Float32Array,
         status: ByteArray,

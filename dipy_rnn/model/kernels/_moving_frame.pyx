@@ -16,15 +16,15 @@ from libc.string cimport memcpy
 import numpy as np
 
 from dipy_rnn._interp cimport (
-    BLOCK, DATA, MAX_COEFFS, MAX_ORDER, NOTHING_AHEAD, Angles, Turns, angles_of,
-    multiples, rotate_points, sample_points, turns_of,
+    BLOCK, DATA, MAX_COEFFS, MAX_ORDER, NOTHING_AHEAD, Angles, Neighbours, angles_of,
+    find_points, multiples, rotate_points, sample_points,
 )
 from dipy_rnn.model.kernels._layers cimport (
     CompiledRun, PANEL, dense, gru_gates, in_panels, layer, layer_of, leaky,
     run_conditions,
 )
 from dipy_rnn.sampling._cone cimport (
-    cone_tables, largest_ahead, room_for_values, wide_void,
+    CACHE_LINE, aligned, aligned_float, largest_ahead, room_for_values, wide_void,
 )
 
 cdef enum:
@@ -167,8 +167,8 @@ cdef wide_void invariants_of(
     of +m and -m, then the pairs rotated to the two reference axes.
     """
     cdef:
-        float cosines[2 * (MAX_ORDER + 1) * BLOCK]
-        float sines[2 * (MAX_ORDER + 1) * BLOCK]
+        aligned_float cosines[2 * (MAX_ORDER + 1) * BLOCK]
+        aligned_float sines[2 * (MAX_ORDER + 1) * BLOCK]
         double cosine[BLOCK]
         double sine[BLOCK]
         float faded[2 * BLOCK]
@@ -253,34 +253,35 @@ cdef wide_void invariants_of(
 
 
 cdef void sample_invariants(
-    const float[:, :, :, ::1] volume, const double* points, const double* frames,
-    Py_ssize_t n_points, double handedness, Py_ssize_t volume_order,
-    const Turns* turns, const cone_tables* cone, const run_conditions* run,
+    CompiledRun run, const Neighbours* near, const double* frames, Py_ssize_t n_points,
     Py_ssize_t order, Py_ssize_t n_invariants, const float* slope, float coarse,
     float fade, float* values, float* invariants, float* vectors, float* ahead,
     unsigned char* status
 ) noexcept nogil:
-    """Sample up to BLOCK points and write their invariants, vectors and ``ahead``."""
+    """Sample up to BLOCK points and write their invariants, vectors and ``ahead``.
+
+    ``near`` are the voxels around the points.
+    """
     cdef:
-        float rows[MAX_COEFFS * BLOCK]
-        float block[MAX_COEFFS * BLOCK]
+        aligned_float rows[MAX_COEFFS * BLOCK]
+        aligned_float block[MAX_COEFFS * BLOCK]
         unsigned char found[BLOCK]
         Angles angles
+        Py_ssize_t n_coeffs = run.volume.shape[3]
         Py_ssize_t p
 
-    sample_points(volume, volume.shape[3], points, n_points, True, rows, status)
-    angles_of(frames, n_points, volume_order, handedness, &angles)
+    sample_points(run.volume, n_coeffs, near, n_points, True, rows, status)
+    angles_of(frames, n_points, run.order, run.handedness, &angles)
     rotate_points(
-        rows, volume.shape[3], n_points, volume.shape[3], volume_order, &angles, turns,
-        block)
-    largest_ahead(block, cone, run.pmf_threshold, values, ahead, found)
+        rows, n_coeffs, n_points, n_coeffs, run.order, &angles, &run.turns, block)
+    largest_ahead(
+        block, &run.cone.tables, run.conditions.pmf_threshold, values, ahead, found)
     for p in range(n_points):
         if status[p] == DATA and not found[p]:
             status[p] = NOTHING_AHEAD
-    invariants_of(
-        block, volume.shape[3], order, slope, coarse, fade, invariants, vectors)
+    invariants_of(block, n_coeffs, order, slope, coarse, fade, invariants, vectors)
     conditions_of(
-        ahead, vectors, order // 2 + 2, run,
+        ahead, vectors, order // 2 + 2, &run.conditions,
         invariants + (n_invariants - CONDITIONS - OF_AHEAD) * BLOCK)
 
 
@@ -345,40 +346,34 @@ cdef class CompiledMovingFrameGRU:
             in_panels(weight, bias, self.network + len(self.arrays)))
 
     def prepare(
-        self, cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold, edge_vox
+        self, volume, handedness, cone, step_vox, max_angle_deg, pmf_threshold, edge_vox
     ):
-        """Return the :class:`CompiledRun` of these arguments."""
-        return CompiledRun(
-            cone, n_coeffs, step_vox, max_angle_deg, pmf_threshold, edge_vox)
+        """Return the :class:`CompiledRun` of these arguments.
+
+        The order of ``volume`` is not above that of the network.
+        """
+        return CompiledRun(volume, handedness, cone, step_vox, max_angle_deg,
+                           pmf_threshold, edge_vox, None)
 
     def init_state(self, n):
         """Return fresh states (zeros) for whole blocks of streamlines."""
         return np.zeros((-(-n // BLOCK), self.layers, self.hidden, BLOCK), np.float32)
 
     def next_directions(
-        self, CompiledRun run, const float[:, :, :, ::1] volume,
-        Py_ssize_t volume_order, tuple turns, const double[:, ::1] points,
-        const double[:, :, ::1] frames, double handedness,
-        float[:, :, :, ::1] state, float[:, ::1] directions, unsigned char[::1] status
+        self, CompiledRun run, const double[:, ::1] points,
+        const double[:, :, ::1] frames, float[:, :, :, ::1] state,
+        float[:, ::1] directions, unsigned char[::1] status
     ):
         """Write the next unit directions of streamlines. Update their states.
 
         Parameters
         ----------
         run : CompiledRun
-            Made by :meth:`prepare`, for this number of coefficients.
-        volume : array of shape (X, Y, Z, C)
-            Coefficients in ``tournier07``, not legacy, of ``volume_order``.
-        volume_order : int
-            Not above the order of the network.
-        turns : tuple
-            :func:`dipy_rnn.sampling.quarter_turns` of that order.
+            Made by :meth:`prepare`.
         points : array of shape (n, 3)
             Voxel coordinates.
         frames : array of shape (n, 3, 3)
             Moving frames.
-        handedness : float
-            Handedness of the voxel axes.
         state : array of shape (n_blocks, layers, hidden, BLOCK)
             Updated in place.
         directions : array of shape (n, 3)
@@ -390,23 +385,27 @@ cdef class CompiledMovingFrameGRU:
             Py_ssize_t n_points = points.shape[0]
             Py_ssize_t n_blocks = (n_points + BLOCK - 1) // BLOCK
             Py_ssize_t block, start, n
-            Turns tables = turns_of(turns)
+            Py_ssize_t n_coeffs = run.volume.shape[3]
             Py_ssize_t n_values = room_for_values(&run.cone.tables)
             Py_ssize_t n_factors = (2 * self.n_vectors + PANEL) * BLOCK
             Py_ssize_t n_work = 8 * (self.hidden + PANEL) * BLOCK
-            float ahead[3 * BLOCK]
+            aligned_float ahead[3 * BLOCK]
+            # Voxels of this block, and of the next one, which are being fetched.
+            Neighbours near[2]
+            void* memory
             float* values
             float* invariants
             float* vectors
             float* factors
             float* work
 
-        values = <float*>malloc(
+        memory = malloc(
             (n_values + self.n_invariants * BLOCK + 2 * n_factors + n_work)
-            * sizeof(float))
-        if values == NULL:
+            * sizeof(float) + CACHE_LINE)
+        if memory == NULL:
             raise MemoryError
         with nogil:
+            values = aligned(memory)
             invariants = values + n_values
             vectors = invariants + self.n_invariants * BLOCK
             factors = vectors + n_factors
@@ -414,10 +413,15 @@ cdef class CompiledMovingFrameGRU:
             for block in range(n_blocks):
                 start = block * BLOCK
                 n = min(BLOCK, n_points - start)
+                if block == 0:
+                    find_points(run.volume, n_coeffs, &points[0, 0], n, &near[0])
+                if block + 1 < n_blocks:
+                    find_points(
+                        run.volume, n_coeffs, &points[start + BLOCK, 0],
+                        min(BLOCK, n_points - start - BLOCK), &near[(block + 1) % 2])
                 sample_invariants(
-                    volume, &points[start, 0], &frames[start, 0, 0], n, handedness,
-                    volume_order, &tables, &run.cone.tables, &run.conditions,
-                    self.order, self.n_invariants, &self.slope[0], self.coarse, self.fade, values,
+                    run, &near[block % 2], &frames[start, 0, 0], n, self.order,
+                    self.n_invariants, &self.slope[0], self.coarse, self.fade, values,
                     invariants, vectors, ahead, &status[start])
                 core(
                     self.network, self.depth, self.layers, self.hidden, invariants,
@@ -425,4 +429,4 @@ cdef class CompiledMovingFrameGRU:
                     factors)
                 to_direction(
                     factors, vectors, ahead, self.n_vectors, n, &directions[start, 0])
-            free(values)
+            free(memory)
