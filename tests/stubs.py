@@ -93,7 +93,7 @@ class Recorder:
     """
 
     def __init__(self, shape=(2000, 3, 3), turn_deg=0.0):
-        self.model = SimpleNamespace(device="cpu")
+        self.model = SimpleNamespace(device="cpu", compiled=None)
         self.axes, self.data = np.eye(3), np.empty((*shape, 0), np.float32)
         self.in_frame, self.has_cone = True, False
         angle = np.deg2rad(turn_deg)

@@ -1,10 +1,10 @@
-# SplitMix64, a random generator. Other kernels use it, too.
+# Errors of directions, and SplitMix64, a random generator, for other kernels.
 #
 # G. L. Steele, D. Lea, C. H. Flood: Fast splittable pseudorandom number generators,
 # OOPSLA 2014, https://doi.org/10.1145/2660193.2660195. The constants are those of
 # https://prng.di.unimi.it/splitmix64.c (S. Vigna).
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 
 cdef inline uint64_t golden() noexcept nogil:
@@ -23,3 +23,9 @@ cdef inline double draw(uint64_t* state) noexcept nogil:
     """Draw from [0, 1): the top 53 bits of a step."""
     state[0] += golden()
     return (mix(state[0]) >> 11) * (1.0 / 9007199254740992.0)
+
+
+cdef void add_all_errors(
+    float* answers, Py_ssize_t n, Py_ssize_t width, Py_ssize_t column, double scale,
+    const uint64_t* keys, const int64_t* numbers, double step, double freedom
+) noexcept nogil

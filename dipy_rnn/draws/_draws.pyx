@@ -47,6 +47,17 @@ def add_errors(
     const uint64_t[::1] keys, const int64_t[::1] numbers, double step, double freedom
 ):
     """Add errors to directions, in place (``errors.py``)."""
+    with nogil:
+        add_all_errors(
+            &answers[0, 0], answers.shape[0], answers.shape[1], column, scale, &keys[0],
+            &numbers[0], step, freedom)
+
+
+cdef void add_all_errors(
+    float* answers, Py_ssize_t n, Py_ssize_t width, Py_ssize_t column, double scale,
+    const uint64_t* keys, const int64_t* numbers, double step, double freedom
+) noexcept nogil:
+    """Do what :func:`add_errors` does, for other kernels."""
     cdef:
         double error[2]
         double arc, part, size
@@ -55,17 +66,16 @@ def add_errors(
         bint is_backward
         Py_ssize_t p
 
-    with nogil:
-        for p in range(answers.shape[0]):
-            is_backward = numbers[p] < 0
-            number = -numbers[p] if is_backward else numbers[p]
-            arc = (number - 1) * step
-            knot = <int64_t>floor(arc)
-            part = 0.5 * PI * (arc - knot)
-            base = mix(keys[p] + 1)
-            error[0] = error[1] = 0.0
-            add_knot(base, knot, is_backward, cos(part), freedom, error)
-            add_knot(base, knot + 1, is_backward, sin(part), freedom, error)
-            size = scale * answers[p, column]
-            answers[p, 0] += <float>(size * error[0])
-            answers[p, 1] += <float>(size * error[1])
+    for p in range(n):
+        is_backward = numbers[p] < 0
+        number = -numbers[p] if is_backward else numbers[p]
+        arc = (number - 1) * step
+        knot = <int64_t>floor(arc)
+        part = 0.5 * PI * (arc - knot)
+        base = mix(keys[p] + 1)
+        error[0] = error[1] = 0.0
+        add_knot(base, knot, is_backward, cos(part), freedom, error)
+        add_knot(base, knot + 1, is_backward, sin(part), freedom, error)
+        size = scale * answers[p * width + column]
+        answers[p * width] += <float>(size * error[0])
+        answers[p * width + 1] += <float>(size * error[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from dipy_rnn._typing import Float32Array, IntArray, KeyArray
 from dipy_rnn.draws import _draws
@@ -53,6 +53,7 @@ class DirectionErrors:
     column: int
     scale: float
     step_edges: float
+    freedom: ClassVar[float] = FREEDOM
 
     @property
     def step_knots(self) -> float:
@@ -75,5 +76,11 @@ class DirectionErrors:
             -2 .. in the backward half.
         """
         _draws.add_errors(
-            answers, self.column, self.scale, keys, numbers, self.step_knots, FREEDOM
+            answers,
+            self.column,
+            self.scale,
+            keys,
+            numbers,
+            self.step_knots,
+            self.freedom,
         )

@@ -21,7 +21,7 @@ from dipy_rnn.model.weights import compile_network, has_kernel, read_weights
 from dipy_rnn.sampling import cone_of, join_context, sample_context
 
 if TYPE_CHECKING:
-    from dipy_rnn.model.architectures.architecture import CompiledNetwork
+    from dipy_rnn.model.kernels._layers import CompiledNetwork
 
 # The conditions under which a kernel is compared with the TorchScript.
 _STEP_VOX, _ANGLE_DEG = 0.5, 60.0

@@ -18,7 +18,7 @@ from dipy_rnn.sampling import FeatureVolume, sh_order, with_order
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dipy_rnn.model.architectures.architecture import CompiledNetwork
+    from dipy_rnn.model.kernels._layers import CompiledNetwork
     from dipy_rnn.model.torchscript import ScriptedNetwork
 
 #: Methods of tracking, with DIPY's names.

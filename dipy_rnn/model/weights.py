@@ -19,7 +19,7 @@ from dipy_rnn.model.architectures import ARCHITECTURES
 from dipy_rnn.model.metadata import ModelFileError, ModelMetadata
 
 if TYPE_CHECKING:
-    from dipy_rnn.model.architectures.architecture import CompiledNetwork
+    from dipy_rnn.model.kernels._layers import CompiledNetwork
 
 _FOLDER, _SUFFIX = "weights/", ".npy"
 

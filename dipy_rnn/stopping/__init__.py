@@ -13,6 +13,7 @@ from dipy_rnn.stopping.criteria import (
 from dipy_rnn.stopping.evaluate import (
     BatchedStoppingCriterion,
     StoppingCriterion,
+    compiled_decision,
     evaluate_criterion,
     is_stateless,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "ThresholdStoppingCriterion",
     "Tissues",
     "check_criterion_grid",
+    "compiled_decision",
     "decompose",
     "evaluate_criterion",
     "format_fates",

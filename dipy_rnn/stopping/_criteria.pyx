@@ -7,7 +7,7 @@ The kernels do not check their arguments and raise no exceptions. ``criteria.py`
 sums are in double precision and in DIPY's order. ``setup.py`` prevents the compiler
 from rearranging them.
 
-:func:`check_dipy` calls the compiled method of one of DIPY's own criteria instead.
+:class:`DipyDecision` calls the compiled method of one of DIPY's own criteria instead.
 DIPY's wheels have no ``.pxd`` files, so this file repeats the beginning of
 ``dipy/tracking/stopping_criterion.pxd``. Cython stores a pointer to the table of the
 methods behind the header of each object, and a capsule with the same table in the
@@ -101,67 +101,113 @@ cdef inline bint interpolate(
     return True
 
 
-def check_threshold(
-    const double[:, :, ::1] metric_map, double threshold,
-    const double[:, ::1] points, int64_t[::1] reasons
-):
-    """End where the map is not above the threshold."""
-    cdef:
-        Map volume = map_of(metric_map)
-        double value
-        Py_ssize_t p
+cdef class Decision:
+    """The decisions of a criterion at many points. Subclasses decide."""
 
-    with nogil:
-        for p in range(points.shape[0]):
+    def __call__(
+        self, const double[:, ::1] points, int64_t[::1] reasons,
+        const uint64_t[::1] seed_keys=None, const int64_t[::1] point_numbers=None
+    ):
+        """Decide at points, in place (``evaluate.py``)."""
+        cdef:
+            Py_ssize_t n = points.shape[0]
+            const uint64_t* keys = NULL
+            const int64_t* numbers = NULL
+
+        if n and seed_keys is not None:
+            keys, numbers = &seed_keys[0], &point_numbers[0]
+        if n:
+            with nogil:
+                self.decide(&points[0, 0], &reasons[0], keys, numbers, n)
+
+    cdef void decide(
+        self, const double* points, int64_t* reasons, const uint64_t* seed_keys,
+        const int64_t* point_numbers, Py_ssize_t n
+    ) noexcept nogil:
+        """Do what calling it does. A criterion that draws at random needs the keys."""
+
+
+cdef class ThresholdDecision(Decision):
+    """Ends where the map is not above the threshold."""
+
+    cdef:
+        const double[:, :, ::1] metric_map
+        double threshold
+
+    def __cinit__(self, metric_map, threshold):
+        self.metric_map, self.threshold = metric_map, threshold
+
+    cdef void decide(
+        self, const double* points, int64_t* reasons, const uint64_t* seed_keys,
+        const int64_t* point_numbers, Py_ssize_t n
+    ) noexcept nogil:
+        cdef:
+            Map volume = map_of(self.metric_map)
+            double value
+            Py_ssize_t p
+
+        for p in range(n):
             if reasons[p] != RUNNING:
                 continue
-            if not interpolate(&volume, &points[p, 0], &value):
+            if not interpolate(&volume, points + 3 * p, &value):
                 reasons[p] = OUTSIDE_IMAGE
-            elif not value > threshold:  # also for NaN
+            elif not value > self.threshold:  # also for NaN
                 reasons[p] = ENDPOINT
 
 
-def check_binary(
-    const unsigned char[:, :, ::1] mask, const double[:, ::1] points,
-    int64_t[::1] reasons
-):
-    """End where the nearest voxel (halves to even) is not in the mask."""
-    cdef:
-        double x, y, z
-        Py_ssize_t p
+cdef class BinaryDecision(Decision):
+    """Ends where the nearest voxel (halves to even) is not in the mask."""
 
-    with nogil:
-        for p in range(points.shape[0]):
+    cdef const unsigned char[:, :, ::1] mask
+
+    def __cinit__(self, mask):
+        self.mask = mask
+
+    cdef void decide(
+        self, const double* points, int64_t* reasons, const uint64_t* seed_keys,
+        const int64_t* point_numbers, Py_ssize_t n
+    ) noexcept nogil:
+        cdef:
+            double x, y, z
+            Py_ssize_t p
+
+        for p in range(n):
             if reasons[p] != RUNNING:
                 continue
-            x = rint(points[p, 0])
-            y = rint(points[p, 1])
-            z = rint(points[p, 2])
+            x = rint(points[3 * p])
+            y = rint(points[3 * p + 1])
+            z = rint(points[3 * p + 2])
             # Compared as doubles, as they may be too large for an integer.
-            if not (0 <= x < mask.shape[0] and 0 <= y < mask.shape[1]
-                    and 0 <= z < mask.shape[2]):
+            if not (0 <= x < self.mask.shape[0] and 0 <= y < self.mask.shape[1]
+                    and 0 <= z < self.mask.shape[2]):
                 reasons[p] = OUTSIDE_IMAGE
-            elif not mask[<Py_ssize_t>x, <Py_ssize_t>y, <Py_ssize_t>z]:
+            elif not self.mask[<Py_ssize_t>x, <Py_ssize_t>y, <Py_ssize_t>z]:
                 reasons[p] = ENDPOINT
 
 
-def check_act(
-    const double[:, :, ::1] include_map, const double[:, :, ::1] exclude_map,
-    const double[:, ::1] points, int64_t[::1] reasons
-):
-    """End where one of the maps is above 0.5."""
-    cdef:
-        Map include_volume = map_of(include_map)
-        Map exclude_volume = map_of(exclude_map)
-        double included, excluded
-        Py_ssize_t p
+cdef class ActDecision(Decision):
+    """Ends where one of the maps is above 0.5."""
 
-    with nogil:
-        for p in range(points.shape[0]):
+    cdef const double[:, :, ::1] include_map, exclude_map
+
+    def __cinit__(self, include_map, exclude_map):
+        self.include_map, self.exclude_map = include_map, exclude_map
+
+    cdef void decide(
+        self, const double* points, int64_t* reasons, const uint64_t* seed_keys,
+        const int64_t* point_numbers, Py_ssize_t n
+    ) noexcept nogil:
+        cdef:
+            Map include_volume = map_of(self.include_map)
+            Map exclude_volume = map_of(self.exclude_map)
+            double included, excluded
+            Py_ssize_t p
+
+        for p in range(n):
             if reasons[p] != RUNNING:
                 continue
-            if not (interpolate(&include_volume, &points[p, 0], &included)
-                    and interpolate(&exclude_volume, &points[p, 0], &excluded)):
+            if not (interpolate(&include_volume, points + 3 * p, &included)
+                    and interpolate(&exclude_volume, points + 3 * p, &excluded)):
                 reasons[p] = OUTSIDE_IMAGE
             elif included > 0.5:
                 reasons[p] = ENDPOINT
@@ -169,25 +215,33 @@ def check_act(
                 reasons[p] = INVALID_POINT
 
 
-def check_cmc(
-    const double[:, :, ::1] include_map, const double[:, :, ::1] exclude_map,
-    double exponent, const double[:, ::1] points, int64_t[::1] reasons,
-    const uint64_t[::1] seed_keys, const int64_t[::1] point_numbers
-):
-    """Draw whether tracking continues. If not, draw whether the end is valid."""
-    cdef:
-        Map include_volume = map_of(include_map)
-        Map exclude_volume = map_of(exclude_map)
-        double included, excluded, rest
-        uint64_t state
-        Py_ssize_t p
+cdef class CmcDecision(Decision):
+    """Draws whether tracking continues. If not, draws whether the end is valid."""
 
-    with nogil:
-        for p in range(points.shape[0]):
+    cdef:
+        const double[:, :, ::1] include_map, exclude_map
+        double exponent
+
+    def __cinit__(self, include_map, exclude_map, exponent):
+        self.include_map, self.exclude_map = include_map, exclude_map
+        self.exponent = exponent
+
+    cdef void decide(
+        self, const double* points, int64_t* reasons, const uint64_t* seed_keys,
+        const int64_t* point_numbers, Py_ssize_t n
+    ) noexcept nogil:
+        cdef:
+            Map include_volume = map_of(self.include_map)
+            Map exclude_volume = map_of(self.exclude_map)
+            double included, excluded, rest
+            uint64_t state
+            Py_ssize_t p
+
+        for p in range(n):
             if reasons[p] != RUNNING:
                 continue
-            if not (interpolate(&include_volume, &points[p, 0], &included)
-                    and interpolate(&exclude_volume, &points[p, 0], &excluded)):
+            if not (interpolate(&include_volume, points + 3 * p, &included)
+                    and interpolate(&exclude_volume, points + 3 * p, &excluded)):
                 reasons[p] = OUTSIDE_IMAGE
                 continue
             if included + excluded <= 0:
@@ -195,7 +249,7 @@ def check_cmc(
             rest = max(1 - included - excluded, 0.0)
             state = mix(seed_keys[p] + golden() * <uint64_t>point_numbers[p])
             # A comparison with NaN is false, so such a point becomes invalid.
-            if draw(&state) < pow(rest / (rest + included + excluded), exponent):
+            if draw(&state) < pow(rest / (rest + included + excluded), self.exponent):
                 continue
             if draw(&state) < included / (included + excluded):
                 reasons[p] = ENDPOINT
@@ -239,21 +293,30 @@ def has_known_methods(base, criteria):
     return len(found) == len(criteria) + 1
 
 
-def check_dipy(criterion, const double[:, ::1] points, int64_t[::1] reasons):
-    """Let a criterion of DIPY decide at points. NaN is outside of the image."""
-    cdef:
-        PyObject* subject = <PyObject*>criterion
-        dipy_check check = (<dipy_criterion*>subject).methods.check_point_c
-        double point[3]
-        Py_ssize_t p, k
-        int status
+cdef class DipyDecision(Decision):
+    """The decision of a criterion of DIPY. NaN is outside of the image."""
 
-    with nogil:
-        for p in range(points.shape[0]):
+    cdef object criterion
+
+    def __cinit__(self, criterion):
+        self.criterion = criterion
+
+    cdef void decide(
+        self, const double* points, int64_t* reasons, const uint64_t* seed_keys,
+        const int64_t* point_numbers, Py_ssize_t n
+    ) noexcept nogil:
+        cdef:
+            PyObject* subject = <PyObject*>self.criterion
+            dipy_check check = (<dipy_criterion*>subject).methods.check_point_c
+            double point[3]
+            Py_ssize_t p, k
+            int status
+
+        for p in range(n):
             if reasons[p] != RUNNING:
                 continue
             for k in range(3):
-                point[k] = points[p, k]
+                point[k] = points[3 * p + k]
             # DIPY's criteria read invalid memory at NaN.
             if isnan(point[0]) or isnan(point[1]) or isnan(point[2]):
                 reasons[p] = OUTSIDE_IMAGE

@@ -77,10 +77,15 @@ class ThresholdStoppingCriterion(
         """Pickle the arguments of the constructor, and other attributes."""
         return _rebuild, (type(self), (*self.maps, *self.parameters), vars(self))
 
+    @property
+    def decision(self) -> _criteria.Decision:
+        """The criterion as a kernel (a compiled function)."""
+        (metric_map,), (threshold,) = self.maps, self.parameters
+        return _criteria.ThresholdDecision(metric_map, threshold)
+
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
-        (metric_map,), (threshold,) = self.maps, self.parameters
-        _criteria.check_threshold(metric_map, threshold, points_vox, reasons)
+        self.decision(points_vox, reasons)
 
 
 class BinaryStoppingCriterion(
@@ -114,10 +119,14 @@ class BinaryStoppingCriterion(
         """Pickle the arguments of the constructor, and other attributes."""
         return _rebuild, (type(self), (*self.maps, *self.parameters), vars(self))
 
+    @property
+    def decision(self) -> _criteria.Decision:
+        """The criterion as a kernel (a compiled function)."""
+        return _criteria.BinaryDecision(*self.maps)
+
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
-        (mask,) = self.maps
-        _criteria.check_binary(mask, points_vox, reasons)
+        self.decision(points_vox, reasons)
 
 
 class ActStoppingCriterion(
@@ -159,10 +168,14 @@ class ActStoppingCriterion(
         """Pickle the arguments of the constructor, and other attributes."""
         return _rebuild, (type(self), (*self.maps, *self.parameters), vars(self))
 
+    @property
+    def decision(self) -> _criteria.Decision:
+        """The criterion as a kernel (a compiled function)."""
+        return _criteria.ActDecision(*self.maps)
+
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
-        include_map, exclude_map = self.maps
-        _criteria.check_act(include_map, exclude_map, points_vox, reasons)
+        self.decision(points_vox, reasons)
 
 
 class CmcStoppingCriterion(
@@ -227,6 +240,12 @@ class CmcStoppingCriterion(
         arguments = *self.maps, *self.parameters, 1.0
         return _rebuild, (type(self), arguments, vars(self))
 
+    @property
+    def decision(self) -> _criteria.Decision:
+        """The criterion as a kernel (a compiled function)."""
+        (include_map, exclude_map), (exponent,) = self.maps, self.parameters
+        return _criteria.CmcDecision(include_map, exclude_map, exponent)
+
     def check_points(
         self,
         points_vox: FloatArray,
@@ -235,16 +254,7 @@ class CmcStoppingCriterion(
         point_numbers: IntArray,
     ) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
-        (include_map, exclude_map), (exponent,) = self.maps, self.parameters
-        _criteria.check_cmc(
-            include_map,
-            exclude_map,
-            exponent,
-            points_vox,
-            reasons,
-            seed_keys,
-            point_numbers,
-        )
+        self.decision(points_vox, reasons, seed_keys, point_numbers)
 
 
 def _rebuild(

@@ -153,6 +153,40 @@ def is_stateless(stopping_criterion: StoppingCriterion) -> bool:
     return is_batched(stopping_criterion) or type(stopping_criterion) in FIXED_CRITERIA
 
 
+def compiled_decision(
+    stopping_criterion: StoppingCriterion,
+) -> _criteria.Decision | None:
+    """Return a criterion as a kernel (a compiled function), if there is one.
+
+    Parameters
+    ----------
+    stopping_criterion : dipy_rnn.stopping.StoppingCriterion
+
+    Returns
+    -------
+    decision : Decision or None
+        For the criteria of ``criteria.py``, and those of DIPY whose compiled method can
+        be called (``dipy_methods.py``). None for all others: Python is needed to
+        evaluate them.
+
+    Examples
+    --------
+    >>> from dipy_rnn.stopping import BinaryStoppingCriterion
+    >>> decision = compiled_decision(BinaryStoppingCriterion(np.ones((2, 2, 2))))
+    >>> points, reasons = np.array([[0, 0, 5.0]]), np.zeros(1, np.int64)
+    >>> decision(points, reasons)
+    >>> StopReason(reasons[0]).name
+    'OUTSIDE_IMAGE'
+    """
+    kind = deciding_class(stopping_criterion)
+    if kind is not None and kind.__module__ == "dipy_rnn.stopping.criteria":
+        decision: _criteria.Decision = stopping_criterion.decision  # type: ignore[attr-defined]
+        return decision
+    if has_compiled_method(stopping_criterion):
+        return _criteria.DipyDecision(stopping_criterion)
+    return None
+
+
 def evaluate_criterion(
     stopping_criterion: StoppingCriterion,
     points_vox: FloatArray,
@@ -230,7 +264,7 @@ def evaluate_criterion(
             )
             return
     if has_compiled_method(stopping_criterion):
-        _criteria.check_dipy(stopping_criterion, points_vox, reasons)
+        _criteria.DipyDecision(stopping_criterion)(points_vox, reasons)
         return
     check = stopping_criterion.check_point
     for row in np.flatnonzero(reasons == StopReason.RUNNING):

@@ -7,17 +7,18 @@ number. (The exception is a stopping criterion with its own random generator, su
 DIPY's CMC.)
 
 On the CPU each thread has its own group of slots, and all groups take seeds from one
-queue. :func:`run` is a generator: it tracks only when the caller asks for the next
-block of streamlines.
+queue. :func:`run` is a generator: it tracks when the caller asks for the next block of
+streamlines. Several threads track up to one block ahead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from dipy_rnn.tracking.slots.compiled import CompiledSlots
 
 # Number of steps after which finished streamlines are returned to the caller.
 _STEPS = 64
+
+_AdvanceAll: TypeAlias = Callable[["list[Slots]"], Iterable[FinishedStreamlines]]
 
 # Default number of streamlines that advance together. It is so large that on the CPU
 # the time of Python code in a step is negligible, and that on a GPU all cores are used.
@@ -86,18 +89,39 @@ def run(
     groups = _groups(predictor, criterion, queue, config, n_slots, nbr_threads)
     finished: list[FinishedStreamlines] = []
     with ExitStack() as stack:
-        advance_all: Callable[..., Iterator[FinishedStreamlines]] = map
+        advance_all: _AdvanceAll = partial(map, _advance)
         if len(groups) > 1:
-            advance_all = stack.enter_context(ThreadPoolExecutor(len(groups))).map
+            pool = stack.enter_context(ThreadPoolExecutor(len(groups)))
+            advance_all = partial(pool.map, _advance)
+            if predictor.model.compiled is None:
+                advance_all = partial(_when_asked, advance_all)
+        parts = advance_all(groups)
         while groups:
             with torch_threads(1):  # each thread of the engine calls torch
-                finished += advance_all(lambda each: each.advance(_STEPS), groups)
+                finished += parts
             groups = [slots for slots in groups if slots.busy]
             # All starts below this one are finished, or were skipped.
             due = min([queue.first_left, *(slots.first_start for slots in groups)])
+            # Threads that run kernels track on while the caller uses what is ready.
+            parts = advance_all(groups)
             ready, finished = _divide(finished, due)
             if len(ready.index):
                 yield replace(ready, index=ready.index // queue.max_peaks)
+
+
+def _advance(slots: Slots) -> FinishedStreamlines:
+    """Advance a group of slots."""
+    return slots.advance(_STEPS)
+
+
+def _when_asked(
+    advance_all: _AdvanceAll, groups: list[Slots]
+) -> Iterator[FinishedStreamlines]:
+    """Advance groups when the first result is asked for, not before.
+
+    The number of torch's threads is that of the engine only while it waits for results.
+    """
+    yield from advance_all(groups)
 
 
 def _divide(

@@ -257,9 +257,9 @@ class CompiledStates:
     def __init__(self, predictor: Predictor, n: int, config: TrackingConfig) -> None:
         network = predictor.model.compiled
         assert network is not None
-        self._network = network
+        self.network = network
         conditions = predictor.conditions(config)
-        self._run = predictor.prepare(
+        self.run = predictor.prepare(
             sampling.cone_of(
                 sampling.sh_order(predictor.data.shape[3]), config.cone_deg
             ),
@@ -268,34 +268,34 @@ class CompiledStates:
             config.pmf_threshold,
             tuple(config.edge_vox.tolist()),
         )
-        self._states = self._network.init_state(n)
+        self.state = self.network.init_state(n)
         n_answers = predictor.model.metadata.n_answers
-        self._answers = np.zeros((n, n_answers), np.float32)
-        self._status = np.zeros(n, np.uint8)
+        self.answers = np.zeros((n, n_answers), np.float32)
+        self.status = np.zeros(n, np.uint8)
 
     def predict(
         self, points_vox: FloatArray | Buffer, frames: FloatArray | Buffer
     ) -> tuple[Float32Array, ByteArray]:
         """As :meth:`HiddenStates.predict`."""
-        self._network.next_directions(
-            self._run, points_vox, frames, self._states, self._answers, self._status
+        self.network.next_directions(
+            self.run, points_vox, frames, self.state, self.answers, self.status
         )
-        return self._answers, self._status
+        return self.answers, self.status
 
     def reset(self, rows: IntArray) -> None:
         """Set the states of some rows to zero."""
-        block, lane = np.divmod(rows, self._states.shape[3])
-        self._states[block, :, :, lane] = 0.0
+        block, lane = np.divmod(rows, self.state.shape[3])
+        self.state[block, :, :, lane] = 0.0
 
     def keep(self, rows: IntArray) -> None:
         """Keep the states of some rows, in this order, and drop all others."""
-        block, lane = np.divmod(rows, self._states.shape[3])
-        kept = self._network.init_state(len(rows))
+        block, lane = np.divmod(rows, self.state.shape[3])
+        kept = self.network.init_state(len(rows))
         new_block, new_lane = np.divmod(np.arange(len(rows)), kept.shape[3])
-        kept[new_block, :, :, new_lane] = self._states[block, :, :, lane]
-        self._states = kept
-        self._answers = self._answers[: len(rows)]
-        self._status = self._status[: len(rows)]
+        kept[new_block, :, :, new_lane] = self.state[block, :, :, lane]
+        self.state = kept
+        self.answers = self.answers[: len(rows)]
+        self.status = self.status[: len(rows)]
 
 
 class ScriptedStates:

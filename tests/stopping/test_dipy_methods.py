@@ -33,13 +33,16 @@ def table(kind):
 
 def count_points(monkeypatch):
     """Return a list of the numbers of points that the kernel gets."""
-    counts, kernel = [], _criteria.check_dipy
+    counts, kernel = [], _criteria.DipyDecision
 
-    def counted(criterion, points, reasons):
-        counts.append(len(points))
-        kernel(criterion, points, reasons)
+    def counted(criterion):
+        def decide(points, reasons):
+            counts.append(len(points))
+            kernel(criterion)(points, reasons)
 
-    monkeypatch.setattr(_criteria, "check_dipy", counted)
+        return decide
+
+    monkeypatch.setattr(_criteria, "DipyDecision", counted)
     return counts
 
 

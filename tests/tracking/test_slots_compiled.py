@@ -1,5 +1,7 @@
 """The compiled slots, phase by phase, and their limits."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import numpy.testing as npt
 import pytest
@@ -166,11 +168,24 @@ def arrays_at_their_seeds(n_slots, **settings):
     return arrays
 
 
+def take_a_step(arrays, answers, status, in_frame=True):
+    """Advance slots by one step, without a criterion. Return the finished ones."""
+    states = SimpleNamespace(
+        predict=lambda points, frames: (np.float32(answers), np.uint8(status)),
+        reset=lambda rows: None,
+    )
+    finished = np.empty(len(arrays), np.int64)
+    options = (None, lambda *points: None, None, [], in_frame)
+    n_steps, n_finished = arrays.advance(states, *options, 1, len(arrays), finished)
+    assert n_steps == 1
+    return finished[:n_finished]
+
+
 @pytest.mark.parametrize("in_frame", [True, False])
 def test_the_kernel_classifies_steps_with_the_numbers_of_the_enumeration(in_frame):
     answers, status, expected = zip(*STEPS)
     arrays = arrays_at_their_seeds(len(STEPS))
-    arrays.propose(np.float32(answers), np.uint8(status), in_frame)
+    take_a_step(arrays, answers, status, in_frame)
     found = [StopReason(reason) for reason in np.asarray(arrays.reasons)]
     assert found == list(expected)
 
@@ -178,9 +193,8 @@ def test_the_kernel_classifies_steps_with_the_numbers_of_the_enumeration(in_fram
 @pytest.mark.parametrize("limit", [{"max_half_points": 2}, {"max_points": 1}])
 def test_the_kernel_ends_streamlines_at_the_largest_length(limit):
     arrays = arrays_at_their_seeds(1, unidirectional=True, **limit)
-    arrays.propose(np.float32([[0, 0, 1]]), np.uint8([DATA]), True)
-    finished = np.empty(1, np.int64)
-    assert arrays.settle(np.empty(1, np.int64), finished) == (1, 1)
+    finished = take_a_step(arrays, [[0, 0, 1]], [DATA])
+    assert finished.tolist() == [0]
     *_, points_mm, forward_stop, backward_stop = arrays.collect(finished)
     npt.assert_array_equal(points_mm, [[9, 9, 9], [9, 9, 10]])
     assert forward_stop == backward_stop == StopReason.MAX_LENGTH

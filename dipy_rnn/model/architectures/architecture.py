@@ -10,12 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dipy_rnn._typing import AnyArray
-    from dipy_rnn.model.kernels._context_gru import CompiledContextGRU
-    from dipy_rnn.model.kernels._moving_frame import CompiledMovingFrameGRU
+    from dipy_rnn.model.kernels._layers import CompiledNetwork
     from dipy_rnn.model.metadata import ModelMetadata
 
-    #: A network as a kernel (a compiled function).
-    CompiledNetwork: TypeAlias = CompiledContextGRU | CompiledMovingFrameGRU
     #: It gets parameters by name, and the metadata.
     KernelMaker: TypeAlias = Callable[
         [Mapping[str, AnyArray], ModelMetadata], CompiledNetwork

@@ -23,7 +23,7 @@ from dipy_rnn.model.kernels._context_parts cimport (
     multiply, places, sample_around, sizes, split,
 )
 from dipy_rnn.model.kernels._layers cimport (
-    CompiledRun, PANEL, dense, gru_gates, in_panels, layer, layer_of, leaky,
+    CompiledNetwork, CompiledRun, PANEL, dense, gru_gates, in_panels, layer, layer_of, leaky,
 )
 from dipy_rnn.sampling._cone cimport (
     CACHE_LINE, aligned, aligned_float, cone_tables, largest_ahead, room_for_values,
@@ -232,7 +232,7 @@ cdef void advance_block(
                answers, width)
 
 
-cdef class CompiledContextGRU:
+cdef class CompiledContextGRU(CompiledNetwork):
     """A ContextGRU as a kernel, with a copy of its weights.
 
     Parameters
@@ -272,6 +272,7 @@ cdef class CompiledContextGRU:
             len(ell[0]) + higher[0] + n_ahead * (len(ell[1]) + higher[1])
             + n_rings * n_even + 3)
         every = n_vectors + 1 + n_remembered
+        self.context_order = context.order
         self.n.order, self.n.own_coeffs = order, (order + 1) * (order + 2) // 2
         self.n.places, self.n.ahead, self.n.rings = context.n_places, n_ahead, n_rings
         self.n.around, self.n.context_order = context.n_around, context.order
@@ -323,37 +324,20 @@ cdef class CompiledContextGRU:
         cdef Py_ssize_t i = place
         self.arrays[i] = in_panels(weight, bias, &self.network[i])
 
-    def prepare(
-        self, volume, handedness, cone, step_vox, max_angle_deg, pmf_threshold, edge_vox
-    ):
-        """Return the :class:`CompiledRun` of these arguments.
-
-        The order of ``volume`` is not above that of the network.
-        """
-        return CompiledRun(volume, handedness, cone, step_vox, max_angle_deg,
-                           pmf_threshold, edge_vox, self.n.context_order)
-
     def init_state(self, n):
         """Return fresh states (zeros) for whole blocks of streamlines."""
         n_state = self.n.memory + 2 * self.n.remembered
         return np.zeros((-(-n // BLOCK), 1, n_state, BLOCK), np.float32)
 
-    def next_directions(
-        self, CompiledRun run, const double[:, ::1] points,
-        const double[:, :, ::1] frames, float[:, :, :, ::1] state,
-        float[:, ::1] answers, unsigned char[::1] status
-    ):
-        """Write the next unit directions of streamlines. Update their states.
-
-        The arguments are those of
-        :meth:`dipy_rnn.model.kernels._moving_frame.CompiledMovingFrameGRU.next_directions`.
-        If ``answers`` has six columns, the last three are the declared outputs.
-        """
+    cdef int advance(
+        self, CompiledRun run, const double* points, const double* frames,
+        Py_ssize_t n_points, float* state, float* answers, Py_ssize_t width,
+        unsigned char* status
+    ) noexcept nogil:
+        """As :meth:`CompiledNetwork.advance`."""
         cdef:
-            Py_ssize_t n_points = points.shape[0]
-            Py_ssize_t n_blocks = (n_points + BLOCK - 1) // BLOCK
             Py_ssize_t n_coeffs = run.volume.shape[3]
-            Py_ssize_t block, start, n, i
+            Py_ssize_t n_state = self.n.memory + 2 * self.n.remembered
             Py_ssize_t of_values = room_for_values(&run.cone.tables)
             Py_ssize_t of_context = self.n.places * self.n.context_coeffs * BLOCK
             Py_ssize_t of_parts = self.n.vector_parts * BLOCK
@@ -361,51 +345,51 @@ cdef class CompiledContextGRU:
             Py_ssize_t of_mixed = (self.n.every + self.n.twofold + PANEL) * BLOCK
             Py_ssize_t of_factors = (self.n.every + OTHER_FACTORS + PANEL) * BLOCK
             Py_ssize_t of_layers = (self.n.hidden + self.n.memory + PANEL) * BLOCK
+            Py_ssize_t block, start, n, i
             places at
             rooms room
             # Voxels of this block, and of the next one, which are being fetched.
             Neighbours near[2]
             void* memory
 
-        at.offsets = &self.offsets[0, 0]
-        at.roll_cosines = &self.roll_cosines[0, 0]
-        at.roll_sines = &self.roll_sines[0, 0]
-        at.first = &self.first[0, 0]
-        at.second = &self.second[0, 0]
         memory = malloc(
             (of_values + of_context + 4 * of_parts + 8 * of_mixed + of_factors
              + self.n.invariants * BLOCK + 9 * of_layers)
             * sizeof(float) + CACHE_LINE)
         if memory == NULL:
-            raise MemoryError
-        with nogil:
-            room.values = aligned(memory)
-            room.around = room.values + of_values
-            room.factors = room.around + of_context
-            room.invariants = room.factors + of_factors
-            room.work = room.invariants + self.n.invariants * BLOCK
-            room.parts[0] = room.work + 9 * of_layers
-            room.mixed[0] = room.parts[0] + 4 * of_parts
-            room.short[0] = room.mixed[0] + 4 * of_mixed
-            for i in range(1, 4):
-                room.parts[i] = room.parts[i - 1] + of_parts
-                room.mixed[i] = room.mixed[i - 1] + of_mixed
-                room.short[i] = room.short[i - 1] + of_mixed
-            for block in range(n_blocks):
-                start = block * BLOCK
-                n = min(BLOCK, n_points - start)
-                if block == 0:
-                    find_points(run.volume, n_coeffs, &points[0, 0], n, &near[0])
-                if block + 1 < n_blocks:
-                    find_points(
-                        run.volume, n_coeffs, &points[start + BLOCK, 0],
-                        min(BLOCK, n_points - start - BLOCK), &near[(block + 1) % 2])
-                advance_block(
-                    &self.n, &at, self.network, run, &near[block % 2],
-                    &points[start, 0], &frames[start, 0, 0], n, &room,
-                    &state[block, 0, 0, 0], &answers[start, 0], answers.shape[1],
-                    &status[start])
-            free(memory)
+            return -1
+        at.offsets = &self.offsets[0, 0]
+        at.roll_cosines = &self.roll_cosines[0, 0]
+        at.roll_sines = &self.roll_sines[0, 0]
+        at.first = &self.first[0, 0]
+        at.second = &self.second[0, 0]
+        room.values = aligned(memory)
+        room.around = room.values + of_values
+        room.factors = room.around + of_context
+        room.invariants = room.factors + of_factors
+        room.work = room.invariants + self.n.invariants * BLOCK
+        room.parts[0] = room.work + 9 * of_layers
+        room.mixed[0] = room.parts[0] + 4 * of_parts
+        room.short[0] = room.mixed[0] + 4 * of_mixed
+        for i in range(1, 4):
+            room.parts[i] = room.parts[i - 1] + of_parts
+            room.mixed[i] = room.mixed[i - 1] + of_mixed
+            room.short[i] = room.short[i - 1] + of_mixed
+        find_points(run.volume, n_coeffs, points, min(BLOCK, n_points), &near[0])
+        for block in range((n_points + BLOCK - 1) // BLOCK):
+            start = block * BLOCK
+            n = min(BLOCK, n_points - start)
+            if start + n < n_points:
+                find_points(
+                    run.volume, n_coeffs, points + 3 * (start + n),
+                    min(BLOCK, n_points - start - n), &near[(block + 1) % 2])
+            advance_block(
+                &self.n, &at, self.network, run, &near[block % 2],
+                points + 3 * start, frames + 9 * start, n, &room,
+                state + start * n_state, answers + width * start, width,
+                status + start)
+        free(memory)
+        return 0
 
 
 def _mixing(weights, name, n_in, n_out):

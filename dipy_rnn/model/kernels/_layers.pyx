@@ -103,3 +103,62 @@ def _lower_orders(volume, order):
     lower[..., :n_coeffs] = volume[..., :n_coeffs]
     lower[..., n_coeffs:] = 0
     return lower
+
+
+cdef class CompiledNetwork:
+    """A network as a kernel, from points to directions. Subclasses compute."""
+
+    def prepare(
+        self, volume, handedness, cone, step_vox, max_angle_deg, pmf_threshold, edge_vox
+    ):
+        """Return the :class:`CompiledRun` of these arguments.
+
+        The order of ``volume`` is not above that of the network.
+        """
+        return CompiledRun(volume, handedness, cone, step_vox, max_angle_deg,
+                           pmf_threshold, edge_vox, self.context_order)
+
+    def next_directions(
+        self, CompiledRun run, const double[:, ::1] points,
+        const double[:, :, ::1] frames, float[:, :, :, ::1] state,
+        float[:, ::1] answers, unsigned char[::1] status
+    ):
+        """Write the next unit directions of streamlines. Update their states.
+
+        Parameters
+        ----------
+        run : CompiledRun
+            Made by :meth:`prepare`.
+        points : array of shape (n, 3)
+            Voxel coordinates.
+        frames : array of shape (n, 3, 3)
+            Moving frames.
+        state : array of shape (n_blocks, layers, width, BLOCK)
+            Updated in place.
+        answers : array of shape (n, 3 + number of declared outputs)
+            Output: directions in the moving frames, then the declared outputs. If
+            there are three columns, only directions.
+        status : array of shape (n,)
+            Output: OUTSIDE, EMPTY, NOTHING_AHEAD or DATA.
+
+        Raises
+        ------
+        MemoryError
+        """
+        cdef int failed = 0
+
+        if points.shape[0]:
+            with nogil:
+                failed = self.advance(
+                    run, &points[0, 0], &frames[0, 0, 0], points.shape[0],
+                    &state[0, 0, 0, 0], &answers[0, 0], answers.shape[1], &status[0])
+        if failed:
+            raise MemoryError
+
+    cdef int advance(
+        self, CompiledRun run, const double* points, const double* frames,
+        Py_ssize_t n_points, float* state, float* answers, Py_ssize_t width,
+        unsigned char* status
+    ) noexcept nogil:
+        """Do what :meth:`next_directions` does. Return -1 if there is no memory."""
+        return -1

@@ -1,14 +1,13 @@
 from collections.abc import Mapping
 
-from typing_extensions import Buffer, disjoint_base
+from typing_extensions import disjoint_base
 
-from dipy_rnn._typing import AnyArray, ByteArray, Float32Array, FloatArray
+from dipy_rnn._typing import AnyArray, Float32Array
 from dipy_rnn.model.architectures import FrameConstants
-from dipy_rnn.model.kernels._layers import CompiledRun
-from dipy_rnn.sampling import Cone
+from dipy_rnn.model.kernels._layers import CompiledNetwork
 
 @disjoint_base
-class CompiledMovingFrameGRU:
+class CompiledMovingFrameGRU(CompiledNetwork):
     @property
     def depth(self) -> int: ...
     @property
@@ -24,24 +23,4 @@ class CompiledMovingFrameGRU:
         layers: int,
         hidden: int,
     ) -> CompiledMovingFrameGRU: ...
-    def prepare(
-        self,
-        volume: Float32Array,
-        handedness: float,
-        cone: Cone,
-        step_vox: float,
-        max_angle_deg: float,
-        pmf_threshold: float,
-        edge_vox: tuple[float, ...],
-    ) -> CompiledRun: ...
     def init_state(self, n: int) -> Float32Array: ...
-    # Points and frames may be the views of SlotArrays.
-    def next_directions(
-        self,
-        run: CompiledRun,
-        points: FloatArray | Buffer,
-        frames: FloatArray | Buffer,
-        state: Float32Array,
-        directions: Float32Array,
-        status: ByteArray,
-    ) -> None: ...

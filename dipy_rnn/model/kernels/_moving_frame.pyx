@@ -20,7 +20,7 @@ from dipy_rnn._interp cimport (
     find_points, multiples, rotate_points, sample_points,
 )
 from dipy_rnn.model.kernels._layers cimport (
-    CompiledRun, PANEL, dense, gru_gates, in_panels, layer, layer_of, leaky,
+    CompiledNetwork, CompiledRun, PANEL, dense, gru_gates, in_panels, layer, layer_of, leaky,
     run_conditions,
 )
 from dipy_rnn.sampling._cone cimport (
@@ -87,7 +87,7 @@ cdef wide_void core(
 
 cdef wide_void to_direction(
     const float* factors, const float* vectors, const float* ahead,
-    Py_ssize_t n_vectors, Py_ssize_t n_points, float* directions
+    Py_ssize_t n_vectors, Py_ssize_t n_points, float* answers, Py_ssize_t width
 ) noexcept nogil:
     """Write unit directions in the moving frames, point by point.
 
@@ -123,9 +123,9 @@ cdef wide_void to_direction(
     for p in range(n_points):
         length = sqrtf(x[p] * x[p] + y[p] * y[p] + z[p] * z[p])
         length = fmaxf(length, 1e-12)
-        directions[3 * p] = x[p] / length
-        directions[3 * p + 1] = y[p] / length
-        directions[3 * p + 2] = z[p] / length
+        answers[width * p] = x[p] / length
+        answers[width * p + 1] = y[p] / length
+        answers[width * p + 2] = z[p] / length
 
 
 cdef wide_void conditions_of(
@@ -285,7 +285,7 @@ cdef void sample_invariants(
         invariants + (n_invariants - CONDITIONS - OF_AHEAD) * BLOCK)
 
 
-cdef class CompiledMovingFrameGRU:
+cdef class CompiledMovingFrameGRU(CompiledNetwork):
     """A MovingFrameGRU as a kernel, with a copy of its weights.
 
     Parameters
@@ -314,6 +314,7 @@ cdef class CompiledMovingFrameGRU:
         self.n_vectors = constants.n_vectors
         self.slope, self.coarse = constants.slope, constants.coarse
         self.fade, self.rate_limit = constants.fade, constants.rate_limit
+        self.context_order = None
         self.arrays = []
         self.network = <layer*>malloc(
             (3 + depth + PER_LAYER * layers) * sizeof(layer))
@@ -345,50 +346,23 @@ cdef class CompiledMovingFrameGRU:
         self.arrays.append(
             in_panels(weight, bias, self.network + len(self.arrays)))
 
-    def prepare(
-        self, volume, handedness, cone, step_vox, max_angle_deg, pmf_threshold, edge_vox
-    ):
-        """Return the :class:`CompiledRun` of these arguments.
-
-        The order of ``volume`` is not above that of the network.
-        """
-        return CompiledRun(volume, handedness, cone, step_vox, max_angle_deg,
-                           pmf_threshold, edge_vox, None)
-
     def init_state(self, n):
         """Return fresh states (zeros) for whole blocks of streamlines."""
         return np.zeros((-(-n // BLOCK), self.layers, self.hidden, BLOCK), np.float32)
 
-    def next_directions(
-        self, CompiledRun run, const double[:, ::1] points,
-        const double[:, :, ::1] frames, float[:, :, :, ::1] state,
-        float[:, ::1] directions, unsigned char[::1] status
-    ):
-        """Write the next unit directions of streamlines. Update their states.
-
-        Parameters
-        ----------
-        run : CompiledRun
-            Made by :meth:`prepare`.
-        points : array of shape (n, 3)
-            Voxel coordinates.
-        frames : array of shape (n, 3, 3)
-            Moving frames.
-        state : array of shape (n_blocks, layers, hidden, BLOCK)
-            Updated in place.
-        directions : array of shape (n, 3)
-            Output, in the moving frames.
-        status : array of shape (n,)
-            Output: OUTSIDE, EMPTY, NOTHING_AHEAD or DATA.
-        """
+    cdef int advance(
+        self, CompiledRun run, const double* points, const double* frames,
+        Py_ssize_t n_points, float* state, float* answers, Py_ssize_t width,
+        unsigned char* status
+    ) noexcept nogil:
+        """As :meth:`CompiledNetwork.advance`."""
         cdef:
-            Py_ssize_t n_points = points.shape[0]
-            Py_ssize_t n_blocks = (n_points + BLOCK - 1) // BLOCK
-            Py_ssize_t block, start, n
             Py_ssize_t n_coeffs = run.volume.shape[3]
             Py_ssize_t n_values = room_for_values(&run.cone.tables)
             Py_ssize_t n_factors = (2 * self.n_vectors + PANEL) * BLOCK
             Py_ssize_t n_work = 8 * (self.hidden + PANEL) * BLOCK
+            Py_ssize_t n_state = self.layers * self.hidden  # floats of a streamline
+            Py_ssize_t block, start, n
             aligned_float ahead[3 * BLOCK]
             # Voxels of this block, and of the next one, which are being fetched.
             Neighbours near[2]
@@ -403,30 +377,30 @@ cdef class CompiledMovingFrameGRU:
             (n_values + self.n_invariants * BLOCK + 2 * n_factors + n_work)
             * sizeof(float) + CACHE_LINE)
         if memory == NULL:
-            raise MemoryError
-        with nogil:
-            values = aligned(memory)
-            invariants = values + n_values
-            vectors = invariants + self.n_invariants * BLOCK
-            factors = vectors + n_factors
-            work = factors + n_factors
-            for block in range(n_blocks):
-                start = block * BLOCK
-                n = min(BLOCK, n_points - start)
-                if block == 0:
-                    find_points(run.volume, n_coeffs, &points[0, 0], n, &near[0])
-                if block + 1 < n_blocks:
-                    find_points(
-                        run.volume, n_coeffs, &points[start + BLOCK, 0],
-                        min(BLOCK, n_points - start - BLOCK), &near[(block + 1) % 2])
-                sample_invariants(
-                    run, &near[block % 2], &frames[start, 0, 0], n, self.order,
-                    self.n_invariants, &self.slope[0], self.coarse, self.fade, values,
-                    invariants, vectors, ahead, &status[start])
-                core(
-                    self.network, self.depth, self.layers, self.hidden, invariants,
-                    run.conditions.step, self.rate_limit, &state[block, 0, 0, 0], work,
-                    factors)
-                to_direction(
-                    factors, vectors, ahead, self.n_vectors, n, &directions[start, 0])
-            free(memory)
+            return -1
+        values = aligned(memory)
+        invariants = values + n_values
+        vectors = invariants + self.n_invariants * BLOCK
+        factors = vectors + n_factors
+        work = factors + n_factors
+        find_points(run.volume, n_coeffs, points, min(BLOCK, n_points), &near[0])
+        for block in range((n_points + BLOCK - 1) // BLOCK):
+            start = block * BLOCK
+            n = min(BLOCK, n_points - start)
+            if start + n < n_points:
+                find_points(
+                    run.volume, n_coeffs, points + 3 * (start + n),
+                    min(BLOCK, n_points - start - n), &near[(block + 1) % 2])
+            sample_invariants(
+                run, &near[block % 2], frames + 9 * start, n, self.order,
+                self.n_invariants, &self.slope[0], self.coarse, self.fade, values,
+                invariants, vectors, ahead, status + start)
+            core(
+                self.network, self.depth, self.layers, self.hidden, invariants,
+                run.conditions.step, self.rate_limit, state + start * n_state, work,
+                factors)
+            to_direction(
+                factors, vectors, ahead, self.n_vectors, n, answers + width * start,
+                width)
+        free(memory)
+        return 0

@@ -1,15 +1,15 @@
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer, disjoint_base
 
-from dipy_rnn._typing import (
-    ByteArray,
-    Float32Array,
-    FloatArray,
-    IntArray,
-    KeyArray,
-)
+from dipy_rnn._typing import FloatArray, IntArray, KeyArray
+from dipy_rnn.draws import DirectionErrors
+from dipy_rnn.stopping import StopReason
+from dipy_rnn.stopping._criteria import Decision
 from dipy_rnn.tracking.config import TrackingConfig
+from dipy_rnn.tracking.predictor import HiddenStates
 
 @disjoint_base
 class SlotArrays:
@@ -44,11 +44,18 @@ class SlotArrays:
         frames: FloatArray,
         seed_keys: KeyArray,
     ) -> None: ...
-    def number_points(self) -> None: ...
-    def propose(
-        self, answers: Float32Array, status: ByteArray, in_frame: bool
-    ) -> None: ...
-    def settle(self, reset: IntArray, finished: IntArray) -> tuple[int, int]: ...
+    def advance(
+        self,
+        states: HiddenStates,
+        decision: Decision | None,
+        evaluate: Callable[[FloatArray, IntArray, KeyArray, IntArray], None],
+        errors: DirectionErrors | None,
+        ends: list[tuple[int, float, StopReason]],
+        in_frame: bool,
+        n_steps: int,
+        enough: int,
+        finished: IntArray,
+    ) -> tuple[int, int]: ...
     def collect(
         self, rows: IntArray
     ) -> tuple[IntArray, IntArray, IntArray, FloatArray, IntArray, IntArray]: ...

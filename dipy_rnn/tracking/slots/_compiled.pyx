@@ -3,10 +3,9 @@
 """Kernels: a step of every slot, as in ``reference.py``.
 
 A slot goes through three phases: *forward* from the seed, *warm-up* over the reversed
-forward half back to the seed, *backward* from the seed. In each step ``compiled.py``
-calls the network, then :meth:`SlotArrays.propose`, which computes the next point, then
-the stopping criterion, then :meth:`SlotArrays.settle`, which takes the step or ends the
-half.
+forward half back to the seed, *backward* from the seed. In each step,
+:meth:`SlotArrays.advance` calls the network, computes the next point, calls the
+stopping criterion, and takes the step or ends the half.
 """
 
 from libc.math cimport fmax, isfinite, sqrt
@@ -14,8 +13,11 @@ from libc.stdint cimport int64_t, uint64_t
 
 import numpy as np
 
-from dipy_rnn._interp cimport EMPTY, OUTSIDE
+from dipy_rnn._interp cimport BLOCK, EMPTY, OUTSIDE
 from dipy_rnn._interp cimport NOTHING_AHEAD as STATUS_NOTHING_AHEAD
+from dipy_rnn.draws._draws cimport add_all_errors
+from dipy_rnn.model.kernels._layers cimport CompiledNetwork, CompiledRun
+from dipy_rnn.stopping._criteria cimport Decision
 
 from dipy_rnn.stopping.reasons import StopReason as _StopReason
 
@@ -40,21 +42,17 @@ cdef inline double dot(const double* a, const double* b) noexcept nogil:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-cdef inline void transport(double* frame, const double* tangent) noexcept nogil:
+cdef inline void transport(
+    double* frame, const double* tangent, double handedness
+) noexcept nogil:
     """Rotate a frame to a new tangent: ``spatial.frames.transport``."""
     cdef:
         double* e1 = frame
         double* e2 = frame + 3
         double* e3 = frame + 6
-        double handedness, along, length
+        double along, scale
         Py_ssize_t i
 
-    handedness = (
-        e2[0] * (e3[1] * e1[2] - e3[2] * e1[1])
-        + e2[1] * (e3[2] * e1[0] - e3[0] * e1[2])
-        + e2[2] * (e3[0] * e1[1] - e3[1] * e1[0])
-    )
-    handedness = 1.0 if handedness > 0.0 else -1.0
     along = dot(e1, tangent) / fmax(1.0 + dot(e3, tangent), 1e-9)
     for i in range(3):
         e1[i] -= along * (e3[i] + tangent[i])
@@ -62,9 +60,9 @@ cdef inline void transport(double* frame, const double* tangent) noexcept nogil:
     for i in range(3):
         e1[i] -= along * tangent[i]
         e3[i] = tangent[i]
-    length = sqrt(dot(e1, e1))
+    scale = 1.0 / sqrt(dot(e1, e1))
     for i in range(3):
-        e1[i] /= length
+        e1[i] *= scale
     e2[0] = handedness * (e3[1] * e1[2] - e3[2] * e1[1])
     e2[1] = handedness * (e3[2] * e1[0] - e3[0] * e1[2])
     e2[2] = handedness * (e3[0] * e1[1] - e3[1] * e1[0])
@@ -134,6 +132,15 @@ cdef inline void bend(
         tangent[k] = cosine * axis[k] + scale * across[k]
 
 
+cdef inline void reset_state(float[:, :, :, ::1] state, Py_ssize_t n) noexcept nogil:
+    """Set the state of a streamline to zero."""
+    cdef Py_ssize_t layer, i
+
+    for layer in range(state.shape[1]):
+        for i in range(state.shape[2]):
+            state[n // BLOCK, layer, i, n % BLOCK] = 0.0
+
+
 cdef class SlotArrays:
     """The slots of a group. Every array has one row for each slot.
 
@@ -149,7 +156,7 @@ cdef class SlotArrays:
     cdef:
         const double[::1] step_vox
         const double[:, ::1] affine
-        double min_cosine
+        double min_cosine, handedness
         Py_ssize_t max_points, max_half_points, warm_up_points
         bint unidirectional, has_cone
 
@@ -231,7 +238,8 @@ cdef class SlotArrays:
         seeds : array of shape (k, 3)
             Voxel coordinates.
         frames : array of shape (k, 3, 3)
-            Moving frames. ``e3`` is the first direction.
+            Moving frames. ``e3`` is the first direction. They have the same handedness
+            in all calls.
         seed_keys : array of shape (k,)
             For draws at random.
         """
@@ -239,6 +247,8 @@ cdef class SlotArrays:
             Py_ssize_t k
             int64_t row
 
+        if rows.shape[0]:
+            self.handedness = np.sign(np.linalg.det(frames[0]))
         for k in range(rows.shape[0]):
             row = rows[k]
             self.phase[row] = FORWARD
@@ -250,95 +260,186 @@ cdef class SlotArrays:
             self.frame[row] = frames[k]
             self.far_frame[row] = frames[k]
 
-    def number_points(self):
-        """Write the number of the next point of every slot."""
-        cdef Py_ssize_t n
-
-        with nogil:
-            for n in range(self.phase.shape[0]):
-                self.numbers[n] = (
-                    self.n_points[n] if self.phase[n] == FORWARD
-                    else self.n_forward[n] - self.n_points[n] - 1)
-
-    def propose(
-        self, const float[:, ::1] answers, const unsigned char[::1] status,
-        bint in_frame
+    def advance(
+        self, states, decision, evaluate, errors, ends, bint in_frame,
+        Py_ssize_t n_steps, Py_ssize_t enough, int64_t[::1] finished
     ):
-        """Write the proposed next point of every slot, from the model's answers.
+        """Advance all slots, for some steps or until enough streamlines are finished.
 
-        ``reasons`` becomes RUNNING where the criterion has to evaluate ``proposal``.
-        """
-        cdef Py_ssize_t n
-
-        with nogil:
-            for n in range(self.phase.shape[0]):
-                if self.phase[n] == IDLE or self.phase[n] == WARM_UP:
-                    self.reasons[n] = NO_PROPOSAL
-                    continue
-                self.reasons[n] = classify_step(
-                    &answers[n, 0], &self.frame[n, 0, 0], status[n], in_frame,
-                    self.min_cosine, self.has_cone, &self.tangent[n, 0])
-                self._propose(n)
-
-    cdef void _propose(self, Py_ssize_t n) noexcept nogil:
-        cdef Py_ssize_t k
-
-        for k in range(3):
-            self.proposal[n, k] = (
-                self.position[n, k] + self.tangent[n, k] * self.step_vox[k])
-
-    def settle(self, int64_t[::1] reset, int64_t[::1] finished):
-        """Take the steps that are allowed. Other slots finish their phase.
-
-        Slots in the warm-up pass go one point back towards the seed.
+        Other threads can run, except while Python evaluates a network or a criterion.
 
         Parameters
         ----------
-        reset : array of shape (n_slots,)
-            Output: slots whose hidden state must be reset.
+        states : dipy_rnn.tracking.predictor.HiddenStates
+            Those with an attribute ``network`` run as a kernel.
+        decision : dipy_rnn.stopping._criteria.Decision or None
+            The criterion as a kernel.
+        evaluate : callable
+            Used if there is no ``decision``. It gets proposed points, reasons, keys of
+            seeds and numbers of points. It writes the reasons.
+        errors : dipy_rnn.draws.DirectionErrors or None
+        ends : list of tuple of (int, float, int)
+            A column of the answers, its largest value at which streamlines go on, and
+            the reason otherwise. Two at most.
+        in_frame : bool
+            Whether answers are in the moving frames.
+        n_steps, enough : int
+            Largest numbers of steps and of finished streamlines. (More can finish in
+            the same step.) A network that is not a kernel stops at the first one.
         finished : array of shape (n_slots,)
             Output: slots whose streamline is finished, for :meth:`collect`.
 
         Returns
         -------
-        n_reset, n_finished : int
+        n_done, n_finished : int
+            Numbers of steps, and of finished streamlines.
         """
         cdef:
-            Py_ssize_t n, most = 0, n_reset = 0, n_finished = 0
-            bint ended, too_long
+            Py_ssize_t n_slots = self.phase.shape[0], n_ends = len(ends)
+            Py_ssize_t n_done = 0, n_finished = 0, n_reset, k, n
+            CompiledNetwork network = getattr(states, "network", None)
+            CompiledRun run = None
+            Decision decide = decision
+            bint has_network = network is not None
+            bint has_decision = decide is not None
+            bint has_errors = errors is not None
+            int64_t[::1] reset = np.empty(n_slots, np.int64)
+            float[:, :, :, ::1] state
+            float[:, ::1] answers
+            unsigned char[::1] status
+            Py_ssize_t spread = 0
+            double scale = 0.0, step = 0.0, freedom = 0.0
+            Py_ssize_t columns[2]
+            float limits[2]
+            int64_t why[2]
+
+        # An idle slot of a network in Python would keep a state that is not zero.
+        enough = min(enough, len(self.busy())) if has_network else 1
+        if has_network:
+            run, state = states.run, states.state
+            answers, status = states.answers, states.status
+        if has_errors:
+            spread, scale = errors.column, errors.scale
+            step, freedom = errors.step_knots, errors.freedom
+        for k, (column, limit, reason) in enumerate(ends):
+            columns[k], limits[k], why[k] = column, limit, reason
+        with nogil:
+            while n_done < n_steps and n_finished < enough:
+                if not has_network:
+                    with gil:
+                        answers, status = states.predict(self.position, self.frame)
+                elif network.advance(
+                        run, &self.position[0, 0], &self.frame[0, 0, 0], n_slots,
+                        &state[0, 0, 0, 0], &answers[0, 0], answers.shape[1],
+                        &status[0]):
+                    with gil:
+                        raise MemoryError
+                for n in range(n_slots):
+                    self._number(n)
+                if has_errors:
+                    add_all_errors(
+                        &answers[0, 0], n_slots, answers.shape[1], spread, scale,
+                        &self.seed_keys[0], &self.numbers[0], step, freedom)
+                for n in range(n_slots):
+                    self._propose(n, &answers[n, 0], status[n], in_frame)
+                    for k in range(n_ends):
+                        if (self.reasons[n] == RUNNING
+                                and answers[n, columns[k]] > limits[k]):
+                            self.reasons[n] = why[k]
+                if has_decision:
+                    decide.decide(
+                        &self.proposal[0, 0], &self.reasons[0], &self.seed_keys[0],
+                        &self.numbers[0], n_slots)
+                else:
+                    with gil:
+                        evaluate(
+                            np.asarray(self.proposal), np.asarray(self.reasons),
+                            np.asarray(self.seed_keys), np.asarray(self.numbers))
+                if self._is_full():
+                    with gil:
+                        self._grow()
+                n_reset = 0
+                for n in range(n_slots):
+                    if self.phase[n] == IDLE:
+                        # The network has changed its state. It must be zero when the
+                        # next streamline starts.
+                        if has_network:
+                            reset_state(state, n)
+                    elif self._settle(n):
+                        reset[n_reset] = n
+                        n_reset += 1
+                        if self.phase[n] == IDLE:
+                            finished[n_finished] = n
+                            n_finished += 1
+                if has_network:
+                    for k in range(n_reset):
+                        reset_state(state, reset[k])
+                elif n_reset:
+                    with gil:
+                        states.reset(np.asarray(reset)[:n_reset])
+                n_done += 1
+        return n_done, n_finished
+
+    cdef void _number(self, Py_ssize_t n) noexcept nogil:
+        """Write the number of the next point of a slot."""
+        self.numbers[n] = (
+            self.n_points[n] if self.phase[n] == FORWARD
+            else self.n_forward[n] - self.n_points[n] - 1)
+
+    cdef void _propose(
+        self, Py_ssize_t n, const float* answer, unsigned char status, bint in_frame
+    ) noexcept nogil:
+        """Write the proposed next point of a slot.
+
+        Its reason becomes RUNNING if the criterion has to evaluate this point.
+        """
+        cdef Py_ssize_t k
+
+        if self.phase[n] == IDLE or self.phase[n] == WARM_UP:
+            self.reasons[n] = NO_PROPOSAL
+            return
+        self.reasons[n] = classify_step(
+            answer, &self.frame[n, 0, 0], status, in_frame, self.min_cosine,
+            self.has_cone, &self.tangent[n, 0])
+        for k in range(3):
+            self.proposal[n, k] = (
+                self.position[n, k] + self.tangent[n, k] * self.step_vox[k])
+
+    cdef bint _settle(self, Py_ssize_t n) noexcept nogil:
+        """Take the step of a busy slot if it is allowed. Otherwise finish its phase.
+
+        A slot in the warm-up pass goes one point back towards the seed. Return whether
+        the hidden state must be reset: at the end of a half.
+        """
+        cdef bint too_long = False
+
+        if self.phase[n] == WARM_UP:
+            self._warm_up(n)
+            return False
+        if self.reasons[n] == RUNNING:
+            self._append(n)
+            too_long = self.n_points[n] > self.max_points
+            if too_long or self._half(n) >= self.max_half_points:
+                self.reasons[n] = MAX_LENGTH
+        if self.reasons[n] == RUNNING:
+            return False
+        if self.phase[n] == FORWARD:
+            self.forward_stop[n] = self.reasons[n]
+            self.n_forward[n] = self.n_points[n]
+        if self.phase[n] == BACKWARD or too_long or self.unidirectional:
+            self.phase[n] = IDLE
+        else:
+            self._turn_back(n)
+        return True
+
+    cdef bint _is_full(self) noexcept nogil:
+        """Tell whether a slot has no room for its next point."""
+        cdef Py_ssize_t n
 
         for n in range(self.n_points.shape[0]):
-            most = max(most, self.n_points[n])
-        if most >= self.points.shape[1]:
-            self._grow()
-        with nogil:
-            for n in range(self.phase.shape[0]):
-                if self.phase[n] == IDLE:
-                    continue
-                if self.phase[n] == WARM_UP:
-                    self._warm_up(n)
-                    continue
-                too_long = False
-                if self.reasons[n] == RUNNING:
-                    self._append(n)
-                    too_long = self.n_points[n] > self.max_points
-                    if too_long or self._half(n) >= self.max_half_points:
-                        self.reasons[n] = MAX_LENGTH
-                if self.reasons[n] == RUNNING:
-                    continue
-                ended = self.phase[n] == BACKWARD or too_long or self.unidirectional
-                if self.phase[n] == FORWARD:
-                    self.forward_stop[n] = self.reasons[n]
-                    self.n_forward[n] = self.n_points[n]
-                if ended:
-                    self.phase[n] = IDLE
-                    finished[n_finished] = n
-                    n_finished += 1
-                else:
-                    self._turn_back(n)
-                reset[n_reset] = n
-                n_reset += 1
-        return n_reset, n_finished
+            if self.n_points[n] >= self.points.shape[1]:
+                return True
+        return False
 
     cdef _grow(self):
         more = min(self.points.shape[1], self.max_points + 2 - self.points.shape[1])
@@ -354,7 +455,7 @@ cdef class SlotArrays:
     cdef void _append(self, Py_ssize_t n) noexcept nogil:
         cdef Py_ssize_t k
 
-        transport(&self.frame[n, 0, 0], &self.tangent[n, 0])
+        transport(&self.frame[n, 0, 0], &self.tangent[n, 0], self.handedness)
         for k in range(3):
             self.position[n, k] = self.proposal[n, k]
             self.points[self.places[n], self.n_points[n], k] = self.proposal[n, k]
@@ -396,7 +497,7 @@ cdef class SlotArrays:
         length = sqrt(dot(&self.tangent[n, 0], &self.tangent[n, 0]))
         for k in range(3):
             self.tangent[n, k] /= length
-        transport(&self.frame[n, 0, 0], &self.tangent[n, 0])
+        transport(&self.frame[n, 0, 0], &self.tangent[n, 0], self.handedness)
         if self.warm_up_left[n] == 0:
             self.phase[n] = BACKWARD
 

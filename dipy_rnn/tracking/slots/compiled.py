@@ -9,13 +9,17 @@ from __future__ import annotations
 import numpy as np
 
 from dipy_rnn import stopping
-from dipy_rnn._typing import IntArray
-from dipy_rnn.stopping import StoppingCriterion, StopReason
+from dipy_rnn._typing import FloatArray, IntArray, KeyArray
+from dipy_rnn.stopping import StoppingCriterion
 from dipy_rnn.tracking.config import TrackingConfig
 from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.records import FinishedStreamlines
 from dipy_rnn.tracking.seed_queue import SeedQueue
 from dipy_rnn.tracking.slots._compiled import SlotArrays
+
+# Streamlines are handed over when so large a share of the slots is finished. Until then
+# these slots are idle.
+_MOST_FINISHED = 1 / 32
 
 # When no seeds are left, idle slots are dropped if a smaller share than this is busy.
 _LEAST_BUSY = 0.9
@@ -64,13 +68,13 @@ class CompiledSlots:
     ) -> None:
         self._predictor = predictor
         self._criterion = criterion
+        self._decision = stopping.compiled_decision(criterion)
         self._queue = queue
         self._errors = predictor.errors(config)
         self._ends = predictor.ends(config)
         self._draws = getattr(criterion, "draws_at_random", False)
         self._arrays = SlotArrays(n_slots, config, predictor.has_cone)
         self._states = predictor.states(n_slots, config)
-        self._reset = np.empty(n_slots, np.int64)
         self._finished = np.empty(n_slots, np.int64)
         self._refill(np.arange(n_slots, dtype=np.int64))
 
@@ -98,39 +102,35 @@ class CompiledSlots:
         """
         parts: list[FinishedStreamlines] = []
         while self.busy and n_steps:
-            parts += self._step()
-            n_steps -= 1
+            n_slots = len(self._arrays)
+            n_done, n_finished = self._arrays.advance(
+                self._states,
+                self._decision,
+                self._evaluate,
+                self._errors,
+                self._ends,
+                self._predictor.in_frame,
+                n_steps,
+                max(1, int(_MOST_FINISHED * n_slots)),
+                self._finished,
+            )
+            n_steps -= n_done
+            rows = self._finished[:n_finished]
+            if n_finished:
+                parts.append(FinishedStreamlines(*self._arrays.collect(rows)))
+                self._refill(rows)
         return FinishedStreamlines.joined(parts)
 
-    def _step(self) -> list[FinishedStreamlines]:
-        """Advance every slot by one step, and return finished streamlines."""
-        arrays = self._arrays
-        answers, status = self._states.predict(arrays.position, arrays.frame)
-        if self._errors or self._draws:
-            arrays.number_points()
-        if self._errors:
-            self._errors.add(answers, arrays.seed_keys, arrays.numbers)
-        arrays.propose(answers, status, self._predictor.in_frame)
-        reasons = np.asarray(arrays.reasons)
-        for column, threshold, why in self._ends:
-            ends = answers[:, column] > threshold
-            reasons[ends & (reasons == StopReason.RUNNING)] = why
-        stopping.evaluate_criterion(
-            self._criterion,
-            np.asarray(arrays.proposal),
-            reasons,
-            np.asarray(arrays.seed_keys) if self._draws else None,
-            np.asarray(arrays.numbers) if self._draws else None,
-        )
-        n_reset, n_finished = arrays.settle(self._reset, self._finished)
-        if n_reset:
-            self._states.reset(self._reset[:n_reset])
-        if not n_finished:
-            return []
-        rows = self._finished[:n_finished]
-        parts = [FinishedStreamlines(*arrays.collect(rows))]
-        self._refill(rows)
-        return parts
+    def _evaluate(
+        self,
+        points_vox: FloatArray,
+        reasons: IntArray,
+        seed_keys: KeyArray,
+        point_numbers: IntArray,
+    ) -> None:
+        """Evaluate a criterion that is not a kernel."""
+        draws = (seed_keys, point_numbers) if self._draws else ()
+        stopping.evaluate_criterion(self._criterion, points_vox, reasons, *draws)
 
     def _refill(self, rows: IntArray) -> None:
         """Give the next seeds to free slots. If no seed is left, drop idle slots."""
