@@ -30,8 +30,8 @@ def kernels(name, compile_args, link_args):
     return Extension(
         f"dipy_rnn.{name}",
         [f"dipy_rnn/{name.replace('.', '/')}.pyx"],
-        depends=["dipy_rnn/_lanes.h", "dipy_rnn/_rows.h"],
-        include_dirs=["dipy_rnn"],
+        depends=["dipy_rnn/_headers/_lanes.h", "dipy_rnn/_headers/_rows.h"],
+        include_dirs=["dipy_rnn/_headers"],
         extra_compile_args=plain + compile_args,
         extra_link_args=link_args,
         define_macros=[("Py_LIMITED_API", "0x030B0000")] if abi3 else [],

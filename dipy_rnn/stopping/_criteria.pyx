@@ -11,7 +11,7 @@ from rearranging them.
 DIPY's wheels have no ``.pxd`` files, so this file repeats the beginning of
 ``dipy/tracking/stopping_criterion.pxd``. Cython stores a pointer to the table of the
 methods behind the header of each object, and a capsule with the same table in the
-class. ``dipy_methods.py`` decides for which versions of DIPY the method is called. No
+class. ``evaluate.py`` decides for which versions of DIPY the method is called. No
 attribute of a criterion is read: the criterion itself decides.
 """
 

@@ -4,15 +4,29 @@ If you write a criterion of your own, give it the methods of :class:`StoppingCri
 or, to make it faster, those of :class:`BatchedStoppingCriterion`.
 """
 
+from functools import cache
 from typing import Protocol, TypeGuard
 
+from dipy.tracking import stopping_criterion as dipy_criteria
 from dipy.tracking.stopping_criterion import StreamlineStatus
 import numpy as np
 
+from dipy_rnn._dipy_compat import dipy_version
 from dipy_rnn._typing import AnyArray, FloatArray, IntArray, KeyArray
 from dipy_rnn.stopping import _criteria
-from dipy_rnn.stopping.dipy_methods import FIXED_CRITERIA, has_compiled_method
 from dipy_rnn.stopping.reasons import REASON_OF_STATUS, StopReason
+
+#: Criteria of DIPY whose decision at a point depends on the point only.
+FIXED_CRITERIA = (
+    dipy_criteria.ThresholdStoppingCriterion,
+    dipy_criteria.BinaryStoppingCriterion,
+    dipy_criteria.ActStoppingCriterion,
+)
+
+# Versions of DIPY with the methods that the kernel expects. In DIPY 1.11 the methods
+# are the same, but a criterion interpolates into a buffer of its own: two threads would
+# overwrite each other's values.
+_KNOWN_VERSIONS = ((1, 12),)
 
 _STATUSES = " or ".join(
     f"{status} ({StreamlineStatus(status).name})" for status in REASON_OF_STATUS
@@ -153,6 +167,49 @@ def is_stateless(stopping_criterion: StoppingCriterion) -> bool:
     return is_batched(stopping_criterion) or type(stopping_criterion) in FIXED_CRITERIA
 
 
+def has_compiled_method(criterion: object) -> bool:
+    """Tell whether the compiled method of a criterion of DIPY can be called.
+
+    Parameters
+    ----------
+    criterion : object
+
+    Returns
+    -------
+    answer : bool
+        True for the three criteria of DIPY that do not draw at random, if the methods
+        of the installed DIPY are known. False for subclasses: they may override
+        ``check_point``.
+
+    Examples
+    --------
+    >>> has_compiled_method(dipy_criteria.StoppingCriterion())
+    False
+    """
+    return type(criterion) in FIXED_CRITERIA and _methods_are_known()
+
+
+@cache
+def _methods_are_known() -> bool:
+    """Check the version of DIPY, and the tables of the methods of its classes."""
+    if dipy_version() not in _KNOWN_VERSIONS:
+        return False
+    ones = np.ones((1, 1, 1))
+    criteria = [
+        dipy_criteria.ThresholdStoppingCriterion(ones, 0.5),
+        dipy_criteria.BinaryStoppingCriterion(ones),
+        dipy_criteria.ActStoppingCriterion(ones, ones),
+    ]
+
+    def table(kind: type) -> object:
+        return vars(kind).get("__pyx_vtable__")
+
+    return _criteria.has_known_methods(
+        table(dipy_criteria.StoppingCriterion),
+        [(criterion, table(type(criterion))) for criterion in criteria],
+    )
+
+
 def compiled_decision(
     stopping_criterion: StoppingCriterion,
 ) -> _criteria.Decision | None:
@@ -166,7 +223,7 @@ def compiled_decision(
     -------
     decision : Decision or None
         For the criteria of ``criteria.py``, and those of DIPY whose compiled method can
-        be called (``dipy_methods.py``). None for all others: Python is needed to
+        be called (:func:`has_compiled_method`). None for all others: Python is needed to
         evaluate them.
 
     Examples
@@ -199,7 +256,7 @@ def evaluate_criterion(
     A batched criterion (:func:`is_batched`), such as those of ``criteria.py``, gets all
     points in one call. The kernels of ``criteria.py`` release Python's GIL, so other
     threads can run at the same time. So does the kernel that calls the compiled method
-    of those criteria of DIPY that do not draw at random (``dipy_methods.py``). Any
+    of those criteria of DIPY that do not draw at random. Any
     other criterion is evaluated point by point.
 
     Parameters

@@ -39,27 +39,35 @@ KERNELS = {
         "sampling.interpolate",
         "sampling.rotation",
         "model.kernels._context_gru",
+        "model.kernels._layers",
         "model.kernels._moving_frame",
         "tracking.slots._compiled",
         "sampling._cone",
     },
     "sampling._cone": {
         "model.kernels._context_gru",
+        "model.kernels._layers",
         "model.kernels._moving_frame",
     },
     "model.kernels._layers": {
         "model.kernels._context_gru",
         "model.kernels._moving_frame",
+        "tracking.slots._compiled",
     },
     "model.kernels._context_parts": {"model.kernels._context_gru"},
     "model.kernels._context_gru": {"model.architectures.context"},
     "model.kernels._moving_frame": {"model.architectures.moving_frame"},
     "stopping._criteria": {
         "stopping.criteria",
-        "stopping.dipy_methods",
         "stopping.evaluate",
+        "tracking.slots._compiled",
     },
-    "draws._draws": {"draws.errors", "draws.keys", "stopping._criteria"},
+    "draws._draws": {
+        "draws.errors",
+        "draws.keys",
+        "stopping._criteria",
+        "tracking.slots._compiled",
+    },
     "tracking.slots._compiled": {"tracking.slots.compiled"},
 }
 KNOWS_DIPYS_TRACKERS = {

@@ -20,7 +20,8 @@ import pytest
 from dipy_rnn import fodf_features, rnn_tracking, stopping
 from dipy_rnn._dipy_compat import dipy_is_at_least
 from dipy_rnn.phantom import crossing_phantom
-from dipy_rnn.stopping import StopReason, _criteria, dipy_methods
+from dipy_rnn.stopping import StopReason, _criteria
+from dipy_rnn.stopping import evaluate as evaluation
 
 needs_method = pytest.mark.skipif(
     not dipy_is_at_least(1, 12), reason="criteria of DIPY 1.11 are for one thread"
@@ -86,7 +87,7 @@ def test_without_known_methods_dipys_criteria_are_evaluated_point_by_point(
     name, monkeypatch
 ):
     counts = count_points(monkeypatch)
-    monkeypatch.setattr(dipy_methods, "_methods_are_known", lambda: False)
+    monkeypatch.setattr(evaluation, "_methods_are_known", lambda: False)
     criterion, points = make(name, random_maps(), dipys), random_points()
     assert_array_equal(evaluate(criterion, points), evaluate_dipy(criterion, points))
     assert not counts
@@ -99,13 +100,13 @@ def test_a_subclass_of_dipys_criterion_is_asked_in_python(name):
             return dipys.StreamlineStatus.INVALIDPOINT
 
     mine = Mine(*ARGUMENTS[name](*random_maps()))
-    assert not dipy_methods.has_compiled_method(mine)
+    assert not evaluation.has_compiled_method(mine)
     assert_array_equal(evaluate(mine, np.ones((2, 3))), StopReason.INVALID_POINT)
 
 
 def test_a_criterion_that_draws_at_random_is_evaluated_point_by_point():
     cmc = make("CmcStoppingCriterion", random_maps(), dipys)
-    assert not dipy_methods.has_compiled_method(cmc)
+    assert not evaluation.has_compiled_method(cmc)
 
 
 @needs_method
@@ -113,13 +114,13 @@ def test_the_methods_of_the_installed_dipy_are_known():
     # If this fails for a new version of DIPY: compare its stopping_criterion.pxd with
     # the declarations in _criteria.pyx, and add the version to _KNOWN_VERSIONS.
     criterion = make("BinaryStoppingCriterion", random_maps(), dipys)
-    assert dipy_methods.has_compiled_method(criterion)
+    assert evaluation.has_compiled_method(criterion)
 
 
 @pytest.mark.parametrize("version", ["1.11.0", "1.13.0.dev0", "2.0.0"])
 def test_the_methods_of_other_versions_are_not_called(version, monkeypatch):
     monkeypatch.setattr("dipy.__version__", version)
-    assert not dipy_methods._methods_are_known.__wrapped__()
+    assert not evaluation._methods_are_known.__wrapped__()
 
 
 @needs_method

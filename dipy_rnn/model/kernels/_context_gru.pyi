@@ -2,7 +2,7 @@ from collections.abc import Mapping
 
 from typing_extensions import disjoint_base
 
-from dipy_rnn._typing import AnyArray, Float32Array
+from dipy_rnn._typing import AnyArray
 from dipy_rnn.model.kernels._layers import CompiledNetwork
 from dipy_rnn.sampling import Context
 
@@ -16,4 +16,3 @@ class CompiledContextGRU(CompiledNetwork):
         context: Context,
         constants: Mapping[str, float],
     ) -> CompiledContextGRU: ...
-    def init_state(self, n: int) -> Float32Array: ...

@@ -273,6 +273,7 @@ cdef class CompiledContextGRU(CompiledNetwork):
             + n_rings * n_even + 3)
         every = n_vectors + 1 + n_remembered
         self.context_order = context.order
+        self.state_shape = 1, memory + 2 * n_remembered
         self.n.order, self.n.own_coeffs = order, (order + 1) * (order + 2) // 2
         self.n.places, self.n.ahead, self.n.rings = context.n_places, n_ahead, n_rings
         self.n.around, self.n.context_order = context.n_around, context.order
@@ -323,11 +324,6 @@ cdef class CompiledContextGRU(CompiledNetwork):
         """Store a layer."""
         cdef Py_ssize_t i = place
         self.arrays[i] = in_panels(weight, bias, &self.network[i])
-
-    def init_state(self, n):
-        """Return fresh states (zeros) for whole blocks of streamlines."""
-        n_state = self.n.memory + 2 * self.n.remembered
-        return np.zeros((-(-n // BLOCK), 1, n_state, BLOCK), np.float32)
 
     cdef int advance(
         self, CompiledRun run, const double* points, const double* frames,

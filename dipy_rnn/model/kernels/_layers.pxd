@@ -40,7 +40,10 @@ cdef object in_panels(weight, bias, layer* target)
 cdef tuple layer_of(weights, name, n_out, n_in)
 
 cdef class CompiledNetwork:
-    cdef object context_order  # of what it samples around a point, or None
+    cdef:
+        object context_order  # of what it samples around a point, or None
+        tuple state_shape  # of a streamline: layers, width
+
     cdef int advance(
         self, CompiledRun run, const double* points, const double* frames,
         Py_ssize_t n_points, float* state, float* answers, Py_ssize_t width,

@@ -6,7 +6,7 @@ from libc.math cimport log
 
 import numpy as np
 
-from dipy_rnn._interp cimport turns_of
+from dipy_rnn._interp cimport BLOCK, turns_of
 from dipy_rnn.sampling._cone cimport CACHE_LINE
 
 from dipy_rnn.sampling.rotation import quarter_turns as _quarter_turns
@@ -117,6 +117,10 @@ cdef class CompiledNetwork:
         """
         return CompiledRun(volume, handedness, cone, step_vox, max_angle_deg,
                            pmf_threshold, edge_vox, self.context_order)
+
+    def init_state(self, n):
+        """Return fresh states (zeros) for whole blocks of streamlines."""
+        return np.zeros((-(-n // BLOCK), *self.state_shape, BLOCK), np.float32)
 
     def next_directions(
         self, CompiledRun run, const double[:, ::1] points,

@@ -2,7 +2,7 @@ from collections.abc import Mapping
 
 from typing_extensions import disjoint_base
 
-from dipy_rnn._typing import AnyArray, Float32Array
+from dipy_rnn._typing import AnyArray
 from dipy_rnn.model.architectures import FrameConstants
 from dipy_rnn.model.kernels._layers import CompiledNetwork
 
@@ -23,4 +23,3 @@ class CompiledMovingFrameGRU(CompiledNetwork):
         layers: int,
         hidden: int,
     ) -> CompiledMovingFrameGRU: ...
-    def init_state(self, n: int) -> Float32Array: ...

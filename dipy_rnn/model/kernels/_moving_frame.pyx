@@ -315,6 +315,7 @@ cdef class CompiledMovingFrameGRU(CompiledNetwork):
         self.slope, self.coarse = constants.slope, constants.coarse
         self.fade, self.rate_limit = constants.fade, constants.rate_limit
         self.context_order = None
+        self.state_shape = layers, hidden
         self.arrays = []
         self.network = <layer*>malloc(
             (3 + depth + PER_LAYER * layers) * sizeof(layer))
@@ -345,10 +346,6 @@ cdef class CompiledMovingFrameGRU(CompiledNetwork):
         """Add a layer."""
         self.arrays.append(
             in_panels(weight, bias, self.network + len(self.arrays)))
-
-    def init_state(self, n):
-        """Return fresh states (zeros) for whole blocks of streamlines."""
-        return np.zeros((-(-n // BLOCK), self.layers, self.hidden, BLOCK), np.float32)
 
     cdef int advance(
         self, CompiledRun run, const double* points, const double* frames,

@@ -8,7 +8,7 @@ forward half back to the seed, *backward* from the seed. In each step,
 stopping criterion, and takes the step or ends the half.
 """
 
-from libc.math cimport fmax, isfinite, sqrt
+from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uint64_t
 
 import numpy as np
@@ -18,6 +18,7 @@ from dipy_rnn._interp cimport NOTHING_AHEAD as STATUS_NOTHING_AHEAD
 from dipy_rnn.draws._draws cimport add_all_errors
 from dipy_rnn.model.kernels._layers cimport CompiledNetwork, CompiledRun
 from dipy_rnn.stopping._criteria cimport Decision
+from dipy_rnn.tracking.slots._vectors cimport bend, dot, transport
 
 from dipy_rnn.stopping.reasons import StopReason as _StopReason
 
@@ -36,36 +37,6 @@ cdef:
     int64_t NO_DATA = _StopReason.NO_DATA
     int64_t NOT_FINITE = _StopReason.NOT_FINITE
     int64_t NO_PROPOSAL = -1  # the slot is idle or in the warm-up pass
-
-
-cdef inline double dot(const double* a, const double* b) noexcept nogil:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-cdef inline void transport(
-    double* frame, const double* tangent, double handedness
-) noexcept nogil:
-    """Rotate a frame to a new tangent: ``spatial.frames.transport``."""
-    cdef:
-        double* e1 = frame
-        double* e2 = frame + 3
-        double* e3 = frame + 6
-        double along, scale
-        Py_ssize_t i
-
-    along = dot(e1, tangent) / fmax(1.0 + dot(e3, tangent), 1e-9)
-    for i in range(3):
-        e1[i] -= along * (e3[i] + tangent[i])
-    along = dot(e1, tangent)
-    for i in range(3):
-        e1[i] -= along * tangent[i]
-        e3[i] = tangent[i]
-    scale = 1.0 / sqrt(dot(e1, e1))
-    for i in range(3):
-        e1[i] *= scale
-    e2[0] = handedness * (e3[1] * e1[2] - e3[2] * e1[1])
-    e2[1] = handedness * (e3[2] * e1[0] - e3[0] * e1[2])
-    e2[2] = handedness * (e3[0] * e1[1] - e3[1] * e1[0])
 
 
 cdef inline int64_t classify_step(
@@ -109,27 +80,6 @@ cdef inline int64_t classify_step(
             return NOTHING_AHEAD
         bend(tangent, frame + 6, min_cosine)
     return RUNNING
-
-
-cdef inline void bend(
-    double* tangent, const double* axis, double cosine
-) noexcept nogil:
-    """Move a tangent to the border of the cone: ``bend`` in ``reference.py``."""
-    cdef:
-        double across[3]
-        double along = dot(tangent, axis)
-        double scale = 0.0
-        Py_ssize_t k
-
-    for k in range(3):
-        across[k] = tangent[k] - along * axis[k]
-    along = sqrt(dot(across, across))
-    if along > 0.0:
-        scale = sqrt(1.0 - cosine * cosine) / along
-    else:
-        cosine = 1.0
-    for k in range(3):
-        tangent[k] = cosine * axis[k] + scale * across[k]
 
 
 cdef inline void reset_state(float[:, :, :, ::1] state, Py_ssize_t n) noexcept nogil:
