@@ -22,6 +22,9 @@ MAX_PEAKS = 5
 
 _BLOCK = 8192  # seeds at a time: each needs about 15 kB
 _NEWTON_STEPS = 6
+# Newton's method squares the error in each step, so no other step is needed after one
+# below this angle in radians.
+_LAST_STEP = 1e-4
 # A maximum is at most 6.3 degrees from a vertex. At this angle the sharpest lobe of
 # order 16 still has more than this share of its height.
 _NEARLY = 0.5
@@ -187,32 +190,36 @@ def _refine(
 ) -> tuple[FloatArray, FloatArray]:
     """Return values and directions of maxima, refined by Newton's method.
 
+    A maximum that moves no more is left out of the next steps.
+
     Each step is in the plane perpendicular to the direction. In a frame whose z axis is
     the direction, the value of the function at z is a weighted sum of the coefficients
     of m = 0. Its slope is a weighted sum of those of m = +1 and -1, and its curvature
     of those of m = 0, +2 and -2.
     """
     order = sh_order(coeffs.shape[1])
-    handed = handedness(axes)
     ls = np.arange(0, order + 1, 2)
     middle = ls * (ls + 1) // 2
+    # l = 0 has no m = 1 or 2. Its entry is another coefficient, with weight 0.
+    used = np.clip([middle, middle + 1, middle - 1, middle + 2, middle - 2], 0, None)
+    used = np.minimum(used, coeffs.shape[1] - 1)
     scale = np.sqrt((2 * ls + 1) / (4 * np.pi))
     ladder = ls * (ls + 1)
     slope = -scale * np.sqrt(ladder / 2)
     twist = scale * np.sqrt(ladder * np.maximum(ladder - 2, 0) / 8)
+    values, directions = np.empty(len(coeffs)), directions.copy()
+    moving = np.arange(len(coeffs))
     for _ in range(_NEWTON_STEPS):
-        frame = frames.from_tangents(directions, axes)
+        frame = frames.from_tangents(directions[moving], axes)
         local = rotate(
-            coeffs, frame, handedness=handed, nbr_threads=nbr_threads
-        ).astype(np.float64)
-        values = _dot(local[:, middle], scale)
-        # l = 0 has no m = 1 or 2. Its entry is another coefficient, with weight 0.
-        gx = _dot(local[:, np.minimum(middle + 1, local.shape[1] - 1)], slope)
-        gy = _dot(local[:, np.maximum(middle - 1, 0)], slope)
-        bend = -_dot(local[:, middle], scale * ladder) / 2
-        plus = _dot(local[:, np.minimum(middle + 2, local.shape[1] - 1)], twist)
-        minus = _dot(local[:, np.maximum(middle - 2, 0)], twist)
-        xx, yy, xy = bend + plus, bend - plus, minus
+            coeffs[moving], frame, handedness=handedness(axes), nbr_threads=nbr_threads
+        )
+        here, right, up, plus, minus = local.T[used].astype(np.float64)
+        values[moving] = _dot(here, scale)
+        gx, gy = _dot(right, slope), _dot(up, slope)
+        bend = -_dot(here, scale * ladder) / 2
+        rise, xy = _dot(plus, twist), _dot(minus, twist)
+        xx, yy = bend + rise, bend - rise
         determinant = xx * yy - xy * xy
         peaked = (determinant > 0) & (bend < 0)
         determinant = np.where(peaked, determinant, 1.0)
@@ -222,18 +229,19 @@ def _refine(
         shorten = np.minimum(1.0, _MAX_TURN / np.maximum(length, 1e-12))
         # Frames are right-handed in RAS+, and so are the rotated coefficients.
         step = np.stack([x * shorten, y * shorten, np.ones_like(x)], axis=1)
-        directions = frames.to_axes(step, frame)
-        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        turned = frames.to_axes(step, frame)
+        directions[moving] = turned / np.linalg.norm(turned, axis=1, keepdims=True)
+        moving = moving[length > _LAST_STEP]
     return values, directions
 
 
-def _dot(rows: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return weighted sums of rows.
+def _dot(columns: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return weighted sums of the columns (K, N) of a matrix.
 
     Sums of BLAS and einsum depend on the number of rows in the last digit, and with it
     the streamline of a seed would depend on the other seeds.
     """
-    sums: FloatArray = np.zeros(len(rows))
-    for column, weight in zip(rows.T, weights, strict=True):
+    sums: FloatArray = np.zeros(columns.shape[1])
+    for column, weight in zip(columns, weights, strict=True):
         sums += weight * column
     return sums

@@ -223,8 +223,8 @@ def compiled_decision(
     -------
     decision : Decision or None
         For the criteria of ``criteria.py``, and those of DIPY whose compiled method can
-        be called (:func:`has_compiled_method`). None for all others: Python is needed to
-        evaluate them.
+        be called (:func:`has_compiled_method`). None for all others: Python is needed
+        to evaluate them.
 
     Examples
     --------

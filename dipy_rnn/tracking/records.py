@@ -123,15 +123,16 @@ class FinishedStreamlines:
             A copy.
         """
         n_points = self.n_points[rows]
-        begins = np.cumsum(self.n_points)[rows] - n_points
-        # For each point that is returned, its row in `points_mm`.
-        shifts = begins - np.cumsum(n_points) + n_points
-        places = np.arange(n_points.sum()) + np.repeat(shifts, n_points)
+        ends = np.cumsum(self.n_points)[rows]
+        points_mm = [
+            self.points_mm[begin:end]
+            for begin, end in zip((ends - n_points).tolist(), ends.tolist())
+        ]
         return type(self)(
             self.index[rows],
             n_points,
             self.n_forward[rows],
-            self.points_mm[places],
+            np.concatenate([self.points_mm[:0], *points_mm]),
             self.forward_stop[rows],
             self.backward_stop[rows],
         )
