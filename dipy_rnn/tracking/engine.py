@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+import os
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -85,18 +86,31 @@ def run(
         One or more streamlines. They, and the blocks, are in the order of the starts:
         by seed, then by first direction. Skipped starts have none. ``index`` is that
         of the seed.
+
+    Raises
+    ------
+    RuntimeError
+        If several threads track, and the process is forked before the last block.
     """
     groups = _groups(predictor, criterion, queue, config, n_slots, nbr_threads)
     finished: list[FinishedStreamlines] = []
+    process = os.getpid()
     with ExitStack() as stack:
         advance_all: _AdvanceAll = partial(map, _advance)
-        if len(groups) > 1:
+        has_threads = len(groups) > 1
+        if has_threads:
             pool = stack.enter_context(ThreadPoolExecutor(len(groups)))
             advance_all = partial(pool.map, _advance)
             if predictor.model.compiled is None:
                 advance_all = partial(_when_asked, advance_all)
         parts = advance_all(groups)
         while groups:
+            if has_threads and os.getpid() != process:
+                raise RuntimeError(
+                    "This process was forked while streamlines were tracked, and the "
+                    "threads that track them did not survive; start tracking in this "
+                    "process, or track with nbr_threads=1."
+                )
             with torch_threads(1):  # each thread of the engine calls torch
                 finished += parts
             groups = [slots for slots in groups if slots.busy]

@@ -122,6 +122,13 @@ def lines(nbr_threads):
     return list(tracked), count_threads(nbr_threads)
 
 
+def rest(_):
+    try:
+        return [len(line) for line in begun]
+    except RuntimeError as error:
+        return str(error)
+
+
 if __name__ == "__main__":
     fork = multiprocessing.get_context("fork")
     with fork.Pool(1) as pool:  # no thread was started
@@ -134,6 +141,21 @@ if __name__ == "__main__":
         assert n == 1 and len(of_child) == len(here) == 20
         for one, other in zip(here, of_child):
             np.testing.assert_allclose(one, other, atol=1e-4)
+    # Tracking that began with threads before the fork cannot go on in the child.
+    begun = rnn_tracking(
+        seeds,
+        BinaryStoppingCriterion(phantom.mask()),
+        phantom.affine,
+        sh=phantom.fodf(),
+        step_size=1.0,
+        nbr_threads=2,
+        batch_size=2,
+    )
+    first = len(next(begun))
+    with fork.Pool(1) as pool:
+        there = pool.map_async(rest, [0]).get(timeout=60)[0]
+    assert "forked while streamlines were tracked" in there
+    assert [first, *rest(0)] == [len(line) for line in here]
     print("done")
 """
     )
