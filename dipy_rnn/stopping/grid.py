@@ -33,8 +33,10 @@ def check_criterion_grid(
     ----------
     criterion : dipy_rnn.stopping.StoppingCriterion
         The shape of the maps of DIPY's criteria, and of those of this package, is
-        compared. These do not know their affine. Of any other criterion, the
-        attributes ``shape`` and ``affine`` are compared, if it has them. For
+        compared. These do not know their affine. DIPY's ACT and CMC show only where
+        both of their maps end, so one map that is larger is not detected. Of any other
+        criterion, the attributes ``shape`` and ``affine`` are compared, if it has them.
+        For
         :class:`dipy_rnn.stopping.OwnGridCriterion` these are of the fODF.
     shape : tuple of 3 int
         Of the fODF.
@@ -58,12 +60,15 @@ def check_criterion_grid(
     if isinstance(criterion, ExclusionCriterion):
         check_criterion_grid(criterion.criterion, shape, affine)
     kind, maps, _ = decompose(criterion)
-    theirs = maps[0].shape if kind else getattr(criterion, "shape", None)
-    if theirs is not None and tuple(theirs)[:3] != tuple(shape):
-        raise ValueError(
-            f"stopping_criterion is on a grid of {tuple(theirs)[:3]} voxels and the "
-            f"fODF on one of {tuple(shape)}; {_WRAP}"
-        )
+    grids = [each.shape for each in maps]  # ACT and CMC have two maps
+    if not kind and (own := getattr(criterion, "shape", None)) is not None:
+        grids = [own]
+    for theirs in grids:
+        if tuple(theirs)[:3] != tuple(shape):
+            raise ValueError(
+                f"stopping_criterion is on a grid of {tuple(theirs)[:3]} voxels and "
+                f"the fODF on one of {tuple(shape)}; {_WRAP}"
+            )
     if type(criterion) in _OF_DIPY and not _has_shape(criterion, shape):
         raise ValueError(
             "the image of stopping_criterion has another number of voxels than the "

@@ -32,6 +32,23 @@ def test_criteria_of_another_shape_are_refused(module, kind):
             check_criterion_grid(make(module, kind, other), SHAPE, np.eye(4))
 
 
+@pytest.mark.parametrize("kind", ["Act", "Cmc"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_each_of_two_maps_is_compared(kind, other):
+    options = () if kind == "Act" else (0.5, 2.0)
+    make_ours = getattr(stopping, f"{kind}StoppingCriterion")
+    make_dipys = getattr(dipys, f"{kind}StoppingCriterion")
+    is_smaller = any(theirs < n for theirs, n in zip(other, SHAPE))
+    for shapes in ((SHAPE, other), (other, SHAPE)):
+        maps = [np.zeros(shape) for shape in shapes]
+        criteria = [make_ours(*maps, *options)]
+        if is_smaller:  # a larger map of DIPY's criteria cannot be detected
+            criteria.append(make_dipys(*maps, *options))
+        for criterion in criteria:
+            with pytest.raises(ValueError, match="OwnGridCriterion, with the affine"):
+                check_criterion_grid(criterion, SHAPE, np.eye(4))
+
+
 class OfAUser:
     def __init__(self, **attributes):
         vars(self).update(attributes)
