@@ -21,6 +21,8 @@ _POINTERS = {
     b"/annex/objects/": "datalad get or git annex get",
     b"version https://git-lfs": "git lfs pull",
 }
+# Files of DSI Studio. Files .fib are of DSI Studio, or in VTK format.
+_DSI_STUDIO = (".fib.gz", ".fz", ".src.gz", ".sz", ".tt.gz")
 _LENGTH_OF_START = max(map(len, _POINTERS))
 
 
@@ -69,7 +71,7 @@ def check_input(path: Path) -> None:
     FileNotFoundError
         If it is a link to a file that does not exist. The error names both.
     ValueError
-        If it is an image of MRtrix3, or a compressed tractogram.
+        If it is an image of MRtrix3, a file of DSI Studio, or a compressed tractogram.
 
     Examples
     --------
@@ -83,6 +85,11 @@ def check_input(path: Path) -> None:
         raise ValueError(
             f"{name} is an image of MRtrix3; convert it with mrconvert {name} "
             f"{name[: lower.rindex('.mi') - len(lower)]}.nii.gz"
+        )
+    if lower.endswith(_DSI_STUDIO):
+        raise ValueError(
+            f"{name} is a file of DSI Studio; export it there as NIfTI (images) or "
+            ".trk (tractograms)."
         )
     if lower.endswith(tuple(f"{suffix}.gz" for suffix in SUFFIXES)):
         raise ValueError(

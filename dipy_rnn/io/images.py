@@ -12,6 +12,7 @@ import numpy as np
 from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, FloatArray
 from dipy_rnn.io.files import check_is_file, check_size, first_line, shown
+from dipy_rnn.io.formats import check_is_image
 from dipy_rnn.spatial import (
     check_affine,
     corners_mm,
@@ -69,6 +70,7 @@ def load_volume(
     from dipy_rnn._checks import check_numbers
 
     check_is_file(path)
+    check_is_image(path)
     try:
         # load_nifti allocates memory for the data that the header announces.
         image = cast("SpatialImage", nib.load(path))  # other kinds of file fail below
@@ -100,6 +102,71 @@ def load_volume(
             f"with {' or '.join(map(str, allowed))} axes is needed{wanted}."
         )
     return data, affine
+
+
+def check_finite(path: Path, data: AnyArray, consequence: str) -> None:
+    """Raise ValueError if an image holds infinity; log a warning if it holds NaN.
+
+    Parameters
+    ----------
+    path : Path
+        Of the image, for the message.
+    data : ndarray
+    consequence : str
+        Sentence about the voxels that are NaN, for the warning.
+
+    Examples
+    --------
+    >>> check_finite(Path("fa.nii.gz"), np.array([0.3, np.inf]), "They are not seeded.")
+    Traceback (most recent call last):
+    ValueError: fa.nii.gz holds infinity in 1 of 2 voxels; set them to zero with ...
+    """
+    n_infinite = np.count_nonzero(np.isinf(data))
+    if n_infinite:
+        raise ValueError(
+            f"{shown(path)} holds infinity in {n_infinite} of {data.size} voxels; set "
+            "them to zero with numpy.nan_to_num."
+        )
+    n_nan = np.count_nonzero(np.isnan(data))
+    if n_nan:
+        logger.warning(
+            f"{shown(path)} holds NaN in {n_nan} of {data.size} voxels. {consequence}"
+        )
+
+
+def load_mask(path: Path, verb: str) -> tuple[AnyArray, FloatArray]:
+    """Load an image of which the voxels above 0 are used, and log if it is not binary.
+
+    Parameters
+    ----------
+    path : Path
+    verb : str
+        What is done with voxels of the mask, for messages, such as ``"seeded"``.
+
+    Returns
+    -------
+    mask : ndarray of shape (X, Y, Z)
+        The values of the image. NaN is replaced by 0.
+    affine : ndarray of shape (4, 4)
+        Voxel to mm.
+
+    Raises
+    ------
+    ValueError
+        As :func:`load_volume`, or if a voxel is infinite.
+    """
+    mask, affine = load_volume(path)
+    check_finite(path, mask, f"They are not {verb}.")
+    mask = np.where(np.isnan(mask), 0, mask)
+    if not ((mask == 0) | (mask == mask.max())).all():
+        labels = ""
+        if (mask == np.rint(mask)).all() and mask.max() > 1:
+            labels = " To use one label, make a mask of it."
+        logger.warning(
+            f"{shown(path)} is not a binary mask: its values are from {mask.min():g} "
+            f"to {mask.max():g}. Voxels above 0 are {verb}.{labels}"
+        )
+    return mask, affine
 
 
 def check_same_grid(
@@ -222,9 +289,12 @@ def load_on_grid(
     Raises
     ------
     ValueError
-        If the file cannot be read as an image of three axes, or the two do not overlap.
+        If the file cannot be read as an image of three axes, if the two do not overlap,
+        or if an image that is interpolated holds infinity.
     """
     data, affine = load_volume(path)
+    if not is_nearest:
+        check_finite(path, data, "They count as voxels without data.")
     grid = grid_shape, grid_affine
     if is_on_grid(path, data.shape, affine, grid_path, *grid):
         return data

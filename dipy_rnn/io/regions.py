@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dipy_rnn.io.files import shown
-from dipy_rnn.io.images import load_volume
+from dipy_rnn.io.images import load_mask
 from dipy_rnn.io.subject import check_inside
 from dipy_rnn.spatial import corners_mm, describe_apart, to_mm, to_voxels
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dipy_rnn._typing import FloatArray
     from dipy_rnn.stopping import MaskRegion, Region, Sphere
 
+# What a sphere looks like, with mistakes: other separators, brackets or a unit.
+_LIKE_SPHERE = re.compile(r"[\s\d.,;:()\[\]+-]+(mm)?[\s)\]]*")
 _NEGATIVE = re.compile(r"-[\d.][^,]*,")  # the first number of a sphere
 
 
@@ -71,8 +73,8 @@ def parse_sphere(text: str, name: str) -> Sphere | None:
     Raises
     ------
     ValueError
-        If there are not four numbers, if one is not finite, or if the radius is not
-        above 0.
+        If there are not four numbers, separated by commas, if one is not finite, or if
+        the radius is not above 0.
 
     Examples
     --------
@@ -84,7 +86,9 @@ def parse_sphere(text: str, name: str) -> Sphere | None:
     try:
         numbers = [float(number) for number in text.split(",")]
     except ValueError:
-        return None
+        if not _LIKE_SPHERE.fullmatch(text) or Path(text).exists():
+            return None
+        numbers = []
     if len(numbers) != 4 or not np.isfinite(numbers).all() or not numbers[3] > 0:
         raise ValueError(
             f"{name} is {text.strip()}; a sphere is x,y,z,radius in mm, with a radius "
@@ -159,8 +163,8 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     Raises
     ------
     ValueError
-        If a flag of regions is given twice, as for MRtrix3. Argparse would ignore the
-        first one.
+        If a flag of regions is given twice, as for MRtrix3: argparse would ignore the
+        first one. If no region follows a flag, as from an empty variable of a script.
 
     Examples
     --------
@@ -168,19 +172,29 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     ['--include', ' -10,2,3,5']
     """
     for flag in ("--include", "--exclude"):
-        n = sum(each.partition("=")[0] == flag for each in arguments)
-        if n > 1:
+        # Argparse accepts flags that are cut short, such as --inc.
+        places = [
+            i
+            for i, each in enumerate(arguments)
+            if len(each) > 2 and flag.startswith(each.partition("=")[0])
+        ]
+        if len(places) > 1:
             raise ValueError(
-                f"{flag} is given {n} times; give all regions "
+                f"{flag} is given {len(places)} times; give all regions "
                 f"after one flag: {flag} a.nii.gz b.nii.gz."
             )
+        for i in places:
+            _, has_value, values = arguments[i].partition("=")
+            following = [values] if has_value else arguments[i + 1 : i + 2]
+            if not following or not following[0] or following[0].startswith("--"):
+                raise ValueError(f"{flag} is given without a region; add one.")
     return [f" {each}" if _NEGATIVE.match(each) else each for each in arguments]
 
 
 def _load_mask(path: Path, shape: tuple[int, ...], affine: FloatArray) -> MaskRegion:
     from dipy_rnn.stopping import MaskRegion
 
-    mask, mask_affine = load_volume(path)
+    mask, mask_affine = load_mask(path, "in the region")
     if not (mask > 0).any():
         raise ValueError(f"{shown(path)} is an empty region; it needs voxels above 0.")
     check_inside(path, mask, mask_affine, shape, affine)

@@ -14,8 +14,10 @@ from dipy_rnn._typing import AnyArray, BoolArray, FloatArray
 from dipy_rnn.io.files import check_is_file, first_line, shown
 from dipy_rnn.io.fodf import load_features
 from dipy_rnn.io.images import (
+    check_finite,
     check_same_grid,
     is_on_grid,
+    load_mask,
     load_volume,
     sample_on_grid,
 )
@@ -154,9 +156,10 @@ def load_subject(
     Raises
     ------
     ValueError
-        If a file cannot be read, if an image does not overlap with the fODF, or if all
-        seeds are outside the image of the fODF. Also if the stopping image is on
-        another grid and the fODF has no affine.
+        If a file cannot be read, if the stopping image or a mask holds infinity, if an
+        image does not overlap with the fODF, or if all seeds are outside the image of
+        the fODF. Also if the stopping image is on another grid and the fODF has no
+        affine.
     """
     features, pam_affine = load_features(pam_path, kind, *sh_format)
     wanted = ""
@@ -168,6 +171,8 @@ def load_subject(
     stopping, stopping_affine = load_volume(
         stopping_path, n_stopping_axes, wanted=wanted
     )
+    if n_stopping_axes == 3:
+        check_finite(stopping_path, stopping, "Streamlines stop there.")
     shape = features.data.shape[:3]
     if pam_affine is None:
         check_same_grid(
@@ -197,14 +202,7 @@ def load_subject(
         return TrackingInputs(
             features, affine, stopping, stopping_affine, seeds_mm, affine
         )
-    mask, mask_affine = load_volume(seeding_path)
-    has_no_data = np.isnan(mask)
-    if has_no_data.any():
-        logger.warning(
-            f"{shown(seeding_path)} holds NaN in {np.count_nonzero(has_no_data)} of "
-            f"{mask.size} voxels. They are not seeded."
-        )
-        mask = np.where(has_no_data, 0, mask)
+    mask, mask_affine = load_mask(seeding_path, "seeded")
     if is_on_grid(seeding_path, mask.shape, mask_affine, pam_path, shape, affine):
         mask_affine = affine
     else:
@@ -212,11 +210,6 @@ def load_subject(
     if affine is not stopping_affine:
         centres_mm = to_mm(np.argwhere(mask > 0), mask_affine)
         _check_in_stopping_image(seeding_path, centres_mm, *own_grid)
-    if not ((mask == 0) | (mask == mask.max())).all():
-        logger.warning(
-            f"{shown(seeding_path)} is not a binary mask: its values are from "
-            f"{mask.min():g} to {mask.max():g}. Voxels above 0 are seeded."
-        )
     return TrackingInputs(
         features, affine, stopping, stopping_affine, mask, mask_affine
     )

@@ -285,6 +285,11 @@ def make_criterion(
     -------
     criterion : dipy_rnn.stopping.StoppingCriterion
 
+    Raises
+    ------
+    ValueError
+        If no voxel is above the threshold: no streamline could start.
+
     Warns
     -----
     UserWarning
@@ -296,6 +301,12 @@ def make_criterion(
     >>> criterion.check_point(np.zeros(3)).name
     'TRACKPOINT'
     """
+    if not (image > stopping_thr).any():
+        raise ValueError(
+            f"No voxel of the stopping image is above stopping_thr {stopping_thr:g}; "
+            f"its largest value is {np.fmax.reduce(image, axis=None):g}. Lower the "
+            "threshold, or give another image."
+        )
     warn_of_threshold(image, stopping_thr)
     if use_binary_mask:
         return BinaryStoppingCriterion(image > stopping_thr)

@@ -1,5 +1,6 @@
 """Images with unusual axes and formats."""
 
+import gzip
 from pathlib import Path
 
 from dipy.io.image import save_nifti
@@ -103,3 +104,46 @@ def test_a_pointer_in_place_of_the_content_is_refused(tmp_path, content, remedy)
         (tmp_path / name).write_text(content)
         with pytest.raises(ValueError, match=f"{name} holds the name .*{remedy}"):
             read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["sub.fib.gz", "sub.gqi.fz", "sub.src.gz", "sub.SZ", "cst.tt.gz"]
+)
+def test_files_of_dsi_studio_are_refused_as_such(name):
+    with pytest.raises(ValueError, match=f"{name} is a file of DSI Studio; export it"):
+        check_input(Path(name))
+
+
+GZIP = gzip.compress(b"not an image")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("fa.nii", GZIP, r"is compressed by gzip; rename it to \S+fa.nii.gz"),
+        ("fa.nii.gz", b"\0" * 400, "is not compressed by gzip, as its suffix says"),
+        ("fa.mgz", b"\0" * 400, "is not compressed by gzip, as its suffix says"),
+        ("fa.nii.gz", b"", "is empty"),
+        ("fa.nii", b"", "is empty"),
+        ("fa.fib", b"# vtk", "is a tractogram in VTK format or a file of DSI Studio"),
+        ("fa.trk", b"TRACK", "is a tractogram, not an image"),
+        ("fa.nii", b"mrtrix tracks", "is a tractogram, not an image"),
+        ("fa.nii", b"mrtrix image", "is an image of MRtrix3; convert it with mrconv"),
+        ("fa.nrrd", b"NRRD0004", "is an image in NRRD format; convert it to NIfTI"),
+        ("fa.nii.gz", b"NRRD0004", "is an image in NRRD format; convert it to NIfTI"),
+        ("fa.mha", b"ObjectType", "is an image in MetaImage format"),
+        ("fa.IMA", b"\0" * 400, "is a DICOM file; convert the series .* dcm2niix"),
+        ("lh.gii", b"<GIFTI/>", "is a surface; give an image of voxels"),
+        ("csd.h5", b"\x89HDF\r\n", "is an HDF5 file; rename it to .pam5 if dipy_fit_c"),
+        ("csd.nii.gz", b"\x89HDF\r\n", "is an HDF5 file; rename it to .pam5"),
+        ("fa.nii.zst", b"\x28\xb5\x2f\xfd", "is compressed by zstd; decompress it"),
+        ("fa.nii.xz", b"\xfd7zXZ", "is compressed by xz; decompress it with xz -d"),
+        ("fa.npy", b"\x93NUMPY", "is an array without an affine"),
+    ],
+)
+def test_a_file_of_a_known_other_format_is_named_with_the_remedy(
+    tmp_path, name, content, text
+):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} {text}"):
+        load_volume(tmp_path / name)

@@ -301,9 +301,20 @@ def test_a_threshold_in_another_unit_than_the_map_is_a_warning(use_binary_mask):
         (scaled, 200),
         ((fa > 0.2).astype(np.uint8), 0.2),
         (255 * (fa > 0.2).astype(np.uint8), 0.2),
-        (0 * fa, 0.2),
     ):
         stopping.make_criterion(image, use_binary_mask, threshold)
+
+
+@pytest.mark.parametrize("use_binary_mask", [False, True])
+@pytest.mark.parametrize(
+    ("value", "largest"), [(0, "0"), (0.2, "0.2"), (-3, "-3"), (np.nan, "nan")]
+)
+def test_a_map_that_is_nowhere_above_the_threshold_is_an_error(
+    use_binary_mask, value, largest
+):
+    image = np.full((2, 2, 2), value)
+    with pytest.raises(ValueError, match=f"above stopping_thr 0.2; .* is {largest}\\."):
+        stopping.make_criterion(image, use_binary_mask, 0.2)
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, "pickle"])

@@ -661,7 +661,7 @@ def test_a_file_may_have_brackets_in_its_name(subject):
     gm = subject.folder / "g[m].nii.gz"
     gm.write_text("grey matter")
     line = refusal(*inputs, "--act", "--gm_files", gm, "--csf_files", gm, "--force")
-    assert "g[m].nii.gz cannot be read as a NIfTI image" in line
+    assert "g[m].nii.gz is not compressed by gzip, as its suffix says" in line
 
 
 def test_a_seeding_image_that_is_not_binary_is_a_warning(subject, messages):
@@ -683,6 +683,16 @@ def test_voxels_of_a_seeding_mask_that_are_nan_are_not_seeded(subject, messages)
     assert len(subject.run("--step_size", 1.0, "--minlen", 0)) == subject.n_seeds
     assert "seeds.nii.gz holds NaN in 600 of 4000 voxels" in messages.text
     assert "not a binary mask" not in messages.text
+
+
+def test_voxels_of_a_stopping_image_that_are_nan_are_counted(subject, messages):
+    fa = subject.mask.astype(np.float32)
+    fa[:5] = np.nan
+    save_nifti(subject.stopping, fa, subject.phantom.affine)
+    subject.run()
+    assert "fa.nii.gz holds NaN in 1000 of 4000 voxels. Streamlines stop there." in (
+        messages.text
+    )
 
 
 def test_voxels_that_are_nan_in_all_tissue_maps_have_no_tissue(subject, messages):
@@ -734,7 +744,7 @@ def test_an_output_that_is_a_link_stays_one(subject):
 
 
 def test_no_selected_streamline_is_a_warning(subject, messages):
-    assert len(subject.run("--stopping_thr", 20.0)) == 0
+    assert len(subject.run("--minlen", 400)) == 0
     # A set, because the logger of DIPY 1.11 passes messages on to the root logger.
     (warning,) = {r.message for r in messages.records if r.levelno == logging.WARNING}
     assert warning.startswith("No streamline was selected; check")
@@ -900,6 +910,21 @@ MISTAKES = {
     ),
     "scanner axes of a PAM5": (nothing, ("--sh_frame", "scanner"), "peaks.pam5"),
     "no step": (nothing, ("--step_size", 0), "step_size is 0"),
+    "infinite FA": (
+        put("fa.nii.gz", lambda s: (np.where(s.mask, np.inf, 0), s.phantom.affine)),
+        (),
+        "fa.nii.gz holds infinity in 512",
+    ),
+    "FA below the threshold": (
+        put("fa.nii.gz", lambda s: (0.1 * s.mask, s.phantom.affine)),
+        (),
+        "No voxel of the stopping image is above stopping_thr 0.2; its largest value",
+    ),
+    "infinite seeds": (
+        put("seeds.nii.gz", lambda s: (np.where(s.mask, np.inf, 0), s.phantom.affine)),
+        (),
+        "seeds.nii.gz holds infinity in 512",
+    ),
     "negative seeds": (
         put("seeds.nii.gz", lambda s: (-1.0 * s.mask, s.phantom.affine)),
         (),

@@ -178,6 +178,20 @@ def test_masks_are_paired_with_subjects_and_spheres_are_for_all(tmp_path):
     assert "include 1: no file for" in line and "sub-2" in line
 
 
+def test_an_image_of_labels_or_with_nan_as_a_region_is_a_warning(subject, messages):
+    labels = np.zeros(subject.mask.shape, np.float32)
+    labels[14], labels[4], labels[0] = 1011, 1012, np.nan
+    save_nifti(subject.folder / "labels.nii.gz", labels, subject.phantom.affine)
+    subject.run(*STEP, "--include", subject.folder / "labels.nii.gz")
+    assert (
+        "labels.nii.gz is not a binary mask: its values are from 0 to 1012. Voxels "
+        "above 0 are in the region. To use one label, make a mask of it."
+    ) in messages.text
+    assert "labels.nii.gz holds NaN in 200 of 4000 voxels. They are not in the" in (
+        messages.text
+    )
+
+
 def empty(subject):
     put(subject, "roi.nii.gz", np.zeros((3, 3, 3)), np.eye(4))
 
@@ -186,6 +200,11 @@ def far(subject):
     affine = np.eye(4)
     affine[:3, 3] = 100
     put(subject, "roi.nii.gz", np.ones((3, 3, 3)), affine)
+
+
+def infinite(subject):
+    data = np.full((3, 3, 3), np.inf, np.float32)
+    save_nifti(subject.folder / "roi.nii.gz", data, np.eye(4))
 
 
 def flat(subject):
@@ -219,6 +238,20 @@ def flat(subject):
             ("--include", "1,2,3,4", "--include=5,6,7,8"),
             "--include is given 2 times; give all regions after one flag",
         ),
+        (
+            None,
+            ("--inc", "1,2,3,4", "--includ=5,6,7,8"),
+            "--include is given 2 times; give all regions after one flag",
+        ),
+        (None, ("--include", "--save_stops"), "--include is given without a region"),
+        (None, ("--exclude",), "--exclude is given without a region; add one"),
+        (None, ("--exclude=",), "--exclude is given without a region; add one"),
+        (None, ("--include", "1,2,3,4mm"), "include is 1,2,3,4mm; a sphere is x,y,z"),
+        (None, ("--include", "(1,2,3,4)"), "include is (1,2,3,4); a sphere is x,y,z"),
+        (None, ("--include", "1 2 3 4"), "include is 1 2 3 4; a sphere is x,y,z"),
+        (None, ("--include", "1;2;3;4"), "include is 1;2;3;4; a sphere is x,y,z"),
+        (None, ("--include", "1,2,3,4,"), "include is 1,2,3,4,; a sphere is x,y,z"),
+        (infinite, ("--include", "roi.nii.gz"), "roi.nii.gz holds infinity in 27"),
     ],
 )
 def test_a_mistake_is_an_error_of_one_line_and_leaves_no_file(
