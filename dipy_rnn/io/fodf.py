@@ -83,8 +83,8 @@ def load_features(
         If the file cannot be read or does not contain an fODF. If `sh_basis` is None
         and the basis cannot be detected in a peaks and metrics file. If `sh_basis` or
         `sh_frame` is given with `kind` ``"raw"``, or the frame ``"scanner"`` with a
-        peaks and metrics file. If spherical harmonics are expected, but each voxel has
-        unit vectors.
+        peaks and metrics file. If spherical harmonics are expected, but the volumes
+        look like peaks.
     """
     from dipy_rnn.sampling import (
         fodf_features,
@@ -126,11 +126,11 @@ def load_features(
             return peaks_features(
                 coeffs, frame=sh_frame, affine=affine, name=name
             ), affine
-        if sh_basis is None and _are_unit_vectors(coeffs):
+        if sh_basis is None and _look_like_peaks(coeffs):
             raise ValueError(
-                f"{shown(path)} has {coeffs.shape[3]} volumes, which are unit vectors; "
-                "add sh_basis peaks to track on them, or name the basis if they are "
-                "spherical harmonics."
+                f"{shown(path)} has {coeffs.shape[3]} volumes, which look like "
+                f"{coeffs.shape[3] // 3} peaks; add sh_basis peaks to track on them, "
+                "or name the basis if they are spherical harmonics."
             )
     sh_basis = sh_basis or SH_BASES[0]
     features = fodf_features(
@@ -157,15 +157,25 @@ def _may_be_sh(data: AnyArray) -> bool:
     return True
 
 
-def _are_unit_vectors(data: AnyArray) -> bool:
-    """Tell whether each three volumes are vectors of length 0 or 1, or NaN."""
+def _look_like_peaks(data: AnyArray) -> bool:
+    """Tell whether each three volumes are a peak (zero or NaN where there is none).
+
+    All peaks are unit vectors. Or none is longer than the one before it, and the last
+    one is missing in most voxels.
+    """
     if data.shape[3] % 3:
         return False
-    with np.errstate(over="ignore", invalid="ignore"):  # then a length is not 1
-        lengths = np.linalg.norm(data.reshape(-1, 3), axis=1)
-    is_one = np.abs(lengths - 1) < _UNIT_TOLERANCE
-    is_none = (lengths == 0) | np.isnan(lengths)
-    return bool(is_one.any() and (is_one | is_none).all())
+    with np.errstate(over="ignore", invalid="ignore"):  # then a length is infinite
+        lengths = np.linalg.norm(data.reshape(-1, data.shape[3] // 3, 3), axis=2)
+    lengths = np.where(np.isnan(lengths), 0, lengths)
+    lengths = lengths[lengths.any(axis=1)]
+    if not len(lengths):
+        return False
+    are_unit = (np.abs(lengths - 1) < _UNIT_TOLERANCE) | (lengths == 0)
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        are_sorted = np.diff(lengths, axis=1) <= _UNIT_TOLERANCE * lengths[:, :1]
+    most_lack_last = np.mean(lengths[:, -1] == 0) > 0.5
+    return bool(are_unit.all() or (are_sorted.all() and most_lack_last))
 
 
 def load_pam(path: Path, *names: str) -> SimpleNamespace:

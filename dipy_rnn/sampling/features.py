@@ -15,7 +15,7 @@ import warnings
 import numpy as np
 
 from dipy_rnn._checks import as_contiguous, check_numbers
-from dipy_rnn._typing import ArrayLike, Float32Array
+from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array
 from dipy_rnn.sampling.lobes import (
     are_diffusivities,
     better_basis,
@@ -33,6 +33,18 @@ SH_FRAMES = ("voxel", "scanner")
 # Largest share of coefficients above 0, of all in voxels with data. It is 0.51 and 0.53
 # for two brains. In diffusion-weighted images all values are above 0.
 _MOST_POSITIVE = 0.9
+
+# Largest share of negative energy in the basis that fits best. It is up to 0.04 for
+# fODFs of two brains, 0.29 for a phantom with much noise, 0.48 for noise alone, and
+# 0.85 for an fODF times -1.
+_MOST_NEGATIVE = 0.4
+# Share of the peaks that point to the positive side of all three axes, above which they
+# are probably no peaks. It is one of eight for random directions, and 1 for images
+# without negative values: of tissues, of colours, or diffusion-weighted. The peaks of
+# one straight bundle may do so, but they differ by less than this share of their
+# length.
+_MOST_TO_ONE_SIDE = 0.9
+_LEAST_SPREAD = 0.3
 
 #: In place of a basis: the coefficients were made of peaks.
 PEAKS = "peaks"
@@ -168,7 +180,8 @@ def fodf_features(
     -----
     UserWarning
         If the coefficients look like a diffusion ODF (CSA, Q-ball, GQI) and not like
-        a fibre ODF. If they seem to be in another basis. If voxels hold NaN, with their
+        a fibre ODF. If they are negative in every basis, or seem to be in another
+        basis. If voxels hold NaN, with their
         number. They are set to zero.
 
     Examples
@@ -233,6 +246,15 @@ def fodf_features(
 def _check_basis(coeffs: Float32Array, sh_basis: str, name: str) -> None:
     """Warn if coefficients, in the package's basis, seem to be in another basis."""
     shares = negative_shares(coeffs, sh_basis)
+    if shares and min(shares.values()) > _MOST_NEGATIVE:
+        warnings.warn(
+            f"{name} does not look like a fibre ODF: {min(shares.values()):.0%} or "
+            "more of the energy of its lobes is negative in every basis. Are these "
+            "volumes spherical harmonics? For peaks, add --sh_basis peaks (in Python: "
+            "peaks_features).",
+            stacklevel=3,
+        )
+        return
     better = better_basis(shares, sh_basis)
     if better:
         mrtrix = ", with --sh_frame scanner if MRtrix3 wrote it"
@@ -285,6 +307,12 @@ def peaks_features(
         invalid, or is missing for scanner axes, or if the peaks are eigenvectors of
         tensors and it is not clear which is the first.
 
+    Warns
+    -----
+    UserWarning
+        If only the first eigenvectors of tensors are used. If hardly any value is
+        negative, as in images of other kinds.
+
     Examples
     --------
     >>> directions = np.zeros((1, 1, 1, 2, 3)); directions[..., 0, :] = 0, 0, 1
@@ -301,8 +329,25 @@ def peaks_features(
         )
         directions, values = principal[..., None, :], None
     coeffs = peaks_to_sh(directions, values, name=name)
+    if _are_to_one_side(np.asarray(directions).reshape(-1, 3)):
+        warnings.warn(
+            f"{name} has hardly any negative value, but peaks point to all sides. Is "
+            "it an image of tissues, of colours, or diffusion-weighted?",
+            stacklevel=2,
+        )
     features = fodf_features(coeffs, sh_frame=frame, affine=affine, name=name)
     return replace(features, sh_format=SHFormat(PEAKS, frame))
+
+
+def _are_to_one_side(vectors: AnyArray) -> bool:
+    """Tell if different vectors (N, 3) have hardly any negative component."""
+    vectors = vectors[np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)]
+    are_positive = (vectors > 0).all(axis=1)
+    directions = vectors[are_positive] / vectors[are_positive].max(axis=1)[:, None]
+    return bool(
+        np.count_nonzero(are_positive) > _MOST_TO_ONE_SIDE * len(vectors)
+        and np.ptp(directions, axis=0).max() > _LEAST_SPREAD
+    )
 
 
 def pam_features(

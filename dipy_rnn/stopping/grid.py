@@ -35,9 +35,8 @@ def check_criterion_grid(
         The shape of the maps of DIPY's criteria, and of those of this package, is
         compared. These do not know their affine. DIPY's ACT and CMC show only where
         both of their maps end, so one map that is larger is not detected. Of any other
-        criterion, the attributes ``shape`` and ``affine`` are compared, if it has them.
-        For
-        :class:`dipy_rnn.stopping.OwnGridCriterion` these are of the fODF.
+        criterion, the attributes ``shape`` and ``affine`` are compared, if it has them;
+        those of :class:`dipy_rnn.stopping.OwnGridCriterion` are of the fODF.
     shape : tuple of 3 int
         Of the fODF.
     affine : ndarray of shape (4, 4)

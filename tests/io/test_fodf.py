@@ -74,6 +74,45 @@ def test_values_too_large_for_a_length_are_not_unit_vectors(tmp_path):
     assert features.data.shape == (*SHAPE, 15)
 
 
+@pytest.mark.parametrize("n", [5, 15])
+@pytest.mark.parametrize("missing", [0, np.nan])
+def test_fifteen_volumes_of_sorted_peaks_are_not_taken_for_spherical_harmonics(
+    n, missing, tmp_path
+):
+    path = tmp_path / "peaks.nii.gz"  # as sh2peaks -num 5 of MRtrix3 writes it
+    rng = np.random.default_rng(0)
+    peaks = rng.normal(size=(*SHAPE, n, 3))
+    peaks /= np.linalg.norm(peaks, axis=-1, keepdims=True)
+    peaks *= np.sort(rng.random((*SHAPE, n)))[..., ::-1, None]
+    peaks[..., 3:, :], peaks[0] = missing, missing
+    save_nifti(path, peaks.reshape(*SHAPE, -1).astype(np.float32), AFFINE)
+    with pytest.raises(ValueError, match=rf"{3 * n} volumes, .* {n} peaks; add sh_ba"):
+        load_features(path, "sh", None, "voxel")
+    features, _ = load_features(path, "sh", "peaks", "voxel")
+    assert_allclose(features.data, peaks_features(peaks).data, atol=1e-5)
+
+
+def test_volumes_without_negative_values_are_taken_for_peaks_with_a_warning(tmp_path):
+    path = tmp_path / "colours.nii.gz"
+    save_nifti(path, np.random.default_rng(0).random((*SHAPE, 12)), AFFINE)
+    with pytest.warns(UserWarning, match="colours.nii.gz has hardly any negative"):
+        load_features(path, "sh", None, "voxel")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda fodf: -fodf, np.random.default_rng(0).permuted]
+)
+def test_volumes_that_are_no_fodf_in_any_basis_are_a_warning(make, tmp_path):
+    path = tmp_path / "sh.nii.gz"
+    directions = np.random.default_rng(1).normal(size=(10, 10, 10, 1, 3))
+    coeffs = peaks_features(directions).data
+    save_nifti(path, coeffs, AFFINE)
+    load_features(path, "sh", "tournier07", "voxel")
+    save_nifti(path, make(coeffs), AFFINE)
+    with pytest.warns(UserWarning, match="of its lobes is negative in every basis"):
+        load_features(path, "sh", "tournier07", "voxel")
+
+
 def test_an_image_of_zero_peaks_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "peaks.nii.gz"
     save_nifti(path, np.zeros((*SHAPE, 9), np.float32), AFFINE)
