@@ -228,7 +228,12 @@ class Drawn:
         """Check that a function returns, or raises one line that names an argument."""
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            for said in ("does not look like", "holds NaN in", "seems to be in the"):
+            for said in (
+                "does not look like",
+                "holds NaN in",
+                "seems to be in the",
+                "has hardly any negative value",
+            ):
                 warnings.filterwarnings("ignore", message=f".* {said}")
             warnings.filterwarnings("ignore", message=".* outside the image")
             warnings.filterwarnings("ignore", message="step_size is .* was trained for")

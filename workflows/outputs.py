@@ -48,11 +48,20 @@ class CheckedOutputs:
         return True
 
     def refuse_existing(self, paths: Iterable[AnyPath]) -> None:
-        """Raise FileExistsError if a file exists and is not to be overwritten.
+        """Raise an error if a path cannot be written, or is not to be overwritten.
 
-        With --force or --skip_existing, existing files are not an error.
+        With --force or --skip_existing, existing files are not an error. Folders are.
         """
-        existing = [path for path in paths if Path(path).exists()]
+        outputs = list(map(Path, paths))
+        for path in outputs:
+            if path.is_dir():
+                raise IsADirectoryError(f"{path} is a folder; give another output.")
+            for parent in path.parents:
+                if parent.exists() and not parent.is_dir():
+                    raise NotADirectoryError(
+                        f"{path} cannot be written: {parent} is a file, not a folder."
+                    )
+        existing = [path for path in outputs if path.exists()]
         if existing and not (self._force_overwrite or self._skip):
             raise FileExistsError(
                 f"{existing[0]} exists already; add --force to overwrite it."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 import logging
 import math
 from pathlib import Path
@@ -88,6 +89,7 @@ def load_volume(
             f"{shown(path)} cannot be read as a NIfTI image ({first_line(error)})."
         ) from None
     affine = check_affine(affine, f"the affine of {shown(path)}")
+    _warn_of_header(image, path)
     data = check_numbers(data, shown(path))
     if not data.size:
         raise ValueError(f"{shown(path)} has no voxel: its shape is {data.shape}.")
@@ -102,6 +104,37 @@ def load_volume(
             f"with {' or '.join(map(str, allowed))} axes is needed{wanted}."
         )
     return data, affine
+
+
+def _warn_of_header(image: SpatialImage, path: Path) -> None:
+    """Log a warning if other programs may use another affine, or another unit."""
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.spatialimages import HeaderDataError
+
+    header = image.header
+    if not isinstance(header, Nifti1Header):
+        return
+    unit = header.get_xyzt_units()[0]
+    if unit in ("meter", "micron"):
+        logger.warning(
+            f"{shown(path)} has {unit} as the unit in its header. This is not used: "
+            "its affine is read in mm, as DIPY and nibabel do."
+        )
+    sform = header.get_sform(coded=True)[0]
+    qform = None
+    with suppress(ValueError, HeaderDataError):  # an invalid quaternion
+        qform = header.get_qform(coded=True)[0]
+    if sform is None and qform is None:
+        logger.warning(
+            f"{shown(path)} has no affine in its header, only voxel sizes. Its centre "
+            "is taken as 0 mm, and its first axis as pointing to the left, as DIPY and "
+            "nibabel do."
+        )
+    elif sform is not None and qform is not None and not is_same_grid(sform, qform):
+        logger.warning(
+            f"{shown(path)} has two affines in its header that differ (sform and "
+            "qform). The sform is used, as in DIPY and nibabel."
+        )
 
 
 def check_finite(path: Path, data: AnyArray, consequence: str) -> None:

@@ -59,7 +59,8 @@ def find_files(files: Files, name: str) -> list[Path]:
     FileNotFoundError
         If there is no file, or one is a link to a file that does not exist.
     ValueError
-        If a file cannot be read (:func:`dipy_rnn.io.files.check_input`).
+        If a file cannot be read (:func:`dipy_rnn.io.files.check_input`), or a pattern
+        has ``**`` in place of a folder.
 
     Examples
     --------
@@ -79,9 +80,17 @@ def _find(files: Files, name: str) -> list[_Found]:
     pattern = str(files)
     if os.path.isdir(files):
         pattern = os.path.join(escape(pattern), "*")
+    if "**" in Path(pattern).parts:
+        raise ValueError(
+            f"{name} is {shown(files)}; ** is not read as any number of folders: write "
+            "one * for each folder."
+        )
     paths = sorted(map(Path, glob(pattern)))
     if not paths:
-        raise FileNotFoundError(f"{name} is {files}, which matches no file.")
+        raise FileNotFoundError(
+            f"{name} is {shown(files)}, which "
+            + ("is an empty folder." if os.path.isdir(files) else "matches no file.")
+        )
     for path in paths:
         check_input(path)
     return [_Found(path, _matched_words(Path(pattern), path)) for path in paths]

@@ -37,7 +37,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
-POINT_SUFFIXES = (".txt", ".csv", ".tsv", ".npy")  # suffixes of lists of seeds
+# Suffixes of text files with seeds, and what separates their columns.
+_SEPARATORS = {
+    ".txt": (None, "spaces"),
+    ".csv": (",", "commas"),
+    ".tsv": ("\t", "tabs"),
+}
+POINT_SUFFIXES = (*_SEPARATORS, ".npy")  # suffixes of lists of seeds
 
 
 @dataclass(frozen=True, eq=False)
@@ -384,14 +390,20 @@ def load_points(path: Path) -> FloatArray:
             points = np.load(path, mmap_mode="r", allow_pickle=False)
             points = check_numbers(points, "the array").astype(np.float64)
         else:
-            delimiter = {".csv": ",", ".tsv": "\t"}.get(suffix)
+            delimiter, _ = _SEPARATORS[suffix]
             with warnings.catch_warnings():  # NumPy warns of empty files
                 warnings.simplefilter("ignore", UserWarning)
-                points = np.loadtxt(path, delimiter=delimiter, ndmin=2)
+                # Excel marks UTF-8 files by a first character, which -sig removes.
+                points = np.loadtxt(
+                    path, delimiter=delimiter, ndmin=2, encoding="utf-8-sig"
+                )
     except Exception as error:  # damaged files raise many kinds of error
+        how = ""
+        if suffix in _SEPARATORS:
+            how = f", separated by {_SEPARATORS[suffix][1]}, and # before a header"
         raise ValueError(
             f"{shown(path)} cannot be read as a list of seeds ({first_line(error)}); "
-            "give x, y and z in mm in each row."
+            f"give x, y and z in mm in each row{how}."
         ) from None
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise ValueError(

@@ -15,9 +15,11 @@ import warnings
 import numpy as np
 
 from dipy_rnn._checks import as_contiguous, check_numbers
-from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array
+from dipy_rnn._typing import ArrayLike, Float32Array
 from dipy_rnn.sampling.lobes import (
+    MOST_NEGATIVE,
     are_diffusivities,
+    are_to_one_side,
     better_basis,
     looks_like_fodf,
     negative_shares,
@@ -33,18 +35,6 @@ SH_FRAMES = ("voxel", "scanner")
 # Largest share of coefficients above 0, of all in voxels with data. It is 0.51 and 0.53
 # for two brains. In diffusion-weighted images all values are above 0.
 _MOST_POSITIVE = 0.9
-
-# Largest share of negative energy in the basis that fits best. It is up to 0.04 for
-# fODFs of two brains, 0.29 for a phantom with much noise, 0.48 for noise alone, and
-# 0.85 for an fODF times -1.
-_MOST_NEGATIVE = 0.4
-# Share of the peaks that point to the positive side of all three axes, above which they
-# are probably no peaks. It is one of eight for random directions, and 1 for images
-# without negative values: of tissues, of colours, or diffusion-weighted. The peaks of
-# one straight bundle may do so, but they differ by less than this share of their
-# length.
-_MOST_TO_ONE_SIDE = 0.9
-_LEAST_SPREAD = 0.3
 
 #: In place of a basis: the coefficients were made of peaks.
 PEAKS = "peaks"
@@ -246,7 +236,7 @@ def fodf_features(
 def _check_basis(coeffs: Float32Array, sh_basis: str, name: str) -> None:
     """Warn if coefficients, in the package's basis, seem to be in another basis."""
     shares = negative_shares(coeffs, sh_basis)
-    if shares and min(shares.values()) > _MOST_NEGATIVE:
+    if shares and min(shares.values()) > MOST_NEGATIVE:
         warnings.warn(
             f"{name} does not look like a fibre ODF: {min(shares.values()):.0%} or "
             "more of the energy of its lobes is negative in every basis. Are these "
@@ -329,7 +319,7 @@ def peaks_features(
         )
         directions, values = principal[..., None, :], None
     coeffs = peaks_to_sh(directions, values, name=name)
-    if _are_to_one_side(np.asarray(directions).reshape(-1, 3)):
+    if are_to_one_side(np.asarray(directions).reshape(-1, 3)):
         warnings.warn(
             f"{name} has hardly any negative value, but peaks point to all sides. Is "
             "it an image of tissues, of colours, or diffusion-weighted?",
@@ -337,17 +327,6 @@ def peaks_features(
         )
     features = fodf_features(coeffs, sh_frame=frame, affine=affine, name=name)
     return replace(features, sh_format=SHFormat(PEAKS, frame))
-
-
-def _are_to_one_side(vectors: AnyArray) -> bool:
-    """Tell if different vectors (N, 3) have hardly any negative component."""
-    vectors = vectors[np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)]
-    are_positive = (vectors > 0).all(axis=1)
-    directions = vectors[are_positive] / vectors[are_positive].max(axis=1)[:, None]
-    return bool(
-        np.count_nonzero(are_positive) > _MOST_TO_ONE_SIDE * len(vectors)
-        and np.ptp(directions, axis=0).max() > _LEAST_SPREAD
-    )
 
 
 def pam_features(

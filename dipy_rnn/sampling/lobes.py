@@ -50,6 +50,10 @@ _WRONG_DIFFERENCE = 0.003
 # tournier07 by its scale, which smooths or sharpens the lobes.
 _SHAPES = ("descoteaux07_legacy", "descoteaux07", "tournier07")
 
+# Largest share of an fODF, in the basis that fits best. It is up to 0.04 for two brains,
+# and 0.29 for a phantom with much noise. Noise alone has 0.48, an fODF times -1 has 0.85.
+MOST_NEGATIVE = 0.4
+
 _BLOCK = 1024  # voxels at a time: each needs about 2 kB for each of its peaks
 
 # How far the dot products of unit vectors, stored as float32, may be from those of
@@ -62,6 +66,14 @@ _LEAST_DIFFERENCE = 0.1
 # The largest eigenvalue of brain tissue and water in mm^2/s. Eigenvalues of phantoms
 # and of animals ex vivo are within these limits, too.
 _DIFFUSIVITY = (5e-5, 5e-3)
+
+# Share of the peaks that point to the positive side of all three axes, above which they
+# are probably no peaks. It is one of eight for random directions, and 1 for images
+# without negative values: of tissues, of colours, or diffusion-weighted. The peaks of
+# one straight bundle may do so, but they differ by less than this share of their
+# length.
+_MOST_TO_ONE_SIDE = 0.9
+_LEAST_SPREAD = 0.3
 
 
 def lobes(
@@ -252,6 +264,23 @@ def are_diffusivities(values: AnyArray) -> bool:
     first = first[np.isfinite(first) & (first > 0)]
     least, most = _DIFFUSIVITY
     return bool(len(first)) and float(np.mean((first > least) & (first < most))) > 0.9
+
+
+def are_to_one_side(vectors: AnyArray) -> bool:
+    """Tell whether hardly any component of different vectors (N, 3) is negative.
+
+    Examples
+    --------
+    >>> vectors = np.random.default_rng(0).normal(size=(20, 3))
+    >>> are_to_one_side(vectors), are_to_one_side(abs(vectors))
+    (False, True)
+    """
+    vectors = vectors[np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)]
+    positive = vectors[(vectors > 0).all(axis=1)]
+    if not len(positive) > _MOST_TO_ONE_SIDE * len(vectors):
+        return False
+    directions = positive / positive.max(axis=1, keepdims=True)
+    return bool(np.ptp(directions, axis=0).max() > _LEAST_SPREAD)
 
 
 def _monomials(directions: FloatArray) -> FloatArray:

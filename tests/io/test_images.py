@@ -1,9 +1,11 @@
 """Images with unusual axes and formats."""
 
 import gzip
+import logging
 from pathlib import Path
 
 from dipy.io.image import save_nifti
+import nibabel as nib
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
@@ -147,3 +149,51 @@ def test_a_file_of_a_known_other_format_is_named_with_the_remedy(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} {text}"):
         load_volume(tmp_path / name)
+
+
+def write_with_header(path, *, sform=None, qform=None, unit="mm"):
+    image = nib.Nifti1Image(np.zeros((2, 3, 4), np.float32), None)
+    image.set_sform(sform, int(sform is not None))
+    image.set_qform(qform, int(qform is not None))
+    image.header.set_xyzt_units(unit)
+    nib.save(image, path)
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        ({}, "has no affine in its header, only voxel sizes"),
+        (
+            {"sform": np.eye(4), "qform": np.diag([1, 1, 2, 1])},
+            "has two affines in its",
+        ),
+        ({"sform": np.eye(4), "unit": "meter"}, "has meter as the unit in its header"),
+        (
+            {"qform": np.eye(4), "unit": "micron"},
+            "has micron as the unit in its header",
+        ),
+        ({"sform": np.eye(4)}, ""),
+        ({"qform": np.eye(4), "unit": "unknown"}, ""),
+        ({"sform": np.eye(4), "qform": np.eye(4)}, ""),
+    ],
+)
+def test_headers_that_programs_read_differently_are_told(
+    tmp_path, caplog, header, text
+):
+    write_with_header(tmp_path / "fa.nii.gz", **header)
+    _, affine = load_volume(tmp_path / "fa.nii.gz")
+    warnings = [r.message for r in caplog.records if r.levelno == logging.WARNING]
+    assert all(f"fa.nii.gz {text}" in warning for warning in warnings)
+    assert bool(warnings) == bool(text)
+    expected = header.get("sform", header.get("qform"))
+    if expected is not None:
+        assert_array_equal(affine, expected)
+
+
+def test_an_invalid_quaternion_beside_an_affine_is_ignored(tmp_path):
+    path = tmp_path / "fa.nii"
+    write_with_header(path, sform=np.eye(4), qform=np.eye(4))
+    content = bytearray(path.read_bytes())
+    content[256:268] = np.full(3, 9.0, "<f4").tobytes()
+    path.write_bytes(content)
+    assert_array_equal(load_volume(path)[1], np.eye(4))

@@ -196,3 +196,17 @@ def test_a_link_to_a_file_that_does_not_exist_is_named(tree):
     ):
         with pytest.raises(FileNotFoundError, match=r"link\.nii is a link to .*annex"):
             find_files(files, "stopping_files")
+
+
+def test_an_empty_folder_is_called_so(tree, tmp_path):
+    (tmp_path / "fa").mkdir()
+    with pytest.raises(FileNotFoundError, match="fa is fa, which is an empty folder"):
+        find_files("fa", "fa")
+
+
+def test_two_stars_for_any_number_of_folders_are_refused(tree):
+    tree("sub-01/csd.pam5", "sub-02/ses-1/csd.pam5")  # one * would match one of them
+    with pytest.raises(ValueError, match="one \\* for each folder"):
+        find_files("sub-*/**/csd.pam5", "pam_files")
+    with pytest.raises(ValueError, match="one \\* for each folder"):
+        find_files("**/csd.pam5", "pam_files")

@@ -230,6 +230,26 @@ def test_invalid_lists_of_seeds_are_an_error(tmp_path, name, content):
     assert "\n" not in str(caught.value)
 
 
+def test_a_list_that_excel_saved_as_utf8_is_read(tmp_path):
+    (tmp_path / "seeds.csv").write_text("1,2,3\n4,5,6\n", encoding="utf-8-sig")
+    assert load_points(tmp_path / "seeds.csv").tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "how"),
+    [
+        ("seeds.csv", "x,y,z\n1,2,3\n", "separated by commas, and # before a header"),
+        ("seeds.csv", "1;2;3\n", "separated by commas"),
+        ("seeds.tsv", "1,2,3\n", "separated by tabs"),
+        ("seeds.txt", "1,2,3\n", "separated by spaces"),
+    ],
+)
+def test_a_list_in_another_form_is_an_error_with_the_form(tmp_path, name, text, how):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"give x, y and z in mm in each row, {how}"):
+        load_points(tmp_path / name)
+
+
 def test_pickled_seeds_are_never_read(tmp_path):
     path = tmp_path / "seeds.npy"
     np.save(path, np.array([print, {}], dtype=object), allow_pickle=True)

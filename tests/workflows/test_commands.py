@@ -885,6 +885,16 @@ MISTAKES = {
     "no such model": (nothing, ("--model_file", "best"), "best"),
     "an invalid model file": (nothing, ("--model_file", "fa.nii.gz"), "fa.nii.gz"),
     "no such device": (nothing, ("--device", "cuda:7"), "cuda"),
+    "a folder as output": (
+        lambda s: (s.folder / "a.trk").mkdir(),
+        ("--out_tractogram", "a.trk", "--force"),
+        "a.trk is a folder; give another output",
+    ),
+    "a file as output folder": (
+        nothing,
+        ("--out_dir", "fa.nii.gz"),
+        "lines.trk cannot be written: fa.nii.gz is a file, not a folder",
+    ),
     "unknown suffix": (nothing, ("--out_tractogram", "lines.nii"), "lines.nii"),
     "unknown basis": (nothing, ("--sh_basis", "mrtrix"), "sh_basis"),
     "unknown axes": (nothing, ("--sh_frame", "world"), "sh_frame"),
