@@ -175,12 +175,12 @@ class RNNComparisonFlow(
             Maximum length (mm) of the streamlines.
         step_size : float, optional
             Step size (in mm) used for tracking.
-        max_angle : float, optional
-            Maximum angle (degrees) between consecutive segments of a streamline: the
-            cone in which the next direction is sought.
         pmf_threshold : float, optional
             Tracking stops where the fODF has no value in this cone that is at least
             this share of its largest value.
+        max_angle : float, optional
+            Maximum angle (degrees) between consecutive segments of a streamline: the
+            cone in which the next direction is sought.
         model_file : string, optional
             Name of a model that comes with dipy_rnn, or path to a model file.
         bundle_files : string or Path, optional

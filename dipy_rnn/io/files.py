@@ -23,6 +23,7 @@ _POINTERS = {
 }
 # Files of DSI Studio. Files .fib are of DSI Studio, or in VTK format.
 _DSI_STUDIO = (".fib.gz", ".fz", ".src.gz", ".sz", ".tt.gz")
+GZIP = b"\x1f\x8b"  # how files begin that gzip compressed
 _LENGTH_OF_START = max(map(len, _POINTERS))
 
 
@@ -39,7 +40,8 @@ def check_is_file(path: Path) -> None:
     ------
     ValueError
         If the path is not a file, is a pointer of git-annex or Git LFS in place of the
-        content, or :func:`check_input` refuses it.
+        content, is a compressed file with the suffix of a tractogram, or
+        :func:`check_input` refuses it.
     FileNotFoundError
         If it is a link to a file that does not exist.
     """
@@ -51,6 +53,11 @@ def check_is_file(path: Path) -> None:
     if os.access(path, os.R_OK):
         with path.open("rb") as file:
             start = file.read(_LENGTH_OF_START)
+        if start.startswith(GZIP) and path.suffix.lower() in SUFFIXES:
+            raise ValueError(
+                f"{shown(path)} is compressed by gzip; rename it to {shown(path)}.gz, "
+                "and decompress it with gunzip."
+            )
         for begin, remedy in _POINTERS.items():
             if start.startswith(begin):
                 raise ValueError(

@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from dipy_rnn.io.files import SUFFIXES, shown
+from dipy_rnn.io.files import GZIP, SUFFIXES, shown
 
-_GZIP = b"\x1f\x8b"
 # Files of these programs or formats, by suffix: what they are, and what to do.
 _CONVERT = "convert it to NIfTI (3D Slicer, ITK-SNAP or mrconvert can)"
 _DICOM = "a DICOM file", "convert the series to NIfTI with dcm2niix"
@@ -81,7 +80,7 @@ def check_is_image(path: Path) -> None:
     for begin, (what, remedy) in _BY_START.items():
         if start.startswith(begin):
             raise ValueError(f"{name} is {what}; {remedy}.")
-    is_compressed = start.startswith(_GZIP)
+    is_compressed = start.startswith(GZIP)
     if is_compressed and lower.endswith((".nii", ".img", ".hdr")):
         raise ValueError(f"{name} is compressed by gzip; rename it to {name}.gz.")
     if lower.endswith((".nii.gz", ".img.gz", ".mgz")) and not is_compressed:

@@ -8,7 +8,7 @@ import logging
 import numpy as np
 
 from dipy_rnn._typing import AnyArray, FloatArray
-from dipy_rnn.spatial import Placement, is_inside, to_voxels
+from dipy_rnn.spatial import Placement, is_inside, to_voxels, voxel_sizes
 
 logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
@@ -77,6 +77,12 @@ def check_placement(
         )
     if n_outside:
         logger.warning(text)
+    extent_mm = float(np.ptp(sample, axis=0).max())
+    if extent_mm < voxel_sizes(affine).min():
+        logger.warning(
+            f"All points of {name} lie within {extent_mm:.2g} mm, less than a voxel of "
+            f"{image_name}. Points in mm are needed; are these in metres?"
+        )
     placed = Placement.of(sample, affine, image > 0)
     if placed.is_better_elsewhere:
         logger.warning(

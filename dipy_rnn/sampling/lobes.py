@@ -50,8 +50,8 @@ _WRONG_DIFFERENCE = 0.003
 # tournier07 by its scale, which smooths or sharpens the lobes.
 _SHAPES = ("descoteaux07_legacy", "descoteaux07", "tournier07")
 
-# Largest share of an fODF, in the basis that fits best. It is up to 0.04 for two brains,
-# and 0.29 for a phantom with much noise. Noise alone has 0.48, an fODF times -1 has 0.85.
+# Largest share of an fODF in the basis that fits best. It is up to 0.04 for two brains,
+# and 0.29 for a phantom with much noise. Noise has 0.48, an fODF times -1 has 0.85.
 MOST_NEGATIVE = 0.4
 
 _BLOCK = 1024  # voxels at a time: each needs about 2 kB for each of its peaks

@@ -197,3 +197,10 @@ def test_an_invalid_quaternion_beside_an_affine_is_ignored(tmp_path):
     content[256:268] = np.full(3, 9.0, "<f4").tobytes()
     path.write_bytes(content)
     assert_array_equal(load_volume(path)[1], np.eye(4))
+
+
+@pytest.mark.parametrize("name", ["a.trk", "a.tck", "a.TRX", "a.vtk"])
+def test_a_compressed_tractogram_without_gz_in_its_name_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(GZIP)
+    with pytest.raises(ValueError, match=f"{name} is compressed by gzip; rename it to"):
+        list(read_tractogram(tmp_path / name))

@@ -82,3 +82,10 @@ def test_a_tractogram_that_fits_the_mask_better_in_lps_is_a_warning(messages):
         "Only 0 % of the points of a.trk lie where fa.nii is above 0. They fit in LPS"
         in (messages.text)
     )
+
+
+def test_a_tractogram_in_metres_is_a_warning(lines, affine, messages):
+    centre = to_mm([10.0, 15, 5], affine)
+    check([centre + (line - centre) / 1000 for line in lines], affine)
+    assert "All points of a.trk lie within" in messages.text
+    assert "mm, less than a voxel of fa.nii" in messages.text

@@ -1,6 +1,6 @@
 """dipy_track_rnn on files of a phantom: options, mistakes, and shared help texts."""
 
-from inspect import getdoc
+from inspect import getdoc, signature
 import logging
 from pathlib import Path
 import subprocess
@@ -24,7 +24,7 @@ from worlds import OBLIQUE_ROTATION, share_identical, share_within
 from dipy_rnn import sampling, spatial
 from dipy_rnn.evaluation import METRICS, streamline_metrics
 from dipy_rnn.stopping import StopReason
-from dipy_rnn.workflows import compare, gradients, track, train
+from dipy_rnn.workflows import compare, connectome, gradients, track, train
 
 
 @pytest.fixture
@@ -1083,8 +1083,6 @@ def test_save_picture_without_matplotlib_is_an_error_at_once(subject, monkeypatc
 
 
 def test_options_are_those_of_dipy_track_and_some_new_ones():
-    from inspect import signature
-
     from dipy.workflows.tracking import LocalFiberTrackingPAMFlow
 
     theirs = signature(LocalFiberTrackingPAMFlow.run).parameters
@@ -1135,6 +1133,23 @@ def test_options_are_those_of_dipy_track_and_some_new_ones():
     assert ours["out_tractogram"].default == "out_tractogram.trx"
     # Since DIPY 1.12 the default is None, which means 30 degrees.
     assert theirs["max_angle"].default in (None, 30) and ours["max_angle"].default == 30
+
+
+@pytest.mark.parametrize(
+    "flow",
+    [
+        compare.RNNComparisonFlow,
+        connectome.RNNConnectomeFlow,
+        gradients.RNNGradientCheckFlow,
+        track.RNNTrackingFlow,
+        train.RNNTrainingFlow,
+    ],
+)
+def test_arguments_are_described_in_their_order(flow):
+    # DIPY gives each argument the help text and the type at the same position.
+    _, *names = signature(flow.run).parameters
+    described = [name for name, *_ in NumpyDocString(getdoc(flow.run))["Parameters"]]
+    assert described == names
 
 
 @pytest.mark.parametrize(

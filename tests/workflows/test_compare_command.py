@@ -394,9 +394,9 @@ def test_a_tractogram_that_is_not_in_the_image_is_refused(
 
 def test_if_no_tracker_finds_a_streamline_nothing_is_compared(subject):
     out = subject.folder / "out"
-    options = ("--stopping_thr", 20, "--out_dir", out)
+    options = ("--minlen", 400, "--out_dir", out)
     line = refusal(*subject.inputs, *STEP, *options)
-    assert "No tracker found a streamline of 2 to 500 mm from 8 seeds; check" in line
+    assert "No tracker found a streamline of 400 to 500 mm from 8 seeds; check" in line
     assert not list(out.iterdir())
 
 
