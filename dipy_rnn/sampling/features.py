@@ -15,7 +15,7 @@ import warnings
 import numpy as np
 
 from dipy_rnn._checks import as_contiguous, check_numbers
-from dipy_rnn._typing import ArrayLike, Float32Array
+from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array
 from dipy_rnn.sampling.lobes import (
     MOST_NEGATIVE,
     are_diffusivities,
@@ -25,6 +25,7 @@ from dipy_rnn.sampling.lobes import (
     negative_shares,
     peaks_to_sh,
     principal_directions,
+    sharpest_voxels,
 )
 from dipy_rnn.sampling.rotation import BASES, rotate_all, sh_order, to_package_basis
 from dipy_rnn.spatial import axes, check_affine
@@ -190,9 +191,9 @@ def fodf_features(
         raise ValueError(
             f"sh_frame is {sh_frame!r}; {' or '.join(map(repr, SH_FRAMES))} is allowed."
         )
-    coeffs = _checked(shcoeff, name)
+    volume = _as_volume(shcoeff, name)
     try:
-        order = sh_order(coeffs.shape[3])
+        order = sh_order(volume.shape[3])
     except ValueError as error:
         raise ValueError(
             f"{name} is not a volume of spherical harmonics: {error}"
@@ -201,25 +202,21 @@ def fodf_features(
         raise ValueError(
             f"{name} is of order {order}; order 4 (15 coefficients) or more is needed."
         )
-    if not coeffs[..., 1:].any():
+    sh_basis = basis + ("_legacy" if legacy else "")
+    coeffs, n_positive, n_filled = _to_package_basis(volume, order, sh_basis, name)
+    if not any(slab[..., 1:].any() for slab in coeffs):
         raise ValueError(
             f"{name} has no direction anywhere: it holds only zeros above order 0."
         )
-    n_filled = np.count_nonzero(coeffs.any(axis=3))
-    if np.count_nonzero(coeffs > 0) > _MOST_POSITIVE * n_filled * coeffs.shape[3]:
+    if n_positive > _MOST_POSITIVE * n_filled * coeffs.shape[3]:
         raise ValueError(
             f"{name} has hardly any negative value, but spherical harmonics have both "
             "signs. Is it a diffusion-weighted image? Fit an fODF first, for example "
             "with dipy_fit_csd."
         )
-
-    sh_basis = basis + ("_legacy" if legacy else "")
-    if sh_basis != "tournier07":
-        places, factors = to_package_basis(order, sh_basis)
-        coeffs = np.take(coeffs, places, axis=3)
-        coeffs *= factors
-    if looks_like_fodf(coeffs):
-        _check_basis(coeffs, sh_basis, name)
+    sharpest = sharpest_voxels(coeffs)
+    if looks_like_fodf(coeffs, sharpest):
+        _check_basis(negative_shares(coeffs, sh_basis, sharpest), sh_basis, name)
     else:
         warnings.warn(
             f"{name} does not look like a fibre ODF (is it a CSA, Q-ball or GQI ODF?); "
@@ -233,9 +230,26 @@ def fodf_features(
     return FeatureVolume(coeffs, "sh", name, SHFormat(sh_basis, sh_frame))
 
 
-def _check_basis(coeffs: Float32Array, sh_basis: str, name: str) -> None:
-    """Warn if coefficients, in the package's basis, seem to be in another basis."""
-    shares = negative_shares(coeffs, sh_basis)
+def _to_package_basis(
+    volume: AnyArray, order: int, sh_basis: str, name: str
+) -> tuple[Float32Array, int, int]:
+    """Convert coefficients. Also count given values above 0, and voxels with data."""
+    places, factors = to_package_basis(order, sh_basis)
+    coeffs = np.empty(volume.shape, np.float32)
+    n_positive = n_filled = 0
+    for slab, converted in zip(volume, coeffs):  # slabs stay in the cache
+        given = as_contiguous(slab, name, np.float32)
+        if not np.isfinite(given).all():
+            return _to_package_basis(_without_nan(volume, name), order, sh_basis, name)
+        n_positive += int(np.count_nonzero(given > 0))
+        n_filled += int(np.count_nonzero((given != 0).any(axis=2)))
+        np.take(given, places, axis=2, out=converted, mode="clip")  # "raise" is slower
+        converted *= factors
+    return coeffs, n_positive, n_filled
+
+
+def _check_basis(shares: dict[str, float], sh_basis: str, name: str) -> None:
+    """Warn if coefficients seem to be in another basis."""
     if shares and min(shares.values()) > MOST_NEGATIVE:
         warnings.warn(
             f"{name} does not look like a fibre ODF: {min(shares.values()):.0%} or "
@@ -466,34 +480,42 @@ def pam_basis(pam: Any, *, name: str = "pam") -> tuple[str, bool]:
     )
 
 
+def _as_volume(volume: ArrayLike, name: str) -> AnyArray:
+    """Return real numbers as an array (X, Y, Z, C), or raise ValueError."""
+    volume = check_numbers(volume, name)
+    if volume.ndim == 4 and volume.size:
+        return volume
+    raise ValueError(
+        f"{name} has the shape {volume.shape}; (X, Y, Z, number of coefficients) is "
+        "needed."
+    )
+
+
 def _checked(volume: ArrayLike, name: str) -> Float32Array:
     """Return a volume (X, Y, Z, C) as float32, or raise ValueError."""
-    volume = check_numbers(volume, name)
-    if volume.ndim != 4 or not volume.size:
-        raise ValueError(
-            f"{name} has the shape {volume.shape}; (X, Y, Z, number of coefficients) "
-            "is needed."
-        )
+    volume = as_contiguous(_as_volume(volume, name), name, np.float32)
+    return volume if np.isfinite(volume).all() else _without_nan(volume, name)
+
+
+def _without_nan(volume: AnyArray, name: str) -> Float32Array:
+    """Set voxels of NaN to zero with a warning. Raise ValueError for other faults."""
     volume = as_contiguous(volume, name, np.float32)
-    is_finite = np.isfinite(volume)
-    if is_finite.all():
-        return volume
-    n_infinite = int(np.isinf(volume).sum())
+    advice = "correct the fit, or set them to zero with numpy.nan_to_num."
+    n_infinite = np.count_nonzero(np.isinf(volume))
     if n_infinite:
         raise ValueError(
-            f"{name} holds {n_infinite} values that are infinite; correct the fit, or "
-            "set them to zero with numpy.nan_to_num."
+            f"{name} holds {n_infinite} values that are infinite; {advice}"
         )
-    has_nan = np.asarray(~is_finite.all(axis=3))
-    n_partly = int(np.count_nonzero(has_nan & is_finite.any(axis=3)))
+    is_nan = np.isnan(volume)
+    has_nan = np.asarray(is_nan.any(axis=3))
+    n_partly = int(np.count_nonzero(has_nan & ~is_nan.all(axis=3)))
     if n_partly:
         raise ValueError(
-            f"{name} holds NaN in some of the values of {n_partly} voxels; correct the "
-            "fit, or set them to zero with numpy.nan_to_num."
+            f"{name} holds NaN in some of the values of {n_partly} voxels; {advice}"
         )
     warnings.warn(
         f"{name} holds NaN in {np.count_nonzero(has_nan)} of {has_nan.size} voxels; "
         "they count as voxels without data.",
-        stacklevel=3,
+        stacklevel=4,
     )
     return np.where(has_nan[..., None], np.float32(0), volume)

@@ -11,6 +11,7 @@ peaks of a PAM5 file (``dipy.io.peaks.tensor_to_pam``). A row is not an eigenvec
 """
 
 from functools import cache
+from typing import TypeAlias
 import warnings
 
 import numpy as np
@@ -25,6 +26,8 @@ from dipy_rnn._typing import (
     IntArray,
 )
 from dipy_rnn.sampling.rotation import SH_BASES, sh_order, to_package_basis
+
+Sharpest: TypeAlias = tuple[IntArray, FloatArray]  # what sharpest_voxels returns
 
 _ORDER = 8  # of an fODF made of peaks: the largest that the shipped models use
 _EXPONENTS = np.array(
@@ -305,8 +308,11 @@ def _factors() -> FloatArray:
     return factors.astype(np.float64)
 
 
-def looks_like_fodf(coeffs: AnyArray) -> bool:
-    """Tell whether coefficients have the sharp lobes of fibre ODFs.
+def sharpest_voxels(coeffs: AnyArray) -> Sharpest:
+    """Find the quarter of the filled voxels with the largest ratios of powers.
+
+    Voxels are not filled if the power of l = 0 is zero, or below 0.1 of its 99th
+    percentile.
 
     Parameters
     ----------
@@ -315,11 +321,40 @@ def looks_like_fodf(coeffs: AnyArray) -> bool:
 
     Returns
     -------
+    voxels : ndarray of shape (N,), int
+        Flat indices of the voxels.
+    ratios : ndarray of shape (N,)
+        Their ratios of the power of l = 2 to that of l = 0.
+
+    Examples
+    --------
+    >>> coeffs = np.ones((1, 1, 1, 15))
+    >>> [found.tolist() for found in sharpest_voxels(coeffs)]
+    [[0], [5.0]]
+    """
+    rows = coeffs.reshape(-1, coeffs.shape[-1])
+    whole = np.square(rows[:, 0], dtype=np.float64)
+    background = _BACKGROUND * np.quantile(whole, 0.99)
+    voxels = np.flatnonzero((whole > 0) & (whole >= background))
+    order2 = np.square(rows[voxels, 1:6], dtype=np.float64).sum(axis=-1)
+    ratios = order2 / whole[voxels]
+    used = ratios >= np.quantile(ratios, 0.75) if len(ratios) else slice(0)
+    return voxels[used], ratios[used]
+
+
+def looks_like_fodf(coeffs: AnyArray, sharpest: Sharpest | None = None) -> bool:
+    """Tell whether coefficients have the sharp lobes of fibre ODFs.
+
+    Parameters
+    ----------
+    coeffs, sharpest
+        See :func:`sharpest_voxels`, and its result if it is known.
+
+    Returns
+    -------
     sharp : bool
         Whether the median ratio of the power of l = 2 to that of l = 0 is above 0.7.
-        The median is taken over the quarter of voxels with the largest ratios.
-        Background is excluded: voxels in which the power of l = 0 is below 0.1 of its
-        99th percentile. False if all voxels are zero.
+        The median is taken over the sharpest voxels. False if all voxels are zero.
 
     Examples
     --------
@@ -327,24 +362,13 @@ def looks_like_fodf(coeffs: AnyArray) -> bool:
     >>> looks_like_fodf(flat)
     False
     """
-    _, ratios = _sharpest(coeffs)
+    _, ratios = sharpest or sharpest_voxels(coeffs)
     return bool(len(ratios) and np.median(ratios) > _FODF_RATIO)
 
 
-def _sharpest(coeffs: AnyArray) -> tuple[IntArray, FloatArray]:
-    """Return the quarter of the filled voxels with the largest ratios of powers.
-
-    Flat indices of the voxels, and their ratios of the power of l = 2 to that of l = 0.
-    """
-    whole = np.square(coeffs[..., 0], dtype=np.float64)
-    filled = (whole > 0) & (whole >= _BACKGROUND * np.quantile(whole, 0.99))
-    order2 = np.square(coeffs[..., 1:6], dtype=np.float64).sum(axis=-1)
-    voxels, ratios = np.flatnonzero(filled), order2[filled] / whole[filled]
-    used = ratios >= np.quantile(ratios, 0.75) if len(ratios) else slice(0)
-    return voxels[used], ratios[used]
-
-
-def negative_shares(coeffs: AnyArray, sh_basis: str) -> dict[str, float]:
+def negative_shares(
+    coeffs: AnyArray, sh_basis: str, sharpest: Sharpest | None = None
+) -> dict[str, float]:
     """Return how negative an fODF is if its coefficients are read in each basis.
 
     An fODF has hardly any negative values. Coefficients that are read in a wrong basis
@@ -356,6 +380,8 @@ def negative_shares(coeffs: AnyArray, sh_basis: str) -> dict[str, float]:
         Converted to the package's basis from `sh_basis`, and not rotated since.
     sh_basis : str
         One of ``SH_BASES``.
+    sharpest : tuple of ndarray, optional
+        Result of :func:`sharpest_voxels`, if it is known.
 
     Returns
     -------
@@ -373,10 +399,7 @@ def negative_shares(coeffs: AnyArray, sh_basis: str) -> dict[str, float]:
     >>> round(shares["descoteaux07"], 2), round(shares["descoteaux07_legacy"], 2)
     (0.19, 0.02)
     """
-    from dipy.data import get_sphere
-    from dipy.reconst.shm import real_sh_tournier
-
-    voxels, _ = _sharpest(coeffs)
+    voxels, _ = sharpest or sharpest_voxels(coeffs)
     if len(voxels) < _MIN_SAMPLE:
         return {}
     voxels = voxels[:: -(-len(voxels) // _SAMPLE)]
@@ -384,23 +407,36 @@ def negative_shares(coeffs: AnyArray, sh_basis: str) -> dict[str, float]:
     # Scaled, so that no square overflows. Only shares matter.
     rows /= np.abs(rows).max(axis=1, keepdims=True)
     order = sh_order(rows.shape[1])
-    vertices = get_sphere(name="repulsion724").vertices
-    x, y, z = vertices[vertices[:, 2] >= 0].T  # the values are the same at -x, -y, -z
-    harmonics: FloatArray = real_sh_tournier(
-        order, np.arctan2(np.hypot(x, y), z), np.arctan2(y, x), legacy=False
-    )[0]
+    harmonics = _harmonics(order)
     places, factors = to_package_basis(order, sh_basis)
-    stored = np.empty_like(rows)
+    stored = np.empty(rows.shape, np.float32)
     stored[:, places] = rows / factors
     shares = {}
     for basis in SH_BASES:
         places, factors = to_package_basis(order, basis)
-        energy = np.einsum("nc,vc->nv", stored[:, places] * factors, harmonics)
-        is_negative = energy < 0
-        energy **= 2
-        of_voxels = (energy * is_negative).sum(axis=1) / energy.sum(axis=1)
+        values = np.einsum("nc,cv->nv", stored[:, places] * factors, harmonics)
+        energy = np.einsum("nv,nv->n", values, values)
+        np.minimum(values, 0, out=values)
+        of_voxels = np.einsum("nv,nv->n", values, values) / energy
         shares[basis] = float(np.median(of_voxels))
     return shares
+
+
+@cache
+def _harmonics(order: int) -> Float32Array:
+    """Return the basis functions (C, V) of the package on half a sphere.
+
+    The values at a direction and its opposite are the same.
+    """
+    from dipy.data import get_sphere
+    from dipy.reconst.shm import real_sh_tournier
+
+    vertices = get_sphere(name="repulsion724").vertices
+    x, y, z = vertices[vertices[:, 2] >= 0].T
+    harmonics: FloatArray = real_sh_tournier(
+        order, np.arctan2(np.hypot(x, y), z), np.arctan2(y, x), legacy=False
+    )[0]
+    return np.ascontiguousarray(harmonics.T, np.float32)
 
 
 def better_basis(shares: dict[str, float], sh_basis: str) -> str | None:
