@@ -17,14 +17,12 @@ from dipy_rnn.pipeline import (
     Regions,
     TrackingCounts,
     run_jobs,
+    select_blocks,
     slice_batches,
-    track_selected,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from dipy_rnn._typing import AnyArray, ArrayLike, FloatArray
+    from dipy_rnn._typing import FloatArray
     from dipy_rnn.connectivity import DensityMap
     from dipy_rnn.stopping import StoppingCriterion
     from dipy_rnn.workflows.track_options import TrackingOptions
@@ -208,7 +206,8 @@ def _track_in_parts(subject: Subject, options: TrackingOptions) -> Outcome:
         lines = chain.from_iterable(
             io.read_tractogram(part.tractogram) for part in parts
         )
-        density = _write(path, lines, grid, options)
+        batches = io.join_streamlines(lines, options.data_types)
+        density = _write(path, batches, grid, options)
     _save_density(density, subject, grid[1])
     if options.save_picture:
         _save_picture(subject, counts, options)
@@ -264,7 +263,7 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
         numbers = count_equal(inputs.seeding)[begin:end]
 
     counts = TrackingCounts(step_size)
-    streamlines = track_selected(
+    blocks = select_blocks(
         slice_batches(batches, begin, end),
         inputs.on_fodf_grid(criterion),
         affine,
@@ -292,9 +291,9 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
         seed_buffer_fraction=options.seed_buffer_fraction,
         batch_size=options.batch_size,
     )
-    with closing(streamlines):
-        lines = options.with_values(streamlines, inputs.features, affine)
-        density = _write(subject.tractogram, lines, grid, options)
+    with closing(blocks):
+        batched = options.with_values(blocks, inputs.features, affine)
+        density = _write(subject.tractogram, batched, grid, options)
     _save_density(density, subject, affine)
     if options.save_picture:
         _save_picture(subject, counts, options)
@@ -311,25 +310,24 @@ def _save_picture(
 
 
 def _write(
-    path: Path,
-    lines: Iterable[tuple[AnyArray, Mapping[str, ArrayLike]]],
-    grid: Grid,
-    options: TrackingOptions,
+    path: Path, batches: Iterable[io.Batch], grid: Grid, options: TrackingOptions
 ) -> DensityMap | None:
     """Write a tractogram. Return its density map if the options ask for one."""
-    (shape, affine), density = grid, None
+    (shape, affine), density, types = grid, None, options.data_types
     if options.save_density:
         from dipy_rnn.connectivity import DensityMap
 
         density = DensityMap(affine, shape)
-        lines = density.count(lines)
-    io.write_tractogram(
-        path,
-        io.downsample(lines, every=options.downsample, tolerance_mm=options.compress),
-        affine,
-        shape,
-        data_types=options.data_types,
-        dtype=options.dtype,
+        batches = density.count(batches)
+    if options.downsample > 1 or options.compress:
+        lines = io.downsample(
+            io.split_batches(batches),
+            every=options.downsample,
+            tolerance_mm=options.compress,
+        )
+        batches = io.join_streamlines(lines, types)
+    io.write_batches(
+        path, batches, affine, shape, data_types=types, dtype=options.dtype
     )
     return density
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import islice
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +17,12 @@ from dipy_rnn.spatial import voxel_edge
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-    from dipy_rnn._typing import ArrayLike, Float32Array, FloatArray
+    from dipy_rnn._typing import AnyArray, FloatArray
+    from dipy_rnn.io import Batch
+    from dipy_rnn.pipeline import Selected
     from dipy_rnn.sampling import FeatureVolume
-    from dipy_rnn.tracking import Streamline
 
 STEP_SIZE = 0.5  # mm, by default
-_BATCH_SIZE = 256  # streamlines whose metrics are computed together
 # Methods of tracking, and their short names in dipy_track.
 _METHODS = {
     name: method
@@ -211,28 +210,29 @@ class TrackingOptions:
         return types
 
     def with_values(
-        self, lines: Iterator[Streamline], features: FeatureVolume, affine: FloatArray
-    ) -> Iterator[tuple[Float32Array, dict[str, ArrayLike]]]:
-        """Yield the points of each streamline, and the values saved with it by name."""
-        while batch := list(islice(lines, _BATCH_SIZE)):
-            metrics: dict[str, FloatArray] = {}
+        self, blocks: Iterator[Selected], features: FeatureVolume, affine: FloatArray
+    ) -> Iterator[Batch]:
+        """Yield the streamlines of each block, and the values saved with them."""
+        for block, seeds in blocks:
+            values: dict[str, AnyArray] = {
+                "seeds": seeds[block.index],
+                "forward_stop": block.forward_stop,
+                "backward_stop": block.backward_stop,
+            }
             if self.save_metrics:
                 from dipy_rnn.evaluation import streamline_metrics
 
-                metrics = streamline_metrics(
-                    [line.points_mm for line in batch],
-                    features,
-                    affine,
-                    nbr_threads=self.nbr_threads,
+                values |= streamline_metrics(
+                    block.each(), features, affine, nbr_threads=self.nbr_threads
                 )
-            for i, line in enumerate(batch):
-                values: dict[str, ArrayLike] = {
-                    "seeds": line.seed_mm,
-                    "forward_stop": [line.forward_stop],
-                    "backward_stop": [line.backward_stop],
-                    **{name: [column[i]] for name, column in metrics.items()},
-                }
-                yield line.points_mm.astype(np.float32), values
+            yield (
+                block.points_mm.astype(np.float32),
+                block.n_points,
+                {
+                    name: values[name].reshape(-1, width)
+                    for name, (width, _) in self.data_types.items()
+                },
+            )
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -1,24 +1,23 @@
 """Density maps: how many streamlines visit each voxel."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dipy_rnn._typing import AnyArray, FloatArray, IntArray
+from dipy_rnn._typing import FloatArray, IntArray
 from dipy_rnn.evaluation import visits
 
-# Streamlines that are counted at a time.
-_BLOCK = 1000
-
-_Values = TypeVar("_Values")
+if TYPE_CHECKING:
+    from dipy_rnn.io import Batch
 
 
 class DensityMap:
     """Counts the streamlines in each voxel, while they pass by.
 
-    It keeps the counts only, and up to 1000 streamlines.
+    It keeps the counts only.
 
     Parameters
     ----------
@@ -35,32 +34,29 @@ class DensityMap:
     Examples
     --------
     >>> density = DensityMap(np.eye(4), (3, 1, 1))
-    >>> line = np.array([[0.0, 0, 0], [0.4, 0, 0], [1, 0, 0]])
-    >>> passed = list(density.count([(line, {}), (line[:2], {"a": 1})]))
-    >>> density.counts.ravel().tolist(), passed[1][1]
-    ([2, 1, 0], {'a': 1})
+    >>> points_mm = np.array([[0.0, 0, 0], [0.4, 0, 0], [1, 0, 0], [0, 0, 0]])
+    >>> passed = list(density.count([(points_mm, np.array([3, 1]), {})]))
+    >>> density.counts.ravel().tolist(), len(passed)
+    ([2, 1, 0], 1)
     """
 
     def __init__(self, affine: FloatArray, shape: tuple[int, int, int]) -> None:
         self.affine = affine
         self.counts: IntArray = np.zeros(shape, dtype=np.int32)
 
-    def count(
-        self, lines: Iterable[tuple[AnyArray, _Values]]
-    ) -> Iterator[tuple[AnyArray, _Values]]:
-        """Yield streamlines with their values unchanged, and count them.
+    def count(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield batches of streamlines unchanged, and count them.
 
         Parameters
         ----------
-        lines : iterable of tuple of (ndarray of shape (M, 3), object)
-            Points in mm.
+        batches : iterable of dipy_rnn.io.Batch
 
         Yields
         ------
-        line : tuple of (ndarray of shape (M, 3), object)
+        batch : dipy_rnn.io.Batch
         """
-        remaining = iter(lines)
-        while block := list(islice(remaining, _BLOCK)):
-            points = [line for line, _ in block]
-            self.counts += visits(points, self.affine, self.counts.shape)
-            yield from block
+        for batch in batches:
+            points_mm, lengths, _ = batch
+            lines = np.split(points_mm, np.cumsum(lengths)[:-1])
+            self.counts += visits(lines, self.affine, self.counts.shape)
+            yield batch

@@ -1,28 +1,28 @@
 """Tractogram files in all formats of DIPY, written and read in batches of streamlines.
 
-`write_tractogram` takes streamlines one after the other and holds one batch of them,
-so memory does not grow with the number of streamlines, except for VTK and DPY files.
-`downsample` removes points of streamlines before they are written. `read_tractogram`
-yields one streamline at a time.
+`write_tractogram` takes streamlines one after the other, and `write_batches` takes
+arrays of many streamlines. They hold one batch, so memory does not grow with the number
+of streamlines, except for VTK and DPY files. `read_tractogram` yields one streamline at
+a time.
 
 nibabel writes and reads ``.trk`` and ``.tck``; :mod:`dipy_rnn.io.trx` does so for
 ``.trx``, and :mod:`dipy_rnn.io.vtk_dpy` for the other formats.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from itertools import islice
 from numbers import Integral
 from pathlib import Path
 import re
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from dipy_rnn import _checks, spatial
 from dipy_rnn._atomic import atomic_write
-from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, FloatArray
+from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, BoolArray, FloatArray
+from dipy_rnn.io.batches import join_streamlines, split_batches
 from dipy_rnn.io.files import (
     SUFFIXES,
     VTK_SUFFIXES,
@@ -41,14 +41,10 @@ from dipy_rnn.io.vtk_dpy import (
     write_vtk,
 )
 
-# Streamlines per batch: enough that the cost of Python calls per batch is negligible.
-_BATCH_SIZE = 1024
 # Readers convert points to voxels in single precision, and round the affine to it.
 _BORDER_VOX = 1e-4
 # A .trk file has 20 bytes for a name, the number of its values and a separator.
 _MAX_NAME_LENGTH = 20
-
-_Values = TypeVar("_Values")
 
 
 def check_format(
@@ -197,15 +193,53 @@ def write_tractogram(
     [[0.0, 0.0, 0.0]]
     """
     data_types = data_types or {}
+    batches = join_streamlines(streamlines, data_types)
+    return write_batches(
+        path, batches, affine, shape, data_types=data_types, dtype=dtype
+    )
+
+
+def write_batches(
+    path: AnyPath,
+    batches: Iterable[Batch],
+    affine: ArrayLike,
+    shape: tuple[int, int, int],
+    *,
+    data_types: DataTypes,
+    dtype: DTypeLike = np.float32,
+) -> int:
+    """Write streamlines that are in arrays, as :func:`write_tractogram` writes others.
+
+    Parameters
+    ----------
+    path : str or Path
+    batches : iterable of Batch
+        Points in mm (RAS+), numbers of points, all above 0, and for each name in
+        `data_types` an array of the values, one row for each streamline.
+    affine, shape, data_types, dtype
+        See :func:`write_tractogram`.
+
+    Returns
+    -------
+    n_streamlines : int
+
+    Raises
+    ------
+    ValueError, OSError
+        As :func:`write_tractogram`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "two.trx"
+    >>> batch = np.zeros((5, 3)), np.array([2, 3]), {}
+    >>> write_batches(path, [batch], np.eye(4), (5, 5, 5), data_types={})
+    2
+    """
     check_format(path, data_types=data_types, dtype=dtype)
     affine = spatial.check_affine(affine)
     shape = _checks.check_shape(shape, most=2**15 - 1)  # 16 bits of a header
-    kind = np.dtype(dtype).newbyteorder("<")
-
-    def round_points(points_mm: AnyArray) -> AnyArray:
-        return _round_points(points_mm, kind, affine, shape)
-
-    batches = _batches(streamlines, data_types, round_points)
+    batches = _as_stored(batches, data_types, np.dtype(dtype), affine, shape)
     with atomic_write(path) as partial:
         if partial.suffix == ".trx":
             return write_trx(partial, batches, affine, shape, data_types, dtype)
@@ -269,107 +303,26 @@ def read_tractogram(
         ) from None
 
 
-def downsample(
-    streamlines: Iterable[tuple[AnyArray, _Values]],
-    *,
-    every: int = 1,
-    tolerance_mm: float = 0.0,
-) -> Iterator[tuple[AnyArray, _Values]]:
-    """Remove points of streamlines.
-
-    Parameters
-    ----------
-    streamlines : iterable of (ndarray of shape (M, 3), object)
-        Points in mm, and an object that is passed on unchanged.
-    every : int, optional
-        If n, keep the first point, every n-th point after it, and the last point.
-        ``tckgen -downsample`` counts differently: from the seed in both directions.
-    tolerance_mm : float, optional
-        If above 0, a second pass removes points that are within this distance of the
-        remaining streamline, with
-        :func:`dipy.tracking.streamlinespeed.compress_streamlines`. 0.1 mm removes most
-        points. Consecutive points may then be up to 10 mm apart, so a streamline may
-        cross a voxel without a point in it.
-
-    Returns
-    -------
-    streamlines : iterator of (ndarray of shape (K, 3), object)
-
-    Raises
-    ------
-    ValueError
-        If an argument is invalid; this is checked before the first streamline is taken.
-
-    Examples
-    --------
-    >>> line = np.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [2, 1, 0]])
-    >>> [points.tolist() for points, _ in downsample([(line, None)], every=2)]
-    [[[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [2.0, 1.0, 0.0]]]
-    >>> [len(points) for points, _ in downsample([(line, None)], every=3)]
-    [2]
-    >>> [len(points) for points, _ in downsample([(line, None)], tolerance_mm=0.1)]
-    [3]
-    """
-    step = _checks.check_count(every, "every", 1)
-    if not 0 <= _checks.check_number(tolerance_mm, "tolerance_mm") < np.inf:
-        raise ValueError(f"tolerance_mm is {tolerance_mm}; 0 mm or more is needed.")
-    if step > 1:
-        streamlines = (
-            (np.concatenate([points[:-1:step], points[-1:]]), values)
-            for points, values in streamlines
-        )
-    return _compress(streamlines, tolerance_mm) if tolerance_mm else iter(streamlines)
-
-
-def _compress(
-    streamlines: Iterable[tuple[AnyArray, _Values]], tolerance_mm: float
-) -> Iterator[tuple[AnyArray, _Values]]:
-    from dipy.tracking.streamlinespeed import compress_streamlines
-
-    streamlines = iter(streamlines)
-    while batch := list(islice(streamlines, _BATCH_SIZE)):
-        lines = [np.asarray(points, np.float64) for points, _ in batch]
-        compressed = compress_streamlines(lines, tol_error=tolerance_mm)
-        yield from zip(compressed, (values for _, values in batch))
-
-
-def _batches(
-    streamlines: Iterable[tuple[AnyArray, Mapping[str, ArrayLike]]],
+def _as_stored(
+    batches: Iterable[Batch],
     data_types: DataTypes,
-    round_points: Callable[[AnyArray], AnyArray],
+    dtype: np.dtype[Any],
+    affine: FloatArray,
+    shape: tuple[int, ...],
 ) -> Iterator[Batch]:
-    """Join streamlines into batches of little-endian, C-contiguous arrays."""
-    streamlines = (line for line in streamlines if len(line[0]))
-    while batch := list(islice(streamlines, _BATCH_SIZE)):
-        points, values = zip(*batch)
-        points_mm = round_points(_join_points(points))
-        if not np.isfinite(points_mm).all():
-            name = points_mm.dtype.name
-            raise ValueError(f"a streamline has a point that is not finite in {name}.")
-        lengths = np.fromiter(map(len, points), np.int64, len(points))
-        yield (
-            points_mm,
-            lengths,
-            {
-                name: _join_values(values, name, *data_type)
-                for name, data_type in data_types.items()
-            },
-        )
-
-
-def _join_points(streamlines: Sequence[AnyArray]) -> AnyArray:
-    """Return the points of all streamlines of a batch, (sum of lengths, 3)."""
-    try:
-        points_mm = np.concatenate(streamlines)
-        fits = points_mm.shape[1:] == (3,) and points_mm.dtype.kind in "biuf"
-    except (TypeError, ValueError):
-        fits = False
-    if fits:
-        return points_mm
-    # Each streamline is checked only after an error: nearly all batches are valid.
-    shapes = (_checks.check_numbers(line, "a streamline").shape for line in streamlines)
-    wrong = next(shape for shape in shapes if len(shape) != 2 or shape[1] != 3)
-    raise ValueError(f"a streamline has the shape {wrong}; (M, 3) is needed.")
+    """Yield batches as little-endian, C-contiguous arrays of the types in the file."""
+    kinds = {name: np.dtype(kind) for name, (_, kind) in data_types.items()}
+    for points_mm, lengths, values in batches:
+        rounded = _round_points(points_mm, dtype.newbyteorder("<"), affine, shape)
+        if not np.isfinite(rounded).all():
+            raise ValueError(
+                f"a streamline has a point that is not finite in {dtype.name}."
+            )
+        stored = {
+            name: np.ascontiguousarray(values[name], kind.newbyteorder("<"))
+            for name, kind in kinds.items()
+        }
+        yield rounded, lengths, stored
 
 
 def _round_points(
@@ -387,51 +340,29 @@ def _round_points(
         points_mm = _round_points(points_mm, np.dtype("<f4"), affine, shape)
     with np.errstate(over="ignore"):  # a number too large becomes infinite
         rounded = np.ascontiguousarray(points_mm, dtype=dtype)
-    centre = (np.array(shape) - 1) / 2
+    centre, half = (np.array(shape) - 1) / 2, np.array(shape) / 2
 
-    def beyond(points_mm: AnyArray) -> FloatArray:  # the border of the image, in voxels
-        with np.errstate(invalid="ignore"):  # infinity
-            from_centre = np.abs(spatial.to_voxels(points_mm, affine) - centre)
-        excess = from_centre - np.array(shape) / 2
-        largest: FloatArray = excess.max(axis=1, initial=-np.inf)
-        return largest
+    def is_beyond(points_mm: AnyArray, border_vox: float) -> BoolArray:
+        # along any axis, farther from the centre than the border of the image
+        points_vox = spatial.map_points(
+            points_mm.astype(np.float64), np.linalg.inv(affine)
+        )
+        beyond = np.zeros(len(points_mm), bool)
+        for column, middle, reach in zip(points_vox.T, centre, half + border_vox):
+            beyond |= np.abs(column - middle) > reach
+        return beyond
 
-    (outside,) = np.nonzero(beyond(rounded) > -_BORDER_VOX)
-    outside = outside[beyond(points_mm[outside]) < _BORDER_VOX]
+    (outside,) = np.nonzero(is_beyond(rounded, -_BORDER_VOX))
+    outside = outside[~is_beyond(points_mm[outside], _BORDER_VOX)]
     if len(outside):
         spacing_mm = np.spacing(np.abs(rounded[outside])).astype(float)
         spacing_vox = spacing_mm @ np.abs(np.linalg.inv(affine[:3, :3])).T
-        reach = np.maximum(np.array(shape) / 2 - spacing_vox - _BORDER_VOX, 0)
+        reach = np.maximum(half - spacing_vox - _BORDER_VOX, 0)
         points_vox = spatial.to_voxels(points_mm[outside], affine)
         points_vox = np.clip(points_vox, centre - reach, centre + reach)
         rounded = rounded.copy()
         rounded[outside] = spatial.to_mm(points_vox, affine)
     return rounded
-
-
-def _join_values(
-    values: Sequence[Mapping[str, ArrayLike]], name: str, width: int, dtype: DTypeLike
-) -> AnyArray:
-    """Return the values of all streamlines of a batch under one name, (N, W)."""
-    dtype = np.dtype(dtype)
-    try:
-        rows = [of_line[name] for of_line in values]
-    except (KeyError, TypeError):
-        raise ValueError(
-            f"a streamline has no {name}, which data_types names; give each "
-            f"streamline a value, or remove {name} from data_types."
-        ) from None
-    try:
-        table = np.array(rows, dtype=dtype.newbyteorder("<"))
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(
-            f"{name} of a streamline is not {width} of {dtype}, as data_types says."
-        ) from None
-    if table.shape != (len(rows), width):
-        raise ValueError(
-            f"{name} has the shape {table.shape[1:]}; data_types says ({width},)."
-        )
-    return table
 
 
 def _write_with_nibabel(
@@ -451,12 +382,10 @@ def _write_with_nibabel(
 
     def lines() -> Iterator[AnyArray]:
         nonlocal n_streamlines, row
-        for points_mm, lengths, values in batches:
-            begins = np.cumsum(lengths)[:-1]
-            for line, *of_line in zip(np.split(points_mm, begins), *values.values()):
-                row = dict(zip(values, of_line))
-                n_streamlines += 1
-                yield line
+        for line, values in split_batches(batches):
+            row = values
+            n_streamlines += 1
+            yield line
 
     def column(name: str) -> Iterator[AnyArray]:
         while True:

@@ -11,9 +11,11 @@ import numpy as np
 from dipy_rnn.stopping import ExclusionCriterion, StopReason
 
 if TYPE_CHECKING:
-    from dipy_rnn._typing import ArrayLike, FloatArray
+    from dipy_rnn._typing import ArrayLike, BoolArray, FloatArray, IntArray
     from dipy_rnn.stopping import Region, StoppingCriterion
-    from dipy_rnn.tracking import Streamline
+    from dipy_rnn.tracking import FinishedStreamlines, Streamline
+
+_NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -107,47 +109,112 @@ class Regions:
         is_included : bool
             Whether it entered all include regions.
         """
-        if any(region.contains(line.seed_mm[None])[0] for region in self.exclude):
-            end = StopReason.EXCLUDE_REGION
-            return replace(line, forward_stop=end, backward_stop=end), False
-        if not self.include:
-            return line, True
-        entered = np.zeros((len(self.include), 1), dtype=bool)
-        for is_backward in (False, True)[:n_ends]:
-            half = line.backward_half if is_backward else line.forward_half
-            points_mm = np.vstack([half, *_point_beyond(line, is_backward)])
-            contained = [region.contains(points_mm) for region in self.include]
-            # For each region and point, whether the region is entered up to the point.
-            so_far = entered | np.logical_or.accumulate(contained, axis=1)
-            entered = so_far[:, -1:]
-            if entered.all():
-                if self.stop_at_include:
-                    n_points = int(np.argmax(so_far.all(axis=0))) + 1
-                    line = _cut(line, min(n_points, len(half)), is_backward)
-                return line, True
-        return line, False
+        from dipy_rnn.tracking import FinishedStreamlines
 
-
-def _point_beyond(line: Streamline, is_backward: bool) -> list[FloatArray]:
-    """Return the point at which the criterion ended a half, if it did."""
-    points_mm = line.points_mm[::-1] if is_backward else line.points_mm
-    stop = line.backward_stop if is_backward else line.forward_stop
-    if stop is not StopReason.ENDPOINT or len(points_mm) == 1:
-        return []
-    return [2 * points_mm[-1] - points_mm[-2]]
-
-
-def _cut(line: Streamline, n_points: int, is_backward: bool) -> Streamline:
-    """End a streamline after some points of one half, counted from the seed."""
-    end = StopReason.ALL_INCLUDED
-    if not is_backward:
-        points_mm = line.forward_half[:n_points]
-        return replace(
+        block = FinishedStreamlines.of(line)
+        after, is_included = self.apply_to_all(block, line.seed_mm[None], n_ends)
+        if after is block:
+            return line, bool(is_included[0])
+        changed = replace(
             line,
-            points_mm=points_mm,
-            forward_stop=end,
-            backward_stop=end,
-            n_forward=len(points_mm),
+            points_mm=after.points_mm,
+            forward_stop=StopReason(after.forward_stop[0]),
+            backward_stop=StopReason(after.backward_stop[0]),
+            n_forward=int(after.n_forward[0]),
         )
-    n_left_out = len(line.points_mm) - line.n_forward + 1 - n_points
-    return replace(line, points_mm=line.points_mm[n_left_out:], backward_stop=end)
+        return changed, bool(is_included[0])
+
+    def apply_to_all(
+        self, block: FinishedStreamlines, seeds_mm: FloatArray, n_ends: int = 2
+    ) -> tuple[FinishedStreamlines, BoolArray]:
+        """Apply the regions to a block of streamlines, as :meth:`apply` does to one.
+
+        Parameters
+        ----------
+        block : dipy_rnn.tracking.FinishedStreamlines
+        seeds_mm : ndarray of shape (k, 3)
+            The seed of each streamline.
+        n_ends : int, optional
+
+        Returns
+        -------
+        block : dipy_rnn.tracking.FinishedStreamlines
+        is_included : ndarray of shape (k,), bool
+        """
+        is_excluded = np.zeros(len(seeds_mm), bool)
+        for region in self.exclude:
+            is_excluded |= region.contains(seeds_mm)
+        is_included = ~is_excluded
+        if self.include:
+            entered = _entries(block, self.include, n_ends)
+            is_included &= entered < _NEVER
+            if self.stop_at_include and is_included.any():
+                block = _cut(block, np.where(is_included, entered, _NEVER))
+        if is_excluded.any():
+            end = StopReason.EXCLUDE_REGION
+            block = replace(
+                block,
+                forward_stop=np.where(is_excluded, end, block.forward_stop),
+                backward_stop=np.where(is_excluded, end, block.backward_stop),
+            )
+        return block, is_included
+
+
+def _entries(
+    block: FinishedStreamlines, regions: Sequence[Region], n_ends: int
+) -> IntArray:
+    """Return when each streamline has entered all regions, of shape (k,).
+
+    Points are numbered as they were tracked: the seed is 0, then come the points of the
+    forward half and the point beyond it, and then those of the backward half, from the
+    seed on, and the point beyond it.
+    """
+    n_points, n_forward = block.n_points, block.n_forward
+    ends = np.cumsum(n_points)
+    begins, seeds = ends - n_points, ends - n_forward
+    from_seed = np.arange(len(block.points_mm)) - np.repeat(seeds, n_points)
+    numbers = np.where(
+        from_seed >= 0, from_seed, np.repeat(n_forward + 1, n_points) - from_seed
+    )
+    # For each end, the points before it, whether there is one beyond, and its number.
+    tips = [(ends - 1, ends - 2, block.forward_stop, n_forward)]
+    tips += [(begins, begins + 1, block.backward_stop, n_points + 2)][: n_ends - 1]
+    last = np.zeros(len(n_points), np.int64)
+    for region in regions:
+        contained = region.contains(block.points_mm)
+        first = np.minimum.reduceat(np.where(contained, numbers, _NEVER), begins)
+        for tip, before, stop, number in tips:
+            is_met = (stop == StopReason.ENDPOINT) & (n_points > 1)
+            beyond_mm = 2 * block.points_mm[tip] - block.points_mm[before % ends[-1]]
+            is_met &= region.contains(beyond_mm)
+            first = np.minimum(first, np.where(is_met, number, _NEVER))
+        last = np.maximum(last, first)
+    return last
+
+
+def _cut(block: FinishedStreamlines, entered: IntArray) -> FinishedStreamlines:
+    """End streamlines at the point with the number of :func:`_entries`, if any."""
+    n_points, n_forward = block.n_points, block.n_forward
+    n_backward = n_points - n_forward + 1
+    in_forward = entered <= n_forward
+    in_backward = ~in_forward & (entered < _NEVER)
+    kept_forward = np.where(in_forward, np.minimum(entered + 1, n_forward), n_forward)
+    kept_backward = np.minimum(entered - n_forward, n_backward)
+    kept_backward = np.where(in_backward, kept_backward, n_backward)
+    kept_backward[in_forward] = 1
+    # For each point, its place in the streamline, and whether it is kept.
+    places = np.arange(len(block.points_mm))
+    places -= np.repeat(np.cumsum(n_points) - n_points, n_points)
+    first = n_backward - kept_backward
+    kept = kept_backward + kept_forward - 1
+    is_kept = places >= np.repeat(first, n_points)
+    is_kept &= places < np.repeat(first + kept, n_points)
+    end = StopReason.ALL_INCLUDED
+    return replace(
+        block,
+        n_points=kept,
+        n_forward=kept_forward,
+        points_mm=block.points_mm[is_kept],
+        forward_stop=np.where(in_forward, end, block.forward_stop),
+        backward_stop=np.where(in_forward | in_backward, end, block.backward_stop),
+    )

@@ -1,7 +1,8 @@
 """Tracking batches of seeds, selecting streamlines, and counting both.
 
-`track_selected` tracks seeds with a network and yields the streamlines whose length and
-ends meet the conditions. An end is valid if tracking stopped there for a valid reason
+`select_blocks` tracks seeds with a network and yields the streamlines whose length and
+ends meet the conditions, in blocks of arrays. `track_selected` yields them one by one.
+An end is valid if tracking stopped there for a valid reason
 (:attr:`dipy_rnn.stopping.StopReason.is_valid_end`). `TrackingCounts` counts seeds,
 streamlines and the reasons why tracking stopped, also of streamlines that are not
 selected.
@@ -11,22 +12,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 import logging
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
 
 from dipy_rnn import spatial
 from dipy_rnn.pipeline.regions import Regions
 from dipy_rnn.stopping import NOT_INCLUDED, StopReason, format_fates, format_tally
 
 if TYPE_CHECKING:
-    from dipy_rnn._typing import BoolArray, FloatArray
+    from dipy_rnn._typing import BoolArray, FloatArray, IntArray
+    from dipy_rnn.sampling import FeatureVolume
     from dipy_rnn.stopping import StoppingCriterion
-    from dipy_rnn.tracking import Streamline
+    from dipy_rnn.tracking import FinishedStreamlines, Streamline
 
 _Item = TypeVar("_Item")
+
+#: Selected streamlines, and the seeds to which ``index`` of the block refers.
+Selected: TypeAlias = "tuple[FinishedStreamlines, FloatArray]"
 
 logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
 
@@ -117,6 +123,25 @@ class TrackingCounts:
             if n:
                 yield f"rejected {100 * n / self.ends.total():5.1f} % {n:9d}  {why}"
 
+    def add(
+        self, block: FinishedStreamlines, is_included: BoolArray, rows: IntArray
+    ) -> None:
+        """Count a block of streamlines.
+
+        Parameters
+        ----------
+        block : dipy_rnn.tracking.FinishedStreamlines
+        is_included : ndarray of shape (k,), bool
+            Whether each streamline entered all include regions.
+        rows : ndarray of shape (n,)
+            Numbers of the selected streamlines.
+        """
+        self.streamlines += len(rows)
+        self.steps += int((block.n_points[rows] - 1).sum())
+        ends = np.stack([block.forward_stop, block.backward_stop], axis=1)
+        self.ends += _tally(ends)
+        self.not_included += _tally(ends[~is_included])
+
     def __add__(self, other: TrackingCounts) -> TrackingCounts:
         """Add the counts of two parts of the seeds of a subject."""
         return TrackingCounts(
@@ -131,7 +156,18 @@ class TrackingCounts:
         )
 
 
-def track_selected(
+def _tally(ends: IntArray) -> Counter[tuple[StopReason, StopReason]]:
+    """Count the pairs of reasons of streamlines, (k, 2)."""
+    pairs, numbers = np.unique(ends, axis=0, return_counts=True)
+    return Counter(
+        {
+            (StopReason(forward), StopReason(backward)): n
+            for (forward, backward), n in zip(pairs.tolist(), numbers.tolist())
+        }
+    )
+
+
+def select_blocks(
     batches: Iterable[FloatArray],
     stopping_criterion: StoppingCriterion,
     affine: FloatArray,
@@ -145,17 +181,17 @@ def track_selected(
     select: int = 0,
     progress_of: int = 0,
     **options: Any,
-) -> Generator[Streamline, None, None]:
-    """Track batches of seeds, and yield the streamlines that are selected.
+) -> Generator[Selected, None, None]:
+    """Track batches of seeds, and yield the streamlines that are selected, in blocks.
 
     Parameters
     ----------
     batches : iterable of ndarray of shape (N, 3)
         Seeds in mm.
     stopping_criterion, affine, step_size, **options
-        As for :func:`dipy_rnn.tracking.track`.
+        As for :func:`dipy_rnn.tracking.track_blocks`.
     counts : TrackingCounts
-        Updated while streamlines are tracked.
+        Updated for each block that is tracked.
     min_len, max_len : float
         Shortest and longest length in mm of a selected streamline.
     only_valid_ends : bool, optional
@@ -168,6 +204,93 @@ def track_selected(
     progress_of : int, optional
         If above 0, show the progress: the share of `select` if that is given, otherwise
         the share of this number of seeds.
+
+    Returns
+    -------
+    blocks : generator of (dipy_rnn.tracking.FinishedStreamlines, ndarray)
+        One or more streamlines, and all seeds of their batch. ``index`` of the block is
+        that of the seeds.
+
+    Raises
+    ------
+    ValueError
+        If a length or the step is out of range; before anything is tracked.
+
+    Examples
+    --------
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> from dipy_rnn.sampling import fodf_features
+    >>> from dipy_rnn.stopping import BinaryStoppingCriterion
+    >>> phantom = crossing_phantom(90)
+    >>> seeds = phantom.streamlines(1)[0][0][50:53]
+    >>> counts = TrackingCounts(step_mm=1.0)
+    >>> blocks = select_blocks(
+    ...     [seeds], BinaryStoppingCriterion(phantom.mask()), phantom.affine, counts,
+    ...     min_len=2, max_len=500, step_size=1.0, select=2,
+    ...     features=fodf_features(phantom.fodf()))
+    >>> sum(len(block.index) for block, _ in blocks), counts.streamlines
+    (2, 2)
+    """
+    from dipy_rnn.tracking import length_limits, track_blocks
+
+    min_points, max_points = length_limits(min_len, max_len, step_size)
+    options |= {"max_len": max_len, "step_size": step_size}
+    regions = regions or Regions()
+    criterion = regions.wrap(stopping_criterion, affine)
+    n_ends = 2 - bool(options.get("unidirectional"))
+
+    def is_selected(block: FinishedStreamlines) -> BoolArray:
+        selected = (block.n_points >= min_points) & (block.n_points <= max_points)
+        for stop in (block.forward_stop, block.backward_stop):
+            selected &= stop != StopReason.EXCLUDE_REGION
+        return selected & block.has_valid_ends if only_valid_ends else selected
+
+    def generate() -> Iterator[Selected]:
+        for seeds in batches:
+            blocks = track_blocks(seeds, criterion, affine, **options)
+            count_seeds = _seed_counter(seeds, affine, options["features"], counts)
+            for block in blocks:
+                seeds_mm = seeds[block.index]
+                block, is_included = regions.apply_to_all(block, seeds_mm, n_ends)
+                (rows,) = np.nonzero(is_included & is_selected(block))
+                is_enough = 0 < select <= counts.streamlines + len(rows)
+                if is_enough:  # what follows does not count
+                    rows = rows[: select - counts.streamlines]
+                    block = block.select(np.arange(rows[-1] + 1))
+                    is_included = is_included[: rows[-1] + 1]
+                count_seeds(block.index)
+                counts.add(block, is_included, rows)
+                yield block.select(rows), seeds
+                if is_enough:
+                    return
+            count_seeds()
+
+    def with_progress() -> Generator[Selected, None, None]:
+        blocks = generate()
+        if progress_of and select:
+            blocks = show_progress(
+                blocks, select, "streamlines", lambda: counts.streamlines
+            )
+        elif progress_of:
+            blocks = show_progress(blocks, progress_of, "seeds", lambda: counts.seeds)
+        yield from (block for block in blocks if len(block[0].index))
+
+    return with_progress()
+
+
+def track_selected(
+    batches: Iterable[FloatArray],
+    stopping_criterion: StoppingCriterion,
+    affine: FloatArray,
+    counts: TrackingCounts,
+    **options: Any,
+) -> Generator[Streamline, None, None]:
+    """Track batches of seeds, and yield the streamlines that are selected.
+
+    Parameters
+    ----------
+    batches, stopping_criterion, affine, counts, **options
+        As for :func:`select_blocks`.
 
     Returns
     -------
@@ -185,92 +308,39 @@ def track_selected(
     >>> from dipy_rnn.stopping import BinaryStoppingCriterion
     >>> phantom = crossing_phantom(90)
     >>> seeds = phantom.streamlines(1)[0][0][50:53]
-    >>> counts = TrackingCounts(step_mm=1.0)
     >>> streamlines = track_selected(
-    ...     [seeds], BinaryStoppingCriterion(phantom.mask()), phantom.affine, counts,
-    ...     min_len=2, max_len=500, step_size=1.0, select=2,
+    ...     [seeds], BinaryStoppingCriterion(phantom.mask()), phantom.affine,
+    ...     TrackingCounts(step_mm=1.0), min_len=2, max_len=500, step_size=1.0,
     ...     features=fodf_features(phantom.fodf()))
-    >>> len(list(streamlines)), counts.streamlines
-    (2, 2)
+    >>> len(list(streamlines))
+    3
     """
-    from dipy_rnn.tracking import length_limits
-
-    min_points, max_points = length_limits(min_len, max_len, step_size)
-    options |= {"max_len": max_len, "step_size": step_size}
-    regions = regions or Regions()
-    criterion = regions.wrap(stopping_criterion, affine)
-    n_ends = 2 - bool(options.get("unidirectional"))
-
-    def is_selected(line: Streamline) -> bool:
-        if StopReason.EXCLUDE_REGION in (line.forward_stop, line.backward_stop):
-            return False
-        return min_points <= len(line.points_mm) <= max_points and (
-            line.has_valid_ends or not only_valid_ends
-        )
-
-    def generate() -> Generator[Streamline, None, None]:
-        tracked = _track_batches(batches, criterion, affine, counts, options)
-        with closing(tracked):
-            lines: Iterator[Streamline] = tracked
-            if progress_of and not select:
-                lines = show_progress(lines, progress_of, "seeds", lambda: counts.seeds)
-            with_regions = (regions.apply(line, n_ends) for line in lines)
-            lines = _select(with_regions, is_selected, counts, select)
-            if progress_of and select:
-                lines = show_progress(
-                    lines, select, "streamlines", lambda: counts.streamlines
-                )
-            yield from lines
-
-    return generate()
+    blocks = select_blocks(batches, stopping_criterion, affine, counts, **options)
+    return (line for block, seeds in blocks for line in block.split(seeds))
 
 
-def _track_batches(
-    batches: Iterable[FloatArray],
-    stopping_criterion: StoppingCriterion,
+def _seed_counter(
+    seeds: FloatArray,
     affine: FloatArray,
+    features: FeatureVolume,
     counts: TrackingCounts,
-    options: dict[str, Any],
-) -> Generator[Streamline, None, None]:
-    from dipy_rnn.tracking import track
+) -> Callable[..., None]:
+    """Return a function that counts seeds up to the last one of a block, or all."""
+    inside = spatial.is_inside(spatial.to_voxels(seeds, affine), features.data.shape)
+    is_skipped, done = np.ones(len(seeds), bool), 0
 
-    def count_skipped(inside: BoolArray) -> None:
-        counts.seeds += len(inside)
-        counts.without_direction += int(inside.sum())
-        counts.outside += int((~inside).sum())
+    def count(index: IntArray | None = None) -> None:
+        nonlocal done
+        stop = len(seeds)
+        if index is not None:
+            is_skipped[index], stop = False, index[-1] + 1
+        part = slice(done, stop)
+        counts.seeds += stop - done
+        counts.without_direction += int((is_skipped & inside)[part].sum())
+        counts.outside += int((is_skipped & ~inside)[part].sum())
+        done = stop
 
-    shape = options["features"].data.shape
-    for seeds in batches:
-        inside = spatial.is_inside(spatial.to_voxels(seeds, affine), shape)
-        done = 0
-        for line in track(seeds, stopping_criterion, affine, **options):
-            if line.seed_index >= done:  # the first streamline of this seed
-                count_skipped(inside[done : line.seed_index])
-                counts.seeds += 1
-                done = line.seed_index + 1
-            yield line
-        count_skipped(inside[done:])
-
-
-def _select(
-    lines: Iterable[tuple[Streamline, bool]],
-    is_selected: Callable[[Streamline], bool],
-    counts: TrackingCounts,
-    select: int,
-) -> Iterator[Streamline]:
-    """Count streamlines, and yield those selected; a flag says if they are included."""
-    for line, is_included in lines:
-        ends = line.forward_stop, line.backward_stop
-        counts.ends[ends] += 1
-        if not is_included:
-            counts.not_included[ends] += 1
-        if not (is_included and is_selected(line)):
-            continue
-        counts.streamlines += 1
-        counts.steps += len(line.points_mm) - 1
-        yield line
-        if counts.streamlines == select:
-            return
+    return count
 
 
 def show_progress(

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from dipy_rnn._moved import find_moved
 from dipy_rnn.tracking.config import TrackingConfig, length_limits, lengths_for_dipy
-from dipy_rnn.tracking.records import Streamline
-from dipy_rnn.tracking.tracker import rnn_tracking, track
+from dipy_rnn.tracking.records import FinishedStreamlines, Streamline
+from dipy_rnn.tracking.tracker import rnn_tracking, track, track_blocks
 
 if TYPE_CHECKING:
     from dipy_rnn.tracking.direction_getter import (
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "FinishedStreamlines",
     "RNNDirectionGetter",
     "Streamline",
     "TrackingConfig",
@@ -20,6 +21,7 @@ __all__ = [
     "lengths_for_dipy",
     "rnn_tracking",
     "track",
+    "track_blocks",
 ]
 
 

@@ -109,6 +109,19 @@ class FinishedStreamlines:
             )
         )
 
+    @classmethod
+    def of(cls, line: Streamline) -> Self:
+        """Make a block of one streamline."""
+        numbers = (
+            line.seed_index,
+            len(line.points_mm),
+            line.n_forward,
+            line.forward_stop,
+            line.backward_stop,
+        )
+        index, n_points, n_forward, *stops = np.array(numbers)[:, None]
+        return cls(index, n_points, n_forward, line.points_mm, *stops)
+
     def select(self, rows: IntArray) -> Self:
         """Return some streamlines.
 
@@ -120,8 +133,10 @@ class FinishedStreamlines:
         Returns
         -------
         selected : FinishedStreamlines
-            A copy.
+            A copy. The block itself if all of its streamlines are in their places.
         """
+        if np.array_equal(rows, np.arange(len(self.index))):
+            return self
         n_points = self.n_points[rows]
         ends = np.cumsum(self.n_points)[rows]
         points_mm = [
