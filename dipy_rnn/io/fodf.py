@@ -102,21 +102,22 @@ def load_features(
         data, affine = load_volume(path, n_axes=4)
         return raw_features(data, name=shown(path)), affine
     if path.suffix.lower() == ".pam5":
-        pam = load_pam(path, "shm_coeff", "affine", "B", "peak_dirs", "peak_values")
+        pam = load_pam(path, "shm_coeff", "affine", "B")
         if sh_frame != SH_FRAMES[0]:
             raise ValueError(
                 f"sh_frame is {sh_frame}, but {path} is a peaks and metrics file, "
                 "whose spherical harmonics are along the voxel axes; leave sh_frame "
                 "out."
             )
-        if sh_basis == PEAKS:
-            pam.shm_coeff = None
-        elif sh_basis is not None and pam.shm_coeff is None:
+        has_sh = pam.shm_coeff is not None
+        if not has_sh and sh_basis not in (None, PEAKS):
             raise ValueError(
                 f"sh_basis is {sh_basis}, but {path} contains no spherical harmonics; "
                 "leave sh_basis out to track on its peaks."
             )
-        if sh_basis is None or pam.shm_coeff is None:
+        if not has_sh or sh_basis == PEAKS:
+            pam = load_pam(path, "peak_dirs", "peak_values", "affine")
+        if not has_sh or sh_basis in (None, PEAKS):
             return pam_features(pam, name=shown(path)), pam.affine
         coeffs, affine = pam.shm_coeff, pam.affine
     else:

@@ -158,11 +158,12 @@ class TrackingCounts:
 
 def _tally(ends: IntArray) -> Counter[tuple[StopReason, StopReason]]:
     """Count the pairs of reasons of streamlines, (k, 2)."""
-    pairs, numbers = np.unique(ends, axis=0, return_counts=True)
+    n = len(StopReason)
+    table = np.bincount(ends @ [n, 1], minlength=n * n).reshape(n, n)
     return Counter(
         {
-            (StopReason(forward), StopReason(backward)): n
-            for (forward, backward), n in zip(pairs.tolist(), numbers.tolist())
+            (StopReason(forward), StopReason(backward)): int(table[forward, backward])
+            for forward, backward in np.argwhere(table)
         }
     )
 
