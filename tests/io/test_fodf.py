@@ -2,6 +2,7 @@
 
 from commands import write_peaks
 from dipy.io.image import save_nifti
+import h5py
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
@@ -32,6 +33,23 @@ def test_a_peaks_and_metrics_file_without_spherical_harmonics_gives_its_peaks(
         assert_array_equal(affine, AFFINE)
     with pytest.raises(ValueError, match="contains no spherical harmonics"):
         load_features(path, "sh", "tournier07", "voxel")
+
+
+def test_peaks_are_not_read_from_a_file_with_spherical_harmonics(peaks, tmp_path):
+    path = tmp_path / "peaks.pam5"
+    write_peaks(path, peaks, AFFINE)
+    coeffs = np.zeros((*SHAPE, 15))
+    coeffs[..., [0, 3, 10]] = 1, 2, 2
+    with h5py.File(path, "a") as file:
+        del file["pam"]["peak_dirs"]
+        file["pam"]["peak_dirs"] = "not a number"
+        if "shm_coeff" in file["pam"]:
+            del file["pam"]["shm_coeff"]
+        file["pam"]["shm_coeff"] = coeffs
+    features, _ = load_features(path, "sh", "tournier07", "voxel")
+    assert_array_equal(features.data, coeffs)
+    with pytest.raises(ValueError, match="peak_dirs is of type object"):
+        load_features(path, "sh", "peaks", "voxel")
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 5])

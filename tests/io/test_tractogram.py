@@ -22,7 +22,10 @@ from dipy_rnn import io, spatial
 from dipy_rnn.io import (
     check_format,
     downsample,
+    join_streamlines,
     read_tractogram,
+    split_batches,
+    write_batches,
     write_tractogram,
 )
 
@@ -348,6 +351,33 @@ def test_the_same_streamlines_give_the_same_bytes(
         with ZipFile(paths[0]) as archive:
             times = {entry.date_time for entry in archive.infolist()}
         assert times == {(1980, 1, 1, 0, 0, 0)}  # the earliest date of a zip file
+
+
+@pytest.mark.parametrize("suffix", WITH_VALUES)
+def test_arrays_of_many_streamlines_give_the_same_bytes_as_streamlines(
+    suffix, affine, tmp_path
+):
+    one_by_one, together = (tmp_path / f"{name}{suffix}" for name in ("a", "b"))
+    write_tractogram(one_by_one, pairs(), affine, SHAPE, data_types=DATA_TYPES)
+    lengths = np.array([len(line) for line in LINES])
+    tables = {name: table.astype(float) for name, table in value_tables().items()}
+    batches = [
+        (np.concatenate(LINES[:1]), lengths[:1], {k: v[:1] for k, v in tables.items()}),
+        (np.concatenate(LINES[1:]), lengths[1:], {k: v[1:] for k, v in tables.items()}),
+    ]
+    n = write_batches(together, batches, affine, SHAPE, data_types=DATA_TYPES)
+    assert n == len(LINES)
+    assert one_by_one.read_bytes() == together.read_bytes()
+
+
+def test_streamlines_are_joined_and_split():
+    batches = list(join_streamlines(pairs(), DATA_TYPES))
+    for (line, values), expected, given in zip(
+        split_batches(batches), LINES, VALUES, strict=True
+    ):
+        assert_array_equal(line, expected)
+        assert_array_equal(values["seeds"], given["seeds"].astype(np.float32))
+        assert set(values) == set(DATA_TYPES)
 
 
 def test_more_points_than_uint32_can_count_have_uint64_offsets(

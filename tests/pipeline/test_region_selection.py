@@ -14,7 +14,7 @@ from dipy_rnn.stopping import (
     Sphere,
     StopReason,
 )
-from dipy_rnn.tracking import Streamline
+from dipy_rnn.tracking import FinishedStreamlines, Streamline
 
 END, LEFT, TURN = StopReason.ENDPOINT, StopReason.OUTSIDE_IMAGE, StopReason.NO_DIRECTION
 EXCLUDED, ALL = StopReason.EXCLUDE_REGION, StopReason.ALL_INCLUDED
@@ -122,6 +122,35 @@ def test_a_seed_in_an_exclude_region_excludes_its_streamline():
 def test_stop_at_include_needs_include_regions():
     with pytest.raises(ValueError, match="stop_at_include needs include regions"):
         Regions(exclude=[at(1)], stop_at_include=True)
+
+
+@pytest.mark.parametrize("n_ends", [1, 2])
+@pytest.mark.parametrize("stop_at_include", [False, True])
+def test_regions_apply_to_a_block_as_to_each_of_its_streamlines(
+    stop_at_include, n_ends
+):
+    rng = np.random.default_rng(0)
+    lines = []
+    for _ in range(300):
+        first = rng.integers(10)
+        last = first + rng.integers(10)
+        seed = first if n_ends == 1 else rng.integers(first, last + 1)
+        stops = (END, LEFT, TURN, EXCLUDED)
+        lines.append(
+            line_of(first, seed, last, stops[rng.integers(4)], stops[rng.integers(4)])
+        )
+    regions = Regions([at(7), at(4)], [at(2)], stop_at_include)
+    one_by_one = [regions.apply(line, n_ends) for line in lines]
+    whole = FinishedStreamlines.joined(map(FinishedStreamlines.of, lines))
+    seeds_mm = np.array([line.seed_mm for line in lines])
+    together, is_included = regions.apply_to_all(whole, seeds_mm, n_ends)
+    expected = FinishedStreamlines.joined(
+        FinishedStreamlines.of(line) for line, _ in one_by_one
+    )
+    for name in FinishedStreamlines.__dataclass_fields__:
+        npt.assert_array_equal(getattr(together, name), getattr(expected, name))
+    npt.assert_array_equal(is_included, [included for _, included in one_by_one])
+    assert 0 < np.count_nonzero(is_included) < 300
 
 
 # The bundles of a phantom: one along x and one along y, which cross at 0.

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from dipy_rnn.phantom import crossing_phantom
-from dipy_rnn.pipeline import TrackingCounts, show_progress, track_selected
+from dipy_rnn.pipeline import (
+    TrackingCounts,
+    select_blocks,
+    show_progress,
+    track_selected,
+)
 from dipy_rnn.sampling import fodf_features
 from dipy_rnn.stopping import BinaryStoppingCriterion, StopReason
 from dipy_rnn.tracking import track
@@ -84,6 +89,20 @@ def test_only_streamlines_with_valid_ends_are_selected(inputs):
         n for ends, n in counts.ends.items() if StopReason.NOTHING_AHEAD in ends
     )
     assert len(lines) == 6 - invalid and invalid > 0
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_blocks_have_the_streamlines_that_are_yielded_one_by_one(inputs, n):
+    batches, criterion, affine, options = inputs
+    conditions = {"min_len": 0, "max_len": 500, "select": n, "max_cross": 2}
+    lines, expected = select(inputs, **conditions)
+    counts = TrackingCounts(STEP_MM)
+    blocks = select_blocks(batches, criterion, affine, counts, **options, **conditions)
+    same = [line for block, seeds in blocks for line in block.split(seeds)]
+    assert len(lines) == len(same) > 0 and counts == expected
+    for line, other in zip(lines, same):
+        np.testing.assert_array_equal(line.points_mm, other.points_mm)
+        np.testing.assert_array_equal(line.seed_mm, other.seed_mm)
 
 
 def test_tracking_ends_when_enough_are_selected(inputs):

@@ -364,6 +364,22 @@ def test_a_voxel_of_nan_has_no_data_and_is_counted():
     assert_array_equal(coeffs, before)
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+def test_the_layout_of_a_volume_in_memory_does_not_matter(legacy):
+    coeffs = random_coeffs(4).astype(np.float32)
+    coeffs[0] = 0
+    expected = sampling.fodf_features(coeffs, legacy=legacy).data
+    for same in (
+        np.asfortranarray(coeffs),
+        coeffs.astype(">f8"),
+        np.repeat(coeffs, 2, axis=1)[:, ::2],
+        coeffs.tolist(),
+    ):
+        features = sampling.fodf_features(same, legacy=legacy)
+        assert_array_equal(features.data, expected)
+        assert features.data.flags.c_contiguous
+
+
 def test_a_voxel_with_some_nan_is_an_error_of_one_line():
     coeffs = random_coeffs(4)
     coeffs[1, 0, 0, 3] = np.nan

@@ -86,6 +86,18 @@ def test_streamlines_are_selected_in_the_order_of_the_rows():
     assert list(nothing.each()) == []
 
 
+def test_a_block_is_returned_as_it_is_if_all_are_selected_in_their_order():
+    whole = block(FIRST, SECOND)
+    assert whole.select(np.array([0, 1])) is whole
+    assert whole.select(np.array([0])) is not whole
+
+
+def test_a_streamline_becomes_a_block():
+    (line,) = block(FIRST).split(SEEDS)
+    (same,) = FinishedStreamlines.of(line).split(SEEDS)
+    assert_is(same, *FIRST)
+
+
 def test_ends_of_a_block_are_valid_if_those_of_the_records_are():
     whole = block(
         *((0, [1.0], 1, one, other) for one in StopReason for other in StopReason)
