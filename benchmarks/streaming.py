@@ -34,8 +34,8 @@ from real_data import SEED_THR, STOPPING_THR, prepare
 from speed import MAX_LEN, MIN_LEN, STEP_MM, machine, number, print_markdown
 
 from dipy_rnn import load_model, pam_features, stopping
-from dipy_rnn.io import downsample, write_tractogram
-from dipy_rnn.tracking import length_limits, track
+from dipy_rnn.io import downsample, join_streamlines, split_batches, write_batches
+from dipy_rnn.pipeline import TrackingCounts, select_blocks
 
 MAX_ANGLE_DEG = 45.0
 DATA_TYPES = {
@@ -43,7 +43,7 @@ DATA_TYPES = {
     "forward_stop": (1, np.uint8),
     "backward_stop": (1, np.uint8),
 }
-# For each row that writes a file: its suffix, and options of write_tractogram.
+# For each row that writes a file: its suffix, and options of write_batches.
 FORMATS = {
     "trx": (".trx", {}),
     "trx16": (".trx", {"dtype": np.float16}),
@@ -106,46 +106,48 @@ def measure(key, arguments):
         seed_count_per_voxel=False,
         random_seed=1,
     )
-    min_points, max_points = length_limits(MIN_LEN, MAX_LEN, STEP_MM)
     model = load_model("default")
 
-    def streamlines(seeds):
-        for line in track(
-            seeds,
+    def batches(seeds):
+        for block, seeds_mm in select_blocks(
+            [seeds],
             stopping.ThresholdStoppingCriterion(fa, STOPPING_THR),
             affine,
-            features=features,
-            model=model,
+            TrackingCounts(STEP_MM),
+            min_len=MIN_LEN,
             max_len=MAX_LEN,
             step_size=STEP_MM,
             max_angle=MAX_ANGLE_DEG,
+            features=features,
+            model=model,
             nbr_threads=arguments.threads,
         ):
-            if min_points <= len(line.points_mm) <= max_points:
-                yield (
-                    line.points_mm,
-                    {
-                        "seeds": line.seed_mm,
-                        "forward_stop": (line.forward_stop,),
-                        "backward_stop": (line.backward_stop,),
-                    },
-                )
+            values = {
+                "seeds": seeds_mm[block.index],
+                "forward_stop": block.forward_stop[:, None],
+                "backward_stop": block.backward_stop[:, None],
+            }
+            yield block.points_mm, block.n_points, values
 
-    sum(1 for _ in streamlines(seeds[:100]))
+    sum(1 for _ in batches(seeds[:100]))
     row = {"key": key, "start_mb": status_mb("VmRSS")}
     path = None
     with Watch() as watch:
         began, began_cpu = time.perf_counter(), time.process_time()
         if key == "alone":
-            n_streamlines = sum(1 for _ in streamlines(seeds))
+            n_streamlines = sum(len(lengths) for _, lengths, _ in batches(seeds))
         elif key == "memory":
-            kept = [points_mm for points_mm, _ in streamlines(seeds)]
+            kept = [line for line, _ in split_batches(batches(seeds))]
             n_streamlines = len(kept)
         else:
             suffix, options = FORMATS[key]
             path = work / f"streaming{suffix}"
-            lines = downsample(streamlines(seeds), **DOWNSAMPLING.get(key, {}))
-            n_streamlines = write_tractogram(path, lines, affine, fa.shape, **options)
+            options = {"data_types": {}} | options
+            found = batches(seeds)
+            if key in DOWNSAMPLING:
+                lines = downsample(split_batches(found), **DOWNSAMPLING[key])
+                found = join_streamlines(lines, options["data_types"])
+            n_streamlines = write_batches(path, found, affine, fa.shape, **options)
         row["seconds"] = time.perf_counter() - began
         row["cpu_seconds"] = time.process_time() - began_cpu
     row |= {"streamlines": n_streamlines, "anonymous_mb": watch.most_mb}
