@@ -1,8 +1,5 @@
 """Reading and writing files: fODFs, images, lists of seeds and tractograms."""
 
-from dipy_rnn.io.batches import downsample as downsample
-from dipy_rnn.io.batches import join_streamlines as join_streamlines
-from dipy_rnn.io.batches import split_batches as split_batches
 from dipy_rnn.io.files import SUFFIXES as SUFFIXES
 from dipy_rnn.io.files import first_line as first_line
 from dipy_rnn.io.files import is_tractogram as is_tractogram
@@ -27,9 +24,12 @@ from dipy_rnn.io.subject import TrackingInputs as TrackingInputs
 from dipy_rnn.io.subject import load_points as load_points
 from dipy_rnn.io.subject import load_subject as load_subject
 from dipy_rnn.io.subject import load_tissues as load_tissues
-from dipy_rnn.io.tractogram import check_format as check_format
-from dipy_rnn.io.tractogram import read_tractogram as read_tractogram
-from dipy_rnn.io.tractogram import write_batches as write_batches
-from dipy_rnn.io.tractogram import write_tractogram as write_tractogram
-from dipy_rnn.io.trx import Batch as Batch
+from dipy_rnn.io.tractogram.batches import downsample as downsample
+from dipy_rnn.io.tractogram.batches import join_streamlines as join_streamlines
+from dipy_rnn.io.tractogram.batches import split_batches as split_batches
+from dipy_rnn.io.tractogram.tractogram import check_format as check_format
+from dipy_rnn.io.tractogram.tractogram import read_tractogram as read_tractogram
+from dipy_rnn.io.tractogram.tractogram import write_batches as write_batches
+from dipy_rnn.io.tractogram.tractogram import write_tractogram as write_tractogram
+from dipy_rnn.io.tractogram.trx import Batch as Batch
 from dipy_rnn.sampling import SH_BASES as SH_BASES

@@ -13,11 +13,18 @@ from dipy_rnn.sampling.features import (
     FeatureVolume,
     SHFormat,
     fodf_features,
-    pam_basis,
     pam_features,
     peaks_features,
     raw_features,
 )
+from dipy_rnn.sampling.fodf.basis import (
+    better_basis,
+    is_clear_basis,
+    looks_like_fodf,
+    negative_shares,
+    pam_basis,
+)
+from dipy_rnn.sampling.fodf.peaks_to_sh import lobes
 from dipy_rnn.sampling.interpolate import (
     DATA,
     EMPTY,
@@ -25,13 +32,6 @@ from dipy_rnn.sampling.interpolate import (
     OUTSIDE,
     local_maxima,
     sample,
-)
-from dipy_rnn.sampling.lobes import (
-    better_basis,
-    is_clear_basis,
-    lobes,
-    looks_like_fodf,
-    negative_shares,
 )
 from dipy_rnn.sampling.peaks import MAX_PEAKS, first_directions
 from dipy_rnn.sampling.rotation import (

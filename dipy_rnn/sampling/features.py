@@ -16,16 +16,19 @@ import numpy as np
 
 from dipy_rnn._checks import as_contiguous, check_numbers
 from dipy_rnn._typing import AnyArray, ArrayLike, Float32Array
-from dipy_rnn.sampling.lobes import (
+from dipy_rnn.sampling.fodf.basis import (
     MOST_NEGATIVE,
-    are_diffusivities,
-    are_to_one_side,
     better_basis,
     looks_like_fodf,
     negative_shares,
+    pam_basis,
+    sharpest_voxels,
+)
+from dipy_rnn.sampling.fodf.peaks_to_sh import (
+    are_diffusivities,
+    are_to_one_side,
     peaks_to_sh,
     principal_directions,
-    sharpest_voxels,
 )
 from dipy_rnn.sampling.rotation import BASES, rotate_all, sh_order, to_package_basis
 from dipy_rnn.spatial import axes, check_affine
@@ -415,69 +418,6 @@ def pam_features(
     )
     sh_basis = basis_type + ("_legacy" if legacy else "")
     return replace(features, sh_format=SHFormat(sh_basis, SH_FRAMES[0], is_known))
-
-
-def pam_basis(pam: Any, *, name: str = "pam") -> tuple[str, bool]:
-    """Determine the basis of a PeaksAndMetrics, which does not store its name.
-
-    Parameters
-    ----------
-    pam : dipy.direction.peaks.PeaksAndMetrics
-        ``pam.B`` holds the basis functions on ``pam.sphere``. It is compared with each
-        of DIPY's bases.
-    name : str, optional
-        Its name in error messages.
-
-    Returns
-    -------
-    basis_type : str
-    legacy : bool
-
-    Raises
-    ------
-    ValueError
-        If ``pam.B`` or ``pam.sphere`` is missing, or ``pam.B`` matches no basis.
-
-    Examples
-    --------
-    >>> from dipy.data import default_sphere
-    >>> from dipy.direction.peaks import PeaksAndMetrics
-    >>> from dipy.reconst.shm import sh_to_sf_matrix
-    >>> pam = PeaksAndMetrics(); pam.sphere = default_sphere
-    >>> pam.B = sh_to_sf_matrix(
-    ...     pam.sphere, sh_order_max=8, basis_type="tournier07", legacy=False,
-    ...     return_inv=False)
-    >>> pam_basis(pam)
-    ('tournier07', False)
-    """
-    from dipy.reconst.shm import sph_harm_lookup
-
-    if getattr(pam, "B", None) is None or getattr(pam, "sphere", None) is None:
-        raise ValueError(
-            f"{name} has no matrix B or no sphere, so the basis of its spherical "
-            "harmonics is unknown; give sh_basis (in Python: basis_type and legacy); "
-            "it is descoteaux07_legacy if DIPY 1 wrote them."
-        )
-    harmonics = check_numbers(pam.B, f"{name}: its matrix B").T
-    try:
-        order = sh_order(harmonics.shape[-1] if harmonics.ndim else 0)
-    except ValueError as error:
-        raise ValueError(f"{name}: its matrix B has no order: {error}") from None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PendingDeprecationWarning)
-        for basis in BASES:
-            for legacy in (True, False):
-                theirs = sph_harm_lookup[basis](
-                    order, pam.sphere.theta, pam.sphere.phi, legacy=legacy
-                )[0]
-                if theirs.shape == harmonics.shape and np.allclose(
-                    theirs, harmonics, atol=1e-4
-                ):
-                    return basis, legacy
-    raise ValueError(
-        f"{name}: its matrix B matches none of DIPY's bases; save the coefficients as "
-        "NIfTI and name their basis."
-    )
 
 
 def _as_volume(volume: ArrayLike, name: str) -> AnyArray:

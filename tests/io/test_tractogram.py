@@ -342,8 +342,8 @@ def test_the_same_streamlines_give_the_same_bytes(
     types = DATA_TYPES if suffix in WITH_VALUES else None
     paths = [tmp_path / f"{name}{suffix}" for name in ("a", "b")]
     for path, batch_size in zip(paths, (1024, 2)):
-        monkeypatch.setattr("dipy_rnn.io.batches._BATCH_SIZE", batch_size)
-        monkeypatch.setattr("dipy_rnn.io.trx._BLOCK", 8 * batch_size)
+        monkeypatch.setattr("dipy_rnn.io.tractogram.batches._BATCH_SIZE", batch_size)
+        monkeypatch.setattr("dipy_rnn.io.tractogram.trx._BLOCK", 8 * batch_size)
         many = (pair for _ in range(5) for pair in pairs())
         assert write_tractogram(path, many, affine, SHAPE, data_types=types) == 15
     assert paths[0].read_bytes() == paths[1].read_bytes()
@@ -384,7 +384,7 @@ def test_more_points_than_uint32_can_count_have_uint64_offsets(
     affine, tmp_path, monkeypatch
 ):
     for most, kind in ((6, np.uint32), (5, np.uint64)):
-        monkeypatch.setattr("dipy_rnn.io.trx._MAX_UINT32_POINTS", most)
+        monkeypatch.setattr("dipy_rnn.io.tractogram.trx._MAX_UINT32_POINTS", most)
         write_tractogram(tmp_path / "a.trx", pairs(), affine, SHAPE)
         loaded = load_trx(str(tmp_path / "a.trx"))
         assert loaded.streamlines._offsets.dtype == kind
@@ -409,7 +409,7 @@ def test_float16_has_the_documented_error(affine, tmp_path):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_few_streamlines_are_in_memory_at_a_time(suffix, affine, tmp_path, monkeypatch):
-    monkeypatch.setattr("dipy_rnn.io.batches._BATCH_SIZE", 4)
+    monkeypatch.setattr("dipy_rnn.io.tractogram.batches._BATCH_SIZE", 4)
     held, most = weakref.WeakSet(), 0
 
     class Points(np.ndarray):
@@ -639,7 +639,7 @@ def test_a_vtk_file_on_a_full_disk_is_never_incomplete(suffix, tmp_path):
 def test_an_error_of_the_tracker_leaves_no_file(
     suffix, ends, affine, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("dipy_rnn.io.batches._BATCH_SIZE", 2)
+    monkeypatch.setattr("dipy_rnn.io.tractogram.batches._BATCH_SIZE", 2)
 
     def lines():
         yield from pairs()
@@ -693,7 +693,7 @@ def test_points_on_a_straight_line_are_removed():
 
 
 def test_compression_is_that_of_dipy_for_any_batch_and_type(monkeypatch):
-    monkeypatch.setattr("dipy_rnn.io.batches._BATCH_SIZE", 3)
+    monkeypatch.setattr("dipy_rnn.io.tractogram.batches._BATCH_SIZE", 3)
     rng = np.random.default_rng(0)
     lines = [rng.normal(0, 0.2, (n, 3)).cumsum(axis=0) for n in (40, 2, 90, 30, 7)]
     lines[2] = lines[2].astype(np.float32)

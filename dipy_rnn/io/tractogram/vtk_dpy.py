@@ -20,7 +20,7 @@ import numpy as np
 
 from dipy_rnn._typing import AnyArray
 from dipy_rnn.io.files import check_size
-from dipy_rnn.io.trx import Batch
+from dipy_rnn.io.tractogram.trx import Batch
 
 # The header of .vtk and .fib files.
 _POINTS = re.compile(

@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 from dipy_rnn import _checks
 from dipy_rnn._typing import AnyArray, ArrayLike
-from dipy_rnn.io.trx import Batch, DataTypes
+from dipy_rnn.io.tractogram.trx import Batch, DataTypes
 
 # Streamlines per batch: enough that the cost of Python calls per batch is negligible.
 _BATCH_SIZE = 1024

@@ -5,8 +5,8 @@ arrays of many streamlines. They hold one batch, so memory does not grow with th
 of streamlines, except for VTK and DPY files. `read_tractogram` yields one streamline at
 a time.
 
-nibabel writes and reads ``.trk`` and ``.tck``; :mod:`dipy_rnn.io.trx` does so for
-``.trx``, and :mod:`dipy_rnn.io.vtk_dpy` for the other formats.
+nibabel writes and reads ``.trk`` and ``.tck``; :mod:`dipy_rnn.io.tractogram.trx` does
+so for ``.trx``, and :mod:`dipy_rnn.io.tractogram.vtk_dpy` for the other formats.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +22,6 @@ from numpy.typing import DTypeLike
 from dipy_rnn import _checks, spatial
 from dipy_rnn._atomic import atomic_write
 from dipy_rnn._typing import AnyArray, AnyPath, ArrayLike, BoolArray, FloatArray
-from dipy_rnn.io.batches import join_streamlines, split_batches
 from dipy_rnn.io.files import (
     SUFFIXES,
     VTK_SUFFIXES,
@@ -32,8 +31,9 @@ from dipy_rnn.io.files import (
     is_trx_folder,
     shown,
 )
-from dipy_rnn.io.trx import Batch, DataTypes, read_trx, write_trx
-from dipy_rnn.io.vtk_dpy import (
+from dipy_rnn.io.tractogram.batches import join_streamlines, split_batches
+from dipy_rnn.io.tractogram.trx import Batch, DataTypes, read_trx, write_trx
+from dipy_rnn.io.tractogram.vtk_dpy import (
     check_can_use_vtk,
     read_dpy,
     read_vtk,

@@ -1,0 +1,1 @@
+"""FODFs: of peaks, and whether coefficients are one, and in which basis."""
