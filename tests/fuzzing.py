@@ -1241,7 +1241,7 @@ def fuzz_seeds(r, folder):
     except (TypeError, ValueError):  # savetxt cannot write this array
         content.write(b"# no seeds\n")
     content = content.getvalue()
-    if r.random() < 0.6:
+    if content and r.random() < 0.6:  # an empty array gives an empty text
         content = damaged(r, content, 128)
     subject.write("seeding", content, f"seeds{suffix}")
     return subject.judge()
