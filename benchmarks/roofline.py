@@ -5,13 +5,13 @@ The folder is the same as for speed.py. It is optional. There are three tables.
 * The machine: rates of large float32 matrix products, of the network's products with a
   batch of rows, and of copies of large arrays (bytes read and bytes written).
 * One row, on one thread. A row is one prediction for one streamline. The table gives
-  operations and nanoseconds of sampling, rotation into the moving frame, network, first
-  directions of the seeds, and the rest. Sampling and rotation are timed alone, on a
-  batch of points on streamlines. The network is what `HiddenStates.predict` takes in
-  addition. The rest is what `track` takes in addition to all of these. The bound is the
-  time of the operations at the rate of the large product, or of the bytes at the rate
-  of the copy, whichever is longer. Sampling can be faster than its bound, as some of
-  its bytes are in the caches.
+  operations and nanoseconds of sampling, rotation into the moving frame, the values in
+  the cone with the network, first directions of the seeds, and the rest. Sampling and
+  rotation are timed alone, on a batch of points on streamlines. The cone and the
+  network are what `HiddenStates.predict` takes in addition. The rest is what `track`
+  takes in addition to all of these. The bound is the time of the operations at the rate
+  of the large product, or of the bytes at the rate of the copy, whichever is longer.
+  Sampling can be faster than its bound, as some of its bytes are in the caches.
 * Rows per second of `track` as a whole, and the bounds, with one thread and with all.
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from speed import (
     BATCH_SIZE,
+    STEP_MM,
     Case,
     count_rows,
     machine,
@@ -37,8 +38,9 @@ import torch
 
 from dipy_rnn import load_model, sampling, spatial
 from dipy_rnn._threads import count_threads
+from dipy_rnn.sampling import cone_of
 from dipy_rnn.spatial import frames
-from dipy_rnn.tracking import track
+from dipy_rnn.tracking import TrackingConfig, track
 from dipy_rnn.tracking.predictor import Predictor
 
 LARGE = 2048  # rows and columns
@@ -57,8 +59,8 @@ def copy_rate():
     return 2 * source.nbytes / seconds_of(lambda: target.copy_(source))
 
 
-def operations(order, shapes):
-    """Count float operations and bytes of a row.
+def operations(order, max_angle, shapes):
+    """Count float operations and bytes of a row, for a network that sees one point.
 
     The bytes are those of the eight voxels around the point. Everything else, also the
     weights, is small enough to stay in the caches.
@@ -78,10 +80,15 @@ def operations(order, shapes):
     quarter = np.array([[[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]])
     rotated = sampling.rotate(np.eye(n), np.repeat(quarter, n, axis=0))
     entries = np.count_nonzero(np.abs(rotated) > 1e-5)
+    # Values in the cone: a product and a sum for each coefficient and ring, then for
+    # each phase factor and vertex of half a ring, then a sum and a difference.
+    sizes = cone_of(order, max_angle).ring_sizes
+    cone = 2 * n * len(sizes) + sizes[1:].sum() // 2 * (2 * (2 * order + 1) + 2)
+    network = 2 * sum(n_out * n_in for n_out, n_in in shapes)
     return {
         "sampling": (interpolating, 8 * 4 * n),
         "rotation": (3 * 6 * pairs + 2 * 2 * entries, 0),
-        "network": (2 * sum(n_out * n_in for n_out, n_in in shapes), 0),
+        "cone and network": (int(cone) + network, 0),
     }
 
 
@@ -115,7 +122,10 @@ def seconds_of_parts(case, model):
     points, frame = batch(case, model)
     data, axes = loaded.features(case.features), spatial.axes(case.affine)
     predictor = Predictor(case.features, loaded, axes, 1)
-    states = predictor.states(len(points))
+    config = TrackingConfig.of(
+        case.affine, step_size=STEP_MM, max_angle=case.max_angle, max_points=100
+    )
+    states = predictor.states(len(points), config)
     torch.set_num_threads(1)
     calls = (
         lambda: sampling.sample(data, points, normalise=True),
@@ -148,7 +158,7 @@ def main():
     )
     parser.add_argument("head", type=Path, nargs="?", help="a simulated scan if absent")
     parser.add_argument("--work", type=Path, default=Path("real_data"))
-    parser.add_argument("--model", default="default", help="name or file")
+    parser.add_argument("--model", default="fast", help="name or file")
     parser.add_argument("--n_seeds", type=int, default=5000)
     parser.add_argument("--max_angle", type=float, default=45.0)
     arguments = parser.parse_args()
@@ -179,12 +189,12 @@ def main():
         seconds, n_rows = seconds_of_track(case, model, n)
         whole[n] = seconds / n_rows
     order = load_model(model).metadata.order
-    needed = operations(order, shapes)
+    needed = operations(order, case.max_angle, shapes)
     needed["all"] = tuple(map(sum, zip(*needed.values())))
     taken = {
         "sampling": sampled,
         "rotation": rotated - sampled,
-        "network": predicted - rotated,
+        "cone and network": predicted - rotated,
         "first directions": found / n_rows,
         "rest": whole[1] - predicted - found / n_rows,
         "all": whole[1],

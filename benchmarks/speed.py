@@ -278,13 +278,17 @@ def rnn(case, seeds, threads, name, has_dipy_criterion=False, **changes):
     )
 
 
-def local(case, seeds, threads, look_ahead):
+def local(case, seeds, threads, name, look_ahead):
     """RNNDirectionGetter in DIPY's LocalTracking."""
     extra = {"seeds": seeds, "nbr_threads": threads} if look_ahead else {}
 
     def call():
         getter = RNNDirectionGetter.from_shcoeff(
-            case.coefficients, affine=case.affine, max_angle=case.max_angle, **extra
+            case.coefficients,
+            affine=case.affine,
+            model=name,
+            max_angle=case.max_angle,
+            **extra,
         )
         return local_tracking(case, case.our_criterion, seeds, getter)
 
@@ -408,10 +412,18 @@ TRACKERS = {
         "rnn_tracking, `cai2023`, untrained", partial(rnn, name="cai2023"), N_SLOW
     ),
     "look_ahead": Tracker(
-        "LocalTracking, `default`, look-ahead", partial(local, look_ahead=True)
+        "LocalTracking, `default`, look-ahead",
+        partial(local, name="default", look_ahead=True),
+    ),
+    "fast_look_ahead": Tracker(
+        "LocalTracking, `fast`, look-ahead",
+        partial(local, name="fast", look_ahead=True),
     ),
     "local": Tracker(
-        "LocalTracking, `default`", partial(local, look_ahead=False), N_LOCAL, True
+        "LocalTracking, `default`",
+        partial(local, name="default", look_ahead=False),
+        N_LOCAL,
+        True,
     ),
     "dipy_det_sh": Tracker(
         "DIPY deterministic_tracking, sh",

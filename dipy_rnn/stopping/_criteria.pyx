@@ -49,6 +49,12 @@ cdef:
     int64_t OUTSIDE_IMAGE = _StopReason.OUTSIDE_IMAGE
     int64_t INVALID_POINT = _StopReason.INVALID_POINT
 
+cdef extern from "_lanes.h":
+    void prefetch(const void* address) noexcept nogil
+
+cdef enum:
+    AHEAD = 8  # points between the one whose voxels are fetched, and the one decided
+
 cdef enum:  # dipy.tracking.stopping_criterion.StreamlineStatus
     STATUS_OUTSIDEIMAGE = -1
     STATUS_TRACKPOINT = 1
@@ -67,6 +73,21 @@ cdef inline Map map_of(const double[:, :, ::1] values) noexcept nogil:
     volume.size[1] = values.shape[1]
     volume.size[2] = values.shape[2]
     return volume
+
+
+cdef inline void fetch(const Map* volume, const double* point) noexcept nogil:
+    """Start to fetch the voxels around a point from memory."""
+    cdef Py_ssize_t x, y, z, i, j
+
+    # Comparisons with NaN are false.
+    if not (0.0 <= point[0] < volume.size[0] - 1 and 0.0 <= point[1] < volume.size[1] - 1
+            and 0.0 <= point[2] < volume.size[2] - 1):
+        return
+    x, y, z = <Py_ssize_t>point[0], <Py_ssize_t>point[1], <Py_ssize_t>point[2]
+    for i in range(2):
+        for j in range(2):
+            prefetch(volume.values + ((x + i) * volume.size[1] + y + j)
+                     * volume.size[2] + z)
 
 
 cdef inline bint interpolate(
@@ -147,6 +168,8 @@ cdef class ThresholdDecision(Decision):
             Py_ssize_t p
 
         for p in range(n):
+            if p + AHEAD < n:
+                fetch(&volume, points + 3 * (p + AHEAD))
             if reasons[p] != RUNNING:
                 continue
             if not interpolate(&volume, points + 3 * p, &value):
@@ -204,6 +227,9 @@ cdef class ActDecision(Decision):
             Py_ssize_t p
 
         for p in range(n):
+            if p + AHEAD < n:
+                fetch(&include_volume, points + 3 * (p + AHEAD))
+                fetch(&exclude_volume, points + 3 * (p + AHEAD))
             if reasons[p] != RUNNING:
                 continue
             if not (interpolate(&include_volume, points + 3 * p, &included)
@@ -238,6 +264,9 @@ cdef class CmcDecision(Decision):
             Py_ssize_t p
 
         for p in range(n):
+            if p + AHEAD < n:
+                fetch(&include_volume, points + 3 * (p + AHEAD))
+                fetch(&exclude_volume, points + 3 * (p + AHEAD))
             if reasons[p] != RUNNING:
                 continue
             if not (interpolate(&include_volume, points + 3 * p, &included)

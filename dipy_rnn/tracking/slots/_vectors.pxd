@@ -10,27 +10,35 @@ cdef inline double dot(const double* a, const double* b) noexcept nogil:
 cdef inline void transport(
     double* frame, const double* tangent, double handedness
 ) noexcept nogil:
-    """Rotate a frame to a new tangent: ``spatial.frames.transport``."""
-    cdef:
-        double* e1 = frame
-        double* e2 = frame + 3
-        double* e3 = frame + 6
-        double along, scale
-        Py_ssize_t i
+    """Rotate a frame to a new tangent: ``spatial.frames.transport``.
 
-    along = dot(e1, tangent) / fmax(1.0 + dot(e3, tangent), 1e-9)
-    for i in range(3):
-        e1[i] -= along * (e3[i] + tangent[i])
-    along = dot(e1, tangent)
-    for i in range(3):
-        e1[i] -= along * tangent[i]
-        e3[i] = tangent[i]
-    scale = 1.0 / sqrt(dot(e1, e1))
-    for i in range(3):
-        e1[i] *= scale
-    e2[0] = handedness * (e3[1] * e1[2] - e3[2] * e1[1])
-    e2[1] = handedness * (e3[2] * e1[0] - e3[0] * e1[2])
-    e2[2] = handedness * (e3[0] * e1[1] - e3[1] * e1[0])
+    Numbers are copied first. Otherwise vectors would be loaded that overlap with stores
+    before them, which processors delay (a store that is not forwarded).
+    """
+    cdef:
+        double x = frame[0], y = frame[1], z = frame[2]
+        double tx = tangent[0], ty = tangent[1], tz = tangent[2]
+        double sx = frame[6] + tx, sy = frame[7] + ty, sz = frame[8] + tz
+        double towards = frame[6] * tx + frame[7] * ty + frame[8] * tz
+        double along = (x * tx + y * ty + z * tz) / fmax(1.0 + towards, 1e-9)
+        double scale
+
+    x -= along * sx
+    y -= along * sy
+    z -= along * sz
+    along = x * tx + y * ty + z * tz
+    x -= along * tx
+    y -= along * ty
+    z -= along * tz
+    scale = 1.0 / sqrt(x * x + y * y + z * z)
+    x *= scale
+    y *= scale
+    z *= scale
+    frame[0], frame[1], frame[2] = x, y, z
+    frame[3] = handedness * (ty * z - tz * y)
+    frame[4] = handedness * (tz * x - tx * z)
+    frame[5] = handedness * (tx * y - ty * x)
+    frame[6], frame[7], frame[8] = tx, ty, tz
 
 
 cdef inline void bend(
