@@ -100,24 +100,29 @@ def test_wrong_arguments_are_refused(options, message):
 
 
 def test_a_density_map_counts_each_streamline_once_in_a_voxel():
-    lines = [(each, i) for i, each in enumerate([*LINES, np.repeat(LINES[0], 2, 0)])]
+    lines = [*LINES, np.repeat(LINES[0], 2, 0)]
+    lengths = np.array([len(line) for line in lines])
+    batches = [
+        (np.concatenate(lines[:3]), lengths[:3], {"a": 1}),
+        (np.concatenate(lines[3:]), lengths[3:], {"a": 2}),
+    ]
     density = DensityMap(AFFINE, LABELS.shape)
-    passed = list(density.count(iter(lines)))
-    assert [i for _, i in passed] == list(range(7))
+    passed = list(density.count(iter(batches)))
+    assert all(one is other for one, other in zip(passed, batches, strict=True))
     assert density.counts[:, 0, 0].tolist() == [4, 6, 6, 6, 6, 6, 2, 2, 2, 2]
 
 
-def test_a_density_map_keeps_one_block_of_streamlines():
-    alive = []
+def test_a_density_map_takes_one_batch_at_a_time():
+    taken = []
 
-    def lines():
-        for i in range(2500):
-            alive.append(i)
-            yield LINES[0], None
+    def batches():
+        for i in range(3):
+            taken.append(i)
+            yield LINES[0], np.array([len(LINES[0])]), {}
 
     density = DensityMap(AFFINE, LABELS.shape)
-    passing = density.count(lines())
+    passing = density.count(batches())
     next(passing)
-    assert len(alive) == 1000
-    assert sum(1 for _ in passing) == 2499
-    assert density.counts[3, 0, 0] == 2500
+    assert taken == [0] and density.counts[3, 0, 0] == 1
+    assert len(list(passing)) == 2
+    assert density.counts[3, 0, 0] == 3

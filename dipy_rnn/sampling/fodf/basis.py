@@ -126,6 +126,7 @@ def negative_shares(
 
     Examples
     --------
+    >>> from dipy_rnn.sampling import lobes
     >>> directions = np.random.default_rng(0).normal(size=(200, 3))
     >>> places, factors = to_package_basis(8, "descoteaux07")
     >>> wrong = lobes(directions)[:, places] * factors
