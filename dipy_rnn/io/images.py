@@ -114,7 +114,9 @@ def _warn_of_header(image: SpatialImage, path: Path) -> None:
     header = image.header
     if not isinstance(header, Nifti1Header):
         return
-    unit = header.get_xyzt_units()[0]
+    unit = ""
+    with suppress(KeyError):  # nibabel does not know the code
+        unit = header.get_xyzt_units()[0]
     if unit in ("meter", "micron"):
         logger.warning(
             f"{shown(path)} has {unit} as the unit in its header. This is not used: "

@@ -190,6 +190,17 @@ def test_headers_that_programs_read_differently_are_told(
         assert_array_equal(affine, expected)
 
 
+@pytest.mark.parametrize("code", [4, 7, 64, 255])
+def test_an_unknown_code_of_the_unit_is_ignored(tmp_path, caplog, code):
+    path = tmp_path / "fa.nii"
+    write_with_header(path, sform=np.eye(4))
+    content = bytearray(path.read_bytes())
+    content[123] = code  # xyzt_units
+    path.write_bytes(content)
+    assert_array_equal(load_volume(path)[1], np.eye(4))
+    assert not caplog.records
+
+
 def test_an_invalid_quaternion_beside_an_affine_is_ignored(tmp_path):
     path = tmp_path / "fa.nii"
     write_with_header(path, sform=np.eye(4), qform=np.eye(4))
