@@ -159,7 +159,7 @@ def _may_be_sh(data: AnyArray) -> bool:
 
 
 def _look_like_peaks(data: AnyArray) -> bool:
-    """Tell whether each three volumes are a peak (zero or NaN where there is none).
+    """Tell whether volumes are the x, y and z of peaks; zero or NaN: no peak.
 
     All peaks are unit vectors. Or none is longer than the one before it, and the last
     one is missing in most voxels.

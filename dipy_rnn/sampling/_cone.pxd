@@ -29,6 +29,8 @@ cdef class CompiledCone:
         cone_tables tables
         object arrays
 
+cdef object panels_of(weights)
+
 cdef Py_ssize_t room_for_values(const cone_tables* cone) noexcept nogil
 
 cdef void largest_ahead(

@@ -96,8 +96,8 @@ cdef class CompiledCone:
         self.tables.reach = cone.reach
 
 
-cdef inline Py_ssize_t in_panels(Py_ssize_t n) noexcept nogil:
-    """Return n, or the next multiple of PANEL."""
+cdef inline Py_ssize_t filled_up(Py_ssize_t n) noexcept nogil:
+    """Return n, or the next multiple of PANEL: outputs that fill panels."""
     return (n + PANEL - 1) // PANEL * PANEL
 
 
@@ -106,8 +106,8 @@ cdef Py_ssize_t room_for_values(const cone_tables* cone) noexcept nogil:
     cdef Py_ssize_t ring, half = 0
 
     for ring in range(1, cone.n_rings):
-        half = max(half, in_panels(cone.ring_sizes[ring] // 2))
-    return (cone.n_vertices + (2 * cone.order + 1) * in_panels(cone.n_rings)
+        half = max(half, filled_up(cone.ring_sizes[ring] // 2))
+    return (cone.n_vertices + (2 * cone.order + 1) * filled_up(cone.n_rings)
             + 2 * half + cone.order // 2 + 1) * BLOCK
 
 
@@ -116,7 +116,7 @@ cdef inline void values_at_vertices(
 ) noexcept nogil:
     """Write the values of the fODFs at all vertices. The rest of the room is used."""
     cdef:
-        Py_ssize_t n_rings = in_panels(cone.n_rings), n_even = cone.order + 1
+        Py_ssize_t n_rings = filled_up(cone.n_rings), n_even = cone.order + 1
         Py_ssize_t stride = n_rings * BLOCK
         float* sums = values + cone.n_vertices * BLOCK
         float* orders = sums + (2 * cone.order + 1) * stride
@@ -144,7 +144,7 @@ cdef inline void values_at_vertices(
     weights = cone.azimuthal
     for ring in range(1, cone.n_rings):
         half = cone.ring_sizes[ring] // 2
-        n = in_panels(half)
+        n = filled_up(half)
         odd = even + n * BLOCK
         opposite = values + half * BLOCK
         weighted_sums(

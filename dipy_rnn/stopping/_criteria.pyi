@@ -23,11 +23,11 @@ class BinaryDecision(Decision):
 @disjoint_base
 class ActDecision(Decision):
     def __new__(
-        cls, include_map: FloatArray, exclude_map: FloatArray
+        cls, include_map: FloatArray, exclude_map: FloatArray, *parameters: float
     ) -> ActDecision: ...
 
 @disjoint_base
-class CmcDecision(Decision):
+class CmcDecision(ActDecision):
     def __new__(
         cls, include_map: FloatArray, exclude_map: FloatArray, exponent: float
     ) -> CmcDecision: ...

@@ -65,7 +65,8 @@ cdef struct Map:
     Py_ssize_t size[3]
 
 
-cdef inline Map map_of(const double[:, :, ::1] values) noexcept nogil:
+cdef inline Map map_of(const double[:, :, ::1] values) noexcept:
+    """Point to the values of a map, which the caller keeps alive."""
     cdef Map volume
 
     volume.values = &values[0, 0, 0]
@@ -75,7 +76,7 @@ cdef inline Map map_of(const double[:, :, ::1] values) noexcept nogil:
     return volume
 
 
-cdef inline void fetch(const Map* volume, const double* point) noexcept nogil:
+cdef inline void fetch_around(const Map* volume, const double* point) noexcept nogil:
     """Start to fetch the voxels around a point from memory."""
     cdef Py_ssize_t x, y, z, i, j
 
@@ -123,7 +124,7 @@ cdef inline bint interpolate(
 
 
 cdef class Decision:
-    """The decisions of a criterion at many points. Subclasses decide."""
+    """The decisions of a criterion at many points. Subclasses decide at one."""
 
     def __call__(
         self, const double[:, ::1] points, int64_t[::1] reasons,
@@ -146,36 +147,53 @@ cdef class Decision:
         const int64_t* point_numbers, Py_ssize_t n
     ) noexcept nogil:
         """Do what calling it does. A criterion that draws at random needs the keys."""
+        cdef:
+            uint64_t key = 0
+            int64_t number = 0
+            Py_ssize_t p
+
+        for p in range(n):
+            if p + AHEAD < n:
+                self.fetch(points + 3 * (p + AHEAD))
+            if reasons[p] != RUNNING:
+                continue
+            if seed_keys != NULL:
+                key, number = seed_keys[p], point_numbers[p]
+            reasons[p] = self.reason_at(points + 3 * p, key, number)
+
+    cdef void fetch(self, const double* point) noexcept nogil:
+        """Start to fetch what :meth:`reason_at` needs from memory."""
+
+    cdef int64_t reason_at(
+        self, const double* point, uint64_t key, int64_t number
+    ) noexcept nogil:
+        """Return the reason to end at a point, or RUNNING."""
+        return RUNNING
 
 
 cdef class ThresholdDecision(Decision):
     """Ends where the map is not above the threshold."""
 
     cdef:
-        const double[:, :, ::1] metric_map
+        object arrays
+        Map volume
         double threshold
 
     def __cinit__(self, metric_map, threshold):
-        self.metric_map, self.threshold = metric_map, threshold
+        self.arrays = metric_map  # keeps the memory alive
+        self.volume, self.threshold = map_of(metric_map), threshold
 
-    cdef void decide(
-        self, const double* points, int64_t* reasons, const uint64_t* seed_keys,
-        const int64_t* point_numbers, Py_ssize_t n
+    cdef void fetch(self, const double* point) noexcept nogil:
+        fetch_around(&self.volume, point)
+
+    cdef int64_t reason_at(
+        self, const double* point, uint64_t key, int64_t number
     ) noexcept nogil:
-        cdef:
-            Map volume = map_of(self.metric_map)
-            double value
-            Py_ssize_t p
+        cdef double value
 
-        for p in range(n):
-            if p + AHEAD < n:
-                fetch(&volume, points + 3 * (p + AHEAD))
-            if reasons[p] != RUNNING:
-                continue
-            if not interpolate(&volume, points + 3 * p, &value):
-                reasons[p] = OUTSIDE_IMAGE
-            elif not value > self.threshold:  # also for NaN
-                reasons[p] = ENDPOINT
+        if not interpolate(&self.volume, point, &value):
+            return OUTSIDE_IMAGE
+        return RUNNING if value > self.threshold else ENDPOINT  # also for NaN
 
 
 cdef class BinaryDecision(Decision):
@@ -186,104 +204,79 @@ cdef class BinaryDecision(Decision):
     def __cinit__(self, mask):
         self.mask = mask
 
-    cdef void decide(
-        self, const double* points, int64_t* reasons, const uint64_t* seed_keys,
-        const int64_t* point_numbers, Py_ssize_t n
+    cdef int64_t reason_at(
+        self, const double* point, uint64_t key, int64_t number
     ) noexcept nogil:
-        cdef:
-            double x, y, z
-            Py_ssize_t p
+        cdef double x = rint(point[0]), y = rint(point[1]), z = rint(point[2])
 
-        for p in range(n):
-            if reasons[p] != RUNNING:
-                continue
-            x = rint(points[3 * p])
-            y = rint(points[3 * p + 1])
-            z = rint(points[3 * p + 2])
-            # Compared as doubles, as they may be too large for an integer.
-            if not (0 <= x < self.mask.shape[0] and 0 <= y < self.mask.shape[1]
-                    and 0 <= z < self.mask.shape[2]):
-                reasons[p] = OUTSIDE_IMAGE
-            elif not self.mask[<Py_ssize_t>x, <Py_ssize_t>y, <Py_ssize_t>z]:
-                reasons[p] = ENDPOINT
+        # Compared as doubles, as they may be too large for an integer.
+        if not (0 <= x < self.mask.shape[0] and 0 <= y < self.mask.shape[1]
+                and 0 <= z < self.mask.shape[2]):
+            return OUTSIDE_IMAGE
+        if self.mask[<Py_ssize_t>x, <Py_ssize_t>y, <Py_ssize_t>z]:
+            return RUNNING
+        return ENDPOINT
 
 
 cdef class ActDecision(Decision):
     """Ends where one of the maps is above 0.5."""
 
-    cdef const double[:, :, ::1] include_map, exclude_map
+    cdef:
+        object arrays
+        Map include_volume, exclude_volume
 
-    def __cinit__(self, include_map, exclude_map):
-        self.include_map, self.exclude_map = include_map, exclude_map
+    def __cinit__(self, include_map, exclude_map, *parameters):
+        self.arrays = include_map, exclude_map  # keeps the memory alive
+        self.include_volume = map_of(include_map)
+        self.exclude_volume = map_of(exclude_map)
 
-    cdef void decide(
-        self, const double* points, int64_t* reasons, const uint64_t* seed_keys,
-        const int64_t* point_numbers, Py_ssize_t n
+    cdef void fetch(self, const double* point) noexcept nogil:
+        fetch_around(&self.include_volume, point)
+        fetch_around(&self.exclude_volume, point)
+
+    cdef int64_t reason_at(
+        self, const double* point, uint64_t key, int64_t number
     ) noexcept nogil:
-        cdef:
-            Map include_volume = map_of(self.include_map)
-            Map exclude_volume = map_of(self.exclude_map)
-            double included, excluded
-            Py_ssize_t p
+        cdef double included, excluded
 
-        for p in range(n):
-            if p + AHEAD < n:
-                fetch(&include_volume, points + 3 * (p + AHEAD))
-                fetch(&exclude_volume, points + 3 * (p + AHEAD))
-            if reasons[p] != RUNNING:
-                continue
-            if not (interpolate(&include_volume, points + 3 * p, &included)
-                    and interpolate(&exclude_volume, points + 3 * p, &excluded)):
-                reasons[p] = OUTSIDE_IMAGE
-            elif included > 0.5:
-                reasons[p] = ENDPOINT
-            elif excluded > 0.5:
-                reasons[p] = INVALID_POINT
+        if not (interpolate(&self.include_volume, point, &included)
+                and interpolate(&self.exclude_volume, point, &excluded)):
+            return OUTSIDE_IMAGE
+        return self.reason_of(included, excluded, key, number)
+
+    cdef int64_t reason_of(
+        self, double included, double excluded, uint64_t key, int64_t number
+    ) noexcept nogil:
+        """Return the reason to end at a point with these values of the maps."""
+        if included > 0.5:
+            return ENDPOINT
+        return INVALID_POINT if excluded > 0.5 else RUNNING
 
 
-cdef class CmcDecision(Decision):
+cdef class CmcDecision(ActDecision):
     """Draws whether tracking continues. If not, draws whether the end is valid."""
 
-    cdef:
-        const double[:, :, ::1] include_map, exclude_map
-        double exponent
+    cdef double exponent
 
     def __cinit__(self, include_map, exclude_map, exponent):
-        self.include_map, self.exclude_map = include_map, exclude_map
         self.exponent = exponent
 
-    cdef void decide(
-        self, const double* points, int64_t* reasons, const uint64_t* seed_keys,
-        const int64_t* point_numbers, Py_ssize_t n
+    cdef int64_t reason_of(
+        self, double included, double excluded, uint64_t key, int64_t number
     ) noexcept nogil:
         cdef:
-            Map include_volume = map_of(self.include_map)
-            Map exclude_volume = map_of(self.exclude_map)
-            double included, excluded, rest
+            double rest
             uint64_t state
-            Py_ssize_t p
 
-        for p in range(n):
-            if p + AHEAD < n:
-                fetch(&include_volume, points + 3 * (p + AHEAD))
-                fetch(&exclude_volume, points + 3 * (p + AHEAD))
-            if reasons[p] != RUNNING:
-                continue
-            if not (interpolate(&include_volume, points + 3 * p, &included)
-                    and interpolate(&exclude_volume, points + 3 * p, &excluded)):
-                reasons[p] = OUTSIDE_IMAGE
-                continue
-            if included + excluded <= 0:
-                continue
-            rest = max(1 - included - excluded, 0.0)
-            state = mix(seed_keys[p] + golden() * <uint64_t>point_numbers[p])
-            # A comparison with NaN is false, so such a point becomes invalid.
-            if draw(&state) < pow(rest / (rest + included + excluded), self.exponent):
-                continue
-            if draw(&state) < included / (included + excluded):
-                reasons[p] = ENDPOINT
-            else:
-                reasons[p] = INVALID_POINT
+        if included + excluded <= 0:
+            return RUNNING
+        rest = max(1 - included - excluded, 0.0)
+        state = mix(key + golden() * <uint64_t>number)
+        # A comparison with NaN is false, so such a point becomes invalid.
+        if draw(&state) < pow(rest / (rest + included + excluded), self.exponent):
+            return RUNNING
+        return ENDPOINT if draw(&state) < included / (included + excluded) \
+            else INVALID_POINT
 
 
 def has_known_methods(base, criteria):
@@ -330,30 +323,23 @@ cdef class DipyDecision(Decision):
     def __cinit__(self, criterion):
         self.criterion = criterion
 
-    cdef void decide(
-        self, const double* points, int64_t* reasons, const uint64_t* seed_keys,
-        const int64_t* point_numbers, Py_ssize_t n
+    cdef int64_t reason_at(
+        self, const double* point, uint64_t key, int64_t number
     ) noexcept nogil:
         cdef:
             PyObject* subject = <PyObject*>self.criterion
-            dipy_check check = (<dipy_criterion*>subject).methods.check_point_c
-            double point[3]
-            Py_ssize_t p, k
+            double copied[3]
             int status
+            Py_ssize_t k
 
-        for p in range(n):
-            if reasons[p] != RUNNING:
-                continue
-            for k in range(3):
-                point[k] = points[3 * p + k]
-            # DIPY's criteria read invalid memory at NaN.
-            if isnan(point[0]) or isnan(point[1]) or isnan(point[2]):
-                reasons[p] = OUTSIDE_IMAGE
-                continue
-            status = check(subject, point, NULL)
-            if status == STATUS_OUTSIDEIMAGE:
-                reasons[p] = OUTSIDE_IMAGE
-            elif status == STATUS_ENDPOINT:
-                reasons[p] = ENDPOINT
-            elif status != STATUS_TRACKPOINT:
-                reasons[p] = INVALID_POINT
+        for k in range(3):
+            copied[k] = point[k]
+        # DIPY's criteria read invalid memory at NaN.
+        if isnan(copied[0]) or isnan(copied[1]) or isnan(copied[2]):
+            return OUTSIDE_IMAGE
+        status = (<dipy_criterion*>subject).methods.check_point_c(subject, copied, NULL)
+        if status == STATUS_OUTSIDEIMAGE:
+            return OUTSIDE_IMAGE
+        if status == STATUS_ENDPOINT:
+            return ENDPOINT
+        return RUNNING if status == STATUS_TRACKPOINT else INVALID_POINT

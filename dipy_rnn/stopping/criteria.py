@@ -171,7 +171,8 @@ class ActStoppingCriterion(
     @property
     def decision(self) -> _criteria.Decision:
         """The criterion as a kernel (a compiled function)."""
-        return _criteria.ActDecision(*self.maps)
+        include_map, exclude_map = self.maps
+        return _criteria.ActDecision(include_map, exclude_map)
 
     def check_points(self, points_vox: FloatArray, reasons: IntArray) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""

@@ -17,13 +17,14 @@ import numpy as np
 
 from dipy_rnn._interp cimport (
     BLOCK, DATA, MAX_COEFFS, NOTHING_AHEAD, Angles, Neighbours, angles_of,
-    find_points, rotate_points, sample_points,
+    rotate_points, sample_points,
 )
 from dipy_rnn.model.kernels._context_parts cimport (
     multiply, places, sample_around, sizes, split,
 )
 from dipy_rnn.model.kernels._layers cimport (
-    CompiledNetwork, CompiledRun, PANEL, dense, gru_gates, in_panels, layer, layer_of, leaky,
+    CompiledNetwork, CompiledRun, PANEL, dense, find_block, gru_gates, in_panels, layer,
+    layer_of, leaky,
 )
 from dipy_rnn.sampling._cone cimport (
     CACHE_LINE, aligned, aligned_float, cone_tables, largest_ahead, room_for_values,
@@ -332,7 +333,6 @@ cdef class CompiledContextGRU(CompiledNetwork):
     ) noexcept nogil:
         """As :meth:`CompiledNetwork.advance`."""
         cdef:
-            Py_ssize_t n_coeffs = run.volume.shape[3]
             Py_ssize_t n_state = self.n.memory + 2 * self.n.remembered
             Py_ssize_t of_values = room_for_values(&run.cone.tables)
             Py_ssize_t of_context = self.n.places * self.n.context_coeffs * BLOCK
@@ -344,8 +344,7 @@ cdef class CompiledContextGRU(CompiledNetwork):
             Py_ssize_t block, start, n, i
             places at
             rooms room
-            # Voxels of this block, and of the next one, which are being fetched.
-            Neighbours near[2]
+            Neighbours near[2]  # of this block, and of the next one
             void* memory
 
         memory = malloc(
@@ -371,14 +370,11 @@ cdef class CompiledContextGRU(CompiledNetwork):
             room.parts[i] = room.parts[i - 1] + of_parts
             room.mixed[i] = room.mixed[i - 1] + of_mixed
             room.short[i] = room.short[i - 1] + of_mixed
-        find_points(run.volume, n_coeffs, points, min(BLOCK, n_points), &near[0])
+        find_block(run, points, n_points, 0, near)
         for block in range((n_points + BLOCK - 1) // BLOCK):
             start = block * BLOCK
             n = min(BLOCK, n_points - start)
-            if start + n < n_points:
-                find_points(
-                    run.volume, n_coeffs, points + 3 * (start + n),
-                    min(BLOCK, n_points - start - n), &near[(block + 1) % 2])
+            find_block(run, points, n_points, block + 1, near)
             advance_block(
                 &self.n, &at, self.network, run, &near[block % 2],
                 points + 3 * start, frames + 9 * start, n, &room,

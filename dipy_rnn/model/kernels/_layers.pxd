@@ -1,6 +1,6 @@
 # Layers of networks, and the conditions of a run, for the kernels of networks.
 
-from dipy_rnn._interp cimport Turns
+from dipy_rnn._interp cimport Neighbours, Turns
 from dipy_rnn.sampling._cone cimport CompiledCone
 
 cdef extern from "_lanes.h":
@@ -34,6 +34,11 @@ cdef class CompiledRun:
         tuple tables  # of the turns
         CompiledCone cone
         run_conditions conditions
+
+cdef void find_block(
+    CompiledRun run, const double* points, Py_ssize_t n_points, Py_ssize_t block,
+    Neighbours* near
+) noexcept nogil
 
 cdef object in_panels(weight, bias, layer* target)
 

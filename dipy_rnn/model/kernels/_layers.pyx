@@ -6,8 +6,8 @@ from libc.math cimport log
 
 import numpy as np
 
-from dipy_rnn._interp cimport BLOCK, turns_of
-from dipy_rnn.sampling._cone cimport CACHE_LINE
+from dipy_rnn._interp cimport BLOCK, find_points, turns_of
+from dipy_rnn.sampling._cone cimport CACHE_LINE, panels_of
 
 from dipy_rnn.sampling.rotation import quarter_turns as _quarter_turns
 from dipy_rnn.sampling.rotation import sh_order as _sh_order
@@ -19,18 +19,16 @@ cdef object in_panels(weight, bias, layer* target):
     Return the arrays, which keep the memory alive.
     """
     n_out, n_in = weight.shape
-    padding = -n_out % PANEL
-    weight = np.pad(weight, ((0, padding), (0, 0)))
-    weight = np.ascontiguousarray(weight.reshape(-1, PANEL, n_in).transpose(0, 2, 1))
-    bias = np.pad(bias, (0, padding))
+    panels = panels_of(weight.T)
+    bias = np.pad(bias, (0, -n_out % PANEL))
     cdef:
-        float[:, :, ::1] weight_view = weight
+        float[::1] weight_view = panels
         float[::1] bias_view = bias
-    target.weights = &weight_view[0, 0, 0]
+    target.weights = &weight_view[0]
     target.bias = &bias_view[0]
     target.n_in = n_in
-    target.n_out = n_out + padding
-    return weight, bias
+    target.n_out = bias_view.shape[0]
+    return panels, bias
 
 
 cdef tuple layer_of(weights, name, n_out, n_in):
@@ -85,6 +83,22 @@ cdef class CompiledRun:
             self.conditions.edge[axis] = edge_vox[axis]
         if context_order is not None:
             self.context = _lower_orders(volume, context_order)
+
+
+cdef void find_block(
+    CompiledRun run, const double* points, Py_ssize_t n_points, Py_ssize_t block,
+    Neighbours* near
+) noexcept nogil:
+    """Find the voxels around the points of a block, if there is such a block.
+
+    ``near`` has room for two blocks: while one is computed, the voxels of the next one
+    are fetched from memory.
+    """
+    cdef Py_ssize_t start = block * BLOCK
+
+    if start < n_points:
+        find_points(run.volume, run.volume.shape[3], points + 3 * start,
+                    min(BLOCK, n_points - start), &near[block % 2])
 
 
 def _lower_orders(volume, order):

@@ -17,11 +17,11 @@ import numpy as np
 
 from dipy_rnn._interp cimport (
     BLOCK, DATA, MAX_COEFFS, MAX_ORDER, NOTHING_AHEAD, Angles, Neighbours, angles_of,
-    find_points, multiples, rotate_points, sample_points,
+    multiples, rotate_points, sample_points,
 )
 from dipy_rnn.model.kernels._layers cimport (
-    CompiledNetwork, CompiledRun, PANEL, dense, gru_gates, in_panels, layer, layer_of, leaky,
-    run_conditions,
+    CompiledNetwork, CompiledRun, PANEL, dense, find_block, gru_gates, in_panels, layer,
+    layer_of, leaky, run_conditions,
 )
 from dipy_rnn.sampling._cone cimport (
     CACHE_LINE, aligned, aligned_float, largest_ahead, room_for_values, wide_void,
@@ -354,15 +354,13 @@ cdef class CompiledMovingFrameGRU(CompiledNetwork):
     ) noexcept nogil:
         """As :meth:`CompiledNetwork.advance`."""
         cdef:
-            Py_ssize_t n_coeffs = run.volume.shape[3]
             Py_ssize_t n_values = room_for_values(&run.cone.tables)
             Py_ssize_t n_factors = (2 * self.n_vectors + PANEL) * BLOCK
             Py_ssize_t n_work = 8 * (self.hidden + PANEL) * BLOCK
             Py_ssize_t n_state = self.layers * self.hidden  # floats of a streamline
             Py_ssize_t block, start, n
             aligned_float ahead[3 * BLOCK]
-            # Voxels of this block, and of the next one, which are being fetched.
-            Neighbours near[2]
+            Neighbours near[2]  # of this block, and of the next one
             void* memory
             float* values
             float* invariants
@@ -380,14 +378,11 @@ cdef class CompiledMovingFrameGRU(CompiledNetwork):
         vectors = invariants + self.n_invariants * BLOCK
         factors = vectors + n_factors
         work = factors + n_factors
-        find_points(run.volume, n_coeffs, points, min(BLOCK, n_points), &near[0])
+        find_block(run, points, n_points, 0, near)
         for block in range((n_points + BLOCK - 1) // BLOCK):
             start = block * BLOCK
             n = min(BLOCK, n_points - start)
-            if start + n < n_points:
-                find_points(
-                    run.volume, n_coeffs, points + 3 * (start + n),
-                    min(BLOCK, n_points - start - n), &near[(block + 1) % 2])
+            find_block(run, points, n_points, block + 1, near)
             sample_invariants(
                 run, &near[block % 2], frames + 9 * start, n, self.order,
                 self.n_invariants, &self.slope[0], self.coarse, self.fade, values,

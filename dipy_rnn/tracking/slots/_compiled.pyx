@@ -197,7 +197,7 @@ cdef class SlotArrays:
             Py_ssize_t k
             int64_t row
 
-        if rows.shape[0]:
+        if rows.shape[0] and self.handedness == 0.0:
             self.handedness = np.sign(np.linalg.det(frames[0]))
         for k in range(rows.shape[0]):
             row = rows[k]
