@@ -85,6 +85,24 @@ def test_streamlines_do_not_depend_on_slots_or_threads(noisy, counter, model):
         assert_same(expected, lines)
 
 
+@pytest.mark.parametrize("criterion", ["ours", "dipys", "python"])
+def test_a_finished_streamline_keeps_its_reasons_until_it_is_handed_over(
+    noisy, criterion
+):
+    # With 64 slots or more, several streamlines are handed over together.
+    many = SimpleNamespace(**vars(noisy))
+    many.seeds = np.repeat(noisy.seeds, 5, axis=0)
+    if criterion == "dipys":
+        many.criterion = dipy_criteria.BinaryStoppingCriterion(noisy.mask)
+    elif criterion == "python":
+        check = noisy.criterion.check_point
+        many.criterion = SimpleNamespace(check_point=lambda point: check(point))
+    expected = list(run_noisy(many, n_slots=1))
+    assert len({line.backward_stop for line in expected}) > 1
+    for n_slots in (64, 128, 300):
+        assert_same(expected, run_noisy(many, n_slots=n_slots))
+
+
 @pytest.mark.parametrize("nbr_threads", [1, 2, 5])
 @pytest.mark.parametrize("n_slots", [1, 4, 100])
 def test_streamlines_come_in_the_order_of_the_queue(n_slots, nbr_threads):

@@ -36,7 +36,7 @@ cdef:
     int64_t NO_DIRECTION = _StopReason.NO_DIRECTION
     int64_t NO_DATA = _StopReason.NO_DATA
     int64_t NOT_FINITE = _StopReason.NOT_FINITE
-    int64_t NO_PROPOSAL = -1  # the slot is idle or in the warm-up pass
+    int64_t NO_PROPOSAL = -1  # the slot is new, or in the warm-up pass
 
 
 cdef inline int64_t classify_step(
@@ -345,7 +345,9 @@ cdef class SlotArrays:
         """
         cdef Py_ssize_t k
 
-        if self.phase[n] == IDLE or self.phase[n] == WARM_UP:
+        if self.phase[n] == IDLE:
+            return  # until it is collected, it keeps the reason of its last half
+        if self.phase[n] == WARM_UP:
             self.reasons[n] = NO_PROPOSAL
             return
         self.reasons[n] = classify_step(
