@@ -7,7 +7,7 @@ import pytest
 
 from dipy_rnn.evaluation import KnownBundle, score
 from dipy_rnn.phantom import Ball, BrainWorld, brain_world
-from dipy_rnn.phantom.brain import oracle_seeds, oracle_streamlines
+from dipy_rnn.phantom.brain import KNOWLEDGE, oracle_seeds, oracle_streamlines
 from dipy_rnn.phantom.brain.anatomy import (
     CORTEX,
     FINE_MM,
@@ -278,14 +278,20 @@ def test_an_oracle_that_knows_its_bundle_connects_its_ends_most_often(world, bun
     assert valid["bundle"] > max(valid["local"], valid["memory"])
 
 
-def test_oracle_streamlines_pass_their_seed_in_white_matter(world):
+@pytest.mark.parametrize("knows", KNOWLEDGE)
+def test_an_oracle_ends_where_trackers_end(world, knows):
     seeds_mm, ids = oracle_seeds(world, 50)
-    lines = oracle_streamlines(world, seeds_mm, ids, knows="local", step_mm=1.0)
+    lines = oracle_streamlines(
+        world, seeds_mm, ids, knows=knows, step_mm=1.0, max_angle_deg=20.0
+    )
     for line, seed in zip(lines, seeds_mm, strict=True):
         assert np.any(np.all(line == seed, axis=1))
-        assert_allclose(np.linalg.norm(np.diff(line, axis=0), axis=1), 1)
+        steps = np.diff(line, axis=0)
+        assert_allclose(np.linalg.norm(steps, axis=1), 1)
         voxels = np.round(to_voxels(line, world.affine)).astype(int)
         assert np.all(world.mask()[tuple(voxels.T)])
+        cosines = np.sum(steps[1:] * steps[:-1], axis=1)
+        assert np.all(cosines > np.cos(np.radians(20)) - 1e-9)
 
 
 def test_an_oracle_with_unknown_knowledge_raises(world):

@@ -1,6 +1,8 @@
 """Oracles: trackers that know the true directions of a simulated brain.
 
-Their scores say what a tracker can reach at all. They differ in what they know:
+Their scores say what a tracker can reach at all, so they end where trackers end: where
+less than half of a voxel is white matter, or at a turn beyond the largest angle. They
+differ in what they know:
 
 ``"local"``
     At each point, the true directions of all bundles there. The streamline takes the
@@ -76,8 +78,9 @@ def oracle_streamlines(
 ) -> list[FloatArray]:
     """Track a simulated brain with its true directions.
 
-    Streamlines stay where more than half of the voxel is white matter or a lesion. An
-    oracle that knows its bundle stays in the bundle instead.
+    Streamlines stay where more than half of the voxel is white matter or a lesion
+    (:meth:`BrainWorld.mask`). They also end where there are no fibres that they could
+    follow.
 
     Parameters
     ----------
@@ -90,8 +93,7 @@ def oracle_streamlines(
         What the oracle knows: ``"local"``, ``"memory"`` or ``"bundle"``.
     step_mm : float, optional
     max_angle_deg : float, optional
-        Largest angle of a step to the one before. It has no effect on an oracle that
-        knows its bundle.
+        Largest angle of a step to the one before.
     max_len_mm : float, optional
         Length at which a half of a streamline ends.
 
@@ -129,7 +131,7 @@ def oracle_streamlines(
     parts: list[list[FloatArray]] = [[] for _ in range(2 * n)]
     mask = world.mask()
     keep = np.exp(-step_mm / _MEMORY_MM)
-    least_cosine = -1.0 if knows == "bundle" else np.cos(np.radians(max_angle_deg))
+    least_cosine = np.cos(np.radians(max_angle_deg))
     for _ in range(int(max_len_mm / step_mm)):
         if not len(going):
             break
@@ -141,8 +143,7 @@ def oracle_streamlines(
             chosen, found = _nearest(world, points, expected)
         found &= dot(chosen, along) >= least_cosine
         points = points + step_mm * chosen
-        if knows != "bundle":
-            found &= _is_inside(mask, points, world.affine)
+        found &= _is_inside(mask, points, world.affine)
         going, chosen, points = going[found], chosen[found], points[found]
         turn[going] = keep * turn[going] + (1 - keep) * (chosen - heading[going])
         heading[going], here[going] = chosen, points
