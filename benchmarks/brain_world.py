@@ -19,7 +19,8 @@ trackers
     have the same seeds, and the trackers the same first directions: the largest peaks.
     Steps are 0.5 mm. "way" is the share of the way from deterministic tracking to the
     oracle. "se" is the standard error of the difference from deterministic tracking,
-    paired over seeds.
+    paired over seeds. A model that knows when it is lost has a second row, in which
+    streamlines end there (``--lost_thr``).
 
 All random numbers come from fixed seeds.
 """
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--random_seeds", nargs="*", default=[1], type=int)
     parser.add_argument("--models", nargs="*", default=["default", "fast"])
+    parser.add_argument("--lost_thr", default=0.6, type=float)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     scans = []
@@ -85,7 +87,7 @@ def main() -> None:
     if "oracle" in arguments.parts:
         print_scores(arguments.random_seeds)
     if "trackers" in arguments.parts:
-        print_trackers(arguments.random_seeds, arguments.models)
+        print_trackers(arguments.random_seeds, arguments.models, arguments.lost_thr)
 
 
 def make_gtab(n_directions: int, b_value: float, random_seed: int) -> GradientTable:
@@ -300,7 +302,7 @@ def fitted_fodf(
     return model.fit(dwi, mask=mask).shm_coeff
 
 
-def print_trackers(random_seeds: list[int], models: list[str]) -> None:
+def print_trackers(random_seeds: list[int], models: list[str], lost_thr: float) -> None:
     """Print scores of models, averaged over brains."""
     brains = []
     for random_seed in random_seeds:
@@ -330,11 +332,19 @@ def print_trackers(random_seeds: list[int], models: list[str]) -> None:
             _print_row(snr, angle, "deterministic", theirs, None, None)
             for name in models:
                 model = load_model(name)
-                ours = [
-                    score(case.ours(model, 0.5, angle), bundles, case.affine)
-                    for case, bundles in cases
-                ]
-                _print_row(snr, angle, f"`{name}`", ours, theirs, oracles)
+                rows: dict[str, dict[str, float]] = {f"`{name}`": {}}
+                if "lost" in model.metadata.outputs:
+                    rows[f"`{name}`, `lost_thr` {lost_thr}"] = {"lost_thr": lost_thr}
+                for label, options in rows.items():
+                    ours = [
+                        score(
+                            case.ours(model, 0.5, angle, **options),
+                            bundles,
+                            case.affine,
+                        )
+                        for case, bundles in cases
+                    ]
+                    _print_row(snr, angle, label, ours, theirs, oracles)
 
 
 def _print_row(

@@ -78,3 +78,16 @@ cdef inline void multiples(
             previous = c[p]
             c[p] = c[p] * cosine[p] - s[p] * sine[p]
             s[p] = s[p] * cosine[p] + previous * sine[p]
+
+
+cdef inline void to_block(
+    const float* rows, Py_ssize_t row_size, Py_ssize_t n_points, Py_ssize_t n_coeffs,
+    float* block
+) noexcept nogil:
+    """Transpose rows into a block. Unused places repeat the last row."""
+    cdef Py_ssize_t p, c
+
+    for p in range(BLOCK):
+        for c in range(n_coeffs):
+            block[c * BLOCK + p] = rows[
+                (p if p < n_points else n_points - 1) * row_size + c]

@@ -1,4 +1,4 @@
-from dipy_rnn._typing import ByteArray, Float32Array, FloatArray, Int32Array
+from dipy_rnn._typing import ByteArray, Float32Array, FloatArray
 from dipy_rnn.sampling.rotation import Turns
 
 def sample(
@@ -20,12 +20,4 @@ def rotate(
     order: int,
     tables: Turns,
     nbr_threads: int,
-) -> None: ...
-def local_maxima(
-    coeffs: Float32Array,
-    harmonics: Float32Array,
-    neighbours: Int32Array,
-    least_share: float,
-    found: Int32Array,
-    least: Float32Array,
 ) -> None: ...

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 # cython: cdivision=True, initializedcheck=False
-"""Kernels: trilinear sampling, rotation of spherical harmonics, local maxima.
+"""Kernels: trilinear sampling, rotation of spherical harmonics.
 
 The kernels do not check their arguments and raise no exceptions. The modules of
 ``dipy_rnn/sampling`` check arguments and allocate results. ``sampling/interpolate.py``
@@ -15,7 +15,6 @@ register width (``wide_void``).
 
 from cython.parallel cimport prange
 from libc.math cimport floor, sqrt
-from libc.stdlib cimport free, malloc
 
 cdef extern from "_lanes.h":
     ctypedef void wide_void
@@ -152,19 +151,6 @@ cdef wide_void rotate_block(
     sparse_sums(
         turns.up_starts, turns.up_columns, turns.up_values, n_coeffs, there, here)
     turn_about_z(here, order, angles.cosines[2], angles.sines[2])
-
-
-cdef inline void to_block(
-    const float* rows, Py_ssize_t row_size, Py_ssize_t n_points, Py_ssize_t n_coeffs,
-    float* block
-) noexcept nogil:
-    """Transpose rows into a block. Unused places repeat the last row."""
-    cdef Py_ssize_t p, c
-
-    for p in range(BLOCK):
-        for c in range(n_coeffs):
-            block[c * BLOCK + p] = rows[
-                (p if p < n_points else n_points - 1) * row_size + c]
 
 
 cdef wide_void rotate_rows(
@@ -377,91 +363,3 @@ def rotate(
         rotate_rows(
             &coeffs[block * BLOCK, 0], min(BLOCK, n_points - block * BLOCK),
             coeffs.shape[1], order, &frames[block * BLOCK, 0, 0], handedness, &turns)
-
-
-def local_maxima(
-    const float[:, ::1] coeffs, const float[:, ::1] harmonics,
-    const int[:, ::1] neighbours, float least_share, int[:, ::1] found,
-    float[::1] least
-):
-    """Find the vertices at which functions are larger than at all neighbours.
-
-    Parameters
-    ----------
-    coeffs : array of shape (N, C)
-        N functions.
-    harmonics : array of shape (C, V)
-        Basis functions at V vertices.
-    neighbours : array of shape (V, K)
-        Neighbours of each vertex.
-    least_share : float
-        Maxima below this share of the function's largest value are not returned.
-    found : array of shape (N, most)
-        Output: vertices, the largest value first. Unused places are -1.
-    least : array of shape (N,)
-        Output: the smallest value.
-    """
-    cdef:
-        Py_ssize_t n_vertices = harmonics.shape[1]
-        Py_ssize_t n
-        float* values
-
-    values = <float*>malloc(n_vertices * sizeof(float))
-    if values == NULL:
-        raise MemoryError
-    with nogil:
-        for n in range(coeffs.shape[0]):
-            evaluate(
-                &coeffs[n, 0], &harmonics[0, 0], coeffs.shape[1], n_vertices, values)
-            find_maxima(
-                values, n_vertices, neighbours, least_share, found.shape[1],
-                &found[n, 0], &least[n])
-        free(values)
-
-
-cdef wide_void evaluate(
-    const float* coeffs, const float* harmonics, Py_ssize_t n_coeffs,
-    Py_ssize_t n_vertices, float* values
-) noexcept nogil:
-    cdef Py_ssize_t c, v
-
-    for v in range(n_vertices):
-        values[v] = 0.0
-    for c in range(n_coeffs):
-        for v in range(n_vertices):
-            values[v] += coeffs[c] * harmonics[c * n_vertices + v]
-
-
-cdef void find_maxima(
-    const float* values, Py_ssize_t n_vertices, const int[:, ::1] neighbours,
-    float least_share, Py_ssize_t most, int* found, float* least
-) noexcept nogil:
-    cdef:
-        Py_ssize_t v, k, at
-        float largest = 0.0
-        bint is_peak
-
-    for k in range(most):
-        found[k] = -1
-    least[0] = values[0]
-    for v in range(n_vertices):
-        largest = max(largest, values[v])
-        least[0] = min(least[0], values[v])
-    for v in range(n_vertices):
-        if not values[v] > 0.0 or values[v] < least_share * largest:
-            continue
-        is_peak = True
-        for k in range(neighbours.shape[1]):
-            if values[neighbours[v, k]] > values[v]:
-                is_peak = False
-                break
-        if not is_peak:
-            continue
-        # Insert it by value. If there is no room, the smallest is dropped.
-        at = most
-        while at > 0 and (found[at - 1] < 0 or values[found[at - 1]] < values[v]):
-            at -= 1
-        for k in range(most - 1, at, -1):
-            found[k] = found[k - 1]
-        if at < most:
-            found[at] = <int>v

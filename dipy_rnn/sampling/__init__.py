@@ -30,10 +30,9 @@ from dipy_rnn.sampling.interpolate import (
     EMPTY,
     NOTHING_AHEAD,
     OUTSIDE,
-    local_maxima,
     sample,
 )
-from dipy_rnn.sampling.peaks import MAX_PEAKS, first_directions
+from dipy_rnn.sampling.peaks import MAX_PEAKS, first_directions, local_maxima
 from dipy_rnn.sampling.rotation import (
     BASES,
     MAX_ORDER,

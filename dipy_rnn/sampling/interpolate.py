@@ -20,9 +20,9 @@ below -0.5          outside: zeros, and ``inside`` is False
 import numpy as np
 
 from dipy_rnn import _interp
-from dipy_rnn._checks import as_contiguous, check_count, check_number
+from dipy_rnn._checks import as_contiguous
 from dipy_rnn._threads import count_threads
-from dipy_rnn._typing import ArrayLike, BoolArray, Float32Array, Int32Array
+from dipy_rnn._typing import ArrayLike, BoolArray, Float32Array
 from dipy_rnn.sampling.rotation import (
     Turns,
     check_frames,
@@ -130,81 +130,3 @@ def sample(
             count_threads(nbr_threads),
         )
     return values, status != OUTSIDE
-
-
-def local_maxima(
-    coeffs: Float32Array,
-    harmonics: Float32Array,
-    neighbours: Int32Array,
-    most: int,
-    least_share: float,
-) -> tuple[Int32Array, Float32Array]:
-    """Find the vertices at which functions are larger than at all neighbours.
-
-    Parameters
-    ----------
-    coeffs : ndarray of shape (N, C)
-        float32. N functions.
-    harmonics : ndarray of shape (C, V)
-        float32. The basis functions at V vertices of a sphere.
-    neighbours : ndarray of shape (V, K)
-        int32. The neighbours of each vertex.
-    most : int
-        Largest number of maxima to return for each function, 1 or more. If there are
-        more maxima, those of the largest values are returned.
-    least_share : float
-        Maxima below this share of the function's largest value are not returned.
-
-    Returns
-    -------
-    found : ndarray of shape (N, most)
-        int32. Vertices of positive maxima, the largest value first. Unused places are
-        -1.
-    least : ndarray of shape (N,)
-        float32. The smallest value of each function.
-
-    Raises
-    ------
-    ValueError
-        If shapes or types differ from the above, a neighbour is not a vertex number,
-        or ``most`` is below 1.
-
-    Examples
-    --------
-    >>> ring = np.array([[3, 1], [0, 2], [1, 3], [2, 0]], dtype=np.int32)
-    >>> values = np.array([[1, 0, 3, 2]], np.float32)
-    >>> found, least = local_maxima(values, np.eye(4, dtype=np.float32), ring, 3, 0.0)
-    >>> found.tolist(), least.tolist()
-    ([[2, -1, -1]], [0.0])
-    """
-    for name, array, dtype in (
-        ("coeffs", coeffs, "float32"),
-        ("harmonics", harmonics, "float32"),
-        ("neighbours", neighbours, "int32"),
-    ):
-        if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype != dtype:
-            raise ValueError(f"{name} must be an array of {dtype} with two axes.")
-    n_vertices = len(neighbours)
-    if harmonics.shape != (coeffs.shape[1], n_vertices) or not n_vertices:
-        raise ValueError(
-            f"coeffs, harmonics and neighbours have the shapes {coeffs.shape}, "
-            f"{harmonics.shape} and {neighbours.shape}; (N, C), (C, V) and (V, K) are "
-            "needed, V above 0."
-        )
-    if neighbours.size and not 0 <= neighbours.min() <= neighbours.max() < n_vertices:
-        raise ValueError(
-            f"neighbours holds {neighbours.min()} to {neighbours.max()}; vertices from "
-            f"0 to {n_vertices - 1} are needed."
-        )
-    found_of_each = check_count(most, "most", 1)
-    found = np.empty((len(coeffs), found_of_each), dtype=np.int32)
-    least = np.empty(len(coeffs), dtype=np.float32)
-    _interp.local_maxima(
-        np.ascontiguousarray(coeffs),
-        np.ascontiguousarray(harmonics),
-        np.ascontiguousarray(neighbours),
-        check_number(least_share, "least_share"),
-        found,
-        least,
-    )
-    return found, least

@@ -43,8 +43,11 @@ KERNELS = {
         "model.kernels._moving_frame",
         "tracking.slots._compiled",
         "sampling._cone",
+        "sampling.peaks._maxima",
     },
+    "sampling.peaks._maxima": {"sampling.peaks.maxima"},
     "sampling._cone": {
+        "sampling.peaks._maxima",
         "model.kernels._context_gru",
         "model.kernels._layers",
         "model.kernels._moving_frame",

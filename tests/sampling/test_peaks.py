@@ -5,7 +5,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
 from dipy_rnn import spatial
-from dipy_rnn.sampling import first_directions, peaks
+from dipy_rnn.sampling import first_directions
+from dipy_rnn.sampling.peaks import at_seeds
 from dipy_rnn.spatial import frames
 
 ORIGIN = np.zeros((1, 3))
@@ -227,7 +228,7 @@ def test_blocks_of_seeds_give_the_same_as_all_at_once(monkeypatch, lobes):
     volume = lobes(rng.normal(size=(5, 3))).astype(np.float32).reshape(5, 1, 1, -1)
     points = np.column_stack([np.arange(5.0), np.zeros(5), np.zeros(5)])
     whole = first_directions(volume, points, np.eye(3))
-    monkeypatch.setattr(peaks, "_BLOCK", 2)
+    monkeypatch.setattr(at_seeds, "_BLOCK", 2)
     parts = first_directions(volume, points, np.eye(3))
     assert whole[:, 0].any(axis=1).all()
     assert_array_equal(whole, parts)

@@ -18,7 +18,7 @@ from dipy_rnn._interp cimport NOTHING_AHEAD as STATUS_NOTHING_AHEAD
 from dipy_rnn.draws._draws cimport add_all_errors
 from dipy_rnn.model.kernels._layers cimport CompiledNetwork, CompiledRun
 from dipy_rnn.stopping._criteria cimport Decision
-from dipy_rnn.tracking.slots._vectors cimport bend, dot, transport
+from dipy_rnn._vectors cimport bend, dot, transport
 
 from dipy_rnn.stopping.reasons import StopReason as _StopReason
 

@@ -13,23 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipy_rnn._typing import BoolArray, Float32Array, FloatArray, Int32Array
-from dipy_rnn.sampling.interpolate import local_maxima, sample
-from dipy_rnn.sampling.rotation import rotate, sh_order
-from dipy_rnn.spatial import frames, handedness
+from dipy_rnn.sampling.interpolate import sample
+from dipy_rnn.sampling.peaks.maxima import local_maxima, refine_maxima
+from dipy_rnn.sampling.rotation import sh_order
 
 #: Largest number of first directions at a seed, as in DIPY's peaks.
 MAX_PEAKS = 5
 
 _BLOCK = 8192  # seeds at a time: each needs about 15 kB
-_NEWTON_STEPS = 6
-# Newton's method squares the error in each step, so no other step is needed after one
-# below this angle in radians.
-_LAST_STEP = 1e-4
 # A maximum is at most 6.3 degrees from a vertex. At this angle the sharpest lobe of
 # order 16 still has more than this share of its height.
 _NEARLY = 0.5
 _ROUNDING = 1e-7  # of a component of a direction: coefficients are float32
-_MAX_TURN = np.tan(np.deg2rad(8.0))  # largest angle of a Newton step
 
 
 def first_directions(
@@ -103,7 +98,9 @@ def _directions_of(
     seeds, candidates, least = _candidates(coeffs[seen], max_peaks)
     if not len(seeds):
         return directions
-    values, refined = _refine(coeffs[seen[seeds]], candidates, axes, nbr_threads)
+    values, refined = refine_maxima(
+        coeffs[seen[seeds]], candidates, axes, nbr_threads=nbr_threads
+    )
 
     # Sort by seed, then by value, the largest first. Then select by DIPY's two rules:
     # the threshold and the separation angle.
@@ -183,65 +180,3 @@ def _upward(directions: FloatArray, axes: FloatArray) -> FloatArray:
     x, y, z = np.moveaxis(np.round(directions @ axes.T, 6), -1, 0)
     sign = np.where(z != 0, np.sign(z), np.where(y != 0, np.sign(y), np.sign(x)))
     return np.where(sign == 0, 1.0, sign)[..., None]
-
-
-def _refine(
-    coeffs: Float32Array, directions: FloatArray, axes: FloatArray, nbr_threads: int
-) -> tuple[FloatArray, FloatArray]:
-    """Return values and directions of maxima, refined by Newton's method.
-
-    A maximum that moves no more is left out of the next steps.
-
-    Each step is in the plane perpendicular to the direction. In a frame whose z axis is
-    the direction, the value of the function at z is a weighted sum of the coefficients
-    of m = 0. Its slope is a weighted sum of those of m = +1 and -1, and its curvature
-    of those of m = 0, +2 and -2.
-    """
-    order = sh_order(coeffs.shape[1])
-    ls = np.arange(0, order + 1, 2)
-    middle = ls * (ls + 1) // 2
-    # l = 0 has no m = 1 or 2. Its entry is another coefficient, with weight 0.
-    used = np.clip([middle, middle + 1, middle - 1, middle + 2, middle - 2], 0, None)
-    used = np.minimum(used, coeffs.shape[1] - 1)
-    scale = np.sqrt((2 * ls + 1) / (4 * np.pi))
-    ladder = ls * (ls + 1)
-    slope = -scale * np.sqrt(ladder / 2)
-    twist = scale * np.sqrt(ladder * np.maximum(ladder - 2, 0) / 8)
-    values, directions = np.empty(len(coeffs)), directions.copy()
-    moving = np.arange(len(coeffs))
-    for _ in range(_NEWTON_STEPS):
-        frame = frames.from_tangents(directions[moving], axes)
-        local = rotate(
-            coeffs[moving], frame, handedness=handedness(axes), nbr_threads=nbr_threads
-        )
-        here, right, up, plus, minus = local.T[used].astype(np.float64)
-        values[moving] = _dot(here, scale)
-        gx, gy = _dot(right, slope), _dot(up, slope)
-        bend = -_dot(here, scale * ladder) / 2
-        rise, xy = _dot(plus, twist), _dot(minus, twist)
-        xx, yy = bend + rise, bend - rise
-        determinant = xx * yy - xy * xy
-        peaked = (determinant > 0) & (bend < 0)
-        determinant = np.where(peaked, determinant, 1.0)
-        x = np.where(peaked, (xy * gy - yy * gx) / determinant, 0.0)
-        y = np.where(peaked, (xy * gx - xx * gy) / determinant, 0.0)
-        length = np.hypot(x, y)
-        shorten = np.minimum(1.0, _MAX_TURN / np.maximum(length, 1e-12))
-        # Frames are right-handed in RAS+, and so are the rotated coefficients.
-        step = np.stack([x * shorten, y * shorten, np.ones_like(x)], axis=1)
-        turned = frames.to_axes(step, frame)
-        directions[moving] = turned / np.linalg.norm(turned, axis=1, keepdims=True)
-        moving = moving[length > _LAST_STEP]
-    return values, directions
-
-
-def _dot(columns: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return weighted sums of the columns (K, N) of a matrix.
-
-    Sums of BLAS and einsum depend on the number of rows in the last digit, and with it
-    the streamline of a seed would depend on the other seeds.
-    """
-    sums: FloatArray = np.zeros(columns.shape[1])
-    for column, weight in zip(columns, weights, strict=True):
-        sums += weight * column
-    return sums

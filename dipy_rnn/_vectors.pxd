@@ -1,4 +1,4 @@
-# Vectors and moving frames, in double precision, for _compiled.pyx.
+# Vectors and moving frames, in double precision, for kernels.
 
 from libc.math cimport fmax, sqrt
 
