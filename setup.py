@@ -45,6 +45,7 @@ setup(
             kernels("_interp", fast + openmp, linked),
             kernels("draws._draws", exact, []),
             kernels("sampling._cone", fast, []),
+            kernels("sampling.fodf._convert", fast, []),
             kernels("sampling.peaks._maxima", fast + openmp, linked),
             kernels("model.kernels._layers", fast, []),
             kernels("model.kernels._moving_frame", fast, []),

@@ -24,13 +24,14 @@ from dipy_rnn.sampling.fodf.basis import (
     pam_basis,
     sharpest_voxels,
 )
+from dipy_rnn.sampling.fodf.convert import convert_volume, without_nan
 from dipy_rnn.sampling.fodf.peaks_to_sh import (
     are_diffusivities,
     are_to_one_side,
     peaks_to_sh,
     principal_directions,
 )
-from dipy_rnn.sampling.rotation import BASES, rotate_all, sh_order, to_package_basis
+from dipy_rnn.sampling.rotation import BASES, rotate_all, sh_order
 from dipy_rnn.spatial import axes, check_affine
 
 #: Axes along which coefficients can be given.
@@ -206,7 +207,7 @@ def fodf_features(
             f"{name} is of order {order}; order 4 (15 coefficients) or more is needed."
         )
     sh_basis = basis + ("_legacy" if legacy else "")
-    coeffs, n_positive, n_filled = _to_package_basis(volume, order, sh_basis, name)
+    coeffs, n_positive, n_filled = convert_volume(volume, order, sh_basis, name)
     if not any(slab[..., 1:].any() for slab in coeffs):
         raise ValueError(
             f"{name} has no direction anywhere: it holds only zeros above order 0."
@@ -231,24 +232,6 @@ def fodf_features(
             raise ValueError("sh_frame='scanner' needs the affine; pass affine.")
         coeffs = rotate_all(coeffs, axes(check_affine(affine)).T)
     return FeatureVolume(coeffs, "sh", name, SHFormat(sh_basis, sh_frame))
-
-
-def _to_package_basis(
-    volume: AnyArray, order: int, sh_basis: str, name: str
-) -> tuple[Float32Array, int, int]:
-    """Convert coefficients. Also count given values above 0, and voxels with data."""
-    places, factors = to_package_basis(order, sh_basis)
-    coeffs = np.empty(volume.shape, np.float32)
-    n_positive = n_filled = 0
-    for slab, converted in zip(volume, coeffs):  # slabs stay in the cache
-        given = as_contiguous(slab, name, np.float32)
-        if not np.isfinite(given).all():
-            return _to_package_basis(_without_nan(volume, name), order, sh_basis, name)
-        n_positive += int(np.count_nonzero(given > 0))
-        n_filled += int(np.count_nonzero((given != 0).any(axis=2)))
-        np.take(given, places, axis=2, out=converted, mode="clip")  # "raise" is slower
-        converted *= factors
-    return coeffs, n_positive, n_filled
 
 
 def _check_basis(shares: dict[str, float], sh_basis: str, name: str) -> None:
@@ -434,28 +417,4 @@ def _as_volume(volume: ArrayLike, name: str) -> AnyArray:
 def _checked(volume: ArrayLike, name: str) -> Float32Array:
     """Return a volume (X, Y, Z, C) as float32, or raise ValueError."""
     volume = as_contiguous(_as_volume(volume, name), name, np.float32)
-    return volume if np.isfinite(volume).all() else _without_nan(volume, name)
-
-
-def _without_nan(volume: AnyArray, name: str) -> Float32Array:
-    """Set voxels of NaN to zero with a warning. Raise ValueError for other faults."""
-    volume = as_contiguous(volume, name, np.float32)
-    advice = "correct the fit, or set them to zero with numpy.nan_to_num."
-    n_infinite = np.count_nonzero(np.isinf(volume))
-    if n_infinite:
-        raise ValueError(
-            f"{name} holds {n_infinite} values that are infinite; {advice}"
-        )
-    is_nan = np.isnan(volume)
-    has_nan = np.asarray(is_nan.any(axis=3))
-    n_partly = int(np.count_nonzero(has_nan & ~is_nan.all(axis=3)))
-    if n_partly:
-        raise ValueError(
-            f"{name} holds NaN in some of the values of {n_partly} voxels; {advice}"
-        )
-    warnings.warn(
-        f"{name} holds NaN in {np.count_nonzero(has_nan)} of {has_nan.size} voxels; "
-        "they count as voxels without data.",
-        stacklevel=4,
-    )
-    return np.where(has_nan[..., None], np.float32(0), volume)
+    return volume if np.isfinite(volume).all() else without_nan(volume, name)

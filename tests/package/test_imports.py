@@ -45,6 +45,7 @@ KERNELS = {
         "sampling._cone",
         "sampling.peaks._maxima",
     },
+    "sampling.fodf._convert": {"sampling.fodf.convert"},
     "sampling.peaks._maxima": {"sampling.peaks.maxima"},
     "sampling._cone": {
         "sampling.peaks._maxima",

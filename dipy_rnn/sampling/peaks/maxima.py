@@ -133,7 +133,8 @@ def refine_maxima(
     Examples
     --------
     >>> along_z = np.zeros((1, 15), np.float32); along_z[0, [0, 3, 10]] = 1.0, 2.0, 2.5
-    >>> values, found = refine_maxima(along_z, np.array([[0.0, 0.06, 0.998]]), np.eye(3))
+    >>> near = np.array([[0.0, 0.06, 0.998]])
+    >>> values, found = refine_maxima(along_z, near, np.eye(3))
     >>> bool(abs(found[0, 2] - 1) < 1e-9)
     True
     """
