@@ -371,6 +371,7 @@ def test_the_layout_of_a_volume_in_memory_does_not_matter(legacy):
     expected = sampling.fodf_features(coeffs, legacy=legacy).data
     for same in (
         np.asfortranarray(coeffs),
+        coeffs.astype(np.float64),
         coeffs.astype(">f8"),
         np.repeat(coeffs, 2, axis=1)[:, ::2],
         coeffs.tolist(),

@@ -6,7 +6,7 @@ import pytest
 
 from dipy_rnn import spatial
 from dipy_rnn.sampling import first_directions
-from dipy_rnn.sampling.peaks import at_seeds
+from dipy_rnn.sampling.peaks import at_seeds, refine_maxima
 from dipy_rnn.spatial import frames
 
 ORIGIN = np.zeros((1, 3))
@@ -242,3 +242,22 @@ def test_a_peak_does_not_depend_on_the_other_points():
     together = first_directions(volume, points, np.eye(3), max_peaks=1)
     alone = [first_directions(volume, p[None], np.eye(3), max_peaks=1) for p in points]
     assert_array_equal(together, np.concatenate(alone))
+
+
+@pytest.mark.parametrize("axes", [np.eye(3), np.diag([-1.0, 1, 1])])
+def test_a_refined_maximum_does_not_depend_on_the_others(lobes, random_frames, axes):
+    e1, e2, _ = np.moveaxis(random_frames(70), 1, 0)
+    near = np.cos(np.deg2rad(5)) * e1 + np.sin(np.deg2rad(5)) * e2
+    coeffs = lobes(e1).astype(np.float32)
+    values, refined = refine_maxima(coeffs, near, axes, nbr_threads=2)
+    assert angles_deg(refined, e1).max() < 0.01
+    alone = [refine_maxima(coeffs[i : i + 1], near[i : i + 1], axes) for i in range(70)]
+    assert_array_equal(values, np.concatenate([each for each, _ in alone]))
+    assert_array_equal(refined, np.concatenate([each for _, each in alone]))
+
+
+def test_a_direction_that_is_not_near_a_maximum_stays(lobes):
+    coeffs = lobes(Z[None]).astype(np.float32)
+    values, refined = refine_maxima(-coeffs, Z[None], np.eye(3))
+    assert_array_equal(refined, Z[None])
+    assert values[0] < 0
