@@ -329,7 +329,7 @@ def print_trackers(random_seeds: list[int], models: list[str], lost_thr: float) 
                 score(case.theirs(0.5, angle), bundles, case.affine)
                 for case, bundles in cases
             ]
-            _print_row(snr, angle, "deterministic", theirs, None, None)
+            _print_row(snr, f"{angle:g}", "deterministic", theirs, None, None)
             for name in models:
                 model = load_model(name)
                 rows: dict[str, dict[str, float]] = {f"`{name}`": {}}
@@ -344,12 +344,12 @@ def print_trackers(random_seeds: list[int], models: list[str], lost_thr: float) 
                         )
                         for case, bundles in cases
                     ]
-                    _print_row(snr, angle, label, ours, theirs, oracles)
+                    _print_row(snr, f"{angle:g}", label, ours, theirs, oracles)
 
 
 def _print_row(
     snr: float | str,
-    angle: float | str,
+    angle: str,
     name: str,
     scores: list[Scores],
     theirs: list[Scores] | None,
