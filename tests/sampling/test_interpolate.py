@@ -198,6 +198,7 @@ VALUES, UNITS, RING = np.ones((1, 4), np.float32), np.eye(4, dtype=np.float32), 
         ({"harmonics": np.ones((4, 5), np.float32)}, r"\(1, 4\), \(4, 5\) and \(4, 2"),
         ({"neighbours": RING[:3]}, r"\(1, 4\), \(4, 4\) and \(3, 2\); \(N, C\)"),
         ({"harmonics": UNITS[:, :0], "neighbours": RING[:0]}, "V above 0"),
+        ({"coeffs": VALUES[:, :0], "harmonics": UNITS[:0]}, "C and V above 0"),
         ({"neighbours": RING + np.int32(1)}, "neighbours holds 1 to 4; .* 0 to 3"),
         ({"neighbours": RING - np.int32(1)}, "neighbours holds -1 to 2; .* 0 to 3"),
         ({"coeffs": VALUES[0]}, "coeffs must be an array of float32 with two axes"),
@@ -218,6 +219,14 @@ def test_arrays_that_do_not_fit_together_are_refused(change, message):
     with pytest.raises(ValueError, match=message) as refusal:
         sampling.local_maxima(**arguments | change)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_value_that_overflows_is_the_largest_and_hides_no_other():
+    values = np.float32([[0, 3e38, 0, 1, 0, 0]])
+    found, _ = sampling.local_maxima(
+        values, 2 * np.eye(6, dtype=np.float32), ring(6), 3, 0.0
+    )
+    assert found.tolist() == [[1, 3, -1]]
 
 
 def test_arrays_may_have_any_memory_layout():

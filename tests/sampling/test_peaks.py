@@ -261,3 +261,25 @@ def test_a_direction_that_is_not_near_a_maximum_stays(lobes):
     values, refined = refine_maxima(-coeffs, Z[None], np.eye(3))
     assert_array_equal(refined, Z[None])
     assert values[0] < 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"directions": np.eye(3)[:1]},
+            r"directions has the shape \(1, 3\); \(64, 3\)",
+        ),
+        ({"directions": np.ones((64, 2))}, r"directions has the shape \(64, 2\)"),
+        ({"coeffs": np.ones((64, 15))}, "coeffs must be an array of float32"),
+        ({"coeffs": np.ones((64, 16), np.float32)}, "16"),
+    ],
+)
+def test_directions_that_do_not_fit_the_functions_are_refused(change, message):
+    arguments = {
+        "coeffs": np.ones((64, 15), np.float32),
+        "directions": np.tile(Z, (64, 1)),
+        "axes": np.eye(3),
+    }
+    with pytest.raises(ValueError, match=message):
+        refine_maxima(**arguments | change)

@@ -96,7 +96,8 @@ cdef wide_void find_maxima(
             lowest[p] = here[p] if here[p] < lowest[p] else lowest[p]
     raise_to(values, n_vertices, limit)
     for p in range(BLOCK):
-        limit[p] *= least_share
+        # Infinity times zero is not a number.
+        limit[p] = limit[p] * least_share if least_share > 0.0 else 0.0
     for p in range(n_points):
         least[p] = lowest[p]
         for k in range(most):
@@ -210,16 +211,18 @@ cdef inline double newton(
     const float* local, const double* weights, Py_ssize_t n_orders, double handedness,
     double max_turn, double* frame, double* value
 ) noexcept nogil:
-    """Take a step from the z axis of a frame, and turn the frame. Return its length.
+    """Take a step from the z axis of a frame, and turn the frame.
 
-    The step is in the plane perpendicular to z.
+    The step is in the plane perpendicular to z. Return its length before it is limited.
     """
     cdef:
         const double* of_value = weights
-        const double* of_bend = weights + n_orders
+        const double* of_curvature = weights + n_orders
         const double* of_slope = weights + 2 * n_orders
-        const double* of_twist = weights + 3 * n_orders
-        double bend = 0.0, gx = 0.0, gy = 0.0, rise = 0.0, xy = 0.0
+        const double* of_m_2 = weights + 3 * n_orders
+        # Slopes, the mean of the curvatures along x and y, half of their difference,
+        # and the mixed derivative.
+        double gx = 0.0, gy = 0.0, mean = 0.0, half = 0.0, xy = 0.0
         double x = 0.0, y = 0.0
         double xx, yy, determinant, length, scale
         double tangent[3]
@@ -230,16 +233,16 @@ cdef inline double newton(
     for i in range(n_orders):
         middle = local + i * (2 * i + 1) * BLOCK  # l = 2 i, m = 0
         value[0] += of_value[i] * middle[0]
-        bend += of_bend[i] * middle[0]
+        mean += of_curvature[i] * middle[0]
         if i:
             gx += of_slope[i] * middle[BLOCK]
             gy += of_slope[i] * middle[-BLOCK]
-            rise += of_twist[i] * middle[2 * BLOCK]
-            xy += of_twist[i] * middle[-2 * BLOCK]
-    xx = bend + rise
-    yy = bend - rise
+            half += of_m_2[i] * middle[2 * BLOCK]
+            xy += of_m_2[i] * middle[-2 * BLOCK]
+    xx = mean + half
+    yy = mean - half
     determinant = xx * yy - xy * xy
-    if determinant > 0.0 and bend < 0.0:
+    if determinant > 0.0 and mean < 0.0:
         x = (xy * gy - yy * gx) / determinant
         y = (xy * gx - xx * gy) / determinant
     length = hypot(x, y)

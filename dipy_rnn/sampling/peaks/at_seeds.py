@@ -20,7 +20,7 @@ from dipy_rnn.sampling.rotation import sh_order
 #: Largest number of first directions at a seed, as in DIPY's peaks.
 MAX_PEAKS = 5
 
-_BLOCK = 8192  # seeds at a time: each needs about 15 kB
+_BLOCK = 8192  # seeds at a time
 # A maximum is at most 6.3 degrees from a vertex. At this angle the sharpest lobe of
 # order 16 still has more than this share of its height.
 _NEARLY = 0.5

@@ -65,27 +65,23 @@ def local_maxima(
     >>> found.tolist(), least.tolist()
     ([[2, -1, -1]], [0.0])
     """
-    for name, array, dtype in (
-        ("coeffs", coeffs, "float32"),
-        ("harmonics", harmonics, "float32"),
-        ("neighbours", neighbours, "int32"),
-    ):
-        if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype != dtype:
-            raise ValueError(f"{name} must be an array of {dtype} with two axes.")
+    _check("coeffs", coeffs, "float32")
+    _check("harmonics", harmonics, "float32")
+    _check("neighbours", neighbours, "int32")
     n_vertices = len(neighbours)
-    if harmonics.shape != (coeffs.shape[1], n_vertices) or not n_vertices:
+    if harmonics.shape != (coeffs.shape[1], n_vertices) or not harmonics.size:
         raise ValueError(
             f"coeffs, harmonics and neighbours have the shapes {coeffs.shape}, "
             f"{harmonics.shape} and {neighbours.shape}; (N, C), (C, V) and (V, K) are "
-            "needed, V above 0."
+            "needed, C and V above 0."
         )
     if neighbours.size and not 0 <= neighbours.min() <= neighbours.max() < n_vertices:
         raise ValueError(
             f"neighbours holds {neighbours.min()} to {neighbours.max()}; vertices from "
             f"0 to {n_vertices - 1} are needed."
         )
-    found_of_each = check_count(most, "most", 1)
-    found = np.empty((len(coeffs), found_of_each), dtype=np.int32)
+    most = check_count(most, "most", 1)
+    found = np.empty((len(coeffs), most), dtype=np.int32)
     least = np.empty(len(coeffs), dtype=np.float32)
     _maxima.local_maxima(
         np.ascontiguousarray(coeffs),
@@ -127,8 +123,14 @@ def refine_maxima(
     Returns
     -------
     values : ndarray of shape (N,)
+        Values of the functions before the last step.
     directions : ndarray of shape (N, 3)
         Unit vectors.
+
+    Raises
+    ------
+    ValueError
+        If shapes or types differ from the above.
 
     Examples
     --------
@@ -138,7 +140,13 @@ def refine_maxima(
     >>> bool(abs(found[0, 2] - 1) < 1e-9)
     True
     """
+    _check("coeffs", coeffs, "float32")
     order = order_of(coeffs, "coeffs")
+    if np.shape(directions) != (len(coeffs), 3):
+        raise ValueError(
+            f"directions has the shape {np.shape(directions)}; {(len(coeffs), 3)} is "
+            "needed."
+        )
     ls = np.arange(0, order + 1, 2)
     scale = np.sqrt((2 * ls + 1) / (4 * np.pi))
     ladder = ls * (ls + 1)
@@ -166,3 +174,8 @@ def refine_maxima(
         count_threads(nbr_threads),
     )
     return values, turned[:, 2].copy()
+
+
+def _check(name: str, array: object, dtype: str) -> None:
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype != dtype:
+        raise ValueError(f"{name} must be an array of {dtype} with two axes.")
