@@ -279,11 +279,7 @@ def to_voxels(points_mm: ArrayLike, affine: FloatArray) -> FloatArray:
     >>> to_voxels([4.0, 4.0, 4.0], np.diag([2.0, 2.0, 4.0, 1.0])).tolist()
     [2.0, 2.0, 1.0]
     """
-    inverse = np.linalg.inv(affine)
-    points_vox: FloatArray = (
-        np.asarray(points_mm, np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
-    )
-    return points_vox
+    return map_points(points_mm, np.linalg.inv(affine))
 
 
 def is_inside(points_vox: ArrayLike, shape: tuple[int, ...]) -> BoolArray:
@@ -333,32 +329,31 @@ def to_mm(points_vox: ArrayLike, affine: FloatArray) -> FloatArray:
     >>> to_mm([2.0, 2.0, 1.0], np.diag([2.0, 2.0, 4.0, 1.0])).tolist()
     [4.0, 4.0, 4.0]
     """
-    return np.asarray(points_vox, np.float64) @ affine[:3, :3].T + affine[:3, 3]
+    return map_points(points_vox, affine)
 
 
-def map_points(points: FloatArray, matrix: AnyArray) -> FloatArray:
-    """Apply an affine matrix to points, each by the same sums.
+def map_points(points: ArrayLike, matrix: AnyArray) -> FloatArray:
+    """Apply an affine matrix to points.
 
-    A product of matrices, as in :func:`to_voxels` and :func:`to_mm`, may round
-    differently if there are more points. Use this function where a decision about a
-    point must not depend on the other points.
+    A product of matrices may round differently if there are more points. These sums do
+    not, so a decision about a point does not depend on the other points.
 
     Parameters
     ----------
-    points : ndarray of shape (N, 3)
+    points : array_like of shape (..., 3)
     matrix : ndarray of shape (4, 4)
 
     Returns
     -------
-    mapped : ndarray of shape (N, 3)
-        C-contiguous. NaN for points that are not finite.
+    mapped : ndarray of shape (..., 3)
+        float64, C-contiguous. NaN for points that are not finite.
 
     Examples
     --------
     >>> map_points(np.array([[1.0, 2, 3]]), np.diag([2.0, 2, 2, 1])).tolist()
     [[2.0, 4.0, 6.0]]
     """
-    x, y, z = points.T
+    x, y, z = np.moveaxis(np.asarray(points, np.float64), -1, 0)
     with np.errstate(invalid="ignore"):  # infinity times zero
         columns = [a * x + b * y + c * z + d for a, b, c, d in matrix[:3]]
-    return np.stack(columns, axis=1)
+    return np.stack(columns, axis=-1)

@@ -172,8 +172,8 @@ def _complete(
 
 
 def _dot(a: FloatArray, b: FloatArray) -> FloatArray:
-    dots: FloatArray = np.einsum("ni,ni->n", a, b)[:, None]
-    return dots
+    """Return dot products (n, 1). A row does not depend on the other rows."""
+    return (a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2])[:, None]
 
 
 def _cross(a: FloatArray, b: FloatArray) -> FloatArray:

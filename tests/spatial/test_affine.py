@@ -36,6 +36,14 @@ def test_voxels_and_mm_are_inverse_on_an_oblique_anisotropic_grid(
     assert_allclose(spatial.to_voxels(points_mm, affine), points_vox, atol=1e-10)
 
 
+def test_a_point_does_not_depend_on_the_others(oblique_affine):
+    points, affine = np.random.default_rng(0).normal(size=(7, 33, 3)), oblique_affine()
+    for convert in (spatial.to_voxels, spatial.to_mm):
+        together = convert(points, affine)
+        for place in np.ndindex(7, 33):
+            assert_array_equal(convert(points[place], affine), together[place])
+
+
 def test_one_voxel_along_an_axis_is_its_size_in_mm_along_the_unit_axis(oblique_affine):
     affine = oblique_affine(-1.0)
     assert_allclose(spatial.voxel_sizes(affine), [1.5, 2, 3])

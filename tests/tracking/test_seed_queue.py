@@ -102,16 +102,14 @@ def test_seeds_and_frames_do_not_depend_on_how_many_are_prepared_at_a_time(peaks
     arguments = predictor, world.seeds, world.affine, directions
     together = take_all(SeedQueue(*arguments), 7)
     expected = spatial.to_voxels(world.seeds, world.affine)
-    npt.assert_allclose(together[1], expected, atol=1e-12)
+    npt.assert_array_equal(together[1], expected)
     for n_ahead in (1, 5):
         index, seeds_vox, first_frames, _ = take_all(
             SeedQueue(*arguments, n_ahead=n_ahead), 7
         )
         npt.assert_array_equal(index, together[0])
-        npt.assert_allclose(seeds_vox, together[1], atol=1e-12)
-        # For one peak alone, BLAS adds in another order.
-        atol = 1e-12 if peaks else 0
-        npt.assert_allclose(first_frames, together[2], atol=atol)
+        npt.assert_array_equal(seeds_vox, together[1])
+        npt.assert_array_equal(first_frames, together[2])
 
 
 def test_threads_that_take_at_once_get_every_seed_once():
