@@ -160,7 +160,9 @@ class LookAhead:
             start = later[0] if len(later) else places[0]
             self._block = slice(start, start + _AHEAD)
             seeds_vox = self._seeds_vox[self._block]
-            found = self._predictor.first_directions(seeds_vox, sampling.MAX_PEAKS)
+            found = self._predictor.first_directions(
+                seeds_vox, sampling.MAX_PEAKS, nbr_threads=self._predictor.nbr_threads
+            )
             self._directions = {
                 seed.tobytes(): without_zeros(directions)
                 for seed, directions in zip(seeds_vox, found)

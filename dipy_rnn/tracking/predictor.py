@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -77,11 +77,14 @@ class Predictor:
         self.seeks_ahead = self.has_cone and self.has_peaks
         if model.compiled is not None:
             # LocalTracking asks for many states of one run: its tables are made once.
-            self.prepare = cache(
+            # They may hold a copy of a part of the volume, so only the last are kept.
+            self.prepare = lru_cache(maxsize=1)(
                 partial(model.compiled.prepare, self.data, self.handedness)
             )
 
-    def first_directions(self, points_vox: FloatArray, max_peaks: int) -> FloatArray:
+    def first_directions(
+        self, points_vox: FloatArray, max_peaks: int, *, nbr_threads: int = 1
+    ) -> FloatArray:
         """Return the directions in which streamlines may start.
 
         Parameters
@@ -90,6 +93,7 @@ class Predictor:
             Seeds in voxel coordinates.
         max_peaks : int
             Largest number of directions for a seed.
+        nbr_threads : int, optional
 
         Returns
         -------
@@ -105,15 +109,15 @@ class Predictor:
                 points_vox,
                 self.axes,
                 max_peaks=max_peaks,
-                nbr_threads=self.nbr_threads,
+                nbr_threads=nbr_threads,
             )
         features, _ = sampling.sample(
             self.data,
             points_vox,
             normalise=self.normalise,
-            nbr_threads=self.nbr_threads,
+            nbr_threads=nbr_threads,
         )
-        with torch_threads(self.nbr_threads):
+        with torch_threads(nbr_threads):
             answers, _ = self.model.step(
                 features,
                 np.zeros((len(features), 3)),
