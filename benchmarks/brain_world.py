@@ -16,11 +16,11 @@ oracle
 trackers
     Scores of models (``--models``) beside those of DIPY's deterministic tracking and of
     the oracle that knows its bundle, for two levels of noise and three `max_angle`. All
-    have the same seeds, and the trackers the same first directions: the largest peaks.
-    Steps are 0.5 mm. "way" is the share of the way from deterministic tracking to the
-    oracle. "se" is the standard error of the difference from deterministic tracking,
-    paired over seeds. A model that knows when it is lost has a second row, in which
-    streamlines end there (``--lost_thr``).
+    have the same seeds and options, and the trackers the same first directions: the
+    largest peaks. Steps are 0.5 mm. "way" is the share of the way from deterministic
+    tracking to the oracle. "se" is the standard error of the difference from
+    deterministic tracking, paired over seeds. A model that knows when it is lost has a
+    second row, in which streamlines end there (``--lost_thr``).
 
 All random numbers come from fixed seeds.
 """
@@ -309,14 +309,24 @@ def print_trackers(random_seeds: list[int], models: list[str], lost_thr: float) 
         world = brain_world(random_seed)
         bundles = [KnownBundle(*volumes) for volumes in world.bundle_volumes()]
         seeds_mm, ids = oracle_seeds(world, N_SEEDS, random_seed=random_seed)
-        lines = oracle_streamlines(world, seeds_mm, ids, knows="bundle")
-        brains.append((world, bundles, seeds_mm, score(lines, bundles, world.affine)))
+        brains.append((world, bundles, seeds_mm, ids))
     print(
         "| SNR | `max_angle` | Tracker | valid (se) | way | invalid | way | valid "
         "bundles | overlap | overreach | F1 |\n" + 11 * "|---" + "|"
     )
-    oracles = [oracle for *_, oracle in brains]
-    _print_row("", "", "oracle, bundle", oracles, None, None)
+    oracles = {}
+    for angle in MAX_ANGLES:
+        oracles[angle] = [
+            score(
+                oracle_streamlines(
+                    world, seeds_mm, ids, knows="bundle", max_angle_deg=angle
+                ),
+                bundles,
+                world.affine,
+            )
+            for world, bundles, seeds_mm, ids in brains
+        ]
+        _print_row("", f"{angle:g}", "oracle, bundle", oracles[angle], None, None)
     for snr in SNRS:
         cases = []
         for random_seed, (world, bundles, seeds_mm, _) in zip(random_seeds, brains):
@@ -344,7 +354,7 @@ def print_trackers(random_seeds: list[int], models: list[str], lost_thr: float) 
                         )
                         for case, bundles in cases
                     ]
-                    _print_row(snr, f"{angle:g}", label, ours, theirs, oracles)
+                    _print_row(snr, f"{angle:g}", label, ours, theirs, oracles[angle])
 
 
 def _print_row(
