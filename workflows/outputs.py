@@ -53,16 +53,21 @@ class CheckedOutputs:
         With --force or --skip_existing, existing files are not an error. Folders are.
         """
         outputs = list(map(Path, paths))
-        for path in outputs:
-            if path.is_dir():
-                raise IsADirectoryError(f"{path} is a folder; give another output.")
-            for parent in path.parents:
-                if parent.exists() and not parent.is_dir():
-                    raise NotADirectoryError(
-                        f"{path} cannot be written: {parent} is a file, not a folder."
-                    )
+        refuse_folders(outputs)
         existing = [path for path in outputs if path.exists()]
         if existing and not (self._force_overwrite or self._skip):
             raise FileExistsError(
                 f"{existing[0]} exists already; add --force to overwrite it."
             )
+
+
+def refuse_folders(paths: Iterable[Path]) -> None:
+    """Raise an error if an output is a folder, or a file is in place of its folder."""
+    for path in paths:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; give another output.")
+        for parent in path.parents:
+            if parent.exists() and not parent.is_dir():
+                raise NotADirectoryError(
+                    f"{path} cannot be written: {parent} is a file, not a folder."
+                )

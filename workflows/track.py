@@ -12,7 +12,7 @@ from dipy_rnn import io
 from dipy_rnn._atomic import save_table
 from dipy_rnn._checks import check_installed
 from dipy_rnn.workflows.cohort import COLUMNS, Outcome, find_subjects, track_subjects
-from dipy_rnn.workflows.outputs import CheckedOutputs, as_patterns
+from dipy_rnn.workflows.outputs import CheckedOutputs, as_patterns, refuse_folders
 from dipy_rnn.workflows.track_options import STEP_SIZE, TrackingOptions
 
 logger = logging.getLogger("dipy")  # DIPY's commands show and save its messages
@@ -312,6 +312,10 @@ class RNNTrackingFlow(
             self.refuse_existing(each.tractogram.with_suffix(".png") for each in due)
         if save_density:
             self.refuse_existing(each.density for each in due)
+        folder = Path() if self._output_strategy == "append" else Path(out_dir)
+        summary = folder / summary_file
+        if len(subjects) > 1:
+            refuse_folders([summary])
 
         from dipy_rnn.model import load_model
 
@@ -335,10 +339,10 @@ class RNNTrackingFlow(
                     _log(outcome, options)
         finally:
             if len(subjects) > 1:
-                folder = Path() if self._output_strategy == "append" else Path(out_dir)
                 rows = [outcomes[each].row() for each in subjects if each in outcomes]
-                save_table(folder / summary_file, COLUMNS, rows)
-                logger.info(f"Saved {folder / summary_file}")
+                summary.parent.mkdir(parents=True, exist_ok=True)
+                save_table(summary, COLUMNS, rows)
+                logger.info(f"Saved {summary}")
         if len(subjects) == len(errors) == 1:
             raise errors[0]
         if errors:

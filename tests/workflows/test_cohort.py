@@ -109,6 +109,16 @@ def test_the_table_has_a_row_for_each_subject(tmp_path):
     assert (row["streamlines"], row["mean_length_mm"]) == ("0", "0.00")
 
 
+def test_a_summary_that_cannot_be_written_is_refused_before_tracking(tmp_path):
+    cohort = Cohort(tmp_path, n=2)
+    cohort.summary = tmp_path / "sub-1"
+    assert "sub-1 is a folder" in refusal(*cohort.arguments(out_dir="tracked"))
+    assert not cohort.saved("tracked")
+    cohort.summary = tmp_path / "tables" / "new" / "summary.csv"
+    command(*cohort.arguments(out_dir="tracked"))
+    assert [row["status"] for row in cohort.rows()] == ["tracked", "tracked"]
+
+
 def test_if_a_subject_fails_it_is_named_and_the_others_are_tracked(tmp_path, capsys):
     cohort = Cohort(tmp_path, broken=2)
     line = refusal(*cohort.arguments(out_dir="tracked"))
