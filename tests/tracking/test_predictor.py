@@ -1,5 +1,7 @@
 """Predictors: kernels and TorchScript give the same directions, states are kept."""
 
+from functools import partial
+
 from archives import volume
 from networks import SHAPE, metadata_of, network, random_path, random_volume
 import numpy as np
@@ -93,12 +95,14 @@ def test_reset_makes_some_states_fresh_and_keep_drops_the_others(random_frames, 
     carried = second_answers(lambda states: every)
     fresh, _ = predictor.states(36, CONFIG).predict(points[1], frames[1])
     assert (carried != fresh).any(axis=1).all()
+    # Torch may round a product differently if there are other rows.
+    assert_same = partial(assert_allclose, atol=(0, 1e-6)[kind], rtol=0)
     reset = second_answers(lambda states: (states.reset(rows), every)[1])
-    assert_array_equal(reset[rows], fresh[rows])
+    assert_same(reset[rows], fresh[rows])
     others = np.setdiff1d(every, rows)
-    assert_array_equal(reset[others], carried[others])
+    assert_same(reset[others], carried[others])
     kept = second_answers(lambda states: (states.keep(rows), rows)[1])
-    assert_array_equal(kept, carried[rows])
+    assert_same(kept, carried[rows])
 
 
 def test_keep_may_drop_all_states(random_frames):

@@ -467,7 +467,8 @@ def test_draws_of_a_criterion_depend_only_on_the_seed_and_the_point(noisy, newto
     first = lines_of_random_criterion(kind, noisy, newton, 3)
     for options in ({"nbr_threads": 1}, {"nbr_threads": 3, "batch_size": 7}):
         again = lines_of_random_criterion(kind, noisy, newton, 3, **options)
-        assert share_identical(first, again, 0) == 1
+        # Torch may round a product differently if there are other rows.
+        assert share_identical(first, again) == 1
     other = lines_of_random_criterion(kind, noisy, newton, 4)
     assert share_identical(first, other) < 1
 
