@@ -48,6 +48,7 @@ METHODS = tuple(_TRACKERS)
 #: Algorithms that draw at random.
 DRAWING_METHODS = ("probabilistic", "ptt")
 
+_VOXELS_AT_A_TIME = 10_000  # 0.3 GB of cosines to the vertices
 _SPHERES = ("repulsion724", "symmetric724")
 
 
@@ -374,7 +375,6 @@ def _peaks_on(
     directions = sampling.first_directions(
         volume, voxels.astype(float), axes, nbr_threads=nbr_threads
     )
-    nearest = np.argmax(directions @ sphere.vertices.T, axis=2)
     matrix = sh_to_sf_matrix(
         sphere,
         sh_order_max=sh_order(volume.shape[3]),
@@ -382,7 +382,13 @@ def _peaks_on(
         legacy=False,
         return_inv=False,
     )
-    at_peaks = np.einsum("nc,cnk->nk", volume[*voxels.T], matrix[:, nearest])
+    nearest = np.empty(directions.shape[:2], dtype=np.int64)
+    at_peaks = np.empty(directions.shape[:2])
+    for start in range(0, len(voxels), _VOXELS_AT_A_TIME):
+        part = slice(start, start + _VOXELS_AT_A_TIME)
+        nearest[part] = np.argmax(directions[part] @ sphere.vertices.T, axis=2)
+        coeffs = volume[*voxels[part].T]
+        at_peaks[part] = np.einsum("nc,cnk->nk", coeffs, matrix[:, nearest[part]])
     is_peak = directions.any(axis=2)
     indices = np.full((*shape, directions.shape[1]), -1, np.int32)
     values = np.zeros(indices.shape)

@@ -126,6 +126,13 @@ def _check_shapes(
         raise ModelFileError(
             f"forward returns {together.dtype} and {after.dtype}, not float32"
         )
+    if "spread" in metadata.outputs:
+        lengths = np.linalg.norm(together[:, :3], axis=1)
+        if not np.allclose(lengths, 1.0, atol=1e-3):
+            raise ModelFileError(
+                f"it declares a spread, which is in radians, but its directions have "
+                f"lengths from {lengths.min():.3g} to {lengths.max():.3g}, not 1"
+            )
     for i in range(n):
         row = slice(i, i + 1)
         alone, _ = script.step(

@@ -50,4 +50,6 @@ def check_device(device: str | torch.device) -> str:
             f"device is '{known}', but torch finds {count} CUDA devices on this "
             "machine; use device 'cpu'."
         )
-    return str(known)
+    # ``cuda`` is the current device. A network on it names its number.
+    index = torch.cuda.current_device() if known.index is None else known.index
+    return f"cuda:{index}"

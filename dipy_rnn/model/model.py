@@ -332,6 +332,8 @@ def as_model(
     ModelFileError
         If the parameters of the network are not those of the architecture in the
         metadata. Whether the network follows the contract is not tested.
+    ValueError
+        If the network is neither on the CPU nor on a CUDA device.
 
     Examples
     --------
@@ -344,7 +346,7 @@ def as_model(
     from dipy_rnn.model.torchscript import ScriptedNetwork
 
     script = ScriptedNetwork.of(module)
-    return Model(metadata, name, script, str(script.device))
+    return Model(metadata, name, script, check_device(script.device))
 
 
 def _restored(

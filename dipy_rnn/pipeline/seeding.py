@@ -33,7 +33,8 @@ _BATCH_SIZE_SELECT = 10_000
 _SEEDS_PER_SELECTED = 100
 _MAX_SEEDS = 10**9
 # DIPY adds an integer to random_seed for each voxel and repetition. The random seeds of
-# consecutive batches differ by this number, so that no integer occurs in two batches.
+# consecutive batches differ by this number. It is a prime above the number of batches,
+# so that no seed is drawn twice.
 _RANDOM_SEED_STRIDE = 1_000_003
 
 # If the sum of the partial volumes is below this, a point is outside of the head, as in

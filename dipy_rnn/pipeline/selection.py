@@ -188,7 +188,8 @@ def select_blocks(
     Parameters
     ----------
     batches : iterable of ndarray of shape (N, 3)
-        Seeds in mm.
+        Seeds in mm. Equal seeds must be in one batch: in different batches they get the
+        same random numbers.
     stopping_criterion, affine, step_size, **options
         As for :func:`dipy_rnn.tracking.track_blocks`.
     counts : TrackingCounts

@@ -432,6 +432,26 @@ def test_directions_that_are_not_float32_are_refused(tmp_path):
     assert_refused(lambda: save_model(Double(), RAW, path), message, path)
 
 
+def test_a_spread_needs_directions_of_length_1(tmp_path):
+    class WithSpread(Straight):
+        length: float
+
+        def forward(
+            self, features: Tensor, direction: Tensor, state: Tensor, inputs: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            spread = torch.full([direction.shape[0], 1], 0.1)
+            return torch.cat([self.length * direction, spread], 1), state
+
+    path = tmp_path / "model.pt"
+    metadata = replace(LOCAL, hidden=2, inputs=("ahead",), outputs=("spread",))
+    module = WithSpread()
+    module.length = 1.0
+    save_model(module, metadata, path)
+    module.length = 10.0
+    message = "declares a spread, .* lengths from 10 to 10, not 1"
+    assert_refused(lambda: save_model(module, metadata, path), message, path)
+
+
 def test_a_state_that_does_not_begin_with_zeros_is_refused(tmp_path):
     class BeginsWithOnes(StepCounter):
         @torch.jit.export
@@ -541,9 +561,12 @@ def test_a_loaded_model_stays_on_its_device(monkeypatch, saved):
     with pytest.raises(ValueError, match="'abacus'"):
         load_model(model, device="abacus")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     with pytest.raises(ValueError, match="loaded on 'cpu'"):
         load_model(model, device="cuda")
+    # The name is that of the parameters of a network.
+    assert [check_device(name) for name in ("cuda", "cuda:0")] == ["cuda:1", "cuda:0"]
 
 
 def test_an_unknown_or_absent_device_is_refused(monkeypatch, saved):

@@ -299,6 +299,14 @@ def test_an_oracle_with_unknown_knowledge_raises(world):
         oracle_streamlines(world, [[0.0, 0, 0]], [0], knows="all")
 
 
+@pytest.mark.parametrize("option", ["step_mm", "max_len_mm", "max_angle_deg"])
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan])
+def test_an_oracle_refuses_options_out_of_range(world, option, value):
+    options = {"knows": "bundle", option: value}
+    with pytest.raises(ValueError, match=f"{option} is {value}; a positive"):
+        oracle_streamlines(world, [[0.0, 0, 0]], [0], **options)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

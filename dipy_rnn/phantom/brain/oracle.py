@@ -1,7 +1,8 @@
 """Oracles: trackers that know the true directions of a simulated brain.
 
 Their scores say what a tracker can reach at all, so they end where trackers end: where
-less than half of a voxel is white matter, or at a turn beyond the largest angle. They
+less than half of a voxel is white matter or a lesion, or at a turn beyond the largest
+angle. They
 differ in what they know:
 
 ``"local"``
@@ -119,6 +120,7 @@ def oracle_streamlines(
         raise ValueError(f"knows is {knows!r}; one of {KNOWLEDGE} is needed.")
     check_positive("step_mm", step_mm)
     check_positive("max_len_mm", max_len_mm)
+    check_positive("max_angle_deg", max_angle_deg)
     seeds = _checks.as_points(seeds_mm, "seeds_mm")
     start, _ = world.bundle_directions(bundle_ids, seeds)
     ids: IntArray = np.asarray(bundle_ids, dtype=np.int64)
