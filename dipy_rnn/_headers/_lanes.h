@@ -200,6 +200,22 @@ ALWAYS_INLINE void raise_to(const float *rows, ptrdiff_t n, float *height)
 #endif
 }
 
+/* Write n rows of sums of two arrays, then n rows of their differences. Raise `height` to
+   the largest of them, as raise_to(). */
+ALWAYS_INLINE void add_and_raise(
+    const float *even, const float *odd, ptrdiff_t n, float *rows, float *height)
+{
+#if defined(__GNUC__)
+    WITH_WIDEST(add_and_raise, (even, odd, n, rows, height));
+#else
+    for (ptrdiff_t i = 0; i < n * LANES; i++) {
+        rows[i] = even[i] + odd[i];
+        rows[n * LANES + i] = even[i] - odd[i];
+    }
+    raise_to(rows, 2 * n, height);
+#endif
+}
+
 /* Write the first of n rows that is at least `least`, or 0. */
 ALWAYS_INLINE void first_from(
     const float *rows, ptrdiff_t n, const float *least, int32_t *first)

@@ -116,14 +116,14 @@ FUNCTION(fourier_parts)(
     }
 }
 
-FUNCTION(raise_to)(const float *rows, ptrdiff_t n, float *height)
-{
 #define RAISE(top, row) \
     do { \
         const INTEGERS higher = row > top; \
         top = (VECTOR)(((INTEGERS)row & higher) | ((INTEGERS)top & ~higher)); \
     } while (0)
 
+FUNCTION(raise_to)(const float *rows, ptrdiff_t n, float *height)
+{
     for (int p = 0; p < LANES; p += WIDTH) {
         /* Two chains of comparisons run side by side. */
         VECTOR top = FROM(height + p), other = top;
@@ -140,21 +140,60 @@ FUNCTION(raise_to)(const float *rows, ptrdiff_t n, float *height)
         RAISE(top, other);
         AT(height + p) = top;
     }
-#undef RAISE
 }
+
+FUNCTION(add_and_raise)(
+    const float *even, const float *odd, ptrdiff_t n, float *rows, float *height)
+{
+    enum { N = LANES / WIDTH };
+    VECTOR top[N];
+    for (int k = 0; k < N; k++)
+        top[k] = FROM(height + k * WIDTH);
+    for (ptrdiff_t i = 0; i < n; i++)
+        for (int k = 0; k < N; k++) {
+            const ptrdiff_t at = i * LANES + k * WIDTH;
+            const VECTOR e = FROM(even + at), o = FROM(odd + at);
+            const VECTOR sum = e + o, difference = e - o;
+            AT(rows + at) = sum;
+            AT(rows + n * LANES + at) = difference;
+            RAISE(top[k], sum);
+            RAISE(top[k], difference);
+        }
+    for (int k = 0; k < N; k++)
+        AT(height + k * WIDTH) = top[k];
+}
+#undef RAISE
 
 FUNCTION(first_from)(
     const float *rows, ptrdiff_t n, const float *least, int32_t *first)
 {
-    for (int p = 0; p < LANES; p += WIDTH) {
-        const VECTOR limit = FROM(least + p);
-        INTEGERS found = {0};
-        for (ptrdiff_t i = n - 1; i >= 0; i--) {
-            const INTEGERS enough = FROM(rows + i * LANES + p) >= limit;
-            found = ((int32_t)i & enough) | (found & ~enough);
-        }
-        *(INTEGERS *)(first + p) = found;
+    enum { N = LANES / WIDTH };
+    VECTOR limit[N];
+    INTEGERS missing[N], found[N];
+    for (int k = 0; k < N; k++) {
+        limit[k] = FROM(least + k * WIDTH);
+        missing[k] = limit[k] == limit[k]; /* all, except NaN */
+        found[k] = (INTEGERS){0};
     }
+    for (ptrdiff_t i = 0; i < n; i++) {
+        INTEGERS any = {0};
+        for (int k = 0; k < N; k++) {
+            const VECTOR row = FROM(rows + i * LANES + k * WIDTH);
+            const INTEGERS here = missing[k] & (row >= limit[k]);
+            found[k] |= (int32_t)i & here;
+            missing[k] &= ~here;
+            any |= missing[k];
+        }
+        if (i % 8 == 7) { /* often the first rows are enough */
+            int32_t left = 0;
+            for (int j = 0; j < WIDTH; j++)
+                left |= any[j];
+            if (!left)
+                break;
+        }
+    }
+    for (int k = 0; k < N; k++)
+        *(INTEGERS *)(first + k * WIDTH) = found[k];
 }
 
 #undef NAMED_

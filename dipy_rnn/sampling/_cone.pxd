@@ -11,6 +11,9 @@ cdef extern from "_lanes.h":
         const float* weights, const float* bias, Py_ssize_t n_in, Py_ssize_t n_out,
         const float* x, Py_ssize_t stride, float* out) noexcept nogil
     void raise_to(const float* rows, Py_ssize_t n, float* height) noexcept nogil
+    void add_and_raise(
+        const float* even, const float* odd, Py_ssize_t n, float* rows, float* height
+    ) noexcept nogil
     void first_from(
         const float* rows, Py_ssize_t n, const float* least, int* first) noexcept nogil
 

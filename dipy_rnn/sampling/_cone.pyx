@@ -112,9 +112,13 @@ cdef Py_ssize_t room_for_values(const cone_tables* cone) noexcept nogil:
 
 
 cdef inline void values_at_vertices(
-    const float* block, const cone_tables* cone, float* values
+    const float* block, const cone_tables* cone, float* values, float* height,
+    float* highest
 ) noexcept nogil:
-    """Write the values of the fODFs at all vertices. The rest of the room is used."""
+    """Write the values of the fODFs at all vertices. The rest of the room is used.
+
+    ``height`` is the largest value in the cone, ``highest`` that of all vertices.
+    """
     cdef:
         Py_ssize_t n_rings = filled_up(cone.n_rings), n_even = cone.order + 1
         Py_ssize_t stride = n_rings * BLOCK
@@ -122,10 +126,9 @@ cdef inline void values_at_vertices(
         float* orders = sums + (2 * cone.order + 1) * stride
         float* even = orders + (cone.order // 2 + 1) * BLOCK
         float* odd
-        float* opposite
+        const float* inside = values + cone.n_inside * BLOCK
         const float* weights = cone.polar
-        float e, o
-        Py_ssize_t ell, lowest, m, n, ring, half, i
+        Py_ssize_t ell, lowest, m, n, ring, half
 
     # Over the orders: a row for each phase factor m and ring.
     for m in range(-cone.order, cone.order + 1):
@@ -140,24 +143,25 @@ cdef inline void values_at_vertices(
         weights += n * n_rings
     # Over the phase factors. On the axis, only that of 0 is not zero.
     memcpy(values, sums + cone.order * stride, BLOCK * sizeof(float))
+    memcpy(height, values, BLOCK * sizeof(float))
+    memcpy(highest, values, BLOCK * sizeof(float))
     values += BLOCK
     weights = cone.azimuthal
     for ring in range(1, cone.n_rings):
         half = cone.ring_sizes[ring] // 2
         n = filled_up(half)
         odd = even + n * BLOCK
-        opposite = values + half * BLOCK
         weighted_sums(
             weights, NULL, n_even, n, sums + ring * BLOCK, 2 * stride, even)
         weights += n_even * n
         weighted_sums(
             weights, NULL, n_even - 1, n, sums + stride + ring * BLOCK, 2 * stride, odd)
         weights += (n_even - 1) * n
-        for i in range(half * BLOCK):
-            e, o = even[i], odd[i]
-            values[i] = e + o
-            opposite[i] = e - o
+        # The rings in the cone come first. Of a ring at 90 degrees only the first half is
+        # in the cone. The values of the other half are the same.
+        add_and_raise(even, odd, half, values, height if values < inside else highest)
         values += 2 * half * BLOCK
+    raise_to(height, 1, highest)
 
 
 cdef wide_void largest(
@@ -184,12 +188,7 @@ cdef wide_void largest(
         const int* near
         Py_ssize_t p, i, k
 
-    values_at_vertices(block, cone, values)
-    memcpy(height, values, BLOCK * sizeof(float))
-    raise_to(values + BLOCK, cone.n_inside - 1, height)
-    memcpy(highest, height, BLOCK * sizeof(float))
-    raise_to(
-        values + cone.n_inside * BLOCK, cone.n_vertices - cone.n_inside, highest)
+    values_at_vertices(block, cone, values, height, highest)
     for p in range(BLOCK):
         least[p] = height[p] - ROUNDING * fabsf(height[p])
     first_from(values, cone.n_inside, least, vertex)
