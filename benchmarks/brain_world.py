@@ -20,23 +20,35 @@ trackers
     largest peaks. Steps are 0.5 mm. "way" is the share of the way from deterministic
     tracking to the oracle. "se" is the standard error of the difference from
     deterministic tracking, paired over seeds. A model that knows when it is lost has a
-    second row, in which streamlines end there (``--lost_thr``).
+    second row, in which streamlines end there (``--lost_thr``). With ``--msmt`` the
+    scan has three shells, and the fODF is that of DIPY's multi-shell multi-tissue
+    deconvolution, which needs cvxpy.
 
 All random numbers come from fixed seeds.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 import time
 import warnings
 
-from dipy.core.gradients import GradientTable, gradient_table
+from dipy.core.gradients import (
+    GradientTable,
+    gradient_table,
+    unique_bvals_tolerance,
+)
 from dipy.core.sphere import HemiSphere, disperse_charges
 from dipy.data import default_sphere
 from dipy.direction import peak_directions
 from dipy.io.gradients import read_bvals_bvecs
 from dipy.reconst.csdeconv import ConstrainedSphericalDeconvModel
 from dipy.reconst.dti import TensorModel, color_fa
+from dipy.reconst.mcsd import (
+    MultiShellDeconvModel,
+    multi_shell_fiber_response,
+    response_from_mask_msmt,
+)
 from dipy.reconst.shm import sh_to_sf
 from dipy.tracking.stopping_criterion import (
     BinaryStoppingCriterion,
@@ -52,7 +64,7 @@ import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 from scipy.ndimage import binary_dilation
-from shipped_models import Case
+from shipped_models import N_OF_RESPONSE, Case
 
 from dipy_rnn import load_model, sampling, spatial
 from dipy_rnn._typing import AnyArray, BoolArray, FloatArray
@@ -64,6 +76,8 @@ N_PEAK_VOXELS = 2000
 N_SEEDS = 3000
 LEAST_FA = 0.2
 SNRS, MAX_ANGLES = (12, 25), (30.0, 45.0, 60.0)
+# Directions and b-value (s/mm^2) of each shell.
+SHELLS = ((30, 1000), (45, 2000), (60, 3000))
 # Eigenvalues of the response function: those of a dispersed population.
 DISPERSED_EVALS = (1.5e-3, 4e-4, 4e-4)
 
@@ -77,6 +91,7 @@ def main() -> None:
     parser.add_argument("--random_seeds", nargs="*", default=[1], type=int)
     parser.add_argument("--models", nargs="*", default=["default", "fast"])
     parser.add_argument("--lost_thr", default=0.6, type=float)
+    parser.add_argument("--msmt", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     scans = []
@@ -87,7 +102,10 @@ def main() -> None:
     if "oracle" in arguments.parts:
         print_scores(arguments.random_seeds)
     if "trackers" in arguments.parts:
-        print_trackers(arguments.random_seeds, arguments.models, arguments.lost_thr)
+        fit = scan_multi_shell if arguments.msmt else scan_single_shell
+        print_trackers(
+            arguments.random_seeds, arguments.models, arguments.lost_thr, fit
+        )
 
 
 def make_gtab(n_directions: int, b_value: float, random_seed: int) -> GradientTable:
@@ -302,7 +320,48 @@ def fitted_fodf(
     return model.fit(dwi, mask=mask).shm_coeff
 
 
-def print_trackers(random_seeds: list[int], models: list[str], lost_thr: float) -> None:
+def scan_single_shell(
+    world: BrainWorld, snr: float, mask: BoolArray, random_seed: int
+) -> AnyArray:
+    """Return the fODF of a scan with one shell."""
+    return fitted_fodf(world, make_gtab(60, 2000, random_seed), snr, mask, random_seed)
+
+
+def scan_multi_shell(
+    world: BrainWorld, snr: float, mask: BoolArray, random_seed: int
+) -> AnyArray:
+    """Return the fODF of a scan with three shells, as ``dipy_fit_csd`` fits it.
+
+    The responses are those of grey matter, of fluid, and of the voxels of white matter
+    with the largest fractional anisotropy.
+    """
+    shells = [make_gtab(n, b_value, random_seed) for n, b_value in SHELLS]
+    gtab = gradient_table(
+        np.concatenate([shell.bvals for shell in shells]),
+        bvecs=np.concatenate([shell.bvecs for shell in shells]),
+    )
+    dwi = world.dwi(gtab, snr=snr, random_seed=random_seed)
+    tissues, white = world.tissues(), world.mask()
+    first = gtab.bvals <= SHELLS[0][1]
+    fa = np.zeros(world.shape)
+    tensors = TensorModel(gradient_table(gtab.bvals[first], bvecs=gtab.bvecs[first]))
+    fa[white] = tensors.fit(dwi[white][:, first]).fa
+    single = fa >= np.sort(fa[white])[-N_OF_RESPONSE]
+    pure = [tissues[..., :2].sum(axis=-1) > 0.95, tissues[..., 3] > 0.95]
+    responses = response_from_mask_msmt(gtab, dwi, single, *pure)
+    response = multi_shell_fiber_response(
+        8, unique_bvals_tolerance(gtab.bvals), *responses
+    )
+    model = MultiShellDeconvModel(gtab, response)
+    return model.fit(dwi, mask=mask).shm_coeff
+
+
+def print_trackers(
+    random_seeds: list[int],
+    models: list[str],
+    lost_thr: float,
+    fit: Callable[[BrainWorld, float, BoolArray, int], AnyArray],
+) -> None:
     """Print scores of models, averaged over brains."""
     brains = []
     for random_seed in random_seeds:
@@ -330,8 +389,8 @@ def print_trackers(random_seeds: list[int], models: list[str], lost_thr: float) 
     for snr in SNRS:
         cases = []
         for random_seed, (world, bundles, seeds_mm, _) in zip(random_seeds, brains):
-            white, gtab = world.mask(), make_gtab(60, 2000, random_seed)
-            coeffs = fitted_fodf(world, gtab, snr, binary_dilation(white), random_seed)
+            white = world.mask()
+            coeffs = fit(world, snr, binary_dilation(white), random_seed)
             criterion = BinaryStoppingCriterion(white)
             cases.append((Case.of(coeffs, world.affine, criterion, seeds_mm), bundles))
         for angle in MAX_ANGLES:

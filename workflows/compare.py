@@ -176,8 +176,8 @@ class RNNComparisonFlow(
         step_size : float, optional
             Step size (in mm) used for tracking.
         pmf_threshold : float, optional
-            Tracking stops where the fODF has no value in this cone that is at least
-            this share of its largest value.
+            Tracking stops where the largest value of the fODF within max_angle is below
+            this share of its largest value in any direction.
         max_angle : float, optional
             Maximum angle (degrees) between consecutive segments of a streamline: the
             cone in which the next direction is sought.
@@ -204,7 +204,8 @@ class RNNComparisonFlow(
             Basis of the spherical harmonics: descoteaux07_legacy (default for NIfTI
             files), descoteaux07, tournier07_legacy or tournier07 (MRtrix3); it is
             detected for peaks and metrics files. Or peaks, to track on peaks. They are
-            detected in files without spherical harmonics, but not in 15 or 45 volumes.
+            detected in files without spherical harmonics, but not in images of 6, 15 or
+            45 volumes.
         sh_frame : string, optional
             Axes of the spherical harmonics or peaks of a NIfTI file: voxel (DIPY) or
             scanner (MRtrix3). Peaks and metrics files always use the voxel axes.

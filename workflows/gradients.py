@@ -84,7 +84,8 @@ class RNNGradientCheckFlow(
             Basis of the spherical harmonics: descoteaux07_legacy (default for NIfTI
             files), descoteaux07, tournier07_legacy or tournier07 (MRtrix3); it is
             detected for peaks and metrics files. Or peaks, to track on peaks. They are
-            detected in files without spherical harmonics, but not in 15 or 45 volumes.
+            detected in files without spherical harmonics, but not in images of 6, 15 or
+            45 volumes.
         sh_frame : string, optional
             Axes of the spherical harmonics or peaks of a NIfTI file: voxel (DIPY) or
             scanner (MRtrix3). Peaks and metrics files always use the voxel axes.

@@ -116,7 +116,8 @@ class RNNTrackingFlow(
             then tissue images: 5TT images of MRtrix3, or images with three partial
             volumes in the order of dipy_classify_tissue and FSL FAST (cerebrospinal
             fluid, grey matter, white matter). Streamlines are rejected unless both ends
-            are in grey matter or at the border of the image.
+            are in grey matter or at the border of the image. Ends that ended_thr or
+            stop_at_include makes are valid anywhere.
         cmc : bool, optional
             If True, as act, but with the continuous map criterion (CMC): at each point,
             the streamline ends at random, with probabilities from the partial volumes.
@@ -160,8 +161,8 @@ class RNNTrackingFlow(
             Maximum angle (degrees) between consecutive segments of a streamline: the
             cone in which the next direction is sought.
         pmf_threshold : float, optional
-            Tracking stops where the fODF has no value in this cone that is at least
-            this share of its largest value.
+            Tracking stops where the largest value of the fODF within max_angle is below
+            this share of its largest value in any direction.
         max_cross : int, optional
             Maximum number of peaks of the fODF to track from each seed, the largest
             first; 0 or -1 tracks all peaks.
@@ -190,15 +191,16 @@ class RNNTrackingFlow(
             that the fibre has ended; it counts as a valid end. 1 is never.
         lost_thr : float, optional
             Tracking stops where the network predicts with a probability above this
-            that the streamline has left its bundle; 0.5 removes many false
-            connections, and some true ones. 1 is never.
+            that the streamline has left its bundle; 0.6 removes some invalid
+            connections, and a few valid ones. 1 is never.
         model_file : string, optional
             Name of a model that comes with dipy_rnn, or path to a model file.
         sh_basis : string, optional
             Basis of the spherical harmonics: descoteaux07_legacy (default for NIfTI
             files), descoteaux07, tournier07_legacy or tournier07 (MRtrix3); it is
             detected for peaks and metrics files. Or peaks, to track on peaks. They are
-            detected in files without spherical harmonics, but not in 15 or 45 volumes.
+            detected in files without spherical harmonics, but not in images of 6, 15 or
+            45 volumes.
         sh_frame : string, optional
             Axes of the spherical harmonics or peaks of a NIfTI file: voxel (DIPY) or
             scanner (MRtrix3). Peaks and metrics files always use the voxel axes.
