@@ -18,6 +18,11 @@ calibration
 lost
     Connections of deterministic tracking for several ``lost_thr``, on phantoms (600
     seeds each) and brains (3000 seeds each).
+ended
+    Connections of deterministic tracking in brains (3000 seeds each), where streamlines
+    end outside white matter, where the fractional anisotropy is below 0.2, or only
+    outside the tissue of the head. With the last criterion, models also end them by
+    their prediction (``ended_thr``). The fODF is fitted in all tissue.
 density
     Correlation of the density maps of two scans of the same object: halves of the
     directions of a scan, each with an fODF of its own.
@@ -250,6 +255,57 @@ def show_lost(arguments):
                 f"{sum(s.n_bundles for s in scores)} | {f1:.3f} |",
                 flush=True,
             )
+
+
+def show_ended(arguments):
+    """Print connections for several ways to end streamlines."""
+    print("| SNR | streamlines end | tracker | valid | invalid | bundles | F1 |")
+    print(7 * "|---" + "|")
+    for snr in SNRS_OF_BRAIN:
+        rows = {}
+        for number in arguments.brains:
+            for row, found in _ended_scores(number, snr, arguments.models):
+                rows.setdefault(row, []).append(found)
+        for (ends, tracker), scores in rows.items():
+            valid, invalid, f1 = (
+                np.mean([getattr(s, what) for s in scores])
+                for what in ("valid_connections", "invalid_connections", "f1")
+            )
+            print(
+                f"| {snr} | {ends} | {tracker} | {valid:.3f} | {invalid:.3f} | "
+                f"{sum(s.valid_bundles for s in scores)} of "
+                f"{sum(s.n_bundles for s in scores)} | {f1:.3f} |",
+                flush=True,
+            )
+
+
+def _ended_scores(number, snr, models):
+    """Yield ((how streamlines end, tracker), scores) of a brain."""
+    world = brain_world(number)
+    bundles = [KnownBundle(*volumes) for volumes in world.bundle_volumes()]
+    white, gtab = world.mask(), make_gtab(60, 2000, number)
+    tissue = world.tissues()[..., [0, 1, 2, 4]].sum(axis=-1) > 0.5
+    coefficients = fitted_fodf(world, gtab, snr, tissue, number)
+    dwi = world.dwi(gtab, snr=snr, random_seed=number)
+    fa = np.where(tissue, TensorModel(gtab).fit(dwi, mask=tissue).fa, 0)
+    seeds = random_seeds_from_mask(
+        white, world.affine, seeds_count=3000, seed_count_per_voxel=False, random_seed=1
+    )
+    in_tissue = BinaryStoppingCriterion(tissue)
+    ways = {
+        "outside white matter": (BinaryStoppingCriterion(white), 1.0),
+        "FA below 0.2": (ThresholdStoppingCriterion(fa, 0.2), 1.0),
+        "outside tissue": (in_tissue, 1.0),
+        **{f"`ended_thr` {thr:g}": (in_tissue, thr) for thr in (0.5, 0.2, 0.1)},
+    }
+    for ends, (criterion, ended_thr) in ways.items():
+        case = Case.of(coefficients, world.affine, criterion, seeds)
+        if ended_thr == 1:
+            lines = case.theirs(STEP_MM, MAX_ANGLE)
+            yield (ends, "DIPY deterministic"), score(lines, bundles, case.affine)
+        for name in models:
+            lines = case.ours(load_model(name), STEP_MM, MAX_ANGLE, ended_thr=ended_thr)
+            yield (ends, f"`{name}`"), score(lines, bundles, case.affine)
 
 
 # Calibration
@@ -508,6 +564,7 @@ PARTS = {
     "coverage": show_coverage,
     "calibration": show_calibration,
     "lost": show_lost,
+    "ended": show_ended,
     "density": show_density,
     "directions": show_directions,
 }

@@ -188,7 +188,8 @@ class RNNTrackingFlow(
             above 0.
         ended_thr : float, optional
             Tracking stops where the network predicts with a probability above this
-            that the fibre has ended; it counts as a valid end. 1 is never.
+            that the fibre has ended; it counts as a valid end. With 0.2, a mask of the
+            brain can be the stopping file. 1 is never.
         lost_thr : float, optional
             Tracking stops where the network predicts with a probability above this
             that the streamline has left its bundle; 0.6 removes some invalid
