@@ -242,19 +242,20 @@ def show_lost(arguments):
                 )
                 for case, known in cases
             ]
-            if not scores:
-                continue
-            valid, invalid, f1 = (
-                np.mean([getattr(s, what) for s in scores])
-                for what in ("valid_connections", "invalid_connections", "f1")
-            )
-            print(
-                f"| {data} | `{name}` | {threshold:g} | "
-                f"{sum(len(s.labels) for s in scores)} | {valid:.3f} | {invalid:.3f} | "
-                f"{sum(s.valid_bundles for s in scores)} of "
-                f"{sum(s.n_bundles for s in scores)} | {f1:.3f} |",
-                flush=True,
-            )
+            if scores:
+                n_seeds = sum(len(s.labels) for s in scores)
+                cells = f"{data} | `{name}` | {threshold:g} | {n_seeds}"
+                print(f"| {cells} | {_connections(scores)} |", flush=True)
+
+
+def _connections(scores):
+    """Return cells of a table: valid and invalid connections, bundles, F1."""
+    valid, invalid, f1 = (
+        np.mean([getattr(s, what) for s in scores])
+        for what in ("valid_connections", "invalid_connections", "f1")
+    )
+    bundles = sum(s.valid_bundles for s in scores), sum(s.n_bundles for s in scores)
+    return f"{valid:.3f} | {invalid:.3f} | {bundles[0]} of {bundles[1]} | {f1:.3f}"
 
 
 def show_ended(arguments):
@@ -267,16 +268,8 @@ def show_ended(arguments):
             for row, found in _ended_scores(number, snr, arguments.models):
                 rows.setdefault(row, []).append(found)
         for (ends, tracker), scores in rows.items():
-            valid, invalid, f1 = (
-                np.mean([getattr(s, what) for s in scores])
-                for what in ("valid_connections", "invalid_connections", "f1")
-            )
-            print(
-                f"| {snr} | {ends} | {tracker} | {valid:.3f} | {invalid:.3f} | "
-                f"{sum(s.valid_bundles for s in scores)} of "
-                f"{sum(s.n_bundles for s in scores)} | {f1:.3f} |",
-                flush=True,
-            )
+            cells = f"{snr} | {ends} | {tracker}"
+            print(f"| {cells} | {_connections(scores)} |", flush=True)
 
 
 def _ended_scores(number, snr, models):
