@@ -287,7 +287,7 @@ def track_subject(options: TrackingOptions, subject: Subject) -> Outcome:
         lost_thr=options.lost_thr,
         seed_numbers=numbers,
         nbr_threads=options.nbr_threads,
-        random_seed=options.seeding.random_seed,
+        random_seed=options.seeding.seed_of_run,
         seed_buffer_fraction=options.seed_buffer_fraction,
         batch_size=options.batch_size,
     )

@@ -248,8 +248,8 @@ class RNNTrackingFlow(
             device. The streamlines do not depend on it.
         random_seed : int, optional
             Seed of the random numbers for the positions of seeds, for probabilistic
-            tracking and for cmc, must be >= 0. With 0, the positions of seeds differ
-            from run to run. Nothing else is random.
+            tracking and for cmc, must be >= 0. With 0, they differ from run to run.
+            Nothing else is random.
         seed_buffer_fraction : float, optional
             Fraction of the seeds to prepare at a time. Below 1.0 tracking uses less
             memory and starts sooner.

@@ -262,6 +262,11 @@ class Seeding:
             random_seed=random_seed,
         )
 
+    @property
+    def seed_of_run(self) -> int:
+        """``random_seed``, or a number drawn for this object if that is 0."""
+        return self.random_seed or self._drawn_random_seed
+
     def _batches(
         self, n_seeds: int, n_voxels: int, draw: Callable[..., FloatArray]
     ) -> Iterator[FloatArray]:
@@ -269,7 +274,7 @@ class Seeding:
         size = _BATCH_SIZE_SELECT if self.select else _BATCH_SIZE
         if self.seeds_per_voxel:  # the same number of seeds in each voxel
             size = max(size // n_voxels, 1) * n_voxels
-        random_seed = self.random_seed or self._drawn_random_seed
+        random_seed = self.seed_of_run
         for start in range(0, n_seeds, size):
             yield draw(n_seeds=min(size, n_seeds - start), random_seed=random_seed)
             random_seed += _RANDOM_SEED_STRIDE

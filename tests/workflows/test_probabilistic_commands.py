@@ -65,6 +65,14 @@ def test_parts_threads_and_engines_write_the_same_bytes(subject):
     assert (subject.folder / "out" / "out.trk").read_bytes() != written[0]
 
 
+def test_with_random_seed_0_each_run_draws_other_streamlines(subject):
+    inputs = write_equal_seeds(subject, 3)
+    one, two = (
+        subject.run(*PROBABILISTIC, "--random_seed", 0, inputs=inputs) for _ in range(2)
+    )
+    assert len({line.tobytes() for line in [*one, *two]}) == len(one) + len(two) == 24
+
+
 def test_a_higher_temperature_spreads_streamlines(subject):
     inputs = write_equal_seeds(subject, 30)
     spreads = []

@@ -33,7 +33,7 @@ _CONTEXT = Context(
 
 
 class ContextGRU(nn.Module):
-    """A GRU with context. Its directions do not depend on the roll of the frame.
+    """A GRU with context. Its directions hardly depend on the roll of the frame.
 
     **Parts.** If the frame is rolled about the tangent by an angle, a coefficient of
     order m turns by m times this angle. A Fourier part of order m over the places of a
@@ -55,7 +55,8 @@ class ContextGRU(nn.Module):
     of the fODF's largest value in the cone) and the remembered vectors are vectors,
     too. The layers get the scalars, the inner products of all vectors, and the inner
     products of the double vectors with the squares of the vectors as complex numbers.
-    None of these depends on the roll.
+    None of these depends on the roll, except that the places of a ring give its Fourier
+    parts only approximately.
 
     **Memory.** The state has a GRU whose memory lasts for a distance
     (:class:`DistanceGRU`), and vectors that move towards mixed vectors at rates that
