@@ -462,14 +462,14 @@ def lines_of_random_criterion(kind, noisy, model, random_seed, **options):
     )
 
 
-def test_draws_of_a_criterion_depend_only_on_the_seed_and_the_point(noisy, newton):
+def test_draws_of_a_criterion_depend_only_on_the_seed_and_the_point(noisy):
     kind = stopping.CmcStoppingCriterion
-    first = lines_of_random_criterion(kind, noisy, newton, 3)
+    # A kernel. Torch may round a product differently if there are other rows.
+    first = lines_of_random_criterion(kind, noisy, "fast", 3)
     for options in ({"nbr_threads": 1}, {"nbr_threads": 3, "batch_size": 7}):
-        again = lines_of_random_criterion(kind, noisy, newton, 3, **options)
-        # Torch may round a product differently if there are other rows.
-        assert share_identical(first, again) == 1
-    other = lines_of_random_criterion(kind, noisy, newton, 4)
+        again = lines_of_random_criterion(kind, noisy, "fast", 3, **options)
+        assert share_identical(first, again, 0) == 1
+    other = lines_of_random_criterion(kind, noisy, "fast", 4)
     assert share_identical(first, other) < 1
 
 
