@@ -171,7 +171,7 @@ class ExclusionCriterion(_WrappingCriterion):
     ) -> None:
         """As :meth:`dipy_rnn.stopping.BatchedStoppingCriterion.check_points`."""
         rows = np.flatnonzero(reasons == StopReason.RUNNING)
-        points_mm = spatial.map_points(points_vox[rows], self.affine)
+        points_mm = spatial.to_mm(points_vox[rows], self.affine)
         for region in self.regions:
             reasons[rows[region.contains(points_mm)]] = StopReason.EXCLUDE_REGION
         evaluate_criterion(self.criterion, points_vox, reasons, *draws)

@@ -344,9 +344,7 @@ def _round_points(
 
     def is_beyond(points_mm: AnyArray, border_vox: float) -> BoolArray:
         # along any axis, farther from the centre than the border of the image
-        points_vox = spatial.map_points(
-            points_mm.astype(np.float64), np.linalg.inv(affine)
-        )
+        points_vox = spatial.to_voxels(points_mm, affine)
         beyond = np.zeros(len(points_mm), bool)
         for column, middle, reach in zip(points_vox.T, centre, half + border_vox):
             beyond |= np.abs(column - middle) > reach

@@ -45,8 +45,8 @@ def convert_volume(
     >>> coeffs[0, 0, 1].tolist(), n_positive, n_filled
     ([0.0, 0.0, 0.0, 0.0, 0.0, 2.0], 1, 1)
     """
-    to_basis = to_package_basis(order, sh_basis)
-    places, factors = to_basis[0].astype(np.int32), to_basis[1].astype(np.float32)
+    from_places, factors = to_package_basis(order, sh_basis)
+    places = from_places.astype(np.int32)
     n_coeffs = volume.shape[3]
     coeffs = np.empty(volume.shape, np.float32)
     n_positive = n_filled = 0
