@@ -309,7 +309,11 @@ def fitted_fodf(
     random_seed: int,
 ) -> AnyArray:
     """Return the fODF of a simulated scan, in the default basis of DIPY 1."""
-    dwi = world.dwi(gtab, snr=snr, random_seed=random_seed)
+    return csd(world.dwi(gtab, snr=snr, random_seed=random_seed), gtab, mask)
+
+
+def csd(dwi: AnyArray, gtab: GradientTable, mask: BoolArray) -> AnyArray:
+    """Fit the fODF of a simulated scan, in the default basis of DIPY 1."""
     response = (np.array(DISPERSED_EVALS), 100.0)
     model = ConstrainedSphericalDeconvModel(gtab, response)
     return model.fit(dwi, mask=mask).shm_coeff

@@ -35,13 +35,14 @@ All random numbers come from fixed seeds.
 """
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 import time
 import warnings
 
-from brain_world import fitted_fodf, make_gtab
+from brain_world import csd, fitted_fodf, make_gtab
 from dipy.core.gradients import gradient_table
 from dipy.io.gradients import read_bvals_bvecs
 from dipy.io.image import load_nifti, load_nifti_data
@@ -262,10 +263,11 @@ def show_ended(arguments):
     """Print connections for several ways to end streamlines."""
     print("| SNR | streamlines end | tracker | valid | invalid | bundles | F1 |")
     print(7 * "|---" + "|")
+    models = {name: load_model(name) for name in arguments.models}
     for snr in SNRS_OF_BRAIN:
         rows = {}
         for number in arguments.brains:
-            for row, found in _ended_scores(number, snr, arguments.models):
+            for row, found in _ended_scores(number, snr, models):
                 rows.setdefault(row, []).append(found)
         for (ends, tracker), scores in rows.items():
             cells = f"{snr} | {ends} | {tracker}"
@@ -278,8 +280,8 @@ def _ended_scores(number, snr, models):
     bundles = [KnownBundle(*volumes) for volumes in world.bundle_volumes()]
     white, gtab = world.mask(), make_gtab(60, 2000, number)
     tissue = world.tissues()[..., [0, 1, 2, 4]].sum(axis=-1) > 0.5
-    coefficients = fitted_fodf(world, gtab, snr, tissue, number)
     dwi = world.dwi(gtab, snr=snr, random_seed=number)
+    coefficients = csd(dwi, gtab, tissue)
     fa = np.where(tissue, TensorModel(gtab).fit(dwi, mask=tissue).fa, 0)
     seeds = random_seeds_from_mask(
         white, world.affine, seeds_count=3000, seed_count_per_voxel=False, random_seed=1
@@ -291,13 +293,14 @@ def _ended_scores(number, snr, models):
         "outside tissue": (in_tissue, 1.0),
         **{f"`ended_thr` {thr:g}": (in_tissue, thr) for thr in (0.5, 0.2, 0.1)},
     }
+    in_all_tissue = Case.of(coefficients, world.affine, in_tissue, seeds)
     for ends, (criterion, ended_thr) in ways.items():
-        case = Case.of(coefficients, world.affine, criterion, seeds)
+        case = replace(in_all_tissue, criterion=criterion)
         if ended_thr == 1:
             lines = case.theirs(STEP_MM, MAX_ANGLE)
             yield (ends, "DIPY deterministic"), score(lines, bundles, case.affine)
-        for name in models:
-            lines = case.ours(load_model(name), STEP_MM, MAX_ANGLE, ended_thr=ended_thr)
+        for name, model in models.items():
+            lines = case.ours(model, STEP_MM, MAX_ANGLE, ended_thr=ended_thr)
             yield (ends, f"`{name}`"), score(lines, bundles, case.affine)
 
 
