@@ -1,10 +1,10 @@
-"""First directions, against lobes whose directions are known."""
+"""First directions and maxima, against lobes and values that are known."""
 
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
-from dipy_rnn import spatial
+from dipy_rnn import sampling, spatial
 from dipy_rnn.sampling import first_directions
 from dipy_rnn.sampling.peaks import at_seeds, refine_maxima
 from dipy_rnn.spatial import frames
@@ -283,3 +283,132 @@ def test_directions_that_do_not_fit_the_functions_are_refused(change, message):
     }
     with pytest.raises(ValueError, match=message):
         refine_maxima(**arguments | change)
+
+
+# Local maxima
+
+
+def ring(n):
+    """Return the neighbours of n vertices in a ring."""
+    vertices = np.arange(n)
+    return np.column_stack([vertices - 1, vertices + 1]).astype(np.int32) % n
+
+
+def maxima(values, neighbours, most, least_share):
+    """Find the maxima of functions that are given by their values."""
+    units = np.eye(values.shape[1], dtype=np.float32)
+    return sampling.local_maxima(values, units, neighbours, most, least_share)[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 0, 3, 2, 0, 2], [2, 5]),  # the largest value first
+        ([2, 0, 2, 0, 3, 0], [4, 0, 2]),  # of equal values the first vertex first
+        (
+            [3, 3, 0, 1, 1, 2],
+            [0, 1, 3],
+        ),  # a plateau, except where it rises
+        ([1, 1, 1, 1, 1, 1], [0, 1, 2, 3, 4, 5]),
+        ([-1, -3, -2, -3, -2, -3], []),  # none is positive
+        ([-1, 2, -1, -5, 1, -5], [1, 4]),
+        ([0, 0, 0, 0, 0, 0], []),
+        ([5, 4, 3, 2, 1, 0], [0]),  # around the ends of the ring
+        ([0, 1e-30, 0, 0, 0, 0], [1]),
+    ],
+)
+def test_maxima_of_a_ring_are_sorted_by_value(values, expected):
+    for most in (1, 2, 6, 9):
+        found = maxima(np.float32([values]), ring(6), most, 0.0)
+        assert found.shape == (1, most) and found.dtype == np.int32
+        padded = expected[:most] + [-1] * (most - len(expected))
+        assert found[0].tolist() == padded
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0.0, [6, 0, 2, 4]), (0.25, [6, 0, 2, 4]), (0.26, [6, 0, 2]), (0.5, [6, 0, 2])]
+    + [(0.51, [6, 0]), (0.75, [6, 0]), (0.76, [6]), (1.0, [6])],
+)
+def test_maxima_below_a_share_of_the_largest_value_are_left_out(share, expected):
+    values = np.float32([[3, 0, 2, 0, 1, 0, 4, -9]])
+    for scale in (1, 1024):
+        found = maxima(values * scale, ring(8), 4, share)
+        assert found[0].tolist() == expected + [-1] * (4 - len(expected))
+
+
+def test_maxima_of_many_functions_equal_those_of_each_alone():
+    rng = np.random.default_rng(0)
+    values = np.round(4 * rng.normal(size=(200, 30))).astype(np.float32)
+    neighbours = rng.integers(30, size=(30, 5)).astype(np.int32)
+    found = maxima(values, neighbours, 4, 0.3)
+    for row, vertices in zip(values, found, strict=True):
+        tops = np.flatnonzero(
+            (row >= row[neighbours].max(axis=1))
+            & (row > 0)
+            & (row >= np.float32(0.3) * row.max())
+        )
+        by_size = tops[np.argsort(-row[tops], kind="stable")].tolist()
+        assert vertices.tolist() == (by_size + [-1] * 4)[:4]
+    assert_array_equal(maxima(values[3:4], neighbours, 4, 0.3), found[3:4])
+    assert maxima(values[:0], neighbours, 4, 0.3).shape == (0, 4)
+
+
+def test_maxima_are_those_of_the_sum_of_basis_functions():
+    rng = np.random.default_rng(1)
+    coeffs = rng.normal(size=(50, 6)).astype(np.float32)
+    harmonics = rng.normal(size=(6, 20)).astype(np.float32)
+    neighbours = rng.integers(20, size=(20, 4)).astype(np.int32)
+    found, least = sampling.local_maxima(coeffs, harmonics, neighbours, 3, 0.1)
+    values = coeffs @ harmonics
+    assert_array_equal(found, maxima(values, neighbours, 3, 0.1))
+    assert_allclose(least, values.min(axis=1), rtol=1e-5)
+
+
+VALUES, UNITS, RING = np.ones((1, 4), np.float32), np.eye(4, dtype=np.float32), ring(4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"coeffs": np.ones((1, 400), np.float32)}, r"\(1, 400\), \(4, 4\) and \(4, 2"),
+        ({"harmonics": np.ones((4, 5), np.float32)}, r"\(1, 4\), \(4, 5\) and \(4, 2"),
+        ({"neighbours": RING[:3]}, r"\(1, 4\), \(4, 4\) and \(3, 2\); \(N, C\)"),
+        ({"harmonics": UNITS[:, :0], "neighbours": RING[:0]}, "V above 0"),
+        ({"coeffs": VALUES[:, :0], "harmonics": UNITS[:0]}, "C and V above 0"),
+        ({"neighbours": RING + np.int32(1)}, "neighbours holds 1 to 4; .* 0 to 3"),
+        ({"neighbours": RING - np.int32(1)}, "neighbours holds -1 to 2; .* 0 to 3"),
+        ({"coeffs": VALUES[0]}, "coeffs must be an array of float32 with two axes"),
+        ({"coeffs": VALUES.tolist()}, "coeffs must be an array of float32"),
+        ({"harmonics": np.eye(4)}, "harmonics must be an array of float32"),
+        ({"neighbours": RING.astype(np.int64)}, "neighbours must be an array of int32"),
+        ({"most": 0}, "most is 0; a whole number from 1"),
+        ({"most": 1.5}, r"most is 1\.5; a whole number from 1"),
+        ({"most": np.nan}, "most is nan"),
+        ({"least_share": "half"}, "least_share is of type str"),
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_refused(change, message):
+    arguments = {"coeffs": VALUES, "harmonics": UNITS, "neighbours": RING} | {
+        "most": 2,
+        "least_share": 0.0,
+    }
+    with pytest.raises(ValueError, match=message) as refusal:
+        sampling.local_maxima(**arguments | change)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_value_that_overflows_is_the_largest_and_hides_no_other():
+    values = np.float32([[0, 3e38, 0, 1, 0, 0]])
+    found, _ = sampling.local_maxima(
+        values, 2 * np.eye(6, dtype=np.float32), ring(6), 3, 0.0
+    )
+    assert found.tolist() == [[1, 3, -1]]
+
+
+def test_arrays_may_have_any_memory_layout():
+    values = np.asfortranarray(np.float32([[1, 0, 3, 2], [0, 4, 0, 0]]))
+    found, _ = sampling.local_maxima(
+        values, np.asfortranarray(UNITS), np.asfortranarray(RING), 2.0, 0.0
+    )
+    assert found.tolist() == [[2, -1], [1, -1]]
