@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 import os
 from typing import Protocol, TypeAlias
 
@@ -35,7 +36,7 @@ from dipy_rnn.tracking.slots.compiled import CompiledSlots
 # Number of steps after which finished streamlines are returned to the caller.
 _STEPS = 64
 
-_AdvanceAll: TypeAlias = Callable[["list[Slots]"], Iterable[FinishedStreamlines]]
+_AdvanceAll: TypeAlias = Callable[["list[Slots]"], Iterable[list[FinishedStreamlines]]]
 
 # Default number of streamlines that advance together. It is so large that on the CPU
 # the time of Python code in a step is negligible, and that on a GPU all cores are used.
@@ -53,7 +54,7 @@ class Slots(Protocol):
     def first_start(self) -> int:
         """The smallest index of the starts in the slots. Not called if none is busy."""
 
-    def advance(self, n_steps: int) -> FinishedStreamlines:
+    def advance(self, n_steps: int) -> list[FinishedStreamlines]:
         """Advance all slots by up to ``n_steps``, and return finished streamlines."""
 
 
@@ -112,7 +113,7 @@ def run(
                     "process, or track with nbr_threads=1."
                 )
             with torch_threads(1):  # each thread of the engine calls torch
-                finished += parts
+                finished += chain.from_iterable(parts)
             groups = [slots for slots in groups if slots.busy]
             # All starts below this one are finished, or were skipped.
             due = min([queue.first_left, *(slots.first_start for slots in groups)])
@@ -123,14 +124,14 @@ def run(
                 yield replace(ready, index=ready.index // queue.max_peaks)
 
 
-def _advance(slots: Slots) -> FinishedStreamlines:
+def _advance(slots: Slots) -> list[FinishedStreamlines]:
     """Advance a group of slots."""
     return slots.advance(_STEPS)
 
 
 def _when_asked(
     advance_all: _AdvanceAll, groups: list[Slots]
-) -> Iterator[FinishedStreamlines]:
+) -> Iterator[list[FinishedStreamlines]]:
     """Advance groups when the first result is asked for, not before.
 
     The number of torch's threads is that of the engine only while it waits for results.
@@ -146,12 +147,12 @@ def _divide(
     later: list[FinishedStreamlines] = []  # not copied
     for block in blocks:
         (parts if (block.index < due).any() else later).append(block)
-    joined = FinishedStreamlines.joined(parts)
-    order = np.argsort(joined.index)
-    n_ready = np.count_nonzero(joined.index < due)
+    index = np.concatenate([np.empty(0, np.int64), *(part.index for part in parts)])
+    order = np.argsort(index)
+    n_ready = np.count_nonzero(index < due)
     if n_ready < len(order):
-        later.append(joined.select(order[n_ready:]))
-    return joined.select(order[:n_ready]), later
+        later.append(FinishedStreamlines.joined(parts, order[n_ready:]))
+    return FinishedStreamlines.joined(parts, order[:n_ready]), later
 
 
 def _groups(

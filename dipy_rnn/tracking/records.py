@@ -97,17 +97,35 @@ class FinishedStreamlines:
     backward_stop: IntArray
 
     @classmethod
-    def joined(cls, parts: Iterable[FinishedStreamlines]) -> Self:
-        """Join several blocks into one."""
+    def joined(
+        cls, blocks: Iterable[FinishedStreamlines], rows: IntArray | None = None
+    ) -> Self:
+        """Join blocks into one, and copy all streamlines or some.
+
+        Parameters
+        ----------
+        blocks : iterable of FinishedStreamlines
+        rows : ndarray of shape (n,), optional
+            Numbers of streamlines, counted over all blocks, in the order in which they
+            are returned. If None, all.
+
+        Returns
+        -------
+        joined : FinishedStreamlines
+        """
         none = np.empty(0, np.int64)
-        empty = cls(none, none, none, np.empty((0, 3)), none, none)
-        blocks = [empty, *parts]
-        return cls(
-            *(
-                np.concatenate([getattr(block, name) for block in blocks])
-                for name in cls.__dataclass_fields__
-            )
-        )
+        blocks = [cls(none, none, none, np.empty((0, 3)), none, none), *blocks]
+        columns = {
+            name: [getattr(block, name) for block in blocks]
+            for name in cls.__dataclass_fields__
+        }
+        points_mm = columns.pop("points_mm")
+        values = {name: np.concatenate(parts) for name, parts in columns.items()}
+        if rows is not None:
+            values = {name: each[rows] for name, each in values.items()}
+            views = [view for block in blocks for view in block._views()]
+            points_mm = [points_mm[0], *(views[row] for row in rows.tolist())]
+        return cls(points_mm=np.concatenate(points_mm), **values)
 
     @classmethod
     def of(cls, line: Streamline) -> Self:
@@ -137,20 +155,7 @@ class FinishedStreamlines:
         """
         if np.array_equal(rows, np.arange(len(self.index))):
             return self
-        n_points = self.n_points[rows]
-        ends = np.cumsum(self.n_points)[rows]
-        points_mm = [
-            self.points_mm[begin:end]
-            for begin, end in zip((ends - n_points).tolist(), ends.tolist())
-        ]
-        return type(self)(
-            self.index[rows],
-            n_points,
-            self.n_forward[rows],
-            np.concatenate([self.points_mm[:0], *points_mm]),
-            self.forward_stop[rows],
-            self.backward_stop[rows],
-        )
+        return type(self).joined([self], rows)
 
     @property
     def has_valid_ends(self) -> BoolArray:
@@ -165,10 +170,13 @@ class FinishedStreamlines:
 
         They are copies, as a view would keep the whole block in memory.
         """
-        end = 0
-        for n_points in self.n_points.tolist():
-            begin, end = end, end + n_points
-            yield self.points_mm[begin:end].copy()
+        for view in self._views():
+            yield view.copy()
+
+    def _views(self) -> list[FloatArray]:
+        """Return the points of each streamline, (M, 3), not copied."""
+        ends = np.cumsum(self.n_points).tolist()
+        return [self.points_mm[begin:end] for begin, end in zip([0, *ends], ends)]
 
     def split(self, seeds_mm: FloatArray) -> Iterator[Streamline]:
         """Yield each streamline as a record of its own.

@@ -122,10 +122,10 @@ def by_torch_slots(world):
     slots = TorchSlots(
         world.predictor, world.criterion, world.queue, world.config, n_slots=7
     )
-    parts = []
+    blocks = []
     while slots.busy:
-        parts.append(slots.advance(30))
-    lines = FinishedStreamlines.joined(parts).split(world.seeds_mm)
+        blocks += slots.advance(30)
+    lines = FinishedStreamlines.joined(blocks).split(world.seeds_mm)
     return [
         (line.points_mm, line.forward_stop, line.backward_stop)
         for line in sorted(lines, key=lambda line: line.seed_index)

@@ -137,6 +137,14 @@ def test_blocks_are_joined_in_their_order():
         assert getattr(joined, name).dtype == getattr(expected, name).dtype
 
 
+def test_chosen_streamlines_of_several_blocks_are_joined():
+    blocks = [block(FIRST, SECOND), block(THIRD)]
+    joined = FinishedStreamlines.joined(blocks, np.array([2, 0]))
+    expected = block(THIRD, FIRST)
+    for name in FinishedStreamlines.__dataclass_fields__:
+        npt.assert_array_equal(getattr(joined, name), getattr(expected, name))
+
+
 def test_no_block_gives_an_empty_block():
     joined = FinishedStreamlines.joined([])
     assert joined.points_mm.shape == (0, 3)

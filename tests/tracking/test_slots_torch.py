@@ -96,9 +96,9 @@ def run(kind, seeds, *arguments, n_steps=100, **options):
     slots = slots_of(kind, seeds, *arguments, **options)
     lines = []
     while slots.busy:
-        finished = slots.advance(n_steps)
-        assert len(finished.points_mm) == finished.n_points.sum()
-        lines += finished.split(seeds)
+        for finished in slots.advance(n_steps):
+            assert len(finished.points_mm) == finished.n_points.sum()
+            lines += finished.split(seeds)
     return sorted(lines, key=lambda line: line.seed_index)
 
 
@@ -415,7 +415,7 @@ def test_no_more_slots_are_busy_than_wanted(worlds, newton):
     while slots.busy:
         assert (slots.phase < 3).sum() <= 5
         assert len(slots.phase) % 32 == 0
-        n_finished += len(slots.advance(3).index)
+        n_finished += sum(len(block.index) for block in slots.advance(3))
     assert n_finished == len(world.seeds)
 
 
@@ -517,4 +517,4 @@ def test_slots_without_a_seed_are_not_busy(worlds, newton):
         model=newton,
     )
     assert not slots.busy
-    assert slots.advance(10).points_mm.shape == (0, 3)
+    assert slots.advance(10) == []

@@ -52,9 +52,9 @@ class CompiledSlots:
     ...     TrackingConfig.of(np.eye(4), step_size=1, max_angle=60, max_points=100),
     ...     n_slots=8)
     >>> while slots.busy:
-    ...     for index in slots.advance(100).index:
-    ...         print(index)
-    0
+    ...     for block in slots.advance(100):
+    ...         print(block.index)
+    [0]
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class CompiledSlots:
         """The smallest index of the starts in the slots. Not called if none is busy."""
         return int(np.asarray(self._arrays.index)[self._arrays.busy()].min())
 
-    def advance(self, n_steps: int) -> FinishedStreamlines:
+    def advance(self, n_steps: int) -> list[FinishedStreamlines]:
         """Advance all slots, and give new seeds to those that finish.
 
         Parameters
@@ -98,9 +98,10 @@ class CompiledSlots:
 
         Returns
         -------
-        finished : FinishedStreamlines
+        blocks : list of FinishedStreamlines
+            Those that finished, in any order.
         """
-        parts: list[FinishedStreamlines] = []
+        blocks: list[FinishedStreamlines] = []
         while self.busy and n_steps:
             n_slots = len(self._arrays)
             n_done, n_finished = self._arrays.advance(
@@ -117,9 +118,9 @@ class CompiledSlots:
             n_steps -= n_done
             rows = self._finished[:n_finished]
             if n_finished:
-                parts.append(FinishedStreamlines(*self._arrays.collect(rows)))
+                blocks.append(FinishedStreamlines(*self._arrays.collect(rows)))
                 self._refill(rows)
-        return FinishedStreamlines.joined(parts)
+        return blocks
 
     def _evaluate(
         self,

@@ -83,9 +83,9 @@ class TorchSlots:
     ...     TrackingConfig.of(np.eye(4), step_size=1, max_angle=60, max_points=100),
     ...     n_slots=8)
     >>> while slots.busy:
-    ...     for index in slots.advance(100).index:
-    ...         print(index)
-    0
+    ...     for block in slots.advance(100):
+    ...         print(block.index)
+    [0]
     """
 
     # The tensors with one row for each slot. (The hidden state has slots on its second
@@ -200,7 +200,7 @@ class TorchSlots:
         """The smallest index of the starts in the slots. Not called if none is busy."""
         return int(self.index[self.phase < _IDLE].min())
 
-    def advance(self, n_steps: int) -> FinishedStreamlines:
+    def advance(self, n_steps: int) -> list[FinishedStreamlines]:
         """Advance all slots, and give new seeds to those that finish.
 
         Parameters
@@ -210,9 +210,10 @@ class TorchSlots:
 
         Returns
         -------
-        finished : FinishedStreamlines
+        blocks : list of FinishedStreamlines
+            Those that finished, in any order.
         """
-        parts: list[FinishedStreamlines] = []
+        blocks: list[FinishedStreamlines] = []
         with torch.no_grad():
             while n_steps > 0 and self.busy:
                 n = min(n_steps, _STEPS_PER_HARVEST)
@@ -220,8 +221,8 @@ class TorchSlots:
                 for _ in range(n):
                     self._step()
                 n_steps -= n
-                parts += self._harvest()
-        return FinishedStreamlines.joined(parts)
+                blocks += self._harvest()
+        return blocks
 
     # Operations on the device. None of them makes the host wait.
 
