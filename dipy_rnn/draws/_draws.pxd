@@ -27,5 +27,5 @@ cdef inline double draw(uint64_t* state) noexcept nogil:
 
 cdef void add_all_errors(
     float* answers, Py_ssize_t n, Py_ssize_t width, Py_ssize_t column, double scale,
-    const uint64_t* keys, const int64_t* numbers, double step, double freedom
+    const uint64_t* keys, const int64_t* numbers, double step
 ) noexcept nogil

@@ -12,5 +12,4 @@ def add_errors(
     keys: KeyArray | Buffer,
     numbers: IntArray | Buffer,
     step: float,
-    freedom: float,
 ) -> None: ...

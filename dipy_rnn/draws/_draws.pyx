@@ -5,7 +5,7 @@
 They do not check their arguments. ``keys.py`` and ``errors.py`` do.
 """
 
-from libc.math cimport cos, floor, pow, sin, sqrt
+from libc.math cimport cos, floor, sin, sqrt
 from libc.stdint cimport int64_t, uint64_t
 
 cdef double PI = 3.141592653589793
@@ -28,14 +28,14 @@ def hash_rows(
 
 
 cdef inline void add_knot(
-    uint64_t base, int64_t knot, bint is_backward, double weight, double freedom,
-    double* error
+    uint64_t base, int64_t knot, bint is_backward, double weight, double* error
 ) noexcept nogil:
     """Add a weight times the draw of a knot."""
     cdef:
         uint64_t state = mix(base + golden() * <uint64_t>(2 * knot + is_backward))
-        double power = pow(1.0 - draw(&state), -2.0 / freedom)
-        double radius = sqrt(freedom * (power - 1.0))
+        # (1 - draw) ** (-2 / FREEDOM), which is a root, as FREEDOM is 4.
+        double power = 1.0 / sqrt(1.0 - draw(&state))
+        double radius = sqrt(4.0 * (power - 1.0))
         double angle = 2.0 * PI * draw(&state)
 
     error[0] += weight * radius * cos(angle)
@@ -44,18 +44,18 @@ cdef inline void add_knot(
 
 def add_errors(
     float[:, ::1] answers, Py_ssize_t column, double scale,
-    const uint64_t[::1] keys, const int64_t[::1] numbers, double step, double freedom
+    const uint64_t[::1] keys, const int64_t[::1] numbers, double step
 ):
     """Add errors to directions, in place (``errors.py``)."""
     with nogil:
         add_all_errors(
             &answers[0, 0], answers.shape[0], answers.shape[1], column, scale, &keys[0],
-            &numbers[0], step, freedom)
+            &numbers[0], step)
 
 
 cdef void add_all_errors(
     float* answers, Py_ssize_t n, Py_ssize_t width, Py_ssize_t column, double scale,
-    const uint64_t* keys, const int64_t* numbers, double step, double freedom
+    const uint64_t* keys, const int64_t* numbers, double step
 ) noexcept nogil:
     """Do what :func:`add_errors` does, for other kernels."""
     cdef:
@@ -74,8 +74,8 @@ cdef void add_all_errors(
         part = 0.5 * PI * (arc - knot)
         base = mix(keys[p] + 1)
         error[0] = error[1] = 0.0
-        add_knot(base, knot, is_backward, cos(part), freedom, error)
-        add_knot(base, knot + 1, is_backward, sin(part), freedom, error)
+        add_knot(base, knot, is_backward, cos(part), error)
+        add_knot(base, knot + 1, is_backward, sin(part), error)
         size = scale * answers[p * width + column]
         answers[p * width] += <float>(size * error[0])
         answers[p * width + 1] += <float>(size * error[1])

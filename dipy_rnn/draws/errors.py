@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from dipy_rnn._typing import Float32Array, IntArray, KeyArray
 from dipy_rnn.draws import _draws
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 #: Errors last for this distance in voxel edges.
 CORRELATION_EDGES = 5.0
-#: Degrees of freedom of their distribution. Large errors are more frequent than those
-#: of a Gaussian.
+#: Degrees of freedom of their distribution, also in the kernel. Large errors are more
+#: frequent than those of a Gaussian.
 FREEDOM = 4.0
 
 
@@ -33,8 +33,7 @@ class DirectionErrors:
     Parameters
     ----------
     column : int
-        Column of the spread (a standard deviation in radians) in the answers of a
-        network.
+        Column of the spread (in radians) in the answers of a network.
     scale : float
         Factor of the spread.
     step_edges : float
@@ -53,7 +52,6 @@ class DirectionErrors:
     column: int
     scale: float
     step_edges: float
-    freedom: ClassVar[float] = FREEDOM
 
     @property
     def step_knots(self) -> float:
@@ -82,5 +80,4 @@ class DirectionErrors:
             keys,
             numbers,
             self.step_knots,
-            self.freedom,
         )

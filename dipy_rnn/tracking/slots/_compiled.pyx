@@ -258,7 +258,7 @@ cdef class SlotArrays:
             float[:, ::1] answers
             unsigned char[::1] status
             Py_ssize_t spread = 0
-            double scale = 0.0, step = 0.0, freedom = 0.0
+            double scale = 0.0, step = 0.0
             Py_ssize_t columns[2]
             float limits[2]
             int64_t why[2]
@@ -270,7 +270,7 @@ cdef class SlotArrays:
             answers, status = states.answers, states.status
         if has_errors:
             spread, scale = errors.column, errors.scale
-            step, freedom = errors.step_knots, errors.freedom
+            step = errors.step_knots
         for k, (column, limit, reason) in enumerate(ends):
             columns[k], limits[k], why[k] = column, limit, reason
         with nogil:
@@ -289,7 +289,7 @@ cdef class SlotArrays:
                 if has_errors:
                     add_all_errors(
                         &answers[0, 0], n_slots, answers.shape[1], spread, scale,
-                        &self.seed_keys[0], &self.numbers[0], step, freedom)
+                        &self.seed_keys[0], &self.numbers[0], step)
                 for n in range(n_slots):
                     self._propose(n, &answers[n, 0], status[n], in_frame)
                     for k in range(n_ends):
