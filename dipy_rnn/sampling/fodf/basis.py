@@ -26,7 +26,7 @@ _FODF_RATIO = 0.7
 _BACKGROUND = 0.1
 
 # Share of negative energy: voxels that are looked at, and the fewest to judge by.
-_SAMPLE = 1000
+_SAMPLE = 300
 _MIN_SAMPLE = 30
 # A basis is wrong if the share exceeds that of another basis by this factor, and by
 # this difference. Right data have up to 0.54 of the share of another basis, and wrong
@@ -121,7 +121,7 @@ def negative_shares(
     -------
     shares : dict of str to float
         For each of ``SH_BASES``, the share of the energy (the squared values) that is
-        in negative values: the median of up to 1000 voxels with sharp lobes. Empty if
+        in negative values: the median of up to 300 voxels with sharp lobes. Empty if
         fewer than 30 voxels have sharp lobes.
 
     Examples
