@@ -9,9 +9,8 @@ engine because DIPY plans to remove this interface.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from dipy.tracking.direction_getter import DirectionGetter
 from dipy.tracking.local_tracking import ParticleFilteringTracking
@@ -163,6 +162,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         self._spread_scale = self._predictor.model.spread_scale(*self._drawn)
         self._predictor.model.check_thresholds(*self._thresholds)
         self._counter = SeedCounter()
+        self._settings: tuple[Any, ...] = ()
+        self._task: Task
         self._forward_half: tuple[_Request, Streamline] | None = None
         self._ahead: LookAhead | None = None
         if self._seeds is not None:
@@ -386,24 +387,16 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
                 "fixedstep=False is not possible with RNNDirectionGetter; its model "
                 "takes steps of a fixed length in mm."
             )
-        step_vox = step_size / np.array(voxel_size)
-        model = self._predictor.model
-        model.check_step(step_size)
-        model.warn_of_step(step_size, float(np.cbrt(np.prod(step_vox))))
         # The seed is in memory of DIPY that is valid only during the call: copy it.
         seed, points = np.array(seed), np.asarray(streamline)
         tangent, caller = unit_direction(direction), tracker_of_call()
-        task = Task(
+        task = self._task_of(
             stopping_criterion,
-            float(step_size),
-            tuple(step_vox),
-            self._max_angle,
-            self._pmf_threshold,
+            step_size,
+            *voxel_size,
             len(points),
             getattr(caller, "unidirectional", False),
             getattr(caller, "random_seed", None) or 0,
-            self._spread_scale,
-            *self._thresholds,
         )
         number = 0
         if task.draws_at_random:
@@ -420,6 +413,30 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         points[: len(half)] = half
         return len(half), reason.status
 
+    def _task_of(self, *settings: Any) -> Task:
+        """Return a task. It is the last one if the settings did not change."""
+        if settings != self._settings:
+            criterion, step_size, *size = settings[:5]
+            n_points, unidirectional, random_seed = settings[5:]
+            step_vox = step_size / np.array(size)
+            model = self._predictor.model
+            model.check_step(step_size)
+            model.warn_of_step(step_size, float(np.cbrt(np.prod(step_vox))))
+            self._task = Task(
+                criterion,
+                float(step_size),
+                tuple(step_vox),
+                self._max_angle,
+                self._pmf_threshold,
+                n_points,
+                unidirectional,
+                random_seed,
+                self._spread_scale,
+                *self._thresholds,
+            )
+            self._settings = settings
+        return self._task
+
     def _streamline(self, request: _Request) -> Streamline:
         """Return the streamline of a seed and a first direction.
 
@@ -435,8 +452,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         return line
 
 
-@dataclass(frozen=True, eq=False)
-class _Request:
+class _Request(NamedTuple):
     """One request of LocalTracking: half a streamline."""
 
     seed: FloatArray
@@ -465,14 +481,19 @@ class _Request:
         -------
         answer : bool
         """
-        if self.tracker is not first.tracker or self.task != first.task:
+        if self.tracker is not first.tracker or self.task is not first.task:
             return False
-        if self.number != first.number:
+        if self.number != first.number or self.buffer == first.buffer:
             return False
-        if self.buffer == first.buffer or (self.seed != first.seed).any():
+        if self.seed.tobytes() != first.seed.tobytes():
             return False
-        opposites = [-first.tangent]
         if line.n_forward > 1:
-            step = line.forward_half[0] - line.forward_half[1]
-            opposites.append(step / np.linalg.norm(step))
-        return any(np.abs(self.tangent - o).max() <= 1e-9 for o in opposites)
+            step = unit_direction(line.forward_half[0] - line.forward_half[1])
+            if _are_near(self.tangent, step):
+                return True
+        return _are_near(self.tangent, -first.tangent)
+
+
+def _are_near(direction: FloatArray, other: FloatArray) -> bool:
+    """Tell whether two directions are equal up to rounding errors."""
+    return bool(max(np.abs(direction - other).tolist()) <= 1e-9)

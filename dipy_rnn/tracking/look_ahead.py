@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+import math
 
 import numpy as np
 
@@ -180,42 +181,45 @@ class LookAhead:
         """Return the streamline of a seed and tangent, or None.
 
         ``number`` is that of the seed among equal ones. It is 0 if nothing is drawn at
-        random.
+        random. While the settings of the tracker do not change, ``task`` is the same
+        object.
 
         None if it is not among those tracked in advance, or if the criterion may hold a
         state.
         """
-        if seed.tobytes() not in self._directions:
+        key = seed.tobytes()
+        if key not in self._directions:
             return None
-        if not stopping.is_stateless(task.stopping_criterion):
-            return None
-        if task != self._task:
+        if task is not self._task:
             self._task = task
-            max_cross = getattr(caller, "max_cross", None)
-            numbers = (
-                self._numbers[self._block] if task.draws_at_random else [0] * _AHEAD
-            )
-            seeds = {
-                (each.tobytes(), int(n)): each
-                for each, n in zip(self._seeds_vox[self._block], numbers)
-            }
-            starts = [
-                (each, unit_direction(direction), n)
-                for (key, n), each in seeds.items()
-                for direction in self._directions[key][:max_cross]
-            ]
-            lines = track_task(
-                self._predictor,
-                np.array([each for each, _, _ in starts]).reshape(-1, 3),
-                np.array([direction for _, direction, _ in starts]).reshape(-1, 3),
-                [n for _, _, n in starts],
-                task,
-            )
-            self._streamlines = {
-                (each.tobytes(), direction.tobytes(), n): line
-                for (each, direction, n), line in zip(starts, lines)
-            }
-        return self._streamlines.get((seed.tobytes(), tangent.tobytes(), number))
+            self._streamlines = {}
+            if stopping.is_stateless(task.stopping_criterion):
+                self._track(task, getattr(caller, "max_cross", None))
+        return self._streamlines.get((key, tangent.tobytes(), number))
+
+    def _track(self, task: Task, max_cross: int | None) -> None:
+        """Track the streamlines of all seeds whose first directions are known."""
+        numbers = self._numbers[self._block] if task.draws_at_random else [0] * _AHEAD
+        seeds = {
+            (each.tobytes(), int(n)): each
+            for each, n in zip(self._seeds_vox[self._block], numbers)
+        }
+        starts = [
+            (each, unit_direction(direction), n)
+            for (key, n), each in seeds.items()
+            for direction in self._directions[key][:max_cross]
+        ]
+        lines = track_task(
+            self._predictor,
+            np.array([each for each, _, _ in starts]).reshape(-1, 3),
+            np.array([direction for _, direction, _ in starts]).reshape(-1, 3),
+            [n for _, _, n in starts],
+            task,
+        )
+        self._streamlines = {
+            (each.tobytes(), direction.tobytes(), n): line
+            for (each, direction, n), line in zip(starts, lines)
+        }
 
 
 def track_task(
@@ -307,8 +311,9 @@ def unit_direction(direction: FloatArray) -> FloatArray:
     [0.0, 0.0, 1.0]
     """
     direction = np.array(direction, dtype=float)
-    length = np.linalg.norm(direction)
-    if not (np.isfinite(length) and length > 0):
+    # Twice as fast as NumPy's norm, with the same result.
+    length = math.sqrt(direction.dot(direction))
+    if not (math.isfinite(length) and length > 0):
         raise ValueError(
             f"direction is {direction}; a finite vector that is not zero is needed."
         )
