@@ -62,8 +62,8 @@ class ModelMetadata:
         direction is not in the cone.
     outputs : tuple of str, optional
         Declared outputs: what the network returns in addition to a direction, in this
-        order, in further columns. ``"spread"``: the standard deviation of the
-        direction in radians, in each of two perpendicular planes. Probabilistic
+        order, in further columns. ``"spread"``: the scale in radians of the
+        errors of the direction (:class:`dipy_rnn.draws.DirectionErrors`). Probabilistic
         tracking needs it. ``"ended"``: the probability that the fibre has ended.
         ``"lost"``: the probability that the streamline has left its bundle. Only for
         ``"local"`` and format 2.

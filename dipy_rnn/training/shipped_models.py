@@ -50,7 +50,7 @@ from dipy_rnn.training.validation import FreeRunning
 ORDERS = (4, 6, 8)
 RECIPES: dict[str, Recipe | FreeRunningRecipe] = {
     # Sees the fODF around its point. It tracks phantoms and simulated brains itself.
-    "default": FreeRunningRecipe(n_updates=2500, random_seed=2028),
+    "default": FreeRunningRecipe(n_updates=4000, random_seed=2028),
     # Imitates deterministic tracking. It is trained on deterministic streamlines, since
     # trackers also reach places where there are no true streamlines.
     "deterministic": Recipe(

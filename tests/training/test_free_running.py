@@ -1,5 +1,6 @@
 """Training in which the network tracks a world itself, on a straight bundle along x."""
 
+from dataclasses import replace
 from functools import partial
 from math import exp, log, pi
 
@@ -132,6 +133,34 @@ def test_a_new_start_is_near_its_direction_and_has_its_bundle(world):
     assert {-1.0, 1.0} == set(group.sign)
 
 
+@pytest.mark.parametrize("step_vox", [0.1, 1.0, 2.0])
+def test_a_target_is_a_chord_of_the_bundle(world, step_vox):
+    # A bundle on a circle of 20 mm around the origin. From a point on it, a step of h
+    # turns by half the angle h / 20 mm.
+    radius = 20.0
+    angle = np.linspace(-1, 1, 80)
+    circle = radius * np.stack([np.sin(angle), np.cos(angle), 0 * angle], axis=1)
+    offsets = np.random.default_rng(0).normal(0, 0.7, (40, 1, 3))
+    offsets = np.concatenate([offsets, -offsets])
+    curved = replace(
+        world,
+        fields=FibreFields((circle + offsets)[None], np.eye(4)),
+        starts_mm=np.array([[0.0, radius, 0.0]]),
+        directions=np.array([[1.0, 0, 0]]),
+        bundle_ids=np.array([0]),
+        signs=np.array([1.0]),
+    )
+    rng = np.random.default_rng(0)
+    for sign in (1.0, -1.0):
+        group = Group(curved, Conditions(step_vox, 60.0), 1, ContextGRU(), rng)
+        group.sign[:] = sign
+        group.frames[:] = [[[0, 0, 1.0], [0, 1, 0], [sign, 0, 0]]]
+        target, _, lost = group.truth()
+        turn = 2.0 * step_vox / radius / 2
+        assert_allclose(target, [[0, -np.sin(turn), np.cos(turn)]], atol=0.005)
+        assert not lost
+
+
 def test_directions_at_the_rim_lead_back_and_to_the_end_of_the_bundle(world):
     points = np.array([[29.0, CENTRE_MM + r, CENTRE_MM] for r in np.arange(0, 9, 0.5)])
     ids = np.zeros(len(points), dtype=np.int64)
@@ -203,10 +232,11 @@ def test_the_loss_of_one_point_can_be_computed_by_hand():
         point = Followed(
             turned, beliefs_of(spread, logit, -logit), z, yes, no, yes, yes
         )
-        density = exp(-square / (2 * spread**2)) / (2 * pi * spread**2)
-        expected = -log(0.97 * density + 0.03 / (2 * pi))
+        # Student's distribution in two dimensions, with four degrees of freedom.
+        density = (1 + square / (4 * spread**2)) ** -3 / (2 * pi * spread**2)
+        expected = -log(density)
         expected += 2 * 0.5 * log(1 + exp(logit))  # not ended, and lost
-        assert loss_of(point).item() == pytest.approx(expected, rel=1e-5)
+        assert loss_of(point).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_directions_count_only_where_the_bundle_is_followed():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Added to the squared length of a vector before it is scaled.
 SHORT = 1e-3
-#: Standard deviation of the predicted direction: smallest and largest, in radians.
+#: Spread of the predicted direction: smallest and largest, in radians.
 SPREAD = 0.015, 0.615
 #: What the network returns beside a direction, if it declares outputs.
 OUTPUTS = ("spread", "ended", "lost")

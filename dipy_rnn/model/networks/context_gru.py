@@ -256,9 +256,10 @@ class ContextGRU(nn.Module):
         direction : torch.Tensor of shape (n, 3)
             Unit vectors in the moving frames.
         beliefs : torch.Tensor of shape (n, 3)
-            The standard deviation of the direction in radians (in each of two
-            perpendicular planes). The logit of the probability that the fibre has
-            ended. The logit of the probability that the streamline has left its bundle.
+            The spread of the direction: the scale in radians of its errors
+            (:class:`dipy_rnn.draws.DirectionErrors`). The logit of the probability that
+            the fibre has ended. The logit of the probability that the streamline has
+            left its bundle.
         state : torch.Tensor of shape (1, n, n_state)
         """
         step, ahead = inputs[:, :1], inputs[:, 2:5]

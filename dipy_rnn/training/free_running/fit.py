@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dipy_rnn._typing import FloatArray
+from dipy_rnn.draws import FREEDOM
 from dipy_rnn.model import ContextGRU
 from dipy_rnn.training.free_running.follow import (
     Conditions,
@@ -19,9 +20,6 @@ from dipy_rnn.training.free_running.follow import (
 )
 from dipy_rnn.training.free_running.world import KnownWorld
 
-# The predicted direction has a Gaussian error, and with this probability any direction
-# in a hemisphere. So a few streamlines with unusual turns do not spoil the mean.
-_P_ANY = 0.03
 # Weight of the loss of the two probabilities.
 _OF_BELIEFS = 0.5
 _LARGEST_GRADIENT = 1.0
@@ -59,11 +57,11 @@ class FreeRunningRecipe:
     8
     """
 
-    n_updates: int = 2500
+    n_updates: int = 4000
     n_worlds: int = 8
     n_each: int = 32
-    n_points: int = 32
-    n_batches: int = 4
+    n_points: int = 16
+    n_batches: int = 8
     step_vox: tuple[float, float] = (0.05, 1.0)
     max_angle_deg: tuple[float, float] = (15.0, 90.0)
     learning_rate: float = 3e-3
@@ -170,9 +168,11 @@ def loss_of(followed: Followed) -> Tensor:
     Returns
     -------
     loss : torch.Tensor
-        The mean of two parts. The negative logarithm of the likelihood of the bundle's
-        direction, where the streamline follows its bundle. Half the cross entropies of
-        the two probabilities, where there is an fODF.
+        The sum of two parts. The mean negative logarithm of the likelihood of the
+        bundle's direction, where the streamline follows its bundle. The likelihood is
+        that of the errors that probabilistic tracking draws
+        (:class:`dipy_rnn.draws.DirectionErrors`). Half the mean cross entropies of the
+        two probabilities, where there is an fODF.
 
     Examples
     --------
@@ -186,9 +186,8 @@ def loss_of(followed: Followed) -> Tensor:
     on = followed.on_bundle
     variance = followed.beliefs[on, 0] ** 2
     square = ((followed.directions - followed.targets)[on] ** 2).sum(dim=1)
-    gaussian = -square / (2 * variance) - torch.log(2 * math.pi * variance)
-    anywhere = torch.full_like(gaussian, math.log(_P_ANY / (2 * math.pi)))
-    loss = -torch.logaddexp(gaussian + math.log(1 - _P_ANY), anywhere).mean()
+    power = (FREEDOM + 2) / 2 * torch.log1p(square / (FREEDOM * variance))
+    loss = (power + torch.log(2 * math.pi * variance)).mean()
     seen = followed.with_data
     for column, happened in ((1, followed.ended), (2, followed.lost)):
         loss = loss + _OF_BELIEFS * nn.functional.binary_cross_entropy_with_logits(

@@ -62,7 +62,7 @@ class Followed:
     beliefs : torch.Tensor of shape (N, 3)
         As :meth:`dipy_rnn.model.ContextGRU.believe`.
     targets : torch.Tensor of shape (N, 3)
-        Directions of the bundles in the moving frames.
+        Directions of steps along the bundles, in the moving frames.
     on_bundle, ended, lost, with_data : torch.Tensor of shape (N,), bool
         Whether the streamline follows its bundle, its bundle has ended, it has left its
         bundle, and there is an fODF at the point.
@@ -161,7 +161,7 @@ class Group:
         return features, np.column_stack([run, ahead])
 
     def truth(self) -> tuple[FloatArray, BoolArray, BoolArray]:
-        """Return the direction of each bundle in the frames, if it ended, or was left.
+        """Return the step along each bundle in the frames, if it ended, or was left.
 
         Returns
         -------
@@ -170,6 +170,12 @@ class Group:
         """
         along, occupancy, share = self.world.fields.at(self.bundle, self.points)
         along *= self.sign[:, None]
+        # A step is a chord of the bundle's curve. Its direction is that of the bundle
+        # half a step ahead, so steps of any size follow the same curve.
+        ahead = self.points + self.step_mm / 2 * along
+        direction, dense, _ = self.world.fields.at(self.bundle, ahead)
+        direction *= self.sign[:, None]
+        along = np.where(dense[:, None] > _LOST, direction, along)
         rim = np.flatnonzero((occupancy > 0) & (occupancy < _RIM))
         if len(rim):
             along[rim] = _led_back(
@@ -193,7 +199,7 @@ class Group:
         directions : ndarray of shape (n, 3)
             What the network returned: unit vectors in the moving frames.
         spread : ndarray of shape (n,)
-            The predicted standard deviation in radians.
+            The predicted spread in radians.
 
         Returns
         -------
