@@ -311,7 +311,7 @@ def world(request, counter, follower):
                 max_half_points=30,
             )
         ),
-        "lost, binary criterion": lambda: bundles("binary", lost_thr=0.03),
+        "lost, binary criterion": lambda: bundles("binary", lost_thr=0.015),
         "end of the fibre, binary criterion": lambda: bundles("binary", ended_thr=0.1),
         "a streamline is too long": lambda: straight(counter, limit=60.0, max_points=7),
     }[request.param]()
