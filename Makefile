@@ -29,7 +29,7 @@ test: $(INSTALLED)
 types: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -q -c constraints.txt mypy
 	rm -rf build/types && mkdir -p build/types/dipy_rnn
-	ln -s $(CURDIR)/dipy_rnn/* $(CURDIR)/workflows build/types/dipy_rnn
+	cd build/types/dipy_rnn && ln -s ../../../dipy_rnn/* ../../../workflows .
 	cd build/types && MYPYPATH=. $(abspath $(VENV))/bin/python -m mypy \
 	    --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dipy_rnn
 

@@ -66,8 +66,8 @@ RECIPES: dict[str, Recipe | FreeRunningRecipe] = {
 }
 # doc/design.md compares them with others.
 HIDDEN = {"default": 64, "deterministic": 16, "fast": 32}
-# Factor of the spread that ``default`` predicts, from a calibration on phantoms
-# (doc/probabilistic.md).
+# Factor of the spread that ``default`` predicts, from a calibration on phantoms and a
+# simulated brain (doc/probabilistic.md).
 SPREAD_SCALE = 1.1
 N_PHANTOMS = 120
 N_HELD_OUT = 6
