@@ -107,8 +107,9 @@ sanitize-address sanitize-thread: $(INSTALLED)
 	    $(abspath $(VENV))/bin/python -m pytest -q -s -p no:cacheprovider \
 	    $(KERNEL_TESTS)
 
+# The products of NumPy are small, so more threads of OpenBLAS only wait for each other.
 models: $(INSTALLED)
-	$(VENV)/bin/python -m dipy_rnn.training.shipped_models
+	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python -m dipy_rnn.training.shipped_models
 
 clean:
 	rm -rf $(VENV) demo build doc/_build doc/generated dist *.egg-info

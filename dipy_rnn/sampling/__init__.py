@@ -4,6 +4,7 @@ from dipy_rnn.sampling.cone import Cone, cone_of, into_cone
 from dipy_rnn.sampling.context import (
     Context,
     compass,
+    context_places,
     join_context,
     sample_context,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "better_basis",
     "compass",
     "cone_of",
+    "context_places",
     "first_directions",
     "fodf_features",
     "into_cone",

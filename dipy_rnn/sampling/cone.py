@@ -171,14 +171,16 @@ class Cone:
         return into_cone(directions, self.cosine, self.sine)
 
 
-def into_cone(directions: FloatArray, cosine: float, sine: float) -> FloatArray:
+def into_cone(
+    directions: FloatArray, cosine: float | FloatArray, sine: float | FloatArray
+) -> FloatArray:
     """Move directions outside a cone to its border.
 
     Parameters
     ----------
     directions : ndarray of shape (N, 3)
         Unit vectors. The axis of the cone is the third axis.
-    cosine, sine : float
+    cosine, sine : float or ndarray of shape (N,)
         Of the angle of the cone.
 
     Returns

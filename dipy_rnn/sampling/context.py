@@ -179,6 +179,49 @@ def compass(own: Float32Array) -> FloatArray:
     return np.where(found, pair / np.where(found, length, 1.0), [1.0, 0.0])
 
 
+def context_places(
+    context: Context, frames: FloatArray, own: Float32Array
+) -> tuple[FloatArray, FloatArray]:
+    """Return the places around each point, and their rolled frames.
+
+    Parameters
+    ----------
+    context : Context
+    frames : ndarray of shape (N, 3, 3)
+        Moving frames.
+    own : ndarray of shape (N, C)
+        Coefficients at the points in their frames, of any scale.
+
+    Returns
+    -------
+    offsets : ndarray of shape (N, n_places, 3)
+        From the point, in voxel edges along the voxel axes.
+    rolled : ndarray of shape (N, n_places, 3, 3)
+        Frames rolled by the angle of each place.
+
+    Examples
+    --------
+    >>> context = Context(ahead=(1.5,), rings=((0.0, 1.0),), n_around=4, order=4)
+    >>> own = np.ones((1, 15), np.float32)
+    >>> offsets, rolled = context_places(context, np.eye(3)[None], own)
+    >>> offsets[0, 0].tolist(), rolled.shape
+    ([0.0, 0.0, 1.5], (1, 5, 3, 3))
+    """
+    n_ahead = len(context.ahead)
+    e1, e2, e3 = (frames[:, None, i] for i in range(3))
+    cosine, sine = compass(own).T[:, :, None, None]
+    # The axes of a frame whose x is along the compass.
+    x, y = cosine * e1 + sine * e2, cosine * e2 - sine * e1
+    offset = context.offsets[:, :, None]
+    # Products of offsets and axes, without BLAS: its sums depend on n.
+    offsets: FloatArray = offset[:, 0] * x + offset[:, 1] * y + offset[:, 2] * e3
+    rolled = np.repeat(frames[:, None], context.n_places, axis=1)
+    cosine, sine = np.cos(context.rolls)[:, None], np.sin(context.rolls)[:, None]
+    rolled[:, n_ahead:, 0] = (cosine * x + sine * y)[:, n_ahead:]
+    rolled[:, n_ahead:, 1] = (cosine * y - sine * x)[:, n_ahead:]
+    return offsets, rolled
+
+
 def sample_context(
     context: Context,
     volume: Float32Array,
@@ -223,23 +266,12 @@ def sample_context(
     >>> values.shape, values[0, 0, 0]
     ((1, 1, 15), np.float32(2.5))
     """
-    n, n_ahead = len(points_vox), len(context.ahead)
-    e1, e2, e3 = (frames[:, None, i] for i in range(3))
-    cosine, sine = compass(own).T[:, :, None, None]
-    # The axes of a frame whose x is along the compass.
-    x, y = cosine * e1 + sine * e2, cosine * e2 - sine * e1
-    offset = context.offsets[:, :, None]
-    # Products of offsets and axes, without BLAS: its sums depend on n.
-    places = offset[:, 0] * x + offset[:, 1] * y + offset[:, 2] * e3
-    places = points_vox[:, None] + places * np.asarray(edge_vox)
-    rolled = np.repeat(frames[:, None], context.n_places, axis=1)
-    cosine, sine = np.cos(context.rolls)[:, None], np.sin(context.rolls)[:, None]
-    rolled[:, n_ahead:, 0] = (cosine * x + sine * y)[:, n_ahead:]
-    rolled[:, n_ahead:, 1] = (cosine * y - sine * x)[:, n_ahead:]
+    offsets, rolled = context_places(context, frames, own)
+    places = points_vox[:, None] + offsets * np.asarray(edge_vox)
     values, _ = sample(volume, places.reshape(-1, 3))
     values = np.ascontiguousarray(values[:, : context.n_coeffs])
     values = rotate(values, rolled.reshape(-1, 3, 3), handedness=handedness)
-    return values.reshape(n, context.n_places, context.n_coeffs)
+    return values.reshape(len(points_vox), context.n_places, context.n_coeffs)
 
 
 def join_context(own: Float32Array, around: Float32Array) -> Float32Array:

@@ -50,7 +50,7 @@ from dipy_rnn.training.validation import FreeRunning
 ORDERS = (4, 6, 8)
 RECIPES: dict[str, Recipe | FreeRunningRecipe] = {
     # Sees the fODF around its point. It tracks phantoms and simulated brains itself.
-    "default": FreeRunningRecipe(n_updates=4000, random_seed=2028),
+    "default": FreeRunningRecipe(n_updates=16000, random_seed=2028),
     # Imitates deterministic tracking. It is trained on deterministic streamlines, since
     # trackers also reach places where there are no true streamlines.
     "deterministic": Recipe(
@@ -71,7 +71,7 @@ HIDDEN = {"default": 64, "deterministic": 16, "fast": 32}
 SPREAD_SCALE = 1.1
 N_PHANTOMS = 120
 N_HELD_OUT = 6
-N_BRAINS = 12
+N_BRAINS = 24
 _P_BRAIN = 0.6  # of the worlds in a batch
 
 _ORDER = max(ORDERS)

@@ -22,11 +22,11 @@ from dipy_rnn.training.free_running.fit import (
 from dipy_rnn.training.free_running.follow import (
     Conditions,
     Followed,
-    Group,
+    Streamlines,
     _led_back,
     follow,
 )
-from dipy_rnn.training.free_running.world import KnownWorld
+from dipy_rnn.training.free_running.world import KnownWorld, KnownWorlds
 from dipy_rnn.training.loop import train_network
 from dipy_rnn.training.selection import SubjectData
 from dipy_rnn.training.sequences import draw_sequences, pack
@@ -46,17 +46,20 @@ def world():
     return KnownWorld.of_phantom(phantom, data, 400, random_seed=0)
 
 
-def groups_of(world, module, seed=0, n=24, n_groups=2):
+def streamlines_in(worlds, module, seed=0, n=24, step_vox=0.5):
+    """Streamlines of one group in each world."""
     rng = np.random.default_rng(seed)
-    conditions = Conditions(0.5, 60.0)
-    return [Group(world, conditions, n, module, rng) for _ in range(n_groups)]
+    streamlines = Streamlines(KnownWorlds(worlds), module, len(worlds), n, rng)
+    for number in range(len(worlds)):
+        streamlines.enter(number, number, Conditions(step_vox, 60.0))
+    return streamlines
 
 
 @pytest.fixture(scope="module")
 def followed(world):
     torch.manual_seed(0)
     module = ContextGRU()
-    return follow(module, groups_of(world, module), 20)
+    return follow(module, streamlines_in([world, world], module), 20)
 
 
 # Worlds
@@ -96,6 +99,69 @@ def test_the_same_seed_gives_the_same_starts():
     assert not np.array_equal(one.starts_mm[:20], other.starts_mm[:20])
 
 
+@pytest.fixture(scope="module")
+def finer_world():
+    phantom = crossing_phantom(70, voxel_size_mm=1.5)
+    data = sampling.with_order(sampling.fodf_features(phantom.fodf()).data, 8)
+    return KnownWorld.of_phantom(phantom, data, 100, random_seed=0)
+
+
+def test_bundles_of_several_worlds_are_those_of_each_alone(world, finer_world):
+    joined = FibreFields.joined([world.fields, finer_world.fields])
+    assert joined.n_bundles == 3
+    for first, one in ((0, world), (1, finer_world)):
+        points = one.starts_mm + np.random.default_rng(0).normal(
+            0, 4, one.starts_mm.shape
+        )
+        alone = one.fields.at(one.bundle_ids, points)
+        assert 0 < np.count_nonzero(alone.occupancy) < len(points)
+        together = joined.at(one.bundle_ids + first, points)
+        for expected, found in zip(alone, together, strict=True):
+            assert_array_equal(found, expected)
+        for bundle in range(one.fields.n_bundles):
+            assert_array_equal(
+                joined.cells_mm(first + bundle), one.fields.cells_mm(bundle)
+            )
+
+
+def test_streamlines_start_in_the_world_of_their_group(world, finer_world):
+    module = ContextGRU()
+    streamlines = streamlines_in([world, finer_world], module, n=30)
+    for rows, one, first in zip(
+        streamlines.rows, (world, finer_world), (0, 1), strict=True
+    ):
+        for point, bundle in zip(
+            streamlines.points[rows], streamlines.bundle[rows], strict=True
+        ):
+            number = np.flatnonzero((one.starts_mm == point).all(axis=1))
+            assert bundle - first in one.bundle_ids[number]
+
+
+def test_streamlines_of_two_worlds_see_what_they_see_in_each_alone(world, finer_world):
+    module = ContextGRU()
+    both = streamlines_in([world, finer_world], module, n=30)
+    features, inputs = both.see()
+    truths = both.truth()
+    for rows, one in zip(both.rows, (world, finer_world), strict=True):
+        alone = streamlines_in([one], module, n=30)
+        alone.points, alone.frames = both.points[rows], both.frames[rows]
+        alone.bundle = both.bundle[rows] - (one is finer_world)
+        alone.sign = both.sign[rows]
+        seen, given = alone.see()
+        assert_allclose(features[rows], seen, atol=1e-6)
+        assert_allclose(inputs[rows], given, atol=1e-5)
+        for together, expected in zip(truths, alone.truth(), strict=True):
+            assert_allclose(together[rows], expected, atol=1e-12)
+        # The same as sampling outside the training.
+        edge = spatial.voxel_edge(one.affine) / spatial.voxel_sizes(one.affine)
+        here = spatial.to_voxels(alone.points, one.affine)
+        own, _ = sampling.sample(one.data, here, alone.frames)
+        around = sampling.sample_context(
+            module.context, one.data, here, alone.frames, edge, own
+        )
+        assert_allclose(features[rows], sampling.join_context(own, around), atol=1e-6)
+
+
 # Following
 
 
@@ -120,17 +186,16 @@ def test_a_batch_depends_on_its_generator_only(world, followed):
     torch.manual_seed(0)
     module = ContextGRU()
     for seed, same in ((0, True), (1, False)):
-        again = follow(module, groups_of(world, module, seed), 20)
+        again = follow(module, streamlines_in([world, world], module, seed), 20)
         assert torch.equal(again.targets, followed.targets) == same
 
 
 def test_a_new_start_is_near_its_direction_and_has_its_bundle(world):
-    (group,) = groups_of(world, ContextGRU(), n=200, n_groups=1)
-    tangents = group.frames[:, 2]
-    along, _, _ = world.fields.at(group.bundle, group.points)
-    cosine = (along * group.sign[:, None] * tangents).sum(axis=1)
+    new = streamlines_in([world], ContextGRU(), n=200)
+    along, _, _ = world.fields.at(new.bundle, new.points)
+    cosine = (along * new.sign[:, None] * new.frames[:, 2]).sum(axis=1)
     assert np.all(cosine > np.cos(np.deg2rad(30)))
-    assert {-1.0, 1.0} == set(group.sign)
+    assert {-1.0, 1.0} == set(new.sign)
 
 
 @pytest.mark.parametrize("step_vox", [0.1, 1.0, 2.0])
@@ -150,12 +215,11 @@ def test_a_target_is_a_chord_of_the_bundle(world, step_vox):
         bundle_ids=np.array([0]),
         signs=np.array([1.0]),
     )
-    rng = np.random.default_rng(0)
     for sign in (1.0, -1.0):
-        group = Group(curved, Conditions(step_vox, 60.0), 1, ContextGRU(), rng)
-        group.sign[:] = sign
-        group.frames[:] = [[[0, 0, 1.0], [0, 1, 0], [sign, 0, 0]]]
-        target, _, lost = group.truth()
+        one = streamlines_in([curved], ContextGRU(), n=1, step_vox=step_vox)
+        one.sign[:] = sign
+        one.frames[:] = [[[0, 0, 1.0], [0, 1, 0], [sign, 0, 0]]]
+        target, _, lost = one.truth()
         turn = 2.0 * step_vox / radius / 2
         assert_allclose(target, [[0, -np.sin(turn), np.cos(turn)]], atol=0.005)
         assert not lost
@@ -167,7 +231,7 @@ def test_directions_at_the_rim_lead_back_and_to_the_end_of_the_bundle(world):
     along, occupancy, _ = world.fields.at(ids, points)
     rim = (occupancy > 0.05) & (occupancy < 0.35)
     assert rim.any()
-    back = _led_back(world, ids[rim], points[rim], along[rim], occupancy[rim])
+    back = _led_back(world.fields, ids[rim], points[rim], along[rim], occupancy[rim])
     assert np.all(back[:, 1] < -0.02) and np.all(back[:, 0] > 0.8)
     assert_allclose(np.linalg.norm(back, axis=1), 1)
 
@@ -190,26 +254,25 @@ def test_a_streamline_beside_its_bundle_is_lost_and_gets_a_new_start(world):
         world.signs,
     )
     module = ContextGRU()
-    result = follow(module, groups_of(elsewhere, module, n=16, n_groups=1), 10)
+    result = follow(module, streamlines_in([elsewhere], module, n=16), 10)
     assert result.lost.float().mean() > 0.95
 
 
 def test_streamlines_go_on_in_the_next_batch_and_new_ones_have_fresh_states(world):
     torch.manual_seed(0)
     module = ContextGRU()
-    (group,) = groups_of(world, module, n_groups=1)
-    follow(module, [group], 3)
-    points, state = group.points.copy(), group.state
+    streamlines = streamlines_in([world], module)
+    follow(module, streamlines, 3)
+    points, state = streamlines.points.copy(), streamlines.state
     assert state.abs().sum(dim=2).gt(0).all() and not state.requires_grad
-    over = np.arange(24) < 5
-    group.start(over)
-    assert not group.state[0, :5].any()
-    assert torch.equal(group.state[0, 5:], state[0, 5:])
-    assert_array_equal(group.points[5:], points[5:])
+    streamlines.start(np.arange(24) < 5)
+    assert not streamlines.state[0, :5].any()
+    assert torch.equal(streamlines.state[0, 5:], state[0, 5:])
+    assert_array_equal(streamlines.points[5:], points[5:])
     # One batch of two steps is two batches of one step.
-    (one,), (two,) = (groups_of(world, module, n_groups=1) for _ in range(2))
-    together = follow(module, [one], 2)
-    parts = [follow(module, [two], 1) for _ in range(2)]
+    one, two = (streamlines_in([world], module) for _ in range(2))
+    together = follow(module, one, 2)
+    parts = [follow(module, two, 1) for _ in range(2)]
     assert torch.equal(torch.cat([p.directions for p in parts]), together.directions)
 
 
@@ -255,7 +318,7 @@ def test_directions_count_only_where_the_bundle_is_followed():
 
 def test_training_is_reproducible_and_lowers_the_loss(world):
     recipe = FreeRunningRecipe(
-        n_updates=30, n_worlds=2, n_each=16, n_points=12, random_seed=3
+        n_updates=60, n_worlds=2, n_each=16, n_points=12, random_seed=3
     )
     results = []
     for _ in range(2):
@@ -265,7 +328,7 @@ def test_training_is_reproducible_and_lowers_the_loss(world):
             module, [world], np.ones(1), recipe, report=rows.append, report_every=10
         )
         results.append((module.state_dict(), rows))
-        assert last == rows[-1] and last["update"] == 30
+        assert last == rows[-1] and last["update"] == 60
         assert not module.training
     (weights, rows), (others, _) = results
     assert all(torch.equal(weights[name], others[name]) for name in weights)
@@ -282,12 +345,12 @@ def test_a_loss_that_is_not_finite_is_an_error(world):
 
 
 def test_frames_stay_right_handed_along_a_streamline(world):
-    (group,) = groups_of(world, ContextGRU(), n=20, n_groups=1)
+    streamlines = streamlines_in([world], ContextGRU(), n=20)
     turn = np.tile([0.3, -0.2, np.sqrt(1 - 0.13)], (20, 1))
-    before = group.points.copy()
-    group.move(turn)
-    assert_allclose(np.linalg.det(group.frames), 1)
-    steps = np.linalg.norm(group.points - before, axis=1)
+    before = streamlines.points.copy()
+    streamlines.move(turn)
+    assert_allclose(np.linalg.det(streamlines.frames), 1)
+    steps = np.linalg.norm(streamlines.points - before, axis=1)
     assert_allclose(steps, 0.5 * spatial.voxel_edge(AFFINE))
 
 

@@ -15,10 +15,10 @@ from dipy_rnn.model import ContextGRU
 from dipy_rnn.training.free_running.follow import (
     Conditions,
     Followed,
-    Group,
+    Streamlines,
     follow,
 )
-from dipy_rnn.training.free_running.world import KnownWorld
+from dipy_rnn.training.free_running.world import KnownWorld, KnownWorlds
 
 # Weight of the loss of the two probabilities.
 _OF_BELIEFS = 0.5
@@ -57,7 +57,7 @@ class FreeRunningRecipe:
     8
     """
 
-    n_updates: int = 4000
+    n_updates: int = 16000
     n_worlds: int = 8
     n_each: int = 32
     n_points: int = 16
@@ -66,6 +66,27 @@ class FreeRunningRecipe:
     max_angle_deg: tuple[float, float] = (15.0, 90.0)
     learning_rate: float = 3e-3
     random_seed: int = 0
+
+    def draw_conditions(self, rng: np.random.Generator) -> Conditions:
+        """Draw the conditions of the streamlines in a world.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        conditions : Conditions
+
+        Examples
+        --------
+        >>> rng = np.random.default_rng(0)
+        >>> FreeRunningRecipe(step_vox=(0.5, 0.5)).draw_conditions(rng).step_vox
+        0.5
+        """
+        step_vox = np.exp(rng.uniform(*np.log(self.step_vox)))
+        max_angle_deg = np.round(rng.uniform(*self.max_angle_deg))
+        return Conditions(float(step_vox), float(max_angle_deg))
 
 
 def fit_free_running(
@@ -116,28 +137,22 @@ def fit_free_running(
     """
     rng = np.random.default_rng(recipe.random_seed)
     optimiser = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
-    groups: list[Group] = []
-
-    def new_group() -> Group:
-        conditions = Conditions(
-            step_vox=float(np.exp(rng.uniform(*np.log(recipe.step_vox)))),
-            max_angle_deg=float(np.round(rng.uniform(*recipe.max_angle_deg))),
-        )
-        world = worlds[rng.choice(len(worlds), p=chances)]
-        return Group(world, conditions, recipe.n_each, module, rng)
-
+    streamlines = Streamlines(
+        KnownWorlds(worlds), module, recipe.n_worlds, recipe.n_each, rng
+    )
     module.train()
     sums, n_sums, last = np.zeros(3), 0, {}
     start = time.process_time()
     for update in range(1, recipe.n_updates + 1):
         rate = recipe.learning_rate * min(1.0, update / _WARM_UP)
         rate *= (1 + math.cos(math.pi * (update - 1) / recipe.n_updates)) / 2
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        for place in range(recipe.n_worlds):
-            if len(groups) == place or (update + place) % recipe.n_batches == 0:
-                groups[place : place + 1] = [new_group()]
-        followed = follow(module, groups, recipe.n_points)
+        for parameters in optimiser.param_groups:
+            parameters["lr"] = rate
+        for group in range(recipe.n_worlds):
+            if update == 1 or (update + group) % recipe.n_batches == 0:
+                number = int(rng.choice(len(worlds), p=chances))
+                streamlines.enter(group, number, recipe.draw_conditions(rng))
+        followed = follow(module, streamlines, recipe.n_points)
         loss = loss_of(followed)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"The loss of update {update} is not finite.")

@@ -1,6 +1,5 @@
 """Let a network track worlds, and compare it with the bundles that it follows."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +7,19 @@ import torch
 from torch import Tensor
 
 from dipy_rnn import sampling, spatial
-from dipy_rnn._typing import AnyArray, BoolArray, FloatArray, IntArray
+from dipy_rnn._typing import (
+    AnyArray,
+    BoolArray,
+    Float32Array,
+    FloatArray,
+    IntArray,
+)
 from dipy_rnn.model import ContextGRU
+from dipy_rnn.phantom.fibre_fields import FibreFields
 from dipy_rnn.phantom.geometry import dot, unit
-from dipy_rnn.sampling import cone_of, into_cone
+from dipy_rnn.sampling import Cone, cone_of, into_cone
 from dipy_rnn.spatial import frames as moving
-from dipy_rnn.training.free_running.world import KnownWorld
+from dipy_rnn.training.free_running.world import KnownWorld, KnownWorlds
 
 # Occupancy of a bundle below which a streamline has left it, and below which the
 # direction to learn leads back to the bundle, at most by the slope.
@@ -77,17 +83,19 @@ class Followed:
     with_data: Tensor
 
 
-class Group:
-    """Streamlines in one world, which a network tracks under the same conditions.
+class Streamlines:
+    """Streamlines that a network tracks in some worlds.
+
+    They are in groups of equal size. The streamlines of a group are in one world, under
+    the same conditions (:meth:`enter`). One that is over is replaced by a new start.
 
     Parameters
     ----------
-    world : KnownWorld
-    conditions : Conditions
-    n : int
-        Number of streamlines. One that is over is replaced by a new start.
+    worlds : KnownWorlds
     module : dipy_rnn.model.ContextGRU
         It gives the fresh states, and the order of the fODF.
+    n_groups, n_each : int
+        Number of groups, and of streamlines in each.
     rng : numpy.random.Generator
 
     Examples
@@ -97,27 +105,39 @@ class Group:
     >>> data = sampling.with_order(sampling.fodf_features(phantom.fodf()).data, 8)
     >>> world = KnownWorld.of_phantom(phantom, data, 50, random_seed=0)
     >>> rng = np.random.default_rng(0)
-    >>> Group(world, Conditions(0.5, 60.0), 8, ContextGRU(), rng).points.shape
-    (8, 3)
+    >>> streamlines = Streamlines(KnownWorlds([world]), ContextGRU(), 2, 8, rng)
+    >>> for group in range(2):
+    ...     streamlines.enter(group, 0, Conditions(0.5, 60.0))
+    >>> streamlines.points.shape
+    (16, 3)
     """
 
     def __init__(
         self,
-        world: KnownWorld,
-        conditions: Conditions,
-        n: int,
+        worlds: KnownWorlds,
         module: ContextGRU,
+        n_groups: int,
+        n_each: int,
         rng: np.random.Generator,
     ) -> None:
-        self.world = world
-        self.step = conditions.step_vox
+        n = n_groups * n_each
+        self.worlds = worlds
         self.context = module.context
-        self.cone = cone_of(module.order, conditions.max_angle_deg)
+        self.order = module.order
         self.rng = rng
-        edge_mm = spatial.voxel_edge(world.affine)
-        self.step_mm = self.step * edge_mm
-        self.edge_vox = edge_mm / spatial.voxel_sizes(world.affine)
-        self.run = np.array([self.step, conditions.max_angle_deg])
+        self.rows = [slice(i * n_each, (i + 1) * n_each) for i in range(n_groups)]
+        # Of each group.
+        self.world: list[KnownWorld] = [worlds.worlds[0]] * n_groups
+        self.cones: list[Cone] = [cone_of(module.order, 90.0)] * n_groups
+        # Of each streamline: number of its world, step and cone, grid of its world.
+        self.number: IntArray = np.zeros(n, dtype=np.int64)
+        self.run: FloatArray = np.zeros((n, 2))
+        self.cosine_sine: FloatArray = np.zeros((2, n))
+        self.step_mm: FloatArray = np.zeros((n, 1))
+        self.origin_mm: FloatArray = np.zeros((n, 3))
+        self.voxel_mm: FloatArray = np.zeros((n, 3))
+        self.edge_vox: FloatArray = np.zeros((n, 1, 3))
+        # Its place and frame, its bundle, and the direction along it.
         self.points: FloatArray = np.zeros((n, 3))
         self.frames: FloatArray = np.zeros((n, 3, 3))
         self.bundle: IntArray = np.zeros(n, dtype=np.int64)
@@ -128,37 +148,86 @@ class Group:
         # ended.
         self.found: BoolArray = np.ones(n, dtype=bool)
         self.beyond: FloatArray = np.zeros((2, n))
-        self.disturb = _Disturbance(n, self.step, rng)
-        self.start(np.ones(n, dtype=bool))
+        self.disturbance = _Disturbance(n, rng)
+
+    def enter(self, group: int, number: int, conditions: Conditions) -> None:
+        """Replace the streamlines of a group by new ones in a world.
+
+        Parameters
+        ----------
+        group : int
+        number : int
+            Number of the world.
+        conditions : Conditions
+        """
+        rows, world = self.rows[group], self.worlds.worlds[number]
+        cone = cone_of(self.order, conditions.max_angle_deg)
+        self.world[group], self.cones[group] = world, cone
+        edge_mm = spatial.voxel_edge(world.affine)
+        self.number[rows] = number
+        self.run[rows] = conditions.step_vox, conditions.max_angle_deg
+        self.cosine_sine[:, rows] = [[cone.cosine], [cone.sine]]
+        self.step_mm[rows] = conditions.step_vox * edge_mm
+        # The voxel axes are those of RAS.
+        self.origin_mm[rows] = world.affine[:3, 3]
+        self.voxel_mm[rows] = np.diag(world.affine)[:3]
+        self.edge_vox[rows] = edge_mm / self.voxel_mm[rows, None]
+        self.disturbance.begin(rows, conditions.step_vox)
+        over = np.zeros(len(self.points), dtype=bool)
+        over[rows] = True
+        self.start(over)
 
     def start(self, over: BoolArray) -> None:
         """Give new starts to some streamlines."""
-        world, n = self.world, np.count_nonzero(over)
-        drawn = self.rng.integers(len(world.starts_mm), size=n)
+        worlds, n = self.worlds, np.count_nonzero(over)
+        numbers = self.number[over]
+        drawn = self.rng.integers(
+            worlds.first_start[numbers], worlds.first_start[numbers + 1]
+        )
         flip = self.rng.choice([-1.0, 1.0], n)
         error = np.deg2rad(self.rng.uniform(*_START_DEG, n))
-        first = world.directions[drawn] * flip[:, None]
+        first = worlds.directions[drawn] * flip[:, None]
         first = unit(first + error[:, None] * self.rng.normal(size=first.shape))
-        self.points[over] = world.starts_mm[drawn]
+        self.points[over] = worlds.starts_mm[drawn]
         self.frames[over] = moving.from_tangents(first, np.eye(3))
-        self.bundle[over] = world.bundle_ids[drawn]
-        self.sign[over] = world.signs[drawn] * flip
+        self.bundle[over] = worlds.bundle_ids[drawn]
+        self.sign[over] = worlds.signs[drawn] * flip
         self.beyond[:, over] = 0.0
         self.state = self.state * torch.from_numpy(~over)[None, :, None]
 
     def see(self) -> tuple[AnyArray, FloatArray]:
         """Return the features of the network at each point, and its inputs."""
-        data = self.world.data
-        here = spatial.to_voxels(self.points, self.world.affine)
-        own, _ = sampling.sample(data, here, self.frames)
-        around = sampling.sample_context(
-            self.context, data, here, self.frames, self.edge_vox, own
-        )
+        here = (self.points - self.origin_mm) / self.voxel_mm
+        own = self._sampled(here, self.frames)
+        offsets, rolled = sampling.context_places(self.context, self.frames, own)
+        places = here[:, None] + offsets * self.edge_vox
+        around = self._sampled(places)[..., : self.context.n_coeffs]
+        around = sampling.rotate(
+            around.reshape(-1, self.context.n_coeffs), rolled.reshape(-1, 3, 3)
+        ).reshape(around.shape)
         features = sampling.join_context(own, around)
         self.found = np.asarray(features.any(axis=1))
-        ahead, _ = self.cone.largest(own, 0.0)
-        run = np.broadcast_to(self.run, (len(own), 2))
-        return features, np.column_stack([run, ahead])
+        ahead = np.concatenate(
+            [
+                cone.largest(own[rows], 0.0)[0]
+                for cone, rows in zip(self.cones, self.rows, strict=True)
+            ]
+        )
+        return features, np.column_stack([self.run, ahead])
+
+    def _sampled(
+        self, places_vox: FloatArray, frames: FloatArray | None = None
+    ) -> Float32Array:
+        """Return coefficients (n, .., C) at places (n, .., 3), each in its world."""
+        parts = [
+            sampling.sample(
+                world.data,
+                places_vox[rows].reshape(-1, 3),
+                None if frames is None else frames[rows],
+            )[0]
+            for world, rows in zip(self.world, self.rows, strict=True)
+        ]
+        return np.concatenate(parts).reshape(*places_vox.shape[:-1], -1)
 
     def truth(self) -> tuple[FloatArray, BoolArray, BoolArray]:
         """Return the step along each bundle in the frames, if it ended, or was left.
@@ -168,23 +237,19 @@ class Group:
         targets : ndarray of shape (n, 3)
         ended, lost : ndarray of shape (n,), bool
         """
-        along, occupancy, share = self.world.fields.at(self.bundle, self.points)
+        fields = self.worlds.fields
+        along, occupancy, share = fields.at(self.bundle, self.points)
         along *= self.sign[:, None]
         # A step is a chord of the bundle's curve. Its direction is that of the bundle
         # half a step ahead, so steps of any size follow the same curve.
         ahead = self.points + self.step_mm / 2 * along
-        direction, dense, _ = self.world.fields.at(self.bundle, ahead)
+        direction, dense, _ = fields.at(self.bundle, ahead)
         direction *= self.sign[:, None]
         along = np.where(dense[:, None] > _LOST, direction, along)
         rim = np.flatnonzero((occupancy > 0) & (occupancy < _RIM))
-        if len(rim):
-            along[rim] = _led_back(
-                self.world,
-                self.bundle[rim],
-                self.points[rim],
-                along[rim],
-                occupancy[rim],
-            )
+        along[rim] = _led_back(
+            fields, self.bundle[rim], self.points[rim], along[rim], occupancy[rim]
+        )
         left = np.where(self.sign > 0, 1 - share, share)
         ended = (left < _WAY_LEFT) & (occupancy > _LOST)
         targets = moving.to_local(along, self.frames)
@@ -209,29 +274,35 @@ class Group:
         """
         targets, ended, lost = self.truth()
         found = self.found
-        self.move(self.disturb(directions, spread))
-        self.beyond = np.where([lost, ended], self.beyond + self.step, 0.0)
-        over = (self.beyond > _BEYOND).any(axis=0) | ~found
-        over |= self.world.tissue_at(self.points) <= _LEAST_TISSUE
+        self.move(self.disturbance(directions, spread))
+        self.beyond = np.where([lost, ended], self.beyond + self.run[:, 0], 0.0)
+        over = (self.beyond > _BEYOND).any(axis=0) | ~found | ~self._in_tissue()
         if over.any():
             self.start(over)
         return [targets, ~ended & ~lost & found, ended, lost, found]
 
+    def _in_tissue(self) -> BoolArray:
+        parts = [
+            world.tissue_at(self.points[rows])
+            for world, rows in zip(self.world, self.rows, strict=True)
+        ]
+        return np.asarray(np.concatenate(parts) > _LEAST_TISSUE)
+
     def move(self, directions: FloatArray) -> None:
         """Take a step along unit directions in the moving frames."""
-        directions = into_cone(directions, self.cone.cosine, self.cone.sine)
+        directions = into_cone(directions, *self.cosine_sine)
         tangents = unit(moving.to_axes(directions, self.frames))
         self.frames = moving.transport(self.frames, tangents)
         self.points = self.points + self.step_mm * tangents
 
 
-def follow(module: ContextGRU, groups: Sequence[Group], n_points: int) -> Followed:
-    """Let a network track some groups of streamlines for a number of steps.
+def follow(module: ContextGRU, streamlines: Streamlines, n_points: int) -> Followed:
+    """Let a network track streamlines for a number of steps.
 
     Parameters
     ----------
     module : dipy_rnn.model.ContextGRU
-    groups : sequence of Group
+    streamlines : Streamlines
         They move on. Their states keep no gradients.
     n_points : int
         Number of steps.
@@ -248,35 +319,28 @@ def follow(module: ContextGRU, groups: Sequence[Group], n_points: int) -> Follow
     >>> data = sampling.with_order(sampling.fodf_features(phantom.fodf()).data, 8)
     >>> world = KnownWorld.of_phantom(phantom, data, 50, random_seed=0)
     >>> module, rng = ContextGRU(), np.random.default_rng(0)
-    >>> group = Group(world, Conditions(0.5, 60.0), 8, module, rng)
-    >>> followed = follow(module, [group], 4)
+    >>> streamlines = Streamlines(KnownWorlds([world]), module, 1, 8, rng)
+    >>> streamlines.enter(0, 0, Conditions(0.5, 60.0))
+    >>> followed = follow(module, streamlines, 4)
     >>> followed.directions.shape, bool(followed.with_data.all())
     (torch.Size([32, 3]), True)
     """
-    sizes = [len(group.points) for group in groups]
-    state = torch.cat([group.state for group in groups], dim=1)
     outputs: list[tuple[Tensor, Tensor]] = []
     known: list[list[AnyArray]] = []
     for _ in range(n_points):
-        seen = zip(*(group.see() for group in groups), strict=True)
         features, inputs = (
-            torch.from_numpy(np.concatenate(parts).astype(np.float32)) for parts in seen
+            torch.from_numpy(part.astype(np.float32)) for part in streamlines.see()
         )
-        direction, beliefs, state = module.believe(features, state, inputs)
+        direction, beliefs, streamlines.state = module.believe(
+            features, streamlines.state, inputs
+        )
         outputs.append((direction, beliefs))
-        for group, answers, believed, part in zip(
-            groups,
-            torch.split(direction.detach(), sizes),
-            torch.split(beliefs.detach(), sizes),
-            torch.split(state, sizes, dim=1),
-            strict=True,
-        ):
-            group.state = part
-            spread = believed[:, 0].numpy()
-            known.append(group.advance(answers.double().numpy(), spread))
-        state = torch.cat([group.state for group in groups], dim=1)
-    for group in groups:
-        group.state = group.state.detach()
+        known.append(
+            streamlines.advance(
+                direction.detach().double().numpy(), beliefs.detach()[:, 0].numpy()
+            )
+        )
+    streamlines.state = streamlines.state.detach()
     directions, beliefs = (torch.cat(parts) for parts in zip(*outputs, strict=True))
     targets, *flags = (np.concatenate(parts) for parts in zip(*known, strict=True))
     return Followed(
@@ -288,14 +352,22 @@ def follow(module: ContextGRU, groups: Sequence[Group], n_points: int) -> Follow
 
 
 class _Disturbance:
-    """Errors of the directions taken, which last for some voxel edges."""
+    """Errors of the directions taken by n streamlines, which last for some edges."""
 
-    def __init__(self, n: int, step: float, rng: np.random.Generator) -> None:
+    def __init__(self, n: int, rng: np.random.Generator) -> None:
         self.rng = rng
-        self.kept = np.exp(-step / _CORRELATED)
-        self.error = rng.normal(size=(n, 2))
-        self.drawn = rng.random(n) < _P_DRAWN
-        self.spread = np.deg2rad(rng.uniform(0, _ERROR_DEG, n))
+        self.kept: FloatArray = np.zeros((n, 1))
+        self.error: FloatArray = np.zeros((n, 2))
+        self.drawn: BoolArray = np.zeros(n, dtype=bool)
+        self.spread: FloatArray = np.zeros(n)
+
+    def begin(self, rows: slice, step_vox: float) -> None:
+        """Draw new errors for some streamlines."""
+        n = rows.stop - rows.start
+        self.kept[rows] = np.exp(-step_vox / _CORRELATED)
+        self.error[rows] = self.rng.normal(size=(n, 2))
+        self.drawn[rows] = self.rng.random(n) < _P_DRAWN
+        self.spread[rows] = np.deg2rad(self.rng.uniform(0, _ERROR_DEG, n))
 
     def __call__(self, directions: FloatArray, spread: FloatArray) -> FloatArray:
         """Return disturbed unit directions (n, 3) in the moving frames."""
@@ -309,15 +381,15 @@ class _Disturbance:
 
 
 def _led_back(
-    world: KnownWorld,
+    fields: FibreFields,
     ids: IntArray,
     points: FloatArray,
     along: FloatArray,
     occupancy: FloatArray,
 ) -> FloatArray:
     """Bend directions at the rim of a bundle towards where it is dense."""
-    near = points + _NEAR_CELLS * world.fields.cell_mm * np.eye(3)[:, None]
-    rise = world.fields.at(np.tile(ids, 3), near.reshape(-1, 3)).occupancy
+    aside = _NEAR_CELLS * fields.edges_mm[ids, None] * np.eye(3)[:, None]
+    rise = fields.at(np.tile(ids, 3), (points + aside).reshape(-1, 3)).occupancy
     uphill = unit((rise.reshape(3, -1) - occupancy).T)
     uphill -= dot(uphill, along)[:, None] * along
     slope = _BACK * (_RIM - occupancy) / _RIM

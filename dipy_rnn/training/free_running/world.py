@@ -1,5 +1,6 @@
 """Worlds whose bundles are known at any point."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -157,6 +158,39 @@ class KnownWorld:
         points_vox = spatial.to_voxels(points_mm, self.affine)
         share: Float32Array = sampling.sample(self.tissue, points_vox)[0][:, 0]
         return share
+
+
+class KnownWorlds:
+    """Several worlds, with one list of bundles and one list of starts.
+
+    Parameters
+    ----------
+    worlds : sequence of W KnownWorld
+
+    Examples
+    --------
+    >>> from dipy_rnn.phantom import crossing_phantom
+    >>> phantom = crossing_phantom(90)
+    >>> data = sampling.fodf_features(phantom.fodf()).data
+    >>> world = KnownWorld.of_phantom(phantom, data, 50, random_seed=0)
+    >>> worlds = KnownWorlds([world, world])
+    >>> worlds.fields.n_bundles, len(worlds.starts_mm) == 2 * len(world.starts_mm)
+    (4, True)
+    """
+
+    def __init__(self, worlds: Sequence[KnownWorld]) -> None:
+        self.worlds = worlds
+        #: The bundles of all worlds.
+        self.fields = FibreFields.joined([world.fields for world in worlds])
+        #: Where the starts of each world begin (W + 1,).
+        self.first_start: IntArray = np.cumsum([0] + [len(w.signs) for w in worlds])
+        first_bundle = np.cumsum([0] + [w.fields.n_bundles for w in worlds])
+        self.starts_mm: FloatArray = np.concatenate([w.starts_mm for w in worlds])
+        self.directions: FloatArray = np.concatenate([w.directions for w in worlds])
+        self.bundle_ids: IntArray = np.concatenate(
+            [w.bundle_ids + n for w, n in zip(worlds, first_bundle, strict=False)]
+        )
+        self.signs: FloatArray = np.concatenate([w.signs for w in worlds])
 
 
 def _nearest_bundles(
