@@ -419,6 +419,10 @@ TRACKERS = {
         "LocalTracking, `fast`, look-ahead",
         partial(local, name="fast", look_ahead=True),
     ),
+    "deterministic_look_ahead": Tracker(
+        "LocalTracking, `deterministic`, look-ahead",
+        partial(local, name="deterministic", look_ahead=True),
+    ),
     "local": Tracker(
         "LocalTracking, `default`",
         partial(local, name="default", look_ahead=False),

@@ -33,12 +33,6 @@ def seed_index_of_call() -> int | None:
     return None
 
 
-def address_of(array: FloatArray) -> int:
-    """Return the address of the memory of an array."""
-    address: int = array.__array_interface__["data"][0]
-    return address
-
-
 class SeedCounter:
     """Numbers equal seeds of a LocalTracking, as :func:`dipy_rnn.draws.count_equal`."""
 

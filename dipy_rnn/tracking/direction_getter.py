@@ -23,20 +23,9 @@ from dipy_rnn.model import Model, load_model
 from dipy_rnn.sampling import FeatureVolume
 from dipy_rnn.spatial import frames
 from dipy_rnn.stopping import StoppingCriterion, StopReason
-from dipy_rnn.tracking.caller import (
-    SeedCounter,
-    address_of,
-    seed_index_of_call,
-    tracker_of_call,
-)
+from dipy_rnn.tracking.caller import SeedCounter, seed_index_of_call, tracker_of_call
 from dipy_rnn.tracking.config import PMF_THRESHOLD, TrackingConfig, check_cone
-from dipy_rnn.tracking.look_ahead import (
-    LookAhead,
-    Task,
-    track_task,
-    unit_direction,
-    without_zeros,
-)
+from dipy_rnn.tracking.look_ahead import LookAhead, Task, track_task, unit_direction
 from dipy_rnn.tracking.predictor import Predictor
 from dipy_rnn.tracking.records import Streamline
 from dipy_rnn.tracking.reference import choose_step
@@ -274,10 +263,8 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
             directions = self._ahead.first_directions(point)
             if directions is not None:
                 return directions.copy()
-        directions = self._predictor.first_directions(point[None], sampling.MAX_PEAKS)[
-            0
-        ]
-        return without_zeros(directions)
+        found = self._predictor.first_directions(point[None], sampling.MAX_PEAKS)[0]
+        return np.asarray(found[found.any(axis=1)])
 
     def get_direction(self, point: FloatArray, direction: FloatArray) -> int:
         """Replace a direction by the next one, predicted with a fresh hidden state.
@@ -401,7 +388,7 @@ class RNNDirectionGetter(DirectionGetter):  # type: ignore[misc]  # DIPY has no 
         number = 0
         if task.draws_at_random:
             number = self._counter.number(seed, caller, seed_index_of_call())
-        request = _Request(seed, tangent, number, address_of(points), caller, task)
+        request = _Request(seed, tangent, number, points, caller, task)
         before, self._forward_half = self._forward_half, None
         if before is not None and request.is_other_half_of(*before):
             half, reason = before[1].backward_half, before[1].backward_stop
@@ -458,7 +445,7 @@ class _Request(NamedTuple):
     seed: FloatArray
     tangent: FloatArray
     number: int
-    buffer: int
+    points: FloatArray
     tracker: object
     task: Task
 
@@ -483,9 +470,9 @@ class _Request(NamedTuple):
         """
         if self.tracker is not first.tracker or self.task is not first.task:
             return False
-        if self.number != first.number or self.buffer == first.buffer:
+        if self.number != first.number or self.seed.tobytes() != first.seed.tobytes():
             return False
-        if self.seed.tobytes() != first.seed.tobytes():
+        if np.may_share_memory(self.points, first.points):
             return False
         if line.n_forward > 1:
             step = unit_direction(line.forward_half[0] - line.forward_half[1])
@@ -496,4 +483,5 @@ class _Request(NamedTuple):
 
 def _are_near(direction: FloatArray, other: FloatArray) -> bool:
     """Tell whether two directions are equal up to rounding errors."""
-    return bool(max(np.abs(direction - other).tolist()) <= 1e-9)
+    difference = direction - other
+    return bool(difference.dot(difference) <= 1e-18)

@@ -164,9 +164,11 @@ class LookAhead:
             found = self._predictor.first_directions(
                 seeds_vox, sampling.MAX_PEAKS, nbr_threads=self._predictor.nbr_threads
             )
+            # Rows of zeros, which mean that there is no direction, are the last ones.
+            n_found = found.any(axis=2).sum(axis=1).tolist()
             self._directions = {
-                seed.tobytes(): without_zeros(directions)
-                for seed, directions in zip(seeds_vox, found)
+                seed.tobytes(): directions[:n]
+                for seed, directions, n in zip(seeds_vox, found, n_found)
             }
             self._task = None
 
@@ -253,40 +255,21 @@ def track_task(
     if task.draws_at_random:
         keys = draws.seed_keys(task.random_seed, seeds_vox, numbers)
     queue = SeedQueue(predictor, seeds_vox, config.affine, tangents, seed_keys=keys)
-    lines = [
-        Streamline(seed[None], i, seed, StopReason.OUTSIDE_IMAGE, StopReason.RUNNING)
-        for i, seed in enumerate(seeds_vox)
-    ]
-    for block in engine.run(
+    blocks = engine.run(
         predictor,
         task.stopping_criterion,
         queue,
         config,
         nbr_threads=predictor.nbr_threads,
-    ):
-        for line in block.split(seeds_vox):
-            lines[line.seed_index] = line
-    return lines
-
-
-def without_zeros(directions: FloatArray) -> FloatArray:
-    """Drop rows of zeros, which mean that there is no direction.
-
-    Parameters
-    ----------
-    directions : ndarray of shape (N, 3)
-
-    Returns
-    -------
-    directions : ndarray of shape (K, 3)
-
-    Examples
-    --------
-    >>> without_zeros(np.array([[1.0, 0, 0], [0, 0, 0]])).tolist()
-    [[1.0, 0.0, 0.0]]
-    """
-    kept: FloatArray = directions[directions.any(axis=1)]
-    return kept
+    )
+    lines = {
+        line.seed_index: line for block in blocks for line in block.split(seeds_vox)
+    }
+    outside, running = StopReason.OUTSIDE_IMAGE, StopReason.RUNNING
+    return [
+        lines[i] if i in lines else Streamline(seed[None], i, seed, outside, running)
+        for i, seed in enumerate(seeds_vox)
+    ]
 
 
 def unit_direction(direction: FloatArray) -> FloatArray:
