@@ -139,6 +139,7 @@ def fodf_features(
     sh_frame: str = "voxel",
     affine: ArrayLike | None = None,
     name: str = "sh",
+    nbr_threads: int = 1,
 ) -> FeatureVolume:
     """Convert fODF coefficients to the package's basis and axes.
 
@@ -158,6 +159,8 @@ def fodf_features(
         Voxel to mm. Needed for scanner axes.
     name : str, optional
         Name of the volume in error messages: an argument or a file.
+    nbr_threads : int, optional
+        0 for every core.
 
     Returns
     -------
@@ -207,7 +210,9 @@ def fodf_features(
             f"{name} is of order {order}; order 4 (15 coefficients) or more is needed."
         )
     sh_basis = basis + ("_legacy" if legacy else "")
-    coeffs, n_positive, n_filled = convert_volume(volume, order, sh_basis, name)
+    coeffs, n_positive, n_filled = convert_volume(
+        volume, order, sh_basis, name, nbr_threads
+    )
     if not any(slab[..., 1:].any() for slab in coeffs):
         raise ValueError(
             f"{name} has no direction anywhere: it holds only zeros above order 0."

@@ -95,6 +95,7 @@ def run(
     """
     groups = _groups(predictor, criterion, queue, config, n_slots, nbr_threads)
     finished: list[FinishedStreamlines] = []
+    begin = 0  # all starts below it are handed over
     process = os.getpid()
     with ExitStack() as stack:
         advance_all: _AdvanceAll = partial(map, _advance)
@@ -119,7 +120,8 @@ def run(
             due = min([queue.first_left, *(slots.first_start for slots in groups)])
             # Threads that run kernels track on while the caller uses what is ready.
             parts = advance_all(groups)
-            ready, finished = _divide(finished, due)
+            ready, finished = _divide(finished, begin, due)
+            begin = due
             if len(ready.index):
                 yield replace(ready, index=ready.index // queue.max_peaks)
 
@@ -140,19 +142,16 @@ def _when_asked(
 
 
 def _divide(
-    blocks: list[FinishedStreamlines], due: int
+    blocks: list[FinishedStreamlines], begin: int, due: int
 ) -> tuple[FinishedStreamlines, list[FinishedStreamlines]]:
-    """Return the streamlines of starts below ``due`` in order, and blocks of others."""
-    parts: list[FinishedStreamlines] = []
-    later: list[FinishedStreamlines] = []  # not copied
-    for block in blocks:
-        (parts if (block.index < due).any() else later).append(block)
-    index = np.concatenate([np.empty(0, np.int64), *(part.index for part in parts)])
-    order = np.argsort(index)
-    n_ready = np.count_nonzero(index < due)
-    if n_ready < len(order):
-        later.append(FinishedStreamlines.joined(parts, order[n_ready:]))
-    return FinishedStreamlines.joined(parts, order[:n_ready]), later
+    """Return the streamlines of starts from ``begin`` to ``due``, in order.
+
+    Also return the blocks that hold others. They are not copied.
+    """
+    index = np.concatenate([np.empty(0, np.int64), *(each.index for each in blocks)])
+    rows = np.flatnonzero((index >= begin) & (index < due))
+    ready = FinishedStreamlines.joined(blocks, rows[np.argsort(index[rows])])
+    return ready, [each for each in blocks if each.index.max() >= due]
 
 
 def _groups(

@@ -122,9 +122,14 @@ class FinishedStreamlines:
         points_mm = columns.pop("points_mm")
         values = {name: np.concatenate(parts) for name, parts in columns.items()}
         if rows is not None:
+            # The block of each streamline, and where its points are in the block.
+            sizes = [len(block.index) for block in blocks]
+            number = np.repeat(np.arange(len(blocks)), sizes)[rows]
+            end = np.concatenate([np.cumsum(block.n_points) for block in blocks])[rows]
             values = {name: each[rows] for name, each in values.items()}
-            views = [view for block in blocks for view in block._views()]
-            points_mm = [points_mm[0], *(views[row] for row in rows.tolist())]
+            begin = end - values["n_points"]
+            parts = zip(number.tolist(), begin.tolist(), end.tolist(), strict=True)
+            points_mm = [points_mm[0], *(points_mm[i][a:b] for i, a, b in parts)]
         return cls(points_mm=np.concatenate(points_mm), **values)
 
     @classmethod

@@ -199,7 +199,7 @@ def rnn_tracking(
     """
     affine = spatial.check_affine(affine)
     seeds = as_points(seeds, "seeds")
-    features = _one_of(sh, pam, features, basis_type, legacy, affine)
+    features = _one_of(sh, pam, features, basis_type, legacy, affine, nbr_threads)
     n_outside, text = spatial.describe_outside(seeds, affine, features.data.shape[:3])
     if n_outside:
         warnings.warn(f"Of the seeds, {text}", stacklevel=2)
@@ -430,6 +430,7 @@ def _one_of(
     basis_type: str | None,
     legacy: bool,
     affine: FloatArray,
+    nbr_threads: int,
 ) -> FeatureVolume:
     """Make a feature volume from sh, pam or features. Exactly one must be given."""
     given = [
@@ -443,7 +444,9 @@ def _one_of(
             f"given: {', '.join(given) or 'none'}."
         )
     if shcoeff is not None:
-        return sampling.fodf_features(shcoeff, basis_type=basis_type, legacy=legacy)
+        return sampling.fodf_features(
+            shcoeff, basis_type=basis_type, legacy=legacy, nbr_threads=nbr_threads
+        )
     if pam is not None:
         theirs = getattr(pam, "affine", None)
         if theirs is not None and not spatial.is_same_grid(

@@ -1,17 +1,19 @@
 """Conversion of volumes of coefficients to the package's basis."""
 
+from concurrent.futures import ThreadPoolExecutor
 import warnings
 
 import numpy as np
 
 from dipy_rnn._checks import as_contiguous
+from dipy_rnn._threads import count_threads
 from dipy_rnn._typing import AnyArray, Float32Array
 from dipy_rnn.sampling.fodf import _convert
 from dipy_rnn.sampling.rotation import to_package_basis
 
 
 def convert_volume(
-    volume: AnyArray, order: int, sh_basis: str, name: str
+    volume: AnyArray, order: int, sh_basis: str, name: str, nbr_threads: int = 1
 ) -> tuple[Float32Array, int, int]:
     """Convert coefficients to the package's basis.
 
@@ -25,6 +27,8 @@ def convert_volume(
         One of ``dipy_rnn.sampling.SH_BASES``.
     name : str
         Name of the volume in messages.
+    nbr_threads : int, optional
+        0 for every core.
 
     Returns
     -------
@@ -49,17 +53,20 @@ def convert_volume(
     places = from_places.astype(np.int32)
     n_coeffs = volume.shape[3]
     coeffs = np.empty(volume.shape, np.float32)
-    n_positive = n_filled = 0
-    for slab, converted in zip(volume, coeffs):  # slabs stay in the cache
+
+    def convert_slab(slab: AnyArray, converted: Float32Array) -> tuple[int, int, bool]:
         if slab.dtype not in (np.float32, np.float64) or not slab.flags.c_contiguous:
             slab = as_contiguous(slab, name, np.float32)
-        positive, filled, is_finite = _convert.convert(
+        return _convert.convert(
             slab.reshape(-1, n_coeffs), places, factors, converted.reshape(-1, n_coeffs)
         )
-        if not is_finite:
-            return convert_volume(without_nan(volume, name), order, sh_basis, name)
-        n_positive += positive
-        n_filled += filled
+
+    with ThreadPoolExecutor(count_threads(nbr_threads)) as pool:
+        counts = list(pool.map(convert_slab, volume, coeffs))  # slabs fit in the cache
+    if not all(is_finite for *_, is_finite in counts):
+        volume = without_nan(volume, name)
+        return convert_volume(volume, order, sh_basis, name, nbr_threads)
+    n_positive, n_filled, _ = (sum(numbers) for numbers in zip(*counts, strict=True))
     return coeffs, n_positive, n_filled
 
 
