@@ -8,15 +8,16 @@ are verified when a model is loaded.
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 import hashlib
 from multiprocessing import get_context
 from pathlib import Path
 import tempfile
 import time
+from typing import Any
 import warnings
 
 from dipy.core.gradients import gradient_table
@@ -50,7 +51,7 @@ from dipy_rnn.training.validation import FreeRunning
 ORDERS = (4, 6, 8)
 RECIPES: dict[str, Recipe | FreeRunningRecipe] = {
     # Sees the fODF around its point. It tracks phantoms and simulated brains itself.
-    "default": FreeRunningRecipe(n_updates=16000, random_seed=2028),
+    "default": FreeRunningRecipe(n_updates=10000, random_seed=2028),
     # Imitates deterministic tracking. It is trained on deterministic streamlines, since
     # trackers also reach places where there are no true streamlines.
     "deterministic": Recipe(
@@ -61,14 +62,29 @@ RECIPES: dict[str, Recipe | FreeRunningRecipe] = {
         ),
         random_seed=2026,
     ),
-    # Follows fibres, and sees one point. It is trained on true streamlines.
-    "fast": Recipe(n_updates=3000, teacher="between", random_seed=2026),
+    # As default, but it sees one point.
+    "fast": FreeRunningRecipe(n_updates=5000, random_seed=2028),
 }
-# doc/design.md compares them with others.
-HIDDEN = {"default": 64, "deterministic": 16, "fast": 32}
-# Factor of the spread that ``default`` predicts, from a calibration on phantoms and a
+# Their architectures and sizes. doc/design.md compares them with others.
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "default": ("context", {"declared": True}),
+    "deterministic": ("moving_frame", {"hidden": 16}),
+    "fast": (
+        "context",
+        {
+            "context": None,
+            "hidden": 24,
+            "memory": 16,
+            "n_vectors": 5,
+            "n_double": 3,
+            "n_remembered": 2,
+            "declared": True,
+        },
+    ),
+}
+# Factors of the spreads that they predict, from a calibration on phantoms and a
 # simulated brain (doc/probabilistic.md).
-SPREAD_SCALE = 1.1
+SPREAD_SCALE = {"default": 1.1, "fast": 1.1}
 N_PHANTOMS = 120
 N_HELD_OUT = 6
 N_BRAINS = 24
@@ -192,38 +208,46 @@ def _n_coefficients(order: int) -> int:
     return (order + 1) * (order + 2) // 2
 
 
-def _save_phantom(index: int, *, name: str, folder: Path) -> None:
-    """Make a phantom with true or deterministic streamlines, and save it."""
-    random_seed = 1000 * RECIPES[name].random_seed + index
+def _save_phantom(index: int, *, folder: Path) -> None:
+    """Make a phantom with deterministic streamlines, and save it."""
+    random_seed = 1000 * RECIPES["deterministic"].random_seed + index
     # Every second phantom is scanned and fitted.
     phantom, data = make_world(random_seed, through_dwi=index % 2 == 0)
-    streamlines: Iterable[FloatArray]
-    if name == "deterministic":
-        rng = np.random.default_rng(random_seed)
-        streamlines = deterministic_streamlines(
-            data,
-            phantom.affine,
-            _N_STREAMLINES,
-            step_vox=rng.uniform(0.1, 0.6),
-            max_angle_deg=Recipe().draw_max_angle(rng),
-            random_seed=random_seed,
-        )
-    else:
-        n_each = -(-_N_STREAMLINES // len(phantom.bundles))
-        streamlines, _ = phantom.streamlines(n_each, random_seed=random_seed)
+    rng = np.random.default_rng(random_seed)
+    streamlines = deterministic_streamlines(
+        data,
+        phantom.affine,
+        _N_STREAMLINES,
+        step_vox=rng.uniform(0.1, 0.6),
+        max_angle_deg=Recipe().draw_max_angle(rng),
+        random_seed=random_seed,
+    )
     save_subject(folder / str(index), data, phantom.affine, streamlines)
 
 
-def _known_world(number: int) -> KnownWorld:
+def _known_world(number: int, *, random_seed: int) -> KnownWorld:
     """Make a phantom, or after the last one a brain, whose bundles are known."""
-    random_seed = 1000 * RECIPES["default"].random_seed + number
+    seed = 1000 * random_seed + number
     if number < N_PHANTOMS:
-        phantom, data = make_world(random_seed, through_dwi=number % 2 == 0)
+        phantom, data = make_world(seed, through_dwi=number % 2 == 0)
         return KnownWorld.of_phantom(
-            phantom, data, _N_STARTS["phantom"], random_seed=random_seed
+            phantom, data, _N_STARTS["phantom"], random_seed=seed
         )
-    brain, data = make_brain(random_seed)
-    return KnownWorld.of_brain(brain, data, _N_STARTS["brain"], random_seed=random_seed)
+    brain, data = make_brain(seed)
+    return KnownWorld.of_brain(brain, data, _N_STARTS["brain"], random_seed=seed)
+
+
+@cache
+def _known_worlds(random_seed: int) -> list[KnownWorld]:
+    """Make all worlds in which networks are trained."""
+    with _processes() as pool:
+        make = partial(_known_world, random_seed=random_seed)
+        return list(pool.map(make, range(N_PHANTOMS + N_BRAINS)))
+
+
+def _processes() -> Executor:
+    """Return processes that are spawned: a fork copies locks, but not threads."""
+    return ProcessPoolExecutor(mp_context=get_context("spawn"))
 
 
 def make_model(name: str, path: Path) -> None:
@@ -246,33 +270,35 @@ def make_model(name: str, path: Path) -> None:
         )
 
     torch.set_num_threads(1)  # the order of sums depends on the number of threads
-    # Processes are spawned, because a fork copies the locks of threads but not the
-    # threads.
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        if isinstance(recipe, FreeRunningRecipe):
-            trained = _train_free_running(recipe, pool, say)
-        else:
-            trained = _train_on_streamlines(name, recipe, pool, say)
-    module, metadata, last = trained
+    architecture, shape = SHAPES[name]
+    module = untrained(architecture, _ORDER, recipe.random_seed, **shape)
+    if isinstance(recipe, FreeRunningRecipe):
+        assert isinstance(module, ContextGRU)
+        trained = _train_free_running(module, recipe, say)
+    else:
+        trained = _train_on_streamlines(module, recipe, say)
+    metadata, last = trained
     metadata.provenance["training"] = {
         key: round(value, 4) for key, value in last.items() if "minutes" not in key
     }
+    if name in SPREAD_SCALE:
+        metadata = replace(metadata, spread_scale=SPREAD_SCALE[name])
     save_model(module, metadata, path)
     say({})
 
 
 def _train_free_running(
-    recipe: FreeRunningRecipe, pool: Executor, say: Callable[[dict[str, float]], None]
-) -> tuple[Network, ModelMetadata, dict[str, float]]:
+    module: ContextGRU,
+    recipe: FreeRunningRecipe,
+    say: Callable[[Mapping[str, float]], None],
+) -> tuple[ModelMetadata, dict[str, float]]:
     """Train a network that tracks phantoms and brains itself."""
-    worlds = list(pool.map(_known_world, range(N_PHANTOMS + N_BRAINS)))
+    worlds = _known_worlds(recipe.random_seed)
     say({"worlds": len(worlds)})
     chances = np.r_[
         np.full(N_PHANTOMS, (1 - _P_BRAIN) / N_PHANTOMS),
         np.full(N_BRAINS, _P_BRAIN / N_BRAINS),
     ]
-    torch.manual_seed(recipe.random_seed)
-    module = ContextGRU(_ORDER, hidden=HIDDEN["default"], declared=True)
     last = fit_free_running(module, worlds, chances, recipe, report=say)
     metadata = describe(
         module,
@@ -281,27 +307,21 @@ def _train_free_running(
         data=f"{N_PHANTOMS} random phantoms, every second through a simulated scan and "
         f"CSD, and {N_BRAINS} simulated brains through a simulated scan and CSD",
     )
-    return module, replace(metadata, spread_scale=SPREAD_SCALE), last
+    return metadata, last
 
 
 def _train_on_streamlines(
-    name: str,
-    recipe: Recipe,
-    pool: Executor,
-    say: Callable[[dict[str, float]], None],
-) -> tuple[Network, ModelMetadata, dict[str, float]]:
+    module: Network, recipe: Recipe, say: Callable[[Mapping[str, float]], None]
+) -> tuple[ModelMetadata, dict[str, float]]:
     """Train a network on the streamlines of phantoms."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         numbers = range(N_PHANTOMS + N_HELD_OUT)
-        for _ in pool.map(partial(_save_phantom, name=name, folder=folder), numbers):
-            pass
+        with _processes() as pool:
+            list(pool.map(partial(_save_phantom, folder=folder), numbers))
         say({"phantoms": len(numbers)})
         subjects = [load_subject(folder / str(number)) for number in numbers]
         subjects, held_out = subjects[:-N_HELD_OUT], subjects[-N_HELD_OUT:]
-        module = untrained(
-            "moving_frame", _ORDER, recipe.random_seed, hidden=HIDDEN[name]
-        )
         metadata = describe(
             module,
             recipe,
@@ -316,7 +336,7 @@ def _train_on_streamlines(
             validate=FreeRunning(held_out, metadata, recipe, n_streamlines=600),
             report=lambda history: say(history[-1]),
         )
-    return module, metadata, best_row(history)
+    return metadata, best_row(history)
 
 
 def write_checksums(folder: Path) -> None:

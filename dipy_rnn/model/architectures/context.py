@@ -43,11 +43,9 @@ def compile_context(
     Raises
     ------
     KeyError, ValueError
-        If a parameter is missing, its shape or type differs, or the metadata declare no
-        context, other outputs or another size of the state.
+        If a parameter is missing, its shape or type differs, or the metadata declare
+        other outputs or another size of the state.
     """
-    if metadata.context is None:
-        raise ValueError("its metadata declares no context")
     if metadata.outputs not in ((), OUTPUTS):
         raise ValueError(f"outputs is {metadata.outputs}, not {OUTPUTS} or ()")
     n_remembered = weights["to_remembered"].shape[1]

@@ -13,6 +13,6 @@ class CompiledContextGRU(CompiledNetwork):
         # Raises ValueError if one is not float32.
         weights: Mapping[str, AnyArray],
         order: int,
-        context: Context,
+        context: Context | None,
         constants: Mapping[str, float],
     ) -> CompiledContextGRU: ...

@@ -211,8 +211,9 @@ cdef void advance_block(
             status[p] = NOTHING_AHEAD
     for i in range(n_coeffs * BLOCK, n.own_coeffs * BLOCK):
         own[i] = 0.0
-    sample_around(n, at, run.conditions.edge, own, run.context, points, frames,
-                  n_points, &angles, &run.turns, compass, room.around)
+    if n.places:
+        sample_around(n, at, run.conditions.edge, own, run.context, points, frames,
+                      n_points, &angles, &run.turns, compass, room.around)
     split(n, at, compass, own, room.around, room.invariants, room.parts)
 
     mix(layers, <const float**>room.parts, room.mixed)
@@ -241,7 +242,7 @@ cdef class CompiledContextGRU(CompiledNetwork):
     weights : mapping of str to ndarray
         The parameters of the module by name.
     order : int
-    context : dipy_rnn.sampling.Context
+    context : dipy_rnn.sampling.Context or None
     constants : mapping of str to float
         ``rate_limit``, ``short_square``, ``largest``, ``steady``, ``least_spread`` and
         ``spread_range``.
@@ -254,6 +255,7 @@ cdef class CompiledContextGRU(CompiledNetwork):
 
     cdef:
         sizes n
+        places at
         layer network[N_LAYERS]
         object arrays
         double[:, ::1] offsets
@@ -265,41 +267,27 @@ cdef class CompiledContextGRU(CompiledNetwork):
         n_remembered = weights["to_remembered"].shape[1]
         hidden = weights["deeper.bias"].shape[0]
         memory = weights["gru.from_state.weight"].shape[1]
-        ell = np.arange(0, order + 1, 2), np.arange(0, context.order + 1, 2)
-        n_ahead, n_rings = len(context.ahead), len(context.rings)
-        n_even = (context.order // 2 + 1) ** 2
-        higher = [int(np.maximum(x - 2, 0).sum()) for x in ell]
-        n_scalars = (
-            len(ell[0]) + higher[0] + n_ahead * (len(ell[1]) + higher[1])
-            + n_rings * n_even + 3)
         every = n_vectors + 1 + n_remembered
-        self.context_order = context.order
         self.state_shape = 1, memory + 2 * n_remembered
         self.n.order, self.n.own_coeffs = order, (order + 1) * (order + 2) // 2
-        self.n.places, self.n.ahead, self.n.rings = context.n_places, n_ahead, n_rings
-        self.n.around, self.n.context_order = context.n_around, context.order
-        self.n.context_coeffs = context.n_coeffs
-        self.n.vector_parts = (
-            order // 2 + n_ahead * (context.order // 2) + n_rings * context.n_coeffs)
+        self.n.vector_parts = order // 2
+        self.n.scalars = _scalars_of_point(order) + 3
+        self.n.places = self.n.ahead = self.n.rings = 0
+        self.n.around = self.n.context_coeffs = 0
+        self.n.context_order = 0
+        self.context_order = None
+        if context is not None:
+            self._lay_out_context(context)
         self.n.vectors, self.n.twofold = n_vectors, n_twofold
         self.n.remembered, self.n.every = n_remembered, every
-        self.n.scalars = n_scalars
         self.n.invariants = (
-            n_scalars + every * (every + 1) // 2 + every * n_twofold + n_twofold)
+            self.n.scalars + every * (every + 1) // 2 + every * n_twofold + n_twofold)
         self.n.hidden, self.n.memory = hidden, memory
         self.n.rate_limit = constants["rate_limit"]
         self.n.short_square = constants["short_square"]
         self.n.largest, self.n.steady = constants["largest"], constants["steady"]
         self.n.least_spread = constants["least_spread"]
         self.n.spread_range = constants["spread_range"]
-        self.offsets = np.ascontiguousarray(context.offsets)
-        multiples = np.arange(context.order + 1) * context.rolls[:, None]
-        self.roll_cosines = np.cos(multiples).astype(np.float32)
-        self.roll_sines = np.sin(multiples).astype(np.float32)
-        self.first, self.second = (
-            (np.stack([np.cos(m * context.angles), np.sin(m * context.angles)])
-             / context.n_around).astype(np.float32)
-            for m in (1, 2))
         self.arrays = [None] * N_LAYERS
         parts = self.n.vector_parts
         self._lay_out(TO_VECTORS, *_mixing(weights, "to_vectors", parts, n_vectors))
@@ -320,6 +308,31 @@ cdef class CompiledContextGRU(CompiledNetwork):
         self._lay_out(FORGETS, *layer_of(weights, "forgets", n_remembered, hidden))
         self._lay_out(JOINED, *layer_of(weights, "joined", hidden, hidden + memory))
         self._lay_out(HEAD, *layer_of(weights, "head", every + OTHER_FACTORS, hidden))
+
+    def _lay_out_context(self, context):
+        """Store the places of the context, and count its parts."""
+        n_ahead, n_rings = len(context.ahead), len(context.rings)
+        self.context_order = self.n.context_order = context.order
+        self.n.places, self.n.ahead, self.n.rings = context.n_places, n_ahead, n_rings
+        self.n.around, self.n.context_coeffs = context.n_around, context.n_coeffs
+        self.n.vector_parts += (
+            n_ahead * (context.order // 2) + n_rings * context.n_coeffs)
+        self.n.scalars += (
+            n_ahead * _scalars_of_point(context.order)
+            + n_rings * (context.order // 2 + 1) ** 2)
+        self.offsets = np.ascontiguousarray(context.offsets)
+        multiples = np.arange(context.order + 1) * context.rolls[:, None]
+        self.roll_cosines = np.cos(multiples).astype(np.float32)
+        self.roll_sines = np.sin(multiples).astype(np.float32)
+        self.first, self.second = (
+            (np.stack([np.cos(m * context.angles), np.sin(m * context.angles)])
+             / context.n_around).astype(np.float32)
+            for m in (1, 2))
+        self.at.offsets = &self.offsets[0, 0]
+        self.at.roll_cosines = &self.roll_cosines[0, 0]
+        self.at.roll_sines = &self.roll_sines[0, 0]
+        self.at.first = &self.first[0, 0]
+        self.at.second = &self.second[0, 0]
 
     def _lay_out(self, place, weight, bias):
         """Store a layer."""
@@ -342,7 +355,6 @@ cdef class CompiledContextGRU(CompiledNetwork):
             Py_ssize_t of_factors = (self.n.every + OTHER_FACTORS + PANEL) * BLOCK
             Py_ssize_t of_layers = (self.n.hidden + self.n.memory + PANEL) * BLOCK
             Py_ssize_t block, start, n, i
-            places at
             rooms room
             Neighbours near[2]  # of this block, and of the next one
             void* memory
@@ -353,11 +365,6 @@ cdef class CompiledContextGRU(CompiledNetwork):
             * sizeof(float) + CACHE_LINE)
         if memory == NULL:
             return -1
-        at.offsets = &self.offsets[0, 0]
-        at.roll_cosines = &self.roll_cosines[0, 0]
-        at.roll_sines = &self.roll_sines[0, 0]
-        at.first = &self.first[0, 0]
-        at.second = &self.second[0, 0]
         room.values = aligned(memory)
         room.around = room.values + of_values
         room.factors = room.around + of_context
@@ -376,12 +383,18 @@ cdef class CompiledContextGRU(CompiledNetwork):
             n = min(BLOCK, n_points - start)
             find_block(run, points, n_points, block + 1, near)
             advance_block(
-                &self.n, &at, self.network, run, &near[block % 2],
+                &self.n, &self.at, self.network, run, &near[block % 2],
                 points + 3 * start, frames + 9 * start, n, &room,
                 state + start * n_state, answers + width * start, width,
                 status + start)
         free(memory)
         return 0
+
+
+def _scalars_of_point(order):
+    """Return the number of scalars of one point: those of m = 0, and from m = 3."""
+    orders = np.arange(0, order + 1, 2)
+    return len(orders) + int(np.maximum(orders - 2, 0).sum())
 
 
 def _mixing(weights, name, n_in, n_out):

@@ -171,7 +171,7 @@ cdef wide_void scale_all(const sizes* n, float* own, float* around) noexcept nog
         for p in range(BLOCK):
             beside[p] += scale[p]
     for p in range(BLOCK):
-        value = 0.5 * beside[p] / n.places
+        value = 0.5 * beside[p] / n.places if n.places > 0 else 0.0
         value = value if value > power[p] else power[p]
         scale[p] = 1.0 / value if power[p] > 0.0 else 0.0
     for c in range(n.own_coeffs):
@@ -280,7 +280,10 @@ cdef wide_void split_block(
     const sizes* n, const places* at, const double* compass, const float* own,
     const float* around, float* scalars, float* x, float* y, float* twofold_x, float* twofold_y
 ) noexcept nogil:
-    """Write scalars, vectors and double vectors: ``ContextGRU.split``."""
+    """Write scalars, vectors and double vectors: ``ContextGRU.split``.
+
+    ``compass`` is only read if there are rings.
+    """
     cdef:
         Py_ssize_t of_place = n.context_coeffs * BLOCK
         Py_ssize_t n_scalars = n.order // 2 + 1
@@ -292,15 +295,17 @@ cdef wide_void split_block(
         aligned_float s2[BLOCK]
         Py_ssize_t i, p
 
-    for p in range(BLOCK):
-        c1[p], s1[p] = <float>compass[p], <float>compass[BLOCK + p]
-        c2[p], s2[p] = c1[p] * c1[p] - s1[p] * s1[p], 2 * c1[p] * s1[p]
     n_scalars += n.ahead * (n.context_order // 2 + 1)
     higher = scalars + n_scalars * BLOCK
     parts_of_point(own, n.order, &scalars, &higher, &x, &y, &twofold_x, &twofold_y)
     for i in range(n.ahead):
         parts_of_point(around + i * of_place, n.context_order, &scalars, &higher, &x,
                        &y, &twofold_x, &twofold_y)
+    if n.rings == 0:
+        return
+    for p in range(BLOCK):
+        c1[p], s1[p] = <float>compass[p], <float>compass[BLOCK + p]
+        c2[p], s2[p] = c1[p] * c1[p] - s1[p] * s1[p], 2 * c1[p] * s1[p]
     scalars = higher
     for i in range(n.rings):
         ring = around + (n.ahead + i * n.around) * of_place

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from inspect import signature
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ NETWORKS: dict[str, type[Network]] = {
 }
 
 
-def untrained(architecture: str, order: int, random_seed: int, **shape: int) -> Network:
+def untrained(architecture: str, order: int, random_seed: int, **shape: Any) -> Network:
     """Make a network with random weights. This seeds torch's global generator.
 
     Parameters
@@ -34,8 +34,8 @@ def untrained(architecture: str, order: int, random_seed: int, **shape: int) -> 
     random_seed : int
         Seed of torch's generator. It determines the weights.
     **shape
-        ``hidden`` and ``layers``: width and number of layers. If they are not given,
-        the defaults of the architecture.
+        Further arguments of the class of the network, such as ``hidden``, the width of
+        its layers. If they are not given, the defaults of the class.
 
     Returns
     -------

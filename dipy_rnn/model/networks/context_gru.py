@@ -75,7 +75,8 @@ class ContextGRU(nn.Module):
     ----------
     order : int, optional
         Spherical harmonic order of the features at the point.
-    context : dipy_rnn.sampling.Context, optional
+    context : dipy_rnn.sampling.Context or None, optional
+        If None, the network only sees the fODF at its point.
     hidden : int, optional
         Width of the layers.
     memory : int, optional
@@ -123,7 +124,7 @@ class ContextGRU(nn.Module):
     def __init__(
         self,
         order: int = 8,
-        context: Context = _CONTEXT,
+        context: Context | None = _CONTEXT,
         hidden: int = 64,
         memory: int = 48,
         n_vectors: int = 10,
@@ -141,9 +142,9 @@ class ContextGRU(nn.Module):
         self.n_remembered = n_remembered
         self.n_state = memory + 2 * n_remembered
         self.hidden = hidden
-        self.n_around = context.n_around
-        self.n_coeffs = context.n_coeffs
-        self.n_rings = len(context.rings)
+        self.n_around = context.n_around if context else 0
+        self.n_coeffs = context.n_coeffs if context else 0
+        self.n_rings = len(context.rings) if context else 0
         self.spread_range = SPREAD
         self.short = SHORT
         self.n_own = (order + 1) * (order + 2) // 2
@@ -171,7 +172,14 @@ class ContextGRU(nn.Module):
         scalar: list[int] = []
         pairs: dict[int, list[tuple[int, int]]] = {1: [], 2: [], 3: []}
         start = 0
-        for order in [self.order] + [self.context.order] * len(self.context.ahead):
+        orders, angles = [self.order], np.zeros(0)
+        signs: list[int] = []
+        if self.context:
+            orders += [self.context.order] * len(self.context.ahead)
+            angles = self.context.angles
+            ells = range(0, self.context.order + 1, 2)
+            signs = [m for ell in ells for m in range(-ell, ell + 1)]
+        for order in orders:
             for ell in range(0, order + 1, 2):
                 middle = start + ell * (ell + 1) // 2
                 scalar.append(middle)
@@ -179,12 +187,6 @@ class ContextGRU(nn.Module):
                     pairs[min(m, 3)].append((middle + m, middle - m))
             start += (order + 1) * (order + 2) // 2
         self.first_of_rings = start
-        signs = [
-            m
-            for ell in range(0, self.context.order + 1, 2)
-            for m in range(-ell, ell + 1)
-        ]
-        angles = self.context.angles
         for name, value in (
             ("scalar", scalar),
             ("single", np.array(pairs[1]).T),
@@ -193,10 +195,11 @@ class ContextGRU(nn.Module):
             ("even", [i for i, m in enumerate(signs) if m >= 0]),
             ("odd", [i for i, m in enumerate(signs) if m < 0]),
         ):
-            self.register_buffer(name, torch.tensor(value), persistent=False)
+            indices = torch.tensor(value, dtype=torch.int64)
+            self.register_buffer(name, indices, persistent=False)
         for name, m in (("first", 1), ("second", 2)):
             factors = np.stack([np.cos(m * angles), np.sin(m * angles)])
-            factors = (factors / self.n_around).astype(np.float32)
+            factors = (factors / max(self.n_around, 1)).astype(np.float32)
             self.register_buffer(name, torch.tensor(factors), persistent=False)
         of_rings = self.n_rings * self.n_coeffs
         return {

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dipy_rnn._checks import check_installed
 from dipy_rnn._typing import FloatArray
 from dipy_rnn.draws import FREEDOM
 from dipy_rnn.model import ContextGRU
@@ -24,6 +25,8 @@ from dipy_rnn.training.free_running.world import KnownWorld, KnownWorlds
 _OF_BELIEFS = 0.5
 _LARGEST_GRADIENT = 1.0
 _WARM_UP = 50  # updates in which the learning rate rises
+# Of the means of gradients and of their squares.
+_DECAY_RATES = 0.95, 0.98
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class FreeRunningRecipe:
         Range in degrees from which the angle of the cone in a world is drawn, in whole
         degrees.
     learning_rate : float, optional
-        Learning rate of Adam. It falls to zero as half a cosine.
+        Learning rate of SOAP. It falls to zero as half a cosine.
     random_seed : int, optional
         The same seed gives the same weights on the same machine.
 
@@ -64,7 +67,7 @@ class FreeRunningRecipe:
     n_batches: int = 8
     step_vox: tuple[float, float] = (0.05, 1.0)
     max_angle_deg: tuple[float, float] = (15.0, 90.0)
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     random_seed: int = 0
 
     def draw_conditions(self, rng: np.random.Generator) -> Conditions:
@@ -100,6 +103,9 @@ def fit_free_running(
 ) -> dict[str, float]:
     """Train a network that tracks worlds itself.
 
+    The optimiser is SOAP (Vyas et al., "SOAP: Improving and stabilizing Shampoo using
+    Adam", ICLR 2025): Adam in the eigenbases of the covariances of the gradients.
+
     Parameters
     ----------
     module : dipy_rnn.model.ContextGRU
@@ -122,6 +128,8 @@ def fit_free_running(
     ------
     FloatingPointError
         If the loss is not finite.
+    ValueError
+        If pytorch_optimizer is not installed.
 
     Examples
     --------
@@ -135,8 +143,11 @@ def fit_free_running(
     >>> last["update"]
     2
     """
+    check_installed(["pytorch_optimizer"], "A free-running training", "models")
+    from pytorch_optimizer import SOAP  # its import takes seconds
+
     rng = np.random.default_rng(recipe.random_seed)
-    optimiser = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
+    optimiser = SOAP(module.parameters(), betas=_DECAY_RATES, weight_decay=0.0)
     streamlines = Streamlines(
         KnownWorlds(worlds), module, recipe.n_worlds, recipe.n_each, rng
     )

@@ -17,7 +17,7 @@ from dipy_rnn._typing import (
 from dipy_rnn.model import ContextGRU
 from dipy_rnn.phantom.fibre_fields import FibreFields
 from dipy_rnn.phantom.geometry import dot, unit
-from dipy_rnn.sampling import Cone, cone_of, into_cone
+from dipy_rnn.sampling import Cone, Context, cone_of, into_cone
 from dipy_rnn.spatial import frames as moving
 from dipy_rnn.training.free_running.world import KnownWorld, KnownWorlds
 
@@ -195,17 +195,13 @@ class Streamlines:
         self.beyond[:, over] = 0.0
         self.state = self.state * torch.from_numpy(~over)[None, :, None]
 
-    def see(self) -> tuple[AnyArray, FloatArray]:
+    def see(self) -> tuple[Float32Array, FloatArray]:
         """Return the features of the network at each point, and its inputs."""
         here = (self.points - self.origin_mm) / self.voxel_mm
         own = self._sampled(here, self.frames)
-        offsets, rolled = sampling.context_places(self.context, self.frames, own)
-        places = here[:, None] + offsets * self.edge_vox
-        around = self._sampled(places)[..., : self.context.n_coeffs]
-        around = sampling.rotate(
-            around.reshape(-1, self.context.n_coeffs), rolled.reshape(-1, 3, 3)
-        ).reshape(around.shape)
-        features = sampling.join_context(own, around)
+        features = own
+        if self.context is not None:
+            features = sampling.join_context(own, self._around(self.context, here, own))
         self.found = np.asarray(features.any(axis=1))
         ahead = np.concatenate(
             [
@@ -215,15 +211,30 @@ class Streamlines:
         )
         return features, np.column_stack([self.run, ahead])
 
+    def _around(
+        self, context: Context, here: FloatArray, own: Float32Array
+    ) -> Float32Array:
+        """Return the coefficients at the places around each point."""
+        offsets, rolled = sampling.context_places(context, self.frames, own)
+        places = here[:, None] + offsets * self.edge_vox
+        around = self._sampled(places)[..., : context.n_coeffs]
+        return sampling.rotate(
+            around.reshape(-1, context.n_coeffs), rolled.reshape(-1, 3, 3)
+        ).reshape(around.shape)
+
     def _sampled(
         self, places_vox: FloatArray, frames: FloatArray | None = None
     ) -> Float32Array:
-        """Return coefficients (n, .., C) at places (n, .., 3), each in its world."""
+        """Return coefficients (n, .., C) at places (n, .., 3), each in its world.
+
+        Without a context, they are normalised.
+        """
         parts = [
             sampling.sample(
                 world.data,
                 places_vox[rows].reshape(-1, 3),
                 None if frames is None else frames[rows],
+                normalise=self.context is None,
             )[0]
             for world, rows in zip(self.world, self.rows, strict=True)
         ]
