@@ -404,10 +404,13 @@ TRACKERS = {
         )
         for name in ("default", "fast", "deterministic")
     },
-    "default_prob": Tracker(
-        "rnn_tracking, `default`, probabilistic",
-        partial(rnn, name="default", tracking_method="probabilistic"),
-    ),
+    **{
+        f"{name}_prob": Tracker(
+            f"rnn_tracking, `{name}`, probabilistic",
+            partial(rnn, name=name, tracking_method="probabilistic"),
+        )
+        for name in ("default", "fast")
+    },
     "cai2023": Tracker(
         "rnn_tracking, `cai2023`, untrained", partial(rnn, name="cai2023"), N_SLOW
     ),
@@ -464,6 +467,7 @@ NOT_BY_DEFAULT = (
     "fast_dipy_criterion",
     "deterministic_dipy_criterion",
     "default_prob",
+    "fast_prob",
 )
 
 
@@ -541,8 +545,17 @@ def network(name):
 
 
 def matrices(module):
-    """Return the shapes (out, in) of the matrices of a network."""
-    return [tuple(p.shape) for p in module.parameters() if p.ndim == 2]
+    """Return the shapes (out, in) of the matrices of a network.
+
+    Those that mix vectors are for both components of the vectors.
+    """
+    shapes = []
+    for name, parameter in module.named_parameters():
+        if name.startswith("to_"):
+            shapes += [tuple(parameter.shape)[::-1]] * 2
+        elif parameter.ndim == 2:
+            shapes.append(tuple(parameter.shape))
+    return shapes
 
 
 def seconds_of(call, at_least=0.5):

@@ -62,7 +62,7 @@ def model_facts(model: Model) -> dict[str, str | int | None]:
     --------
     >>> from dipy_rnn import load_model
     >>> model_facts(load_model("fast"))["architecture"]
-    'moving_frame'
+    'context'
     """
     about = model.metadata
     provenance = about.provenance

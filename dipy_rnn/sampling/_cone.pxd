@@ -24,7 +24,8 @@ cdef struct cone_tables:
     const float* vertices  # direction, then two tangents, of each vertex in the cone
     const float* parabola
     const int* near
-    Py_ssize_t n_rings, n_vertices, n_inside, order
+    # n_needed rings hold the vertices in the cone, and their neighbours.
+    Py_ssize_t n_rings, n_needed, n_vertices, n_inside, order
     float cosine, sine, reach
 
 cdef class CompiledCone:

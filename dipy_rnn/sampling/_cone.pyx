@@ -86,6 +86,9 @@ cdef class CompiledCone:
         self.tables.polar = &polar[0]
         self.tables.azimuthal = &azimuthal[0]
         self.tables.n_rings = ring_sizes.shape[0]
+        last = max(n_inside - 1, cone.near.max())
+        self.tables.n_needed = 1 + np.searchsorted(
+            np.cumsum(cone.ring_sizes), last, side="right")
         self.tables.n_vertices = cone.azimuthal.shape[1]
         self.tables.order = order
         self.tables.vertices = &vertices_view[0, 0]
@@ -111,26 +114,19 @@ cdef Py_ssize_t room_for_values(const cone_tables* cone) noexcept nogil:
             + 2 * half + cone.order // 2 + 1) * BLOCK
 
 
-cdef inline void values_at_vertices(
-    const float* block, const cone_tables* cone, float* values, float* height,
-    float* highest
+cdef inline void sum_over_orders(
+    const float* block, const cone_tables* cone, Py_ssize_t begin, Py_ssize_t end,
+    float* orders, float* sums
 ) noexcept nogil:
-    """Write the values of the fODFs at all vertices. The rest of the room is used.
+    """Write sums over the orders: a row for each phase factor m and ring.
 
-    ``height`` is the largest value in the cone, ``highest`` that of all vertices.
+    Rings are those from ``begin`` to ``end``, in whole panels. ``orders`` is room.
     """
     cdef:
-        Py_ssize_t n_rings = filled_up(cone.n_rings), n_even = cone.order + 1
-        Py_ssize_t stride = n_rings * BLOCK
-        float* sums = values + cone.n_vertices * BLOCK
-        float* orders = sums + (2 * cone.order + 1) * stride
-        float* even = orders + (cone.order // 2 + 1) * BLOCK
-        float* odd
-        const float* inside = values + cone.n_inside * BLOCK
+        Py_ssize_t n_rings = filled_up(cone.n_rings)
         const float* weights = cone.polar
-        Py_ssize_t ell, lowest, m, n, ring, half
+        Py_ssize_t ell, lowest, m, n
 
-    # Over the orders: a row for each phase factor m and ring.
     for m in range(-cone.order, cone.order + 1):
         n = 0
         lowest = m if m > 0 else -m
@@ -138,16 +134,71 @@ cdef inline void values_at_vertices(
             memcpy(orders + n * BLOCK, block + (ell * (ell + 1) // 2 + m) * BLOCK,
                    BLOCK * sizeof(float))
             n += 1
-        weighted_sums(weights, NULL, n, n_rings, orders, BLOCK,
-                      sums + (cone.order + m) * stride)
+        weighted_sums(weights + n * begin, NULL, n, end - begin, orders, BLOCK,
+                      sums + ((cone.order + m) * n_rings + begin) * BLOCK)
         weights += n * n_rings
+
+
+cdef inline bint may_not_count(
+    const float* block, const cone_tables* cone, float pmf_threshold,
+    const float* height
+) noexcept nogil:
+    """Tell if a largest value in the cone may be below its threshold.
+
+    It is not if it is above the threshold for the bound of any value: the root of the
+    coefficients' power, times that of the harmonics, which is C / 4 pi in any
+    direction.
+    """
+    cdef:
+        aligned_float power[BLOCK]
+        Py_ssize_t n_coeffs = (cone.order + 1) * (cone.order + 2) // 2
+        float share = pmf_threshold * sqrtf(n_coeffs / <float>12.566) * (1 + ROUNDING)
+        bint may = False
+        Py_ssize_t c, p
+
+    for p in range(BLOCK):
+        power[p] = 0.0
+    for c in range(n_coeffs):
+        for p in range(BLOCK):
+            power[p] += block[c * BLOCK + p] * block[c * BLOCK + p]
+    for p in range(BLOCK):
+        # Also if the power overflows, or underflows to zero.
+        may |= height[p] > 0.0 and not (
+            power[p] > 0.0 and height[p] >= share * sqrtf(power[p]))
+    return may
+
+
+cdef inline void values_at_vertices(
+    const float* block, const cone_tables* cone, float pmf_threshold, float* values,
+    float* height, float* highest
+) noexcept nogil:
+    """Write the values of the fODFs at the vertices. The rest of the room is used.
+
+    ``height`` is the largest value in the cone, ``highest`` that of all vertices. If
+    all largest values count, vertices far from the cone are left out.
+    """
+    cdef:
+        Py_ssize_t stride = filled_up(cone.n_rings) * BLOCK
+        Py_ssize_t n_even = cone.order + 1, needed = filled_up(cone.n_needed)
+        float* sums = values + cone.n_vertices * BLOCK
+        float* orders = sums + (2 * cone.order + 1) * stride
+        float* even = orders + (cone.order // 2 + 1) * BLOCK
+        float* odd
+        const float* inside = values + cone.n_inside * BLOCK
+        const float* weights = cone.azimuthal
+        Py_ssize_t n, ring, half
+
+    sum_over_orders(block, cone, 0, needed, orders, sums)
     # Over the phase factors. On the axis, only that of 0 is not zero.
     memcpy(values, sums + cone.order * stride, BLOCK * sizeof(float))
     memcpy(height, values, BLOCK * sizeof(float))
     memcpy(highest, values, BLOCK * sizeof(float))
     values += BLOCK
-    weights = cone.azimuthal
     for ring in range(1, cone.n_rings):
+        if ring == cone.n_needed:
+            if not may_not_count(block, cone, pmf_threshold, height):
+                break
+            sum_over_orders(block, cone, needed, stride // BLOCK, orders, sums)
         half = cone.ring_sizes[ring] // 2
         n = filled_up(half)
         odd = even + n * BLOCK
@@ -188,7 +239,7 @@ cdef wide_void largest(
         const int* near
         Py_ssize_t p, i, k
 
-    values_at_vertices(block, cone, values, height, highest)
+    values_at_vertices(block, cone, pmf_threshold, values, height, highest)
     for p in range(BLOCK):
         least[p] = height[p] - ROUNDING * fabsf(height[p])
     first_from(values, cone.n_inside, least, vertex)

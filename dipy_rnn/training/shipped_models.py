@@ -63,7 +63,7 @@ RECIPES: dict[str, Recipe | FreeRunningRecipe] = {
         random_seed=2026,
     ),
     # As default, but it sees one point.
-    "fast": FreeRunningRecipe(n_updates=5000, random_seed=2028),
+    "fast": FreeRunningRecipe(n_updates=4000, random_seed=2028),
 }
 # Their architectures and sizes. doc/design.md compares them with others.
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -73,7 +73,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         "context",
         {
             "context": None,
-            "hidden": 24,
+            "hidden": 16,
             "memory": 16,
             "n_vectors": 5,
             "n_double": 3,

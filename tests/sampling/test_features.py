@@ -316,9 +316,10 @@ def test_a_diffusion_odf_gives_a_warning_that_names_it(order):
         sampling.fodf_features(flat, name="csa.pam5")
 
 
+@pytest.mark.parametrize("n_rows", [2, 8000])  # of the larger, only some are seen
 @pytest.mark.parametrize(("power2", "sharp"), [(1.5, True), (0.3, False)])
-def test_a_fibre_odf_has_much_power_of_order_two(power2, sharp):
-    coeffs = np.zeros((4, 2, 2, 15))
+def test_a_fibre_odf_has_much_power_of_order_two(power2, sharp, n_rows):
+    coeffs = np.zeros((4, n_rows, 2, 15))
     coeffs[..., 0] = 1
     coeffs[..., 3] = np.sqrt(power2)
     coeffs[0] = 0
@@ -379,6 +380,18 @@ def test_the_layout_of_a_volume_in_memory_does_not_matter(legacy):
         features = sampling.fodf_features(same, legacy=legacy)
         assert_array_equal(features.data, expected)
         assert features.data.flags.c_contiguous
+
+
+def test_the_number_of_threads_does_not_matter():
+    coeffs = noisy_fodf(4)
+    expected = sampling.fodf_features(coeffs).data
+    coeffs[3, 2] = np.nan
+    for nbr_threads in (2, 5):
+        with pytest.warns(UserWarning, match="NaN in 14 of 2744 voxels"):
+            found = sampling.fodf_features(coeffs, nbr_threads=nbr_threads).data
+        assert not found[3, 2].any()
+        found[3, 2] = expected[3, 2]
+        assert_array_equal(found, expected)
 
 
 def test_a_voxel_with_some_nan_is_an_error_of_one_line():

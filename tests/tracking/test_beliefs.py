@@ -94,9 +94,9 @@ def test_local_tracking_ends_streamlines_where_rnn_tracking_does(world, look_ahe
 
 
 def test_a_model_without_the_output_is_refused(world):
-    world["model"] = "fast"
+    world["model"] = "deterministic"
     with pytest.raises(
-        ModelFileError, match=r"lost_thr is 0\.5, but the model fast does"
+        ModelFileError, match=r"lost_thr is 0\.5, but the model deterministic does"
     ):
         rnn_tracking(**world, lost_thr=0.5)
     assert list(rnn_tracking(**world, lost_thr=1.0))

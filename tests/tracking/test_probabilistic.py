@@ -222,8 +222,8 @@ def load_scale():
 
 
 def test_a_model_without_a_spread_is_refused(noisy):
-    with pytest.raises(ModelFileError, match="the model fast predicts no spread"):
-        tracked(noisy, model="fast")
+    with pytest.raises(ModelFileError, match="the model deterministic predicts no spread"):
+        tracked(noisy, model="deterministic")
 
 
 @pytest.mark.parametrize(
