@@ -25,7 +25,16 @@ cdef inline double draw(uint64_t* state) noexcept nogil:
     return (mix(state[0]) >> 11) * (1.0 / 9007199254740992.0)
 
 
+cdef struct knots:
+    # Draws at the last knot of a streamline and at the next one, which are kept until
+    # the streamline has passed the next one. The place is 0 if there are no draws.
+    uint64_t key
+    int64_t place
+    double last[2]
+    double next[2]
+
+
 cdef void add_all_errors(
     float* answers, Py_ssize_t n, Py_ssize_t width, Py_ssize_t column, double scale,
-    const uint64_t* keys, const int64_t* numbers, double step
+    const uint64_t* keys, const int64_t* numbers, double step, knots* drawn
 ) noexcept nogil

@@ -27,10 +27,10 @@ def hash_rows(
             keys[row] = key
 
 
-cdef inline void add_knot(
-    uint64_t base, int64_t knot, bint is_backward, double weight, double* error
+cdef inline void draw_knot(
+    uint64_t base, int64_t knot, bint is_backward, double* error
 ) noexcept nogil:
-    """Add a weight times the draw of a knot."""
+    """Write the draw of a knot."""
     cdef:
         uint64_t state = mix(base + golden() * <uint64_t>(2 * knot + is_backward))
         # (1 - draw) ** (-2 / FREEDOM), which is a root, as FREEDOM is 4.
@@ -38,8 +38,24 @@ cdef inline void add_knot(
         double radius = sqrt(4.0 * (power - 1.0))
         double angle = 2.0 * PI * draw(&state)
 
-    error[0] += weight * radius * cos(angle)
-    error[1] += weight * radius * sin(angle)
+    error[0] = radius * cos(angle)
+    error[1] = radius * sin(angle)
+
+
+cdef inline void draw_knots(
+    uint64_t key, int64_t knot, bint is_backward, knots* drawn
+) noexcept nogil:
+    """Write the draws of two knots, unless they are there already."""
+    cdef:
+        int64_t place = 2 * knot + is_backward + 1
+        uint64_t base
+
+    if drawn.place == place and drawn.key == key:
+        return
+    base = mix(key + 1)
+    draw_knot(base, knot, is_backward, drawn.last)
+    draw_knot(base, knot + 1, is_backward, drawn.next)
+    drawn.key, drawn.place = key, place
 
 
 def add_errors(
@@ -50,21 +66,24 @@ def add_errors(
     with nogil:
         add_all_errors(
             &answers[0, 0], answers.shape[0], answers.shape[1], column, scale, &keys[0],
-            &numbers[0], step)
+            &numbers[0], step, NULL)
 
 
 cdef void add_all_errors(
     float* answers, Py_ssize_t n, Py_ssize_t width, Py_ssize_t column, double scale,
-    const uint64_t* keys, const int64_t* numbers, double step
+    const uint64_t* keys, const int64_t* numbers, double step, knots* drawn
 ) noexcept nogil:
-    """Do what :func:`add_errors` does, for other kernels."""
+    """Do what :func:`add_errors` does, for other kernels.
+
+    ``drawn`` are the draws of each streamline, for the next call; NULL if there is none.
+    """
     cdef:
-        double error[2]
-        double arc, part, size
-        uint64_t base
+        knots fresh
+        knots* here
+        double arc, part, before, after, size
         int64_t number, knot
         bint is_backward
-        Py_ssize_t p
+        Py_ssize_t p, k
 
     for p in range(n):
         is_backward = numbers[p] < 0
@@ -72,10 +91,11 @@ cdef void add_all_errors(
         arc = (number - 1) * step
         knot = <int64_t>floor(arc)
         part = 0.5 * PI * (arc - knot)
-        base = mix(keys[p] + 1)
-        error[0] = error[1] = 0.0
-        add_knot(base, knot, is_backward, cos(part), error)
-        add_knot(base, knot + 1, is_backward, sin(part), error)
+        fresh.place = 0
+        here = &fresh if drawn == NULL else drawn + p
+        draw_knots(keys[p], knot, is_backward, here)
+        before, after = cos(part), sin(part)
         size = scale * answers[p * width + column]
-        answers[p * width] += <float>(size * error[0])
-        answers[p * width + 1] += <float>(size * error[1])
+        for k in range(2):
+            answers[p * width + k] += <float>(
+                size * (before * here.last[k] + after * here.next[k]))

@@ -222,7 +222,7 @@ def load_scale():
 
 
 def test_a_model_without_a_spread_is_refused(noisy):
-    with pytest.raises(ModelFileError, match="the model deterministic predicts no spread"):
+    with pytest.raises(ModelFileError, match="deterministic predicts no spread"):
         tracked(noisy, model="deterministic")
 
 

@@ -86,7 +86,10 @@ def test_a_higher_temperature_spreads_streamlines(subject):
 REFUSED = {
     "method": (("--tracking_method", "ptt"), "tracking_method is ptt; deterministic,"),
     "temperature": ((*PROBABILISTIC, "--temperature", 0), "temperature is 0"),
-    "model": ((*PROBABILISTIC, "--model_file", "deterministic"), "deterministic predicts no spread"),
+    "model": (
+        (*PROBABILISTIC, "--model_file", "deterministic"),
+        "deterministic predicts no spread",
+    ),
 }
 
 

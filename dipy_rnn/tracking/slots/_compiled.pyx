@@ -15,7 +15,7 @@ import numpy as np
 
 from dipy_rnn._interp cimport BLOCK, EMPTY, OUTSIDE
 from dipy_rnn._interp cimport NOTHING_AHEAD as STATUS_NOTHING_AHEAD
-from dipy_rnn.draws._draws cimport add_all_errors
+from dipy_rnn.draws._draws cimport add_all_errors, knots
 from dipy_rnn.model.kernels._layers cimport CompiledNetwork, CompiledRun
 from dipy_rnn.stopping._criteria cimport Decision
 from dipy_rnn._vectors cimport bend, dot, transport
@@ -109,6 +109,7 @@ cdef class SlotArrays:
         double min_cosine, handedness
         Py_ssize_t max_points, max_half_points, warm_up_points
         bint unidirectional, has_cone
+        unsigned char[:, ::1] drawn  # knots of the errors of directions
 
     cdef public:
         double[:, ::1] position
@@ -149,6 +150,7 @@ cdef class SlotArrays:
         self.reasons = np.full(n_slots, NO_PROPOSAL, np.int64)
         self.numbers = np.zeros(n_slots, np.int64)
         self.seed_keys = np.zeros(n_slots, np.uint64)
+        self.drawn = np.zeros((n_slots, sizeof(knots)), np.uint8)
         self.index = np.zeros(n_slots, np.int64)
         self.n_points = np.zeros(n_slots, np.int64)
         self.n_forward = np.zeros(n_slots, np.int64)
@@ -289,7 +291,8 @@ cdef class SlotArrays:
                 if has_errors:
                     add_all_errors(
                         &answers[0, 0], n_slots, answers.shape[1], spread, scale,
-                        &self.seed_keys[0], &self.numbers[0], step)
+                        &self.seed_keys[0], &self.numbers[0], step,
+                        <knots*>&self.drawn[0, 0])
                 for n in range(n_slots):
                     self._propose(n, &answers[n, 0], status[n], in_frame)
                     for k in range(n_ends):
