@@ -15,7 +15,7 @@ help:
 	@echo "make doc       build the site: doc/_build/html/index.html"
 	@echo "make dist      build the source archive and a wheel: dist/"
 	@echo "make sanitize  run the tests of the kernels with gcc's sanitizers (Linux)"
-	@echo "make models    train the shipped models again (about two hours)"
+	@echo "make models    train the shipped models again (about an hour and a half)"
 	@echo "make clean     remove all files that these targets make, $(VENV) included"
 	@echo "Variable: PYTHON=$(PYTHON), the interpreter that makes $(VENV)"
 

@@ -6,12 +6,13 @@ The folder is the same as for speed.py. It is optional. There are three tables.
   batch of rows, and of copies of large arrays (bytes read and bytes written).
 * One row, on one thread. A row is one prediction for one streamline. The table gives
   operations and nanoseconds of sampling, rotation into the moving frame, the values in
-  the cone with the network, first directions of the seeds, and the rest. Sampling and
-  rotation are timed alone, on a batch of points on streamlines. The cone and the
-  network are what `HiddenStates.predict` takes in addition. The rest is what `track`
-  takes in addition to all of these. The bound is the time of the operations at the rate
-  of the large product, or of the bytes at the rate of the copy, whichever is longer.
-  Sampling can be faster than its bound, as some of its bytes are in the caches.
+  the cone with the context and the network, first directions of the seeds, and the
+  rest. Sampling and rotation are timed alone, on a batch of points on streamlines. The
+  cone, the context and the network are what `HiddenStates.predict` takes in addition.
+  The rest is what `track` takes in addition to all of these. The bound is the time of
+  the operations at the rate of the large product, or of the bytes at the rate of the
+  copy, whichever is longer. Sampling can be faster than its bound, as some of its bytes
+  are in the caches.
 * Rows per second of `track` as a whole, and the bounds, with one thread and with all.
 """
 
@@ -43,6 +44,7 @@ from dipy_rnn.spatial import frames
 from dipy_rnn.tracking import TrackingConfig, track
 from dipy_rnn.tracking.predictor import Predictor
 
+REST = "cone, context, network"
 LARGE = 2048  # rows and columns
 N_COPIED = 1 << 26  # floats
 
@@ -59,10 +61,22 @@ def copy_rate():
     return 2 * source.nbytes / seconds_of(lambda: target.copy_(source))
 
 
-def operations(order, max_angle, shapes):
-    """Count float operations and bytes of a row, for a network that sees one point.
+def rotation(order):
+    """Count float operations of a rotation of coefficients."""
+    n = (order + 1) * (order + 2) // 2
+    # Three rotations about z: each pair of +m and -m takes four products and two sums.
+    pairs = sum(range(2, order + 1, 2))
+    # Two quarter turns about x: sparse matrices, a product and a sum for each entry.
+    quarter = np.array([[[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]])
+    rotated = sampling.rotate(np.eye(n), np.repeat(quarter, n, axis=0))
+    entries = np.count_nonzero(np.abs(rotated) > 1e-5)
+    return 3 * 6 * pairs + 2 * 2 * entries
 
-    The bytes are those of the eight voxels around the point. Everything else, also the
+
+def operations(metadata, max_angle, shapes):
+    """Count float operations and bytes of a row.
+
+    The bytes are those of the eight voxels around each place. Everything else, also the
     weights, is small enough to stay in the caches.
 
     Returns
@@ -70,25 +84,30 @@ def operations(order, max_angle, shapes):
     counts : dict
         Operations and bytes, by the name of the part.
     """
+    order, context = metadata.order, metadata.context
     n = (order + 1) * (order + 2) // 2
     # Eight products and seven sums for each coefficient, then a square, a sum and a
     # division to normalise.
     interpolating = (8 + 7 + 3) * n
-    # Three rotations about z: each pair of +m and -m takes four products and two sums.
-    pairs = sum(range(2, order + 1, 2))
-    # Two quarter turns about x: sparse matrices, a product and a sum for each entry.
-    quarter = np.array([[[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]])
-    rotated = sampling.rotate(np.eye(n), np.repeat(quarter, n, axis=0))
-    entries = np.count_nonzero(np.abs(rotated) > 1e-5)
     # Values in the cone: a product and a sum for each coefficient and ring, then for
-    # each phase factor and vertex of half a ring, then a sum and a difference.
-    sizes = cone_of(order, max_angle).ring_sizes
-    cone = 2 * n * len(sizes) + sizes[1:].sum() // 2 * (2 * (2 * order + 1) + 2)
-    network = 2 * sum(n_out * n_in for n_out, n_in in shapes)
+    # each phase factor and vertex of half a ring, then a sum and a difference. Rings
+    # beyond the cone are hardly ever needed.
+    cone = cone_of(order, max_angle)
+    last = max(len(cone.directions) - 1, cone.near.max())
+    n_rings = 1 + np.searchsorted(np.cumsum(cone.ring_sizes), last, side="right")
+    sizes = cone.ring_sizes[:n_rings]
+    rest = 2 * n * len(sizes) + sizes[1:].sum() // 2 * (2 * (2 * order + 1) + 2)
+    rest += 2 * sum(n_out * n_in for n_out, n_in in shapes)
+    n_bytes = 0
+    if context:
+        # As above at each place, then five Fourier parts over each ring.
+        rest += context.n_places * (18 * context.n_coeffs + rotation(context.order))
+        rest += 10 * len(context.rings) * context.n_around * context.n_coeffs
+        n_bytes = context.n_places * 8 * 4 * context.n_coeffs
     return {
         "sampling": (interpolating, 8 * 4 * n),
-        "rotation": (3 * 6 * pairs + 2 * 2 * entries, 0),
-        "cone and network": (int(cone) + network, 0),
+        "rotation": (rotation(order), 0),
+        REST: (int(rest), n_bytes),
     }
 
 
@@ -188,13 +207,12 @@ def main():
     for n in counts:
         seconds, n_rows = seconds_of_track(case, model, n)
         whole[n] = seconds / n_rows
-    order = load_model(model).metadata.order
-    needed = operations(order, case.max_angle, shapes)
+    needed = operations(load_model(model).metadata, case.max_angle, shapes)
     needed["all"] = tuple(map(sum, zip(*needed.values())))
     taken = {
         "sampling": sampled,
         "rotation": rotated - sampled,
-        "cone and network": predicted - rotated,
+        REST: predicted - rotated,
         "first directions": found / n_rows,
         "rest": whole[1] - predicted - found / n_rows,
         "all": whole[1],

@@ -82,9 +82,9 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-# Factors of the spreads that they predict, from a calibration on phantoms and a
+# Factor of the spreads that they predict, from a calibration on phantoms and a
 # simulated brain (doc/probabilistic.md).
-SPREAD_SCALE = {"default": 1.1, "fast": 1.1}
+SPREAD_SCALE = 1.1
 N_PHANTOMS = 120
 N_HELD_OUT = 6
 N_BRAINS = 24
@@ -281,8 +281,6 @@ def make_model(name: str, path: Path) -> None:
     metadata.provenance["training"] = {
         key: round(value, 4) for key, value in last.items() if "minutes" not in key
     }
-    if name in SPREAD_SCALE:
-        metadata = replace(metadata, spread_scale=SPREAD_SCALE[name])
     save_model(module, metadata, path)
     say({})
 
@@ -307,7 +305,7 @@ def _train_free_running(
         data=f"{N_PHANTOMS} random phantoms, every second through a simulated scan and "
         f"CSD, and {N_BRAINS} simulated brains through a simulated scan and CSD",
     )
-    return metadata, last
+    return replace(metadata, spread_scale=SPREAD_SCALE), last
 
 
 def _train_on_streamlines(
