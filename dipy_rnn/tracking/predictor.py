@@ -47,7 +47,8 @@ class Predictor:
     >>> from dipy_rnn import fodf_features
     >>> from dipy_rnn.model import load_model
     >>> fodf = np.zeros((3, 3, 3, 15)); fodf[..., 0] = 1; fodf[..., [3, 10]] = 2, 2.5
-    >>> predictor = Predictor(fodf_features(fodf), load_model("fast"), np.eye(3), 1)
+    >>> model = load_model("deterministic")
+    >>> predictor = Predictor(fodf_features(fodf), model, np.eye(3), 1)
     >>> from dipy_rnn.tracking.config import TrackingConfig
     >>> config = TrackingConfig.of(np.eye(4), step_size=1, max_angle=60, max_points=100)
     >>> states = predictor.states(1, config)
