@@ -56,7 +56,7 @@ class Model:
     Examples
     --------
     >>> from dipy_rnn.model import load_model
-    >>> model = load_model("fast")
+    >>> model = load_model("deterministic")
     >>> direction, state = model.step(
     ...     np.zeros((2, 45), np.float32), np.array([[0, 0, 1]] * 2),
     ...     model.init_state(2), np.ones((2, 5), np.float32))

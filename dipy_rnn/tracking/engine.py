@@ -171,12 +171,7 @@ def _groups(
     kind: Callable[..., Slots] = CompiledSlots
     if device != "cpu":
         from dipy_rnn.tracking.slots.device import TorchSlots as kind
-    sizes = [-(-n_slots // n_groups)] * n_groups
-
-    def make(n: int) -> Slots:
-        return kind(predictor, criterion, queue, config, n_slots=n)
-
-    if n_groups == 1:
-        return [make(sizes[0])]
-    with ThreadPoolExecutor(n_groups) as pool:  # first directions take time
-        return list(pool.map(make, sizes))
+    return [
+        kind(predictor, criterion, queue, config, n_slots=-(-n_slots // n_groups))
+        for _ in range(n_groups)
+    ]
