@@ -93,9 +93,7 @@ def operations(metadata, max_angle, shapes):
     # each phase factor and vertex of half a ring, then a sum and a difference. Rings
     # beyond the cone are hardly ever needed.
     cone = cone_of(order, max_angle)
-    last = max(len(cone.directions) - 1, cone.near.max())
-    n_rings = 1 + np.searchsorted(np.cumsum(cone.ring_sizes), last, side="right")
-    sizes = cone.ring_sizes[:n_rings]
+    sizes = cone.ring_sizes[: cone.n_needed]
     rest = 2 * n * len(sizes) + sizes[1:].sum() // 2 * (2 * (2 * order + 1) + 2)
     rest += 2 * sum(n_out * n_in for n_out, n_in in shapes)
     n_bytes = 0

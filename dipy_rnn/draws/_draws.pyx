@@ -75,7 +75,8 @@ cdef void add_all_errors(
 ) noexcept nogil:
     """Do what :func:`add_errors` does, for other kernels.
 
-    ``drawn`` are the draws of each streamline, for the next call; NULL if there is none.
+    ``drawn`` keeps the draws of each streamline for the next call. If it is NULL, all
+    draws are made anew.
     """
     cdef:
         knots fresh

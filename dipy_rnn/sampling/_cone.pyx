@@ -86,9 +86,7 @@ cdef class CompiledCone:
         self.tables.polar = &polar[0]
         self.tables.azimuthal = &azimuthal[0]
         self.tables.n_rings = ring_sizes.shape[0]
-        last = max(n_inside - 1, cone.near.max())
-        self.tables.n_needed = 1 + np.searchsorted(
-            np.cumsum(cone.ring_sizes), last, side="right")
+        self.tables.n_needed = cone.n_needed
         self.tables.n_vertices = cone.azimuthal.shape[1]
         self.tables.order = order
         self.tables.vertices = &vertices_view[0, 0]

@@ -92,6 +92,12 @@ class Cone:
     parabola: Float32Array
     tangents: Float32Array
 
+    @property
+    def n_needed(self) -> int:
+        """Number of rings that hold the vertices in the cone and their neighbours."""
+        last = max(len(self.directions) - 1, int(self.near.max()))
+        return 1 + int(np.searchsorted(np.cumsum(self.ring_sizes), last, side="right"))
+
     def largest(
         self, coeffs: AnyArray, pmf_threshold: float
     ) -> tuple[FloatArray, BoolArray]:

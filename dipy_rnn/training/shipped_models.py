@@ -65,15 +65,16 @@ RECIPES: dict[str, Recipe | FreeRunningRecipe] = {
     # As default, but it sees one point.
     "fast": FreeRunningRecipe(n_updates=4000, random_seed=2028),
 }
-# Their architectures and sizes. doc/design.md compares them with others.
+# Widths of their layers, their architectures and other sizes. doc/design.md compares
+# them with others.
+HIDDEN = {"default": 64, "deterministic": 16, "fast": 16}
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("context", {"declared": True}),
-    "deterministic": ("moving_frame", {"hidden": 16}),
+    "deterministic": ("moving_frame", {}),
     "fast": (
         "context",
         {
             "context": None,
-            "hidden": 16,
             "memory": 16,
             "n_vectors": 5,
             "n_double": 3,
@@ -271,7 +272,9 @@ def make_model(name: str, path: Path) -> None:
 
     torch.set_num_threads(1)  # the order of sums depends on the number of threads
     architecture, shape = SHAPES[name]
-    module = untrained(architecture, _ORDER, recipe.random_seed, **shape)
+    module = untrained(
+        architecture, _ORDER, recipe.random_seed, hidden=HIDDEN[name], **shape
+    )
     if isinstance(recipe, FreeRunningRecipe):
         assert isinstance(module, ContextGRU)
         trained = _train_free_running(module, recipe, say)

@@ -133,6 +133,8 @@ def test_the_kernel_returns_what_the_module_returns(random_frames, order, handed
         # States and directions vary, so that the comparison means something.
         assert np.ptp(state, axis=0).min() > 1e-3
         assert np.ptp(directions[..., 0]) > 0.1
+        if context:
+            assert np.ptp(directions[..., 2]) > 0.05
 
 
 def test_a_streamline_is_the_same_in_any_lane_and_among_any_number(random_frames):

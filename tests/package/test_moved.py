@@ -81,7 +81,7 @@ OLD_NAMES = {
         share_of_threads process_group
     """,
     "training.shipped_models": """
-        ORDERS RECIPES N_PHANTOMS N_HELD_OUT make_world make_model
+        ORDERS RECIPES HIDDEN N_PHANTOMS N_HELD_OUT make_world make_model
         write_checksums main
     """,
 }

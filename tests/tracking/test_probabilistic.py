@@ -222,7 +222,8 @@ def load_scale():
 
 
 def test_a_model_without_a_spread_is_refused(noisy):
-    with pytest.raises(ModelFileError, match="deterministic predicts no spread"):
+    message = "the model deterministic predicts no spread"
+    with pytest.raises(ModelFileError, match=message):
         tracked(noisy, model="deterministic")
 
 
